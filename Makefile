@@ -1,0 +1,174 @@
+# arrowquant.h needs no build: copy the header. This file builds what stands beside it
+# (the aq command, examples, benches) and runs the tests. All output goes to build/.
+#
+#   make            build/aq and build/examples/*
+#   make help       every target
+#
+# Variables: CC, AR, CFLAGS (replaces -O2 -g), EXTRA_CFLAGS (added), JOBS.
+
+CC           = gcc
+CFLAGS       = -O2 -g
+EXTRA_CFLAGS =
+JOBS        := $(shell nproc 2>/dev/null || echo 2)
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# --- Warnings -------------------------------------------------------------------------
+# The header and what ships with it obey all of them. Tests do not have to obey the second
+# line, which the macros of Criterion break.
+
+WARN_ALL  := -Wall -Wextra -Werror
+WARN_MORE := -pedantic -Wconversion -Wsign-conversion -Wshadow -Wstrict-prototypes \
+             -Wmissing-prototypes -Wundef -Wcast-qual
+STRICT    := -std=c99 $(WARN_MORE) $(WARN_ALL)
+
+# --- Codecs ---------------------------------------------------------------------------
+# ZSTD and Snappy always; the others when their header is installed.
+
+has = $(shell echo '\#include <$1>' | $(CC) -E -x c - >/dev/null 2>&1 && echo yes)
+
+CODECS := -DAQ_WITH_ZSTD -DAQ_WITH_SNAPPY
+LIBS   := -lzstd -lsnappy
+ifeq ($(call has,zlib.h),yes)
+  CODECS += -DAQ_WITH_ZLIB
+  LIBS   += -lz
+endif
+ifeq ($(call has,lz4.h),yes)
+  CODECS += -DAQ_WITH_LZ4
+  LIBS   += -llz4
+endif
+ifeq ($(call has,brotli/decode.h),yes)
+  CODECS += -DAQ_WITH_BROTLI
+  LIBS   += -lbrotlienc -lbrotlidec -lbrotlicommon
+endif
+LIBS += -pthread -lm
+
+# build/flags changes when a codec or a flag does, and with it everything is rebuilt.
+FLAGS := $(CC) $(CFLAGS) $(EXTRA_CFLAGS) $(CODECS)
+ifneq ($(FLAGS),$(file <build/flags))
+  $(shell mkdir -p build)
+  $(file >build/flags,$(FLAGS))
+endif
+
+# --- The implementation as an archive, once for each configuration -------------------------
+# build/plain, build/asan (AddressSanitizer and UBSan), build/tsan (ThreadSanitizer).
+
+CFLAGS_plain = $(CFLAGS)
+CFLAGS_asan  = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
+               -fno-sanitize-recover=all
+CFLAGS_tsan  = -O1 -g -fsanitize=thread
+
+TESTS         := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+THREAD_TESTS  := $(filter test_threads%,$(TESTS))
+EXAMPLES      := $(patsubst %.c,build/%,$(wildcard examples/*.c))
+BENCHES       := $(patsubst %.c,build/%,$(wildcard bench/*.c))
+
+# tools/aq_impl.c is the file that compiles the implementation.
+AQ_OBJECTS    := $(patsubst tools/%.c,%.o,$(filter-out tools/aq_impl.c,$(wildcard tools/aq*.c)))
+
+# A test either links the archive or defines AQ_STATIC and ARROWQUANT_IMPLEMENTATION itself.
+# tests/tsan/ has a stand-in for Criterion, whose processes ThreadSanitizer cannot follow.
+CRITERION_plain = -lcriterion
+CRITERION_asan  = -lcriterion
+CRITERION_tsan  =
+INCLUDE_tsan    = -Itests/tsan
+
+define configuration
+build/$1/%.o: tools/%.c build/flags
+	@mkdir -p $$(@D)
+	$$(CC) $$(STRICT) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$(CODECS) -MMD -MP -c $$< -o $$@
+
+build/$1/libarrowquant_impl.a: build/$1/aq_impl.o
+	@rm -f $$@
+	@$$(AR) rcs $$@ $$<
+
+build/$1/test_%: tests/test_%.c build/$1/libarrowquant_impl.a build/flags
+	@rm -f $$@
+	$$(CC) -std=gnu11 $$(WARN_ALL) $$(INCLUDE_$1) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$(CODECS) \
+	    -MMD -MP $$< -o $$@ build/$1/libarrowquant_impl.a $$(CRITERION_$1) $$(LIBS)
+
+# The command, dynamic; with sanitizers for its own tests.
+build/$1/aq: $(AQ_OBJECTS:%=build/$1/%) build/$1/libarrowquant_impl.a
+	$$(CC) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$^ -o $$@ $$(LIBS)
+endef
+$(foreach name,plain asan tsan,$(eval $(call configuration,$(name))))
+
+# --- The aq command, examples, benches --------------------------------------------------
+
+.PHONY: all aq examples demo bench
+all: aq examples
+aq: build/aq
+examples: $(EXAMPLES)
+
+# One static file where the static libraries are installed (libsnappy.a needs libstdc++.a,
+# which comes with g++), else dynamic.
+build/aq: $(AQ_OBJECTS:%=build/plain/%) build/plain/libarrowquant_impl.a
+	@$(CC) $(CFLAGS) $(EXTRA_CFLAGS) -static $^ -o $@ $(LIBS) -lstdc++ 2>build/aq.log \
+	    && echo "$@ (static)" \
+	    || { $(CC) $(CFLAGS) $(EXTRA_CFLAGS) $^ -o $@ $(LIBS) && echo "$@ (dynamic)"; }
+
+# Examples define ARROWQUANT_IMPLEMENTATION themselves, as a user's program does.
+build/examples/%: examples/%.c build/flags
+	@mkdir -p $(@D)
+	$(CC) $(STRICT) $(CFLAGS) $(EXTRA_CFLAGS) $(CODECS) -I. -MMD -MP $< -o $@ $(LIBS)
+
+build/bench/%: bench/%.c build/plain/libarrowquant_impl.a build/flags
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 $(WARN_ALL) $(CFLAGS) $(EXTRA_CFLAGS) $(CODECS) -MMD -MP \
+	    $< -o $@ build/plain/libarrowquant_impl.a $(LIBS)
+
+-include $(wildcard build/*.d build/*/*.d)
+
+# The recursive make sees what deps.sh has installed.
+demo:
+	@sh tools/deps.sh demo
+	@$(MAKE) --no-print-directory -j $(JOBS) aq
+	@CC='$(CC)' sh tools/demo.sh
+
+bench: $(BENCHES)
+	@set -e; for b in $(BENCHES); do echo "== $$b"; $$b; done
+
+# --- Tests --------------------------------------------------------------------------------
+
+.PHONY: test check test-programs check-programs run-tests run-check
+test:
+	@sh tools/deps.sh test
+	@$(MAKE) --no-print-directory run-tests
+
+check:
+	@sh tools/deps.sh test
+	@$(MAKE) --no-print-directory run-check
+
+CHECK_PROGRAMS := build/aq $(TESTS:%=build/plain/%)
+TEST_PROGRAMS  := $(THREAD_TESTS:%=build/tsan/%) $(TESTS:%=build/asan/%) build/asan/aq \
+                  $(CHECK_PROGRAMS) $(EXAMPLES)
+check-programs: $(CHECK_PROGRAMS)
+test-programs: $(TEST_PROGRAMS)
+
+# -k and the leading dash: what does not build fails in run_tests.sh, as one step of many.
+RUN = CC='$(CC)' CODECS='$(CODECS)' LIBS='$(LIBS)' JOBS='$(JOBS)' sh tools/run_tests.sh
+run-tests:
+	-@$(MAKE) --no-print-directory -k -j $(JOBS) test-programs
+	@$(RUN) all
+run-check:
+	-@$(MAKE) --no-print-directory -k -j $(JOBS) check-programs
+	@$(RUN) fast
+
+# --- Rest ---------------------------------------------------------------------------------
+
+.PHONY: clean help
+clean:
+	rm -rf build
+
+help:
+	@echo 'make            build/aq and the examples'
+	@echo 'make aq         the command alone'
+	@echo 'make demo       a short tour of the command'
+	@echo 'make test       everything: installs what is missing, builds, runs all tests'
+	@echo 'make check      the fast part: header rules, compile tests, tests without sanitizers'
+	@echo 'make bench      measure this machine'
+	@echo 'make clean      remove build/'
+	@echo 'make build/asan/aq build/asan/test_NAME build/tsan/test_threads'
+	@echo '                one program with sanitizers'

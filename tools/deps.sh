@@ -1,0 +1,79 @@
+#!/bin/sh
+# Installs what a make target needs and the machine lacks: tools/deps.sh demo|test
+#
+# Says nothing and changes nothing when all is there. Else it asks apt-get, as root or
+# through sudo; without apt-get or rights it prints what to run and fails.
+set -u
+
+missing=
+
+# need PACKAGE COMMAND     the command exists
+need() {
+    command -v "$2" >/dev/null 2>&1 || missing="$missing $1"
+}
+
+# need_file PACKAGE FILE   the file exists below a directory that compilers search
+need_file() {
+    for dir in /usr/include /usr/include/*-linux-gnu /usr/local/include \
+               /usr/lib /usr/lib/*-linux-gnu /usr/local/lib; do
+        [ -e "$dir/$2" ] && return
+    done
+    missing="$missing $1"
+}
+
+need gcc "${CC:-gcc}"
+need_file libc6-dev stdio.h
+need_file libzstd-dev zstd.h
+need_file libsnappy-dev snappy-c.h
+
+case ${1:-} in
+demo) ;;
+test)
+    need g++ g++                                    # also libstdc++.a, for the static aq
+    need clang clang                                # compile tests
+    need_file zlib1g-dev zlib.h                     # the other codecs
+    need_file liblz4-dev lz4.h
+    need_file libbrotli-dev brotli/decode.h
+    need_file libcriterion-dev criterion/criterion.h
+    need_file libthrift-dev thrift/Thrift.h         # a second Thrift reader, tests/thrift
+    need thrift-compiler thrift
+    need_file libboost-dev boost/version.hpp
+    need nodejs node                                # other Parquet readers, tests/interop
+    need npm npm
+    need_file ca-certificates ../../etc/ssl/certs/ca-certificates.crt   # for npm
+    need jq jq                                      # tests of the command's JSON
+    ;;
+*)
+    echo "usage: tools/deps.sh demo|test" >&2
+    exit 2
+    ;;
+esac
+
+[ -z "$missing" ] && exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "tools/deps.sh: missing (Debian names):$missing" >&2
+    exit 1
+fi
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    if command -v sudo >/dev/null 2>&1; then
+        as_root=sudo
+    else
+        echo "tools/deps.sh: as root, run: apt-get update && apt-get install$missing" >&2
+        exit 1
+    fi
+fi
+
+echo "Installing$missing"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# Missing is a list of words: no quotes.
+# shellcheck disable=SC2086
+if ! { $as_root apt-get update -qq &&
+       $as_root env DEBIAN_FRONTEND=noninteractive \
+           apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+    cat "$log" >&2
+    echo "tools/deps.sh: that failed. By hand: apt-get install$missing" >&2
+    exit 1
+fi
