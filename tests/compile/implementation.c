@@ -1,0 +1,3 @@
+/* Both parts of the header, nothing before and nothing after. */
+#define ARROWQUANT_IMPLEMENTATION
+#include "../../arrowquant.h"
