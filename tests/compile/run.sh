@@ -167,18 +167,21 @@ for macro in AQ_NO_MMAP AQ_NO_THREADS AQ_NO_WRITER AQ_KERNELS=AQ_KERNEL_REF; do
 done
 
 # --- Other machines: types and warnings, without their libraries -----------------------------------
-# The empty file stands in for one that only multilib packages have; __regparm__ is in the
-# headers of x86.
+# With the system headers of this machine; files of ours stand in for those that differ.
 
 if [ "$(uname -m)" = x86_64 ]; then
-    mkdir -p "$tmp/include/gnu"
-    : >"$tmp/include/gnu/stubs-32.h"
-    foreign="-std=c99 $c -isystem $tmp/include -isystem /usr/include/$(gcc -print-multiarch)"
-    compiles "gcc -m32" "gcc -m32 $foreign -O1 -c implementation.c -o /dev/null"
+    mkdir -p "$tmp/32/gnu" "$tmp/64/gnu" "$tmp/64/bits"
+    : >"$tmp/32/gnu/stubs-32.h"
+    : >"$tmp/64/gnu/stubs-32.h"
+    { echo '#define __WORDSIZE 64'; echo '#define __WORDSIZE_TIME64_COMPAT32 1'; } \
+        >"$tmp/64/bits/wordsize.h"
+    headers="-isystem /usr/include/$(gcc -print-multiarch)"
+    compiles "gcc -m32" "
+        gcc -m32 -std=c99 $c -isystem $tmp/32 $headers -O1 -c implementation.c -o /dev/null"
     for target in aarch64-linux-gnu s390x-linux-gnu; do
         compiles "clang $target" "
-            clang --target=$target $foreign '-D__regparm__(n)=__unused__' -O1 \
-                -c implementation.c -o /dev/null"
+            clang --target=$target -std=c99 $c -isystem $tmp/64 $headers \
+                '-D__regparm__(n)=__unused__' -O1 -c implementation.c -o /dev/null"
     done
 fi
 
