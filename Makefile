@@ -4,7 +4,7 @@
 #   make            build/aq and build/examples/*
 #   make help       every target
 #
-# Variables: CC, AR, CFLAGS (replaces -O2 -g), EXTRA_CFLAGS (added), JOBS.
+# Variables: CC, AR, CFLAGS (replaces -O2 -g), EXTRA_CFLAGS (added), JOBS, V=1 (show commands).
 
 CC           = gcc
 CFLAGS       = -O2 -g
@@ -13,7 +13,16 @@ JOBS        := $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-MAKEFLAGS += --no-builtin-rules
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# A command is shown as one word and its output, or in full with V=1.
+ifeq ($(V),1)
+  say = @:
+  run =
+else
+  say = @echo ' ' $1 $@
+  run = @
+endif
 
 # --- Warnings -------------------------------------------------------------------------
 # The header and what ships with it obey all of them. Tests do not have to obey the second
@@ -77,21 +86,24 @@ INCLUDE_tsan    = -Itests/tsan
 
 define configuration
 build/$1/%.o: tools/%.c build/flags
+	$$(call say,cc  )
 	@mkdir -p $$(@D)
-	$$(CC) $$(STRICT) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$(CODECS) -MMD -MP -c $$< -o $$@
+	$$(run)$$(CC) $$(STRICT) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$(CODECS) -MMD -MP -c $$< -o $$@
 
 build/$1/libarrowquant_impl.a: build/$1/aq_impl.o
 	@rm -f $$@
 	@$$(AR) rcs $$@ $$<
 
 build/$1/test_%: tests/test_%.c build/$1/libarrowquant_impl.a build/flags
+	$$(call say,cc  )
 	@rm -f $$@
-	$$(CC) -std=gnu11 $$(WARN_ALL) $$(INCLUDE_$1) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$(CODECS) \
+	$$(run)$$(CC) -std=gnu11 $$(WARN_ALL) $$(INCLUDE_$1) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$(CODECS) \
 	    -MMD -MP $$< -o $$@ build/$1/libarrowquant_impl.a $$(CRITERION_$1) $$(LIBS)
 
 # The command, dynamic; with sanitizers for its own tests.
 build/$1/aq: $(AQ_OBJECTS:%=build/$1/%) build/$1/libarrowquant_impl.a
-	$$(CC) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$^ -o $$@ $$(LIBS)
+	$$(call say,link)
+	$$(run)$$(CC) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$^ -o $$@ $$(LIBS)
 endef
 $(foreach name,plain asan tsan,$(eval $(call configuration,$(name))))
 
@@ -99,24 +111,26 @@ $(foreach name,plain asan tsan,$(eval $(call configuration,$(name))))
 
 .PHONY: all aq examples demo bench
 all: aq examples
-aq: build/aq
-examples: $(EXAMPLES)
+aq: build/aq ;
+examples: $(EXAMPLES) ;
 
 # One static file where the static libraries are installed (libsnappy.a needs libstdc++.a,
 # which comes with g++), else dynamic.
 build/aq: $(AQ_OBJECTS:%=build/plain/%) build/plain/libarrowquant_impl.a
 	@$(CC) $(CFLAGS) $(EXTRA_CFLAGS) -static $^ -o $@ $(LIBS) -lstdc++ 2>build/aq.log \
-	    && echo "$@ (static)" \
-	    || { $(CC) $(CFLAGS) $(EXTRA_CFLAGS) $^ -o $@ $(LIBS) && echo "$@ (dynamic)"; }
+	    && echo '  link $@ (static)' \
+	    || { $(CC) $(CFLAGS) $(EXTRA_CFLAGS) $^ -o $@ $(LIBS) && echo '  link $@ (dynamic)'; }
 
 # Examples define ARROWQUANT_IMPLEMENTATION themselves, as a user's program does.
 build/examples/%: examples/%.c build/flags
+	$(call say,cc  )
 	@mkdir -p $(@D)
-	$(CC) $(STRICT) $(CFLAGS) $(EXTRA_CFLAGS) $(CODECS) -I. -MMD -MP $< -o $@ $(LIBS)
+	$(run)$(CC) $(STRICT) $(CFLAGS) $(EXTRA_CFLAGS) $(CODECS) -I. -MMD -MP $< -o $@ $(LIBS)
 
 build/bench/%: bench/%.c build/plain/libarrowquant_impl.a build/flags
+	$(call say,cc  )
 	@mkdir -p $(@D)
-	$(CC) -std=gnu11 $(WARN_ALL) $(CFLAGS) $(EXTRA_CFLAGS) $(CODECS) -MMD -MP \
+	$(run)$(CC) -std=gnu11 $(WARN_ALL) $(CFLAGS) $(EXTRA_CFLAGS) $(CODECS) -MMD -MP \
 	    $< -o $@ build/plain/libarrowquant_impl.a $(LIBS)
 
 -include $(wildcard build/*.d build/*/*.d)
@@ -124,7 +138,7 @@ build/bench/%: bench/%.c build/plain/libarrowquant_impl.a build/flags
 # The recursive make sees what deps.sh has installed.
 demo:
 	@sh tools/deps.sh demo
-	@$(MAKE) --no-print-directory -j $(JOBS) aq
+	@$(MAKE) -j $(JOBS) build/aq build/examples/train_digits build/examples/run_digits
 	@CC='$(CC)' sh tools/demo.sh
 
 bench: $(BENCHES)
@@ -135,11 +149,11 @@ bench: $(BENCHES)
 .PHONY: test check test-programs check-programs run-tests run-check
 test:
 	@sh tools/deps.sh test
-	@$(MAKE) --no-print-directory run-tests
+	@$(MAKE) run-tests
 
 check:
 	@sh tools/deps.sh test
-	@$(MAKE) --no-print-directory run-check
+	@$(MAKE) run-check
 
 CHECK_PROGRAMS := build/aq $(TESTS:%=build/plain/%)
 TEST_PROGRAMS  := $(THREAD_TESTS:%=build/tsan/%) $(TESTS:%=build/asan/%) build/asan/aq \
@@ -147,13 +161,15 @@ TEST_PROGRAMS  := $(THREAD_TESTS:%=build/tsan/%) $(TESTS:%=build/asan/%) build/a
 check-programs: $(CHECK_PROGRAMS)
 test-programs: $(TEST_PROGRAMS)
 
-# -k and the leading dash: what does not build fails in run_tests.sh, as one step of many.
+# What does not build fails in run_tests.sh, as one step of many. A program of an earlier build
+# must not stand in for it.
 RUN = CC='$(CC)' CODECS='$(CODECS)' LIBS='$(LIBS)' JOBS='$(JOBS)' sh tools/run_tests.sh
+drop_stale = for p in $1; do $(MAKE) -q $$p >/dev/null 2>&1 || rm -f $$p; done
 run-tests:
-	-@$(MAKE) --no-print-directory -k -j $(JOBS) test-programs
+	@$(MAKE) -k -j $(JOBS) test-programs || $(call drop_stale,$(TEST_PROGRAMS))
 	@$(RUN) all
 run-check:
-	-@$(MAKE) --no-print-directory -k -j $(JOBS) check-programs
+	@$(MAKE) -k -j $(JOBS) check-programs || $(call drop_stale,$(CHECK_PROGRAMS))
 	@$(RUN) fast
 
 # --- Rest ---------------------------------------------------------------------------------

@@ -154,5 +154,5 @@ while read -r step; do
 done <"$out/steps"
 total="$passed passed, $failed failed"
 [ "$skipped" -ne 0 ] && total="$total, $skipped skipped"
-echo "$total"
+echo "$total" | tee "$out/total"
 [ "$failed" -eq 0 ] && [ "$passed" -ne 0 ]
