@@ -15,6 +15,7 @@ export CC CODECS LIBS JOBS
 # Under AddressSanitizer a refused allocation is NULL, as it is without.
 export ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1
+export AQ="$PWD/build/aq"
 out=build/test
 
 # --- Which steps ----------------------------------------------------------------------------
@@ -49,8 +50,12 @@ each() {
 # --- One step -------------------------------------------------------------------------------
 
 # A program that did not compile is missing.
+built() {
+    [ -x "$1" ] || { echo "$1 was not built, see above"; return 1; }
+}
+
 program() {
-    if [ -x "$1" ]; then "$1"; else echo "$1 was not built, see above"; return 1; fi
+    built "$1" && "$1"
 }
 
 # An example runs in an empty directory, by tests/examples/NAME.sh where that exists (with the
@@ -80,11 +85,10 @@ if setarch -R true 2>/dev/null; then no_aslr='setarch -R'; fi
 run_step() {
     case $1 in
     plain/* | asan/*) program "build/$1" 2>&1 ;;
-    tsan/*)    [ -x "build/$1" ] || { program "build/$1"; return; }
-               $no_aslr "build/$1" 2>&1 ;;
+    tsan/*)    built "build/$1" && $no_aslr "build/$1" 2>&1 ;;
     example/*) example "${1#example/}" 2>&1 ;;
-    cli)       AQ=$PWD/build/aq sh tests/cli/run.sh 2>&1 ;;
-    cli-asan)  AQ=$PWD/build/asan/aq sh tests/cli/run.sh 2>&1 ;;
+    cli)       built build/aq && sh tests/cli/run.sh 2>&1 ;;
+    cli-asan)  built build/asan/aq && AQ=$PWD/build/asan/aq sh tests/cli/run.sh 2>&1 ;;
     check_header)      sh tools/check_header arrowquant.h 2>&1 ;;
     check_header_test) sh tests/check_header_test.sh 2>&1 ;;
     *)         sh "tests/$1/run.sh" 2>&1 ;;
