@@ -1,3 +1,107 @@
+/* arrowquant.h - v0.1.0 - model weights in Parquet: quantized, stored, run with zero copies - MIT
+
+   Do this:
+       #define ARROWQUANT_IMPLEMENTATION
+   before you include this file in *one* C or C++ file to create the implementation.
+
+   A program: quantize a matrix, save it as a model, multiply from the mapped file.
+
+       #include "arrowquant.h"
+       #include <stdio.h>
+       int main(void) {
+           static float w[64 * 256], x[256], y[64];
+           const uint64_t shape[2] = {64, 256};
+           aq_error err;
+           aq_tensor t;
+           aq_model *m;
+           for (int i = 0; i < 64 * 256; i++) w[i] = (float)(i % 97) / 97.0f - 0.5f;
+           for (int i = 0; i < 256; i++) x[i] = 1.0f;
+           if (aq_tensor_init(&t, "fc.weight", AQ_F32, shape, 2, w, &err) ||
+               aq_model_save("fc.parquet", &t, 1, NULL, &err) ||
+               aq_job_run("fc.parquet", "fc4.parquet", NULL, NULL, &err) ||
+               aq_model_open("fc4.parquet", NULL, &m, &err) ||
+               aq_model_find(m, "fc.weight", &t, &err) ||
+               aq_tensor_matvec(&t, x, y, NULL, &err))
+               return fprintf(stderr, "%s\n", err.message), 1;
+           printf("%u bits, mapped: %d, y[0] = %.3f\n", t.layout.bits, t.mapped, y[0]);
+           aq_tensor_release(&t);
+           aq_model_close(m);
+           return 0;
+       }
+
+       cc program.c -pthread -lm            (and -lzstd -lsnappy for the codecs you switch on)
+
+   What it does NOT do: train; run a network; read .pt files; use a GPU; encrypt. In this
+   version the Parquet reader knows data pages V1 and V2, PLAIN, dictionary and RLE levels,
+   and the codecs ZSTD and SNAPPY; anything else is AQ_E_UNSUPPORTED, by name.
+
+   Limits: 16 dimensions; 2 GiB - 1 bytes of codes or values in one tensor of a Parquet model;
+   Thrift nesting 64, strings of 100,000,000 bytes, lists of 1,000,000 elements; safetensors
+   headers of 100,000,000 bytes. A limit that is hit is AQ_E_LIMIT.
+
+   Contents (grep MARK: finds each):
+       [10] Version, linkage, configuration (public)
+       [11] Status and error (public)
+       [12] Allocator, tasks, log, progress (public)
+       [13] Buffer pool and threads (public)
+       [20] Parquet: schema, reader, column views (public)
+       [21] Parquet: writer (public)
+       [30] Quantization, dequantization, dot (public)
+       [40] Tensors and models (public)
+       [41] Jobs: a whole model in, a whole model out (public)
+       [50] Platform (private)
+       [51] Errors, log (private)
+       [52] Checked sizes, byte cursor (private)
+       [53] Allocator, growing bytes, arena, buffer pool (private)
+       [54] Threads, tasks (private)
+       [55] Files, mapping, atomic output (private)
+       [60] Kernels: reference (private)
+       [61] Kernels: AVX2 (private)
+       [64] Kernel dispatch (private)
+       [70] Thrift compact protocol (private)
+       [71] Parquet metadata (private)
+       [72] Levels and RLE / bit-packed hybrid (private)
+       [73] Value encodings (private)
+       [74] Compression codecs (private)
+       [75] Parquet reader: file, footer, schema (private)
+       [76] Parquet reader: pages and column chunks (private)
+       [77] Parquet writer (private)
+       [80] Quantization, dequantization, dot, metrics (private)
+       [82] JSON (private)
+       [83] Tensors (private)
+       [84] Models: reading (private)
+       [85] Models: writing (private)
+       [86] Jobs (private)
+       [90] End of the implementation
+
+   Options: define them before the include.
+       macro                       default  effect                          same in all files?
+       ARROWQUANT_IMPLEMENTATION   off      the implementation goes here    no: in one file
+       AQ_STATIC                   off      all functions are static        yes
+       AQ_API                      extern   linkage of public functions     yes
+       AQ_WITH_ZSTD                off      codec ZSTD, needs -lzstd        implementation only
+       AQ_WITH_SNAPPY              off      codec SNAPPY, needs -lsnappy    implementation only
+       AQ_NO_MMAP                  off      always read, never map          implementation only
+       AQ_NO_THREADS               off      no pthreads                     implementation only
+       AQ_NO_WRITER                off      nothing that writes files       yes
+       AQ_KERNELS                  all      AQ_KERNEL_REF | AQ_KERNEL_AVX2  implementation only
+       AQ_ASSERT(x)                assert   facts the code itself ensures   implementation only
+
+   Memory: everything comes from the allocator given, or malloc. Objects are closed by their
+   own function; what a call hands out says in its comment how long it lives. Views into a
+   mapping live until the file or model is closed, and the file must not be changed meanwhile
+   (AQ_IO_READ is for files that may be).
+
+   Threads: no hidden ones. Functions that can use several take an aq_tasks, from aq_threads or
+   of the caller's own. Any function may run in any thread, on different objects; open files
+   and models may be shared. Results are the same bytes for any number of threads and on any
+   instruction set.
+
+   Errors: every function that can fail returns an aq_status and fills the optional aq_error.
+   No errno to ask, nothing printed, no exit. Outputs are set on success only.
+
+   Licence: MIT, at the end of this file. History: CHANGELOG.md. */
+
 #ifndef ARROWQUANT_H
 #define ARROWQUANT_H
 
@@ -37,6 +141,12 @@
 #define AQ_CHECKED
 #define AQ_PRINTF(format_index, first_arg)
 #endif
+
+/* Bits of AQ_KERNELS: the instruction sets to compile in. Default: all that fit the target. */
+#define AQ_KERNEL_REF 1
+#define AQ_KERNEL_AVX2 2
+#define AQ_KERNEL_AVX512 4
+#define AQ_KERNEL_NEON 8
 
 #define AQ_MAX_DIMS 16       /* dimensions of a tensor                          */
 #define AQ_ALIGNMENT 64      /* bytes; of buffers, and of values in model files */
@@ -205,7 +315,8 @@ AQ_API AQ_CHECKED aq_status aq_threads_create(uint32_t count, const aq_allocator
                                               aq_threads **out_threads, aq_error *err);
 /* aq_threads_destroy - join and free; no run() may be under way. NULL is allowed. */
 AQ_API void aq_threads_destroy(aq_threads *threads);
-/* aq_threads_tasks - the tasks hook of this set; one run() at a time, further callers wait. */
+/* aq_threads_tasks - the tasks hook of this set. One run() at a time has the workers; another
+ * that comes meanwhile, also from inside a task, works on its own thread. */
 AQ_API const aq_tasks *aq_threads_tasks(const aq_threads *threads);
 
 /* Instruction sets that kernels exist for; results are the same bytes on each. */
@@ -426,7 +537,9 @@ typedef struct aq_span {
     int64_t num_values;        /* not null                                           */
     int64_t num_levels;        /* nulls and empty lists included                     */
     const uint8_t *def_levels; /* num_levels; NULL when max_def is 0 or nothing is null or empty */
-    const uint8_t *rep_levels; /* num_levels; NULL when max_rep is 0                 */
+    const uint8_t *rep_levels; /* num_levels; NULL when max_rep is 0 or single_list  */
+    bool single_list;          /* all of one list: the levels are 0, max_rep, max_rep... */
+    int64_t num_rows;          /* rows that begin in this page                       */
     int64_t file_offset;       /* of the first value byte when mapped, else of the page header */
     size_t alignment;          /* bytes; power of 2 that divides the address of the values */
     bool mapped;
@@ -515,8 +628,7 @@ typedef struct aq_column_values {
 } aq_column_values;
 
 /* aq_writer_open - begin a Parquet file beside `path`, which appears, whole, at finish.
- *   input_path  in  a file that must not be the output (same device and inode); may be NULL
- * Returns  AQ_OK; AQ_E_ARG (schema, options, output is input); AQ_E_IO; AQ_E_NOMEM.
+ * Returns  AQ_OK; AQ_E_ARG (schema, options, path); AQ_E_UNSUPPORTED; AQ_E_IO; AQ_E_NOMEM.
  * Owns     a temporary file in the directory of `path`. Threads: one at a time. */
 AQ_API AQ_CHECKED aq_status aq_writer_open(const char *path, const aq_field_spec *fields,
                                            size_t num_fields, const aq_writer_options *options,
@@ -878,3 +990,7733 @@ AQ_API void aq_job_report_deinit(aq_job_report *report);
 #endif
 
 #endif /* ARROWQUANT_H */
+
+#if defined(ARROWQUANT_IMPLEMENTATION) && !defined(AQI_IMPLEMENTATION_DONE)
+#define AQI_IMPLEMENTATION_DONE
+
+/*==========================================================================
+ * MARK: - [50] Platform (private)
+ * System headers, compiler differences, the few POSIX calls that -std=c99 hides.
+ *========================================================================*/
+
+#ifdef __FAST_MATH__
+#error "arrowquant.h: -ffast-math would change results; compile without it"
+#endif
+
+/* Ask for POSIX; without effect where a system header came before (see below). */
+#if !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE) && !defined(_DEFAULT_SOURCE)
+#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE 1
+#define _DARWIN_C_SOURCE 1
+#endif
+#ifndef _FILE_OFFSET_BITS
+#define _FILE_OFFSET_BITS 64
+#endif
+
+#include <errno.h>
+#include <fcntl.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+#include <dirent.h>
+#ifndef AQ_NO_MMAP
+#include <sys/mman.h>
+#endif
+#ifndef AQ_NO_THREADS
+#include <pthread.h>
+#endif
+#ifdef AQ_WITH_ZSTD
+#include <zstd.h>
+#endif
+#ifdef AQ_WITH_SNAPPY
+#include <snappy-c.h>
+#endif
+
+#ifndef AQ_ASSERT
+#include <assert.h>
+#define AQ_ASSERT(condition) assert(condition)
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define AQ_RESTRICT __restrict__
+#define AQI_INLINE static inline __attribute__((always_inline))
+#define AQI_UNUSED __attribute__((unused))
+#define AQI_LIKELY(x) __builtin_expect(!!(x), 1)
+#else
+#error "arrowquant.h: needs gcc or clang (atomics, target attributes)"
+#endif
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define AQI_BIG_ENDIAN 1
+#else
+#define AQI_BIG_ENDIAN 0
+#endif
+
+/* A system header that came first under -std=c99 has hidden these; glibc has them. */
+#if defined(__GLIBC__) && !defined(__USE_XOPEN2K8) && !defined(__cplusplus)
+extern ssize_t pread64(int fd, void *dst, size_t bytes, int64_t offset);
+extern ssize_t pwrite64(int fd, const void *src, size_t bytes, int64_t offset);
+extern int fsync(int fd);
+#define AQI_PREAD pread64
+#define AQI_PWRITE pwrite64
+#else
+#define AQI_PREAD pread
+#define AQI_PWRITE pwrite
+#endif
+
+#ifdef O_CLOEXEC
+#define AQI_O_CLOEXEC O_CLOEXEC
+#else
+#define AQI_O_CLOEXEC 0
+#endif
+
+#define AQI_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define AQI_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define AQI_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+AQI_UNUSED static double aqi_seconds(void) {
+#ifdef CLOCK_MONOTONIC
+    struct timespec t;
+    if (clock_gettime(CLOCK_MONOTONIC, &t) == 0)
+        return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#endif
+    {
+        struct timeval v;
+        gettimeofday(&v, NULL);
+        return (double)v.tv_sec + 1e-6 * (double)v.tv_usec;
+    }
+}
+
+/* Little-endian loads and stores from any address. */
+AQI_INLINE uint32_t aqi_load_le32(const uint8_t *p) {
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+AQI_INLINE uint64_t aqi_load_le64(const uint8_t *p) {
+    return (uint64_t)aqi_load_le32(p) | (uint64_t)aqi_load_le32(p + 4) << 32;
+}
+
+AQI_INLINE void aqi_store_le32(uint8_t *p, uint32_t v) {
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+    p[2] = (uint8_t)(v >> 16);
+    p[3] = (uint8_t)(v >> 24);
+}
+
+AQI_INLINE void aqi_store_le64(uint8_t *p, uint64_t v) {
+    aqi_store_le32(p, (uint32_t)v);
+    aqi_store_le32(p + 4, (uint32_t)(v >> 32));
+}
+
+/* Copies `count` little-endian values of `width` bytes to native order (or back). */
+static void aqi_copy_le(void *dst, const void *src, size_t count, size_t width) {
+    if (count == 0) return;
+    memcpy(dst, src, count * width);
+    if (AQI_BIG_ENDIAN && width > 1) {
+        uint8_t *p = (uint8_t *)dst;
+        size_t i, k;
+        for (i = 0; i < count; i++, p += width) {
+            for (k = 0; k < width / 2; k++) {
+                uint8_t swap = p[k];
+                p[k] = p[width - 1 - k];
+                p[width - 1 - k] = swap;
+            }
+        }
+    }
+}
+
+const char *aq_version(void) { return AQ_VERSION_STRING; }
+
+/*==========================================================================
+ * MARK: - [51] Errors, log (private)
+ * A message is written as "what is wrong; what to do". Outer layers insert where.
+ *========================================================================*/
+
+const char *aq_status_name(aq_status status) {
+    switch (status) {
+#define AQ_X(enumerator, value, name, meaning)                                           \
+    case enumerator:                                                                     \
+        return name;
+        AQ_STATUS_LIST(AQ_X)
+#undef AQ_X
+    }
+    return "unknown";
+}
+
+const char *aq_status_meaning(aq_status status) {
+    switch (status) {
+#define AQ_X(enumerator, value, name, meaning)                                           \
+    case enumerator:                                                                     \
+        return meaning;
+        AQ_STATUS_LIST(AQ_X)
+#undef AQ_X
+    }
+    return "not a status of this library";
+}
+
+static void aqi_error_clear(aq_error *err) {
+    if (err == NULL) return;
+    memset(err, 0, sizeof *err);
+    err->file_offset = -1;
+    err->row_group = -1;
+    err->column = -1;
+}
+
+/* Copies a name; one that does not fit keeps both ends around "...". */
+static void aqi_error_set_name(aq_error *err, const char *name) {
+    size_t n = strlen(name), cap = sizeof err->name, half = (cap - 4) / 2;
+    if (n < cap) {
+        memcpy(err->name, name, n + 1);
+        return;
+    }
+    memcpy(err->name, name, half);
+    memcpy(err->name + half, "...", 3);
+    memcpy(err->name + half + 3, name + n - half, half + 1);
+}
+
+static void aqi_error_vset(aq_error *err, aq_status status, int64_t offset, const char *format,
+                           va_list args) {
+    int n;
+    aqi_error_clear(err);
+    err->status = status;
+    err->file_offset = offset;
+    n = vsnprintf(err->message, sizeof err->message, format, args);
+    if (n < 0) memcpy(err->message, "?", 2);
+    if (n >= (int)sizeof err->message)
+        memcpy(err->message + sizeof err->message - 4, "...", 4);
+}
+
+/* Records a failure and returns its status: `return aqi_fail(err, AQ_E_ARG, "...")`. */
+AQ_PRINTF(3, 4)
+static aq_status aqi_fail(aq_error *err, aq_status status, const char *format, ...) {
+    if (err != NULL) {
+        va_list args;
+        va_start(args, format);
+        aqi_error_vset(err, status, -1, format, args);
+        va_end(args);
+    }
+    return status;
+}
+
+AQ_PRINTF(4, 5)
+static aq_status aqi_fail_at(aq_error *err, aq_status status, int64_t offset,
+                             const char *format, ...) {
+    if (err != NULL) {
+        va_list args;
+        va_start(args, format);
+        aqi_error_vset(err, status, offset, format, args);
+        va_end(args);
+    }
+    return status;
+}
+
+/* A failed system call: `what` and the system's words for `code`. */
+static aq_status aqi_fail_os(aq_error *err, int code, const char *what, const char *path) {
+    aqi_fail(err, AQ_E_IO, "%s: %s", what, strerror(code));
+    if (err != NULL) {
+        err->os_errno = code;
+        aqi_error_set_name(err, path);
+    }
+    return AQ_E_IO;
+}
+
+static aq_status aqi_fail_nomem(aq_error *err, size_t bytes) {
+    return aqi_fail(err, AQ_E_NOMEM, "out of memory asking for %zu bytes", bytes);
+}
+
+/* Inserts " (where)" between what is wrong and what to do. Called once a layer at most. */
+AQ_PRINTF(2, 3) static void aqi_error_locate(aq_error *err, const char *format, ...) {
+    char where[256], rest[sizeof err->message];
+    const char *advice;
+    size_t head;
+    va_list args;
+    if (err == NULL || err->status == AQ_OK) return;
+    va_start(args, format);
+    if (vsnprintf(where, sizeof where, format, args) < 0) where[0] = '\0';
+    va_end(args);
+    advice = strstr(err->message, "; ");
+    head = advice != NULL ? (size_t)(advice - err->message) : strlen(err->message);
+    memcpy(rest, err->message + head, strlen(err->message + head) + 1);
+    if (head + strlen(where) + strlen(rest) + 4 > sizeof err->message) return;
+    snprintf(err->message + head, sizeof err->message - head, " (%s)%s", where, rest);
+}
+
+/* Adds the row group and column to an error that has none. */
+static aq_status aqi_error_in_column(aq_error *err, aq_status status, int32_t row_group,
+                                     int32_t column, const char *path) {
+    if (err == NULL || status == AQ_OK || err->column >= 0) return status;
+    err->row_group = row_group;
+    err->column = column;
+    aqi_error_set_name(err, path);
+    if (err->file_offset >= 0) {
+        aqi_error_locate(err, "column %s, row group %d, offset %lld", err->name, (int)row_group,
+                         (long long)err->file_offset);
+    } else {
+        aqi_error_locate(err, "column %s, row group %d", err->name, (int)row_group);
+    }
+    return status;
+}
+
+/* Adds the tensor's name to an error. */
+static aq_status aqi_error_in_tensor(aq_error *err, aq_status status, const char *name) {
+    if (err == NULL || status == AQ_OK) return status;
+    aqi_error_set_name(err, name);
+    aqi_error_locate(err, "tensor \"%s\"", err->name);
+    return status;
+}
+
+AQ_PRINTF(2, 3) static void aqi_log(const aq_log *log, const char *format, ...) {
+    char text[512];
+    va_list args;
+    if (log == NULL || log->fn == NULL) return;
+    va_start(args, format);
+    if (vsnprintf(text, sizeof text, format, args) >= 0) log->fn(log->user, text);
+    va_end(args);
+}
+
+/*==========================================================================
+ * MARK: - [52] Checked sizes, byte cursor (private)
+ *========================================================================*/
+
+AQI_INLINE bool aqi_mul_size(size_t a, size_t b, size_t *out) {
+    return !__builtin_mul_overflow(a, b, out);
+}
+
+AQI_INLINE bool aqi_add_size(size_t a, size_t b, size_t *out) {
+    return !__builtin_add_overflow(a, b, out);
+}
+
+/* int64_t to size_t; false when it does not fit (negative, or 32-bit size_t). */
+AQI_INLINE bool aqi_to_size(int64_t value, size_t *out) {
+    *out = (size_t)value;
+    return value >= 0 && (uint64_t)value <= (uint64_t)SIZE_MAX;
+}
+
+AQI_INLINE size_t aqi_round_up(size_t value, size_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+/* Largest power of two, at most 4096, that divides the address. */
+static size_t aqi_alignment_of(const void *p) {
+    uintptr_t a = (uintptr_t)p | 4096;
+    return (size_t)(a & (~a + 1));
+}
+
+/* Untrusted bytes [p, end). `start` and `base` turn positions into file offsets. */
+typedef struct aqi_cursor {
+    const uint8_t *p;
+    const uint8_t *end;
+    const uint8_t *start;
+    int64_t base;
+} aqi_cursor;
+
+static aqi_cursor aqi_cursor_make(const uint8_t *data, size_t bytes, int64_t base) {
+    aqi_cursor c;
+    c.p = data;
+    c.start = data;
+    c.end = data == NULL ? data : data + bytes;
+    c.base = base;
+    return c;
+}
+
+AQI_INLINE size_t aqi_remaining(const aqi_cursor *c) { return (size_t)(c->end - c->p); }
+
+AQI_INLINE int64_t aqi_offset(const aqi_cursor *c) { return c->base + (c->p - c->start); }
+
+/* ULEB128 of at most 64 bits; false when it is cut off or too long. */
+AQI_INLINE bool aqi_read_varint(aqi_cursor *c, uint64_t *out) {
+    uint64_t value = 0;
+    unsigned shift = 0;
+    while (c->p < c->end && shift < 64) {
+        uint8_t byte = *c->p++;
+        if (shift == 63 && byte > 1) return false;
+        value |= (uint64_t)(byte & 0x7f) << shift;
+        if (byte < 0x80) {
+            *out = value;
+            return true;
+        }
+        shift += 7;
+    }
+    return false;
+}
+
+AQI_INLINE uint32_t aqi_bits_needed(uint64_t max_value) {
+    return max_value == 0 ? 0u : (uint32_t)(64 - __builtin_clzll(max_value));
+}
+
+/*==========================================================================
+ * MARK: - [53] Allocator, growing bytes, arena, buffer pool (private)
+ *========================================================================*/
+
+/* malloc gives 16-byte alignment at most; the real address stands before the block. */
+static void *aqi_default_alloc(void *user, size_t bytes, size_t align) {
+    size_t total;
+    uint8_t *raw, *p;
+    (void)user;
+    if (align < sizeof(void *)) align = sizeof(void *);
+    if (!aqi_add_size(bytes, align + sizeof(void *), &total)) return NULL;
+    raw = (uint8_t *)malloc(total);
+    if (raw == NULL) return NULL;
+    p = raw + sizeof(void *);
+    p += (align - (uintptr_t)p % align) % align;
+    memcpy(p - sizeof(void *), &raw, sizeof raw);
+    return p;
+}
+
+static void aqi_default_free(void *user, void *ptr, size_t bytes) {
+    void *raw;
+    (void)user;
+    (void)bytes;
+    if (ptr == NULL) return;
+    memcpy(&raw, (uint8_t *)ptr - sizeof(void *), sizeof raw);
+    free(raw);
+}
+
+static void *aqi_default_resize(void *user, void *ptr, size_t old_bytes, size_t new_bytes,
+                                size_t align) {
+    void *p = aqi_default_alloc(user, new_bytes, align);
+    if (p == NULL) return NULL;
+    if (ptr != NULL) memcpy(p, ptr, AQI_MIN(old_bytes, new_bytes));
+    aqi_default_free(user, ptr, old_bytes);
+    return p;
+}
+
+/* The caller's hooks, or malloc; half a set of hooks is an error. */
+static aq_status aqi_allocator_resolve(const aq_allocator *in, aq_allocator *out, aq_error *err) {
+    int set;
+    memset(out, 0, sizeof *out);
+    set = in == NULL ? 0 : (in->alloc != NULL) + (in->resize != NULL) + (in->free != NULL);
+    if (set == 3) {
+        *out = *in;
+        return AQ_OK;
+    }
+    out->alloc = aqi_default_alloc;
+    out->resize = aqi_default_resize;
+    out->free = aqi_default_free;
+    if (set == 0) return AQ_OK;
+    return aqi_fail(err, AQ_E_ARG, "allocator with %d of 3 functions; set all or none", set);
+}
+
+static void *aqi_alloc(const aq_allocator *a, size_t bytes) {
+    return a->alloc(a->user, bytes == 0 ? 1 : bytes, 16);
+}
+
+static void aqi_free(const aq_allocator *a, void *ptr, size_t bytes) {
+    if (ptr != NULL) a->free(a->user, ptr, bytes == 0 ? 1 : bytes);
+}
+
+/* Bytes that grow; zero-initialised is empty. Failure leaves the content as it was. */
+typedef struct aqi_bytes_builder {
+    uint8_t *data;
+    size_t size, capacity;
+} aqi_bytes_builder;
+
+static bool aqi_builder_reserve(const aq_allocator *a, aqi_bytes_builder *b, size_t extra) {
+    size_t need, capacity;
+    void *p;
+    if (!aqi_add_size(b->size, extra, &need)) return false;
+    if (need <= b->capacity) return true;
+    capacity = b->capacity < 256 ? 256 : b->capacity;
+    while (capacity < need) {
+        if (!aqi_mul_size(capacity, 2, &capacity)) return false;
+    }
+    p = b->data == NULL ? a->alloc(a->user, capacity, 16)
+                        : a->resize(a->user, b->data, b->capacity, capacity, 16);
+    if (p == NULL) return false;
+    b->data = (uint8_t *)p;
+    b->capacity = capacity;
+    return true;
+}
+
+static bool aqi_builder_append(const aq_allocator *a, aqi_bytes_builder *b, const void *src,
+                               size_t bytes) {
+    if (!aqi_builder_reserve(a, b, bytes)) return false;
+    if (bytes > 0) memcpy(b->data + b->size, src, bytes);
+    b->size += bytes;
+    return true;
+}
+
+AQI_UNUSED static void aqi_builder_free(const aq_allocator *a, aqi_bytes_builder *b) {
+    aqi_free(a, b->data, b->capacity);
+    memset(b, 0, sizeof *b);
+}
+
+/* Zeroed memory that is freed all at once: metadata. `budget` bounds what a file can ask. */
+typedef struct aqi_arena_block {
+    struct aqi_arena_block *next;
+    size_t bytes;
+} aqi_arena_block;
+
+typedef struct aqi_arena {
+    aq_allocator allocator;
+    aqi_arena_block *blocks;
+    uint8_t *free_begin;
+    size_t free_bytes;
+    size_t total_bytes;
+    size_t budget_bytes; /* 0 = none */
+} aqi_arena;
+
+static void aqi_arena_init(aqi_arena *arena, const aq_allocator *allocator, size_t budget) {
+    memset(arena, 0, sizeof *arena);
+    arena->allocator = *allocator;
+    arena->budget_bytes = budget;
+}
+
+static void aqi_arena_deinit(aqi_arena *arena) {
+    aqi_arena_block *block = arena->blocks;
+    while (block != NULL) {
+        aqi_arena_block *next = block->next;
+        aqi_free(&arena->allocator, block, block->bytes);
+        block = next;
+    }
+    arena->blocks = NULL;
+    arena->free_begin = NULL;
+    arena->free_bytes = 0;
+    arena->total_bytes = 0;
+}
+
+/* 16-byte aligned, not zeroed; AQ_E_LIMIT when the budget is used up. */
+static aq_status aqi_arena_take(aqi_arena *arena, size_t bytes, void **out, aq_error *err) {
+    const size_t header = aqi_round_up(sizeof(aqi_arena_block), 16);
+    size_t need, block_bytes;
+    aqi_arena_block *block;
+    *out = NULL;
+    if (!aqi_add_size(bytes, 15, &need)) return aqi_fail_nomem(err, bytes);
+    need &= ~(size_t)15;
+    if (need > arena->free_bytes) {
+        block_bytes = AQI_MAX(need, AQI_MIN(AQI_MAX(arena->total_bytes, 1008), (size_t)1 << 20));
+        if (arena->budget_bytes != 0 && (block_bytes > arena->budget_bytes ||
+                                         arena->total_bytes > arena->budget_bytes - block_bytes))
+            return aqi_fail(err, AQ_E_LIMIT,
+                            "metadata needs over %zu bytes; raise max_metadata_bytes",
+                            arena->budget_bytes);
+        if (!aqi_add_size(block_bytes, header, &block_bytes)) return aqi_fail_nomem(err, bytes);
+        block = (aqi_arena_block *)aqi_alloc(&arena->allocator, block_bytes);
+        if (block == NULL) return aqi_fail_nomem(err, block_bytes);
+        block->next = arena->blocks;
+        block->bytes = block_bytes;
+        arena->blocks = block;
+        arena->free_begin = (uint8_t *)block + header;
+        arena->free_bytes = block_bytes - header;
+        arena->total_bytes += block_bytes;
+    }
+    *out = arena->free_begin;
+    arena->free_begin += need;
+    arena->free_bytes -= need;
+    return AQ_OK;
+}
+
+static aq_status aqi_arena_alloc(aqi_arena *arena, size_t bytes, void **out, aq_error *err) {
+    aq_status status = aqi_arena_take(arena, bytes, out, err);
+    if (status == AQ_OK) memset(*out, 0, bytes);
+    return status;
+}
+
+/* A NUL-terminated copy. */
+static aq_status aqi_arena_string(aqi_arena *arena, const void *text, size_t bytes, char **out,
+                                  aq_error *err) {
+    void *p = NULL;
+    aq_status status = aqi_arena_alloc(arena, bytes + 1, &p, err);
+    *out = (char *)p;
+    if (status == AQ_OK && bytes > 0 && text != NULL) memcpy(p, text, bytes);
+    return status;
+}
+
+#ifdef AQ_NO_THREADS
+typedef int aqi_mutex;
+AQI_INLINE bool aqi_mutex_init(aqi_mutex *m) {
+    *m = 0;
+    return true;
+}
+AQI_INLINE void aqi_mutex_deinit(aqi_mutex *m) { (void)m; }
+AQI_INLINE void aqi_mutex_lock(aqi_mutex *m) { (void)m; }
+AQI_INLINE void aqi_mutex_unlock(aqi_mutex *m) { (void)m; }
+#else
+typedef pthread_mutex_t aqi_mutex;
+AQI_INLINE bool aqi_mutex_init(aqi_mutex *m) { return pthread_mutex_init(m, NULL) == 0; }
+AQI_INLINE void aqi_mutex_deinit(aqi_mutex *m) { pthread_mutex_destroy(m); }
+AQI_INLINE void aqi_mutex_lock(aqi_mutex *m) { pthread_mutex_lock(m); }
+AQI_INLINE void aqi_mutex_unlock(aqi_mutex *m) { pthread_mutex_unlock(m); }
+#endif
+
+typedef struct aqi_idle_buffer {
+    uint8_t *data;
+    size_t bytes;
+    uint64_t released_at; /* tick; the oldest is trimmed first */
+} aqi_idle_buffer;
+
+struct aq_pool {
+    aq_allocator allocator;
+    size_t max_buffers, min_buffer_bytes, max_idle_bytes;
+    aqi_mutex lock; /* guards all below */
+    aqi_idle_buffer *idle;
+    size_t num_idle;
+    uint64_t tick;
+    aq_pool_stats stats; /* hit_rate is computed when asked for */
+};
+
+aq_status aq_pool_create(const aq_pool_options *options, aq_pool **out_pool, aq_error *err) {
+    aq_pool_options o;
+    aq_allocator a;
+    aq_pool *pool;
+    size_t idle_bytes;
+    aq_status status;
+    aqi_error_clear(err);
+    *out_pool = NULL;
+    memset(&o, 0, sizeof o);
+    if (options != NULL) o = *options;
+    if (o.max_buffers == 0) o.max_buffers = 16;
+    if (o.min_buffer_bytes == 0) o.min_buffer_bytes = (size_t)1 << 20;
+    if (o.max_idle_bytes == 0) o.max_idle_bytes = (size_t)256 << 20;
+    status = aqi_allocator_resolve(o.allocator, &a, err);
+    if (status != AQ_OK) return status;
+    if (o.max_buffers > 65536)
+        return aqi_fail(err, AQ_E_ARG, "max_buffers %zu; at most 65536", o.max_buffers);
+    idle_bytes = o.max_buffers * sizeof(aqi_idle_buffer);
+    pool = (aq_pool *)aqi_alloc(&a, sizeof *pool);
+    if (pool == NULL) return aqi_fail_nomem(err, sizeof *pool);
+    memset(pool, 0, sizeof *pool);
+    pool->allocator = a;
+    pool->max_buffers = o.max_buffers;
+    pool->min_buffer_bytes = o.min_buffer_bytes;
+    pool->max_idle_bytes = o.max_idle_bytes;
+    pool->idle = (aqi_idle_buffer *)aqi_alloc(&a, idle_bytes);
+    if (pool->idle == NULL || !aqi_mutex_init(&pool->lock)) {
+        aqi_free(&a, pool->idle, idle_bytes);
+        aqi_free(&a, pool, sizeof *pool);
+        return aqi_fail_nomem(err, idle_bytes);
+    }
+    *out_pool = pool;
+    return AQ_OK;
+}
+
+/* Takes idle buffer i out of the list. The lock is held. */
+static aqi_idle_buffer aqi_pool_take(aq_pool *pool, size_t i) {
+    aqi_idle_buffer taken = pool->idle[i];
+    pool->idle[i] = pool->idle[--pool->num_idle];
+    pool->stats.bytes_idle -= taken.bytes;
+    return taken;
+}
+
+size_t aq_pool_clear(aq_pool *pool) {
+    size_t freed = 0;
+    for (;;) {
+        aqi_idle_buffer b;
+        aqi_mutex_lock(&pool->lock);
+        if (pool->num_idle == 0) break;
+        b = aqi_pool_take(pool, pool->num_idle - 1);
+        aqi_mutex_unlock(&pool->lock);
+        pool->allocator.free(pool->allocator.user, b.data, b.bytes);
+        freed += b.bytes;
+    }
+    aqi_mutex_unlock(&pool->lock);
+    return freed;
+}
+
+void aq_pool_destroy(aq_pool *pool) {
+    aq_allocator a;
+    if (pool == NULL) return;
+    aq_pool_clear(pool);
+    a = pool->allocator;
+    aqi_mutex_deinit(&pool->lock);
+    aqi_free(&a, pool->idle, pool->max_buffers * sizeof(aqi_idle_buffer));
+    aqi_free(&a, pool, sizeof *pool);
+}
+
+/* Sizes are rounded to an eighth of their power of two, so that near sizes share buffers. */
+static bool aqi_pool_round(const aq_pool *pool, size_t bytes, size_t *out) {
+    size_t step;
+    bytes = AQI_MAX(bytes, pool->min_buffer_bytes);
+    step = (size_t)1 << (aqi_bits_needed(bytes) > 10 ? aqi_bits_needed(bytes) - 4 : 6);
+    if (!aqi_add_size(bytes, step - 1, out)) return false;
+    *out &= ~(step - 1);
+    return true;
+}
+
+/* Smallest idle buffer of at least `bytes`, at most twice `wanted`; num_idle = none. */
+static size_t aqi_pool_best_fit(const aq_pool *pool, size_t bytes, size_t wanted) {
+    size_t i, best = pool->num_idle;
+    for (i = 0; i < pool->num_idle; i++) {
+        size_t have = pool->idle[i].bytes;
+        if (have < bytes || have / 2 > wanted) continue;
+        if (best == pool->num_idle || have < pool->idle[best].bytes) best = i;
+    }
+    return best;
+}
+
+aq_status aq_pool_acquire(aq_pool *pool, size_t bytes, aq_buffer *out_buffer, aq_error *err) {
+    aqi_idle_buffer b;
+    size_t i, rounded;
+    bool hit;
+    aqi_error_clear(err);
+    memset(out_buffer, 0, sizeof *out_buffer);
+    memset(&b, 0, sizeof b);
+    if (!aqi_pool_round(pool, bytes, &rounded)) return aqi_fail_nomem(err, bytes);
+    aqi_mutex_lock(&pool->lock);
+    i = aqi_pool_best_fit(pool, bytes, rounded);
+    hit = i < pool->num_idle;
+    if (hit) b = aqi_pool_take(pool, i);
+    aqi_mutex_unlock(&pool->lock);
+    if (!hit) {
+        b.bytes = rounded;
+        b.data = (uint8_t *)pool->allocator.alloc(pool->allocator.user, rounded, AQ_ALIGNMENT);
+        if (b.data == NULL) return aqi_fail_nomem(err, rounded);
+    }
+    aqi_mutex_lock(&pool->lock);
+    pool->stats.acquires++;
+    if (hit) pool->stats.hits++;
+    if (hit) pool->stats.bytes_saved += b.bytes;
+    if (!hit) pool->stats.allocations++;
+    pool->stats.buffers_in_use++;
+    pool->stats.bytes_in_use += b.bytes;
+    pool->stats.peak_bytes =
+        AQI_MAX(pool->stats.peak_bytes, pool->stats.bytes_in_use + pool->stats.bytes_idle);
+    aqi_mutex_unlock(&pool->lock);
+    out_buffer->data = b.data;
+    out_buffer->bytes = b.bytes;
+    out_buffer->pool = pool;
+    return AQ_OK;
+}
+
+/* Index of the idle buffer that was released longest ago. The lock is held. */
+static size_t aqi_pool_oldest(const aq_pool *pool) {
+    size_t i, oldest = 0;
+    for (i = 1; i < pool->num_idle; i++) {
+        if (pool->idle[i].released_at < pool->idle[oldest].released_at) oldest = i;
+    }
+    return oldest;
+}
+
+void aq_buffer_release(aq_buffer *buffer) {
+    aq_pool *pool;
+    aqi_idle_buffer mine, victim;
+    if (buffer == NULL || buffer->pool == NULL) return;
+    pool = buffer->pool;
+    mine.data = buffer->data;
+    mine.bytes = buffer->bytes;
+    memset(buffer, 0, sizeof *buffer);
+    aqi_mutex_lock(&pool->lock);
+    mine.released_at = ++pool->tick;
+    pool->stats.buffers_in_use--;
+    pool->stats.bytes_in_use -= mine.bytes;
+    /* Over the budget the oldest idle buffers go; one larger than the budget goes itself. */
+    while (mine.bytes <= pool->max_idle_bytes &&
+           (pool->num_idle == pool->max_buffers ||
+            pool->stats.bytes_idle > pool->max_idle_bytes - mine.bytes)) {
+        victim = aqi_pool_take(pool, aqi_pool_oldest(pool));
+        aqi_mutex_unlock(&pool->lock);
+        pool->allocator.free(pool->allocator.user, victim.data, victim.bytes);
+        aqi_mutex_lock(&pool->lock);
+    }
+    if (mine.bytes <= pool->max_idle_bytes) {
+        pool->idle[pool->num_idle++] = mine;
+        pool->stats.bytes_idle += mine.bytes;
+        mine.data = NULL;
+    }
+    aqi_mutex_unlock(&pool->lock);
+    if (mine.data != NULL) pool->allocator.free(pool->allocator.user, mine.data, mine.bytes);
+}
+
+void aq_pool_get_stats(aq_pool *pool, aq_pool_stats *out_stats) {
+    aqi_mutex_lock(&pool->lock);
+    *out_stats = pool->stats;
+    out_stats->buffers_idle = pool->num_idle;
+    aqi_mutex_unlock(&pool->lock);
+    out_stats->hit_rate = out_stats->acquires == 0
+                              ? 0.0
+                              : (double)out_stats->hits / (double)out_stats->acquires;
+}
+
+void aq_pool_reset_stats(aq_pool *pool) {
+    aqi_mutex_lock(&pool->lock);
+    pool->stats.acquires = 0;
+    pool->stats.hits = 0;
+    pool->stats.allocations = 0;
+    pool->stats.bytes_saved = 0;
+    pool->stats.peak_bytes = pool->stats.bytes_in_use + pool->stats.bytes_idle;
+    aqi_mutex_unlock(&pool->lock);
+}
+
+/*==========================================================================
+ * MARK: - [54] Threads, tasks (private)
+ * One run() at a time has the workers; another that comes meanwhile, also from inside a
+ * task, does its work on its own thread, so that nothing can wait for itself.
+ *========================================================================*/
+
+#ifdef AQ_NO_THREADS
+
+struct aq_threads {
+    aq_allocator allocator;
+    aq_tasks tasks;
+};
+
+static void aqi_threads_run(void *user, size_t n, void (*fn)(void *, size_t), void *arg) {
+    size_t i;
+    (void)user;
+    for (i = 0; i < n; i++) fn(arg, i);
+}
+
+aq_status aq_threads_create(uint32_t count, const aq_allocator *allocator,
+                            aq_threads **out_threads, aq_error *err) {
+    aq_allocator a;
+    aq_status status;
+    (void)count;
+    aqi_error_clear(err);
+    *out_threads = NULL;
+    status = aqi_allocator_resolve(allocator, &a, err);
+    if (status != AQ_OK) return status;
+    *out_threads = (aq_threads *)aqi_alloc(&a, sizeof **out_threads);
+    if (*out_threads == NULL) return aqi_fail_nomem(err, sizeof **out_threads);
+    (*out_threads)->allocator = a;
+    (*out_threads)->tasks.run = aqi_threads_run;
+    (*out_threads)->tasks.user = *out_threads;
+    (*out_threads)->tasks.width = 1;
+    return AQ_OK;
+}
+
+void aq_threads_destroy(aq_threads *threads) {
+    aq_allocator a;
+    if (threads == NULL) return;
+    a = threads->allocator;
+    aqi_free(&a, threads, sizeof *threads);
+}
+
+#else
+
+struct aq_threads {
+    aq_allocator allocator;
+    aq_tasks tasks;
+    uint32_t num_workers;
+    pthread_t *workers;
+    pthread_mutex_t run_lock; /* held by the run() that has the workers */
+    pthread_mutex_t lock;     /* guards generation, stop, busy          */
+    pthread_cond_t wake, idle;
+    uint64_t generation;
+    uint32_t busy;
+    bool stop;
+    void (*fn)(void *arg, size_t index);
+    void *arg;
+    size_t n;
+    size_t next; /* atomic */
+};
+
+static void aqi_threads_work(aq_threads *t) {
+    for (;;) {
+        size_t i = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED);
+        if (i >= t->n) return;
+        t->fn(t->arg, i);
+    }
+}
+
+static void *aqi_threads_main(void *arg) {
+    aq_threads *t = (aq_threads *)arg;
+    uint64_t seen = 0;
+    pthread_mutex_lock(&t->lock);
+    for (;;) {
+        while (t->generation == seen && !t->stop) pthread_cond_wait(&t->wake, &t->lock);
+        if (t->stop) break;
+        seen = t->generation;
+        pthread_mutex_unlock(&t->lock);
+        aqi_threads_work(t);
+        pthread_mutex_lock(&t->lock);
+        if (--t->busy == 0) pthread_cond_signal(&t->idle);
+    }
+    pthread_mutex_unlock(&t->lock);
+    return NULL;
+}
+
+static void aqi_threads_run(void *user, size_t n, void (*fn)(void *, size_t), void *arg) {
+    aq_threads *t = (aq_threads *)user;
+    if (n < 2 || t->num_workers == 0 || pthread_mutex_trylock(&t->run_lock) != 0) {
+        size_t i;
+        for (i = 0; i < n; i++) fn(arg, i);
+        return;
+    }
+    pthread_mutex_lock(&t->lock);
+    t->fn = fn;
+    t->arg = arg;
+    t->n = n;
+    t->next = 0;
+    t->busy = t->num_workers;
+    t->generation++;
+    pthread_cond_broadcast(&t->wake);
+    pthread_mutex_unlock(&t->lock);
+    aqi_threads_work(t);
+    pthread_mutex_lock(&t->lock);
+    while (t->busy != 0) pthread_cond_wait(&t->idle, &t->lock);
+    pthread_mutex_unlock(&t->lock);
+    pthread_mutex_unlock(&t->run_lock);
+}
+
+void aq_threads_destroy(aq_threads *threads) {
+    aq_allocator a;
+    uint32_t i;
+    if (threads == NULL) return;
+    pthread_mutex_lock(&threads->lock);
+    threads->stop = true;
+    pthread_cond_broadcast(&threads->wake);
+    pthread_mutex_unlock(&threads->lock);
+    for (i = 0; i < threads->num_workers; i++) pthread_join(threads->workers[i], NULL);
+    pthread_cond_destroy(&threads->idle);
+    pthread_cond_destroy(&threads->wake);
+    pthread_mutex_destroy(&threads->lock);
+    pthread_mutex_destroy(&threads->run_lock);
+    a = threads->allocator;
+    aqi_free(&a, threads->workers, (threads->tasks.width - 1) * sizeof(pthread_t));
+    aqi_free(&a, threads, sizeof *threads);
+}
+
+aq_status aq_threads_create(uint32_t count, const aq_allocator *allocator,
+                            aq_threads **out_threads, aq_error *err) {
+    aq_allocator a;
+    aq_threads *t;
+    uint32_t i;
+    int code;
+    aq_status status;
+    aqi_error_clear(err);
+    *out_threads = NULL;
+    status = aqi_allocator_resolve(allocator, &a, err);
+    if (status != AQ_OK) return status;
+    if (count == 0) {
+        long n = sysconf(_SC_NPROCESSORS_ONLN);
+        count = n > 0 ? (uint32_t)n : 1;
+    }
+    if (count > 1024) return aqi_fail(err, AQ_E_ARG, "%u threads; at most 1024", count);
+    t = (aq_threads *)aqi_alloc(&a, sizeof *t);
+    if (t == NULL) return aqi_fail_nomem(err, sizeof *t);
+    memset(t, 0, sizeof *t);
+    t->allocator = a;
+    t->tasks.run = aqi_threads_run;
+    t->tasks.user = t;
+    t->tasks.width = count;
+    t->workers = (pthread_t *)aqi_alloc(&a, (count - 1) * sizeof(pthread_t));
+    if (t->workers == NULL) {
+        aqi_free(&a, t, sizeof *t);
+        return aqi_fail_nomem(err, (count - 1) * sizeof(pthread_t));
+    }
+    /* With default attributes these cannot fail on the systems supported. */
+    pthread_mutex_init(&t->run_lock, NULL);
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->wake, NULL);
+    pthread_cond_init(&t->idle, NULL);
+    for (i = 0; i + 1 < count; i++) {
+        code = pthread_create(&t->workers[i], NULL, aqi_threads_main, t);
+        if (code != 0) {
+            aq_threads_destroy(t);
+            return aqi_fail_os(err, code, "cannot start a thread", "");
+        }
+        t->num_workers++;
+    }
+    *out_threads = t;
+    return AQ_OK;
+}
+
+#endif /* AQ_NO_THREADS */
+
+const aq_tasks *aq_threads_tasks(const aq_threads *threads) { return &threads->tasks; }
+
+/* fn(arg, i) for i in [0, n): through the tasks hook, or here. */
+static void aqi_run(const aq_tasks *tasks, size_t n, void (*fn)(void *, size_t), void *arg) {
+    size_t i;
+    if (tasks != NULL && tasks->run != NULL && n > 1) {
+        tasks->run(tasks->user, n, fn, arg);
+        return;
+    }
+    for (i = 0; i < n; i++) fn(arg, i);
+}
+
+/*==========================================================================
+ * MARK: - [55] Files, mapping, atomic output (private)
+ *========================================================================*/
+
+/* Bytes to read: a mapping, the caller's block (both: map != NULL), a descriptor, or a
+ * callback. */
+typedef struct aqi_source {
+    const uint8_t *map;
+    int64_t bytes;
+    bool unmap;
+    int fd; /* -1 = none */
+    aq_reader reader;
+} aqi_source;
+
+static void aqi_source_init(aqi_source *s) {
+    memset(s, 0, sizeof *s);
+    s->fd = -1;
+}
+
+static void aqi_source_close(aqi_source *s) {
+#ifndef AQ_NO_MMAP
+    if (s->unmap) {
+        void *p;
+        memcpy(&p, &s->map, sizeof p); /* munmap takes a pointer to non-const */
+        munmap(p, (size_t)s->bytes);
+    }
+#endif
+    if (s->fd >= 0) close(s->fd);
+    aqi_source_init(s);
+}
+
+static int aqi_open_read(const char *path) {
+    int fd;
+    do {
+        fd = open(path, O_RDONLY | AQI_O_CLOEXEC);
+    } while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+static aq_status aqi_source_open(aqi_source *s, const char *path, aq_io io, aq_error *err) {
+    struct stat st;
+    size_t size;
+    aqi_source_init(s);
+    if ((int)io < AQ_IO_AUTO || io > AQ_IO_READ)
+        return aqi_fail(err, AQ_E_ARG, "io mode %d is none of aq_io", (int)io);
+    s->fd = aqi_open_read(path);
+    if (s->fd < 0) return aqi_fail_os(err, errno, "cannot open", path);
+    if (fstat(s->fd, &st) != 0) {
+        aq_status status = aqi_fail_os(err, errno, "cannot stat", path);
+        aqi_source_close(s);
+        return status;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        aqi_source_close(s);
+        return aqi_fail_os(err, S_ISDIR(st.st_mode) ? EISDIR : EINVAL,
+                           "not a regular file", path);
+    }
+    s->bytes = (int64_t)st.st_size;
+#ifndef AQ_NO_MMAP
+    if (io != AQ_IO_READ && s->bytes > 0 && aqi_to_size(s->bytes, &size)) {
+        void *p = mmap(NULL, size, PROT_READ, MAP_PRIVATE, s->fd, 0);
+        if (p != MAP_FAILED) {
+            s->map = (const uint8_t *)p;
+            s->unmap = true;
+            close(s->fd); /* a directory of many files must not use up the descriptors */
+            s->fd = -1;
+            return AQ_OK;
+        }
+        if (io == AQ_IO_MAP) {
+            aq_status status = aqi_fail_os(err, errno, "cannot map", path);
+            aqi_source_close(s);
+            return status;
+        }
+    }
+#else
+    (void)size;
+    if (io == AQ_IO_MAP) {
+        aqi_source_close(s);
+        return aqi_fail(err, AQ_E_UNSUPPORTED, "this build has AQ_NO_MMAP; use AQ_IO_READ");
+    }
+#endif
+    return AQ_OK;
+}
+
+/* Pointer to [offset, offset + bytes) where the source is in memory; else NULL. The range
+ * lies inside the file: the caller checked. */
+AQI_INLINE const uint8_t *aqi_source_view(const aqi_source *s, int64_t offset) {
+    return s->map == NULL ? NULL : s->map + offset;
+}
+
+static aq_status aqi_pread_all(int fd, int64_t offset, void *dst, size_t bytes, aq_error *err) {
+    uint8_t *p = (uint8_t *)dst;
+    while (bytes > 0) {
+        size_t part = AQI_MIN(bytes, (size_t)1 << 30);
+        ssize_t n = AQI_PREAD(fd, p, part, offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) {
+            int code = errno;
+            aqi_fail_at(err, AQ_E_IO, offset, "read failed at offset %lld: %s",
+                        (long long)offset, strerror(code));
+            if (err != NULL) err->os_errno = code;
+            return AQ_E_IO;
+        }
+        if (n == 0)
+            return aqi_fail_at(err, AQ_E_IO, offset, "the file became shorter while open");
+        p += n;
+        offset += n;
+        bytes -= (size_t)n;
+    }
+    return AQ_OK;
+}
+
+/* Fills dst with [offset, offset + bytes), or says that the file does not have them. */
+static aq_status aqi_source_read(const aqi_source *s, int64_t offset, void *dst, size_t bytes,
+                                 aq_error *err) {
+    if (offset < 0 || offset > s->bytes || bytes > (uint64_t)(s->bytes - offset))
+        return aqi_fail_at(err, AQ_E_FORMAT, offset,
+                           "%zu bytes at offset %lld lie outside the file of %lld bytes", bytes,
+                           (long long)offset, (long long)s->bytes);
+    if (bytes == 0) return AQ_OK;
+    if (s->map != NULL) {
+        memcpy(dst, s->map + offset, bytes);
+        return AQ_OK;
+    }
+    if (s->fd >= 0) return aqi_pread_all(s->fd, offset, dst, bytes, err);
+    if (s->reader.read(s->reader.user, offset, dst, bytes)) return AQ_OK;
+    return aqi_fail_at(err, AQ_E_IO, offset, "the caller's reader failed at offset %lld",
+                       (long long)offset);
+}
+
+#ifndef AQ_NO_WRITER
+
+/* A file that appears under its name only when it is whole: written to a temporary name in
+ * the same directory, synced, renamed, and the directory synced. */
+typedef struct aqi_output {
+    aq_allocator allocator;
+    int fd;
+    int64_t offset;  /* file position of the next byte, the buffered ones included */
+    char *path;      /* final name */
+    char *temp_path; /* NULL before it exists and after the rename */
+    size_t path_bytes, temp_bytes; /* allocated */
+    uint8_t *buffer;
+    size_t buffered;
+    bool no_sync;
+} aqi_output;
+
+#define AQI_OUTPUT_BUFFER ((size_t)256 << 10)
+
+static void aqi_output_abort(aqi_output *o) {
+    if (o->fd >= 0) close(o->fd);
+    if (o->temp_path != NULL) unlink(o->temp_path);
+    aqi_free(&o->allocator, o->temp_path, o->temp_bytes);
+    aqi_free(&o->allocator, o->path, o->path_bytes);
+    aqi_free(&o->allocator, o->buffer, AQI_OUTPUT_BUFFER);
+    memset(o, 0, sizeof *o);
+    o->fd = -1;
+}
+
+/* The output must not be the input under another name, a directory, or a device. */
+static aq_status aqi_output_check(const char *path, const char *input_path, aq_error *err) {
+    struct stat out, in;
+    if (path == NULL || path[0] == '\0') return aqi_fail(err, AQ_E_ARG, "empty output path");
+    if (stat(path, &out) != 0) return AQ_OK;
+    if (!S_ISREG(out.st_mode)) {
+        aqi_fail(err, AQ_E_ARG, "output exists and is not a regular file; choose another name");
+        if (err != NULL) aqi_error_set_name(err, path);
+        return AQ_E_ARG;
+    }
+    if (input_path == NULL || stat(input_path, &in) != 0) return AQ_OK;
+    if (in.st_dev != out.st_dev || in.st_ino != out.st_ino) return AQ_OK;
+    aqi_fail(err, AQ_E_ARG, "output is the input file itself; choose another name");
+    if (err != NULL) aqi_error_set_name(err, path);
+    return AQ_E_ARG;
+}
+
+static size_t aqi_directory_length(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash == NULL ? 0 : (size_t)(slash - path) + 1;
+}
+
+/* O_EXCL finds a free name; the number only makes the first try likely to succeed. */
+static aq_status aqi_output_create_temp(aqi_output *o, aq_error *err) {
+    size_t dir = aqi_directory_length(o->path);
+    uint64_t number = (uint64_t)getpid() << 20 ^ (uint64_t)(aqi_seconds() * 1e6);
+    char *temp = (char *)aqi_alloc(&o->allocator, dir + 48);
+    int attempt;
+    if (temp == NULL) return aqi_fail_nomem(err, dir + 48);
+    memcpy(temp, o->path, dir);
+    for (attempt = 0; attempt < 100; attempt++) {
+        snprintf(temp + dir, 48, ".aq-%016llx.tmp", (unsigned long long)(number++));
+        o->fd = open(temp, O_RDWR | O_CREAT | O_EXCL | AQI_O_CLOEXEC, 0666);
+        if (o->fd >= 0) {
+            o->temp_path = temp;
+            o->temp_bytes = dir + 48;
+            return AQ_OK;
+        }
+        if (errno != EEXIST && errno != EINTR) break;
+    }
+    aqi_fail_os(err, errno, "cannot create a file in the output's directory", o->path);
+    aqi_free(&o->allocator, temp, dir + 48);
+    return AQ_E_IO;
+}
+
+static aq_status aqi_output_open(aqi_output *o, const char *path, const char *input_path,
+                                 const aq_allocator *allocator, bool no_sync, aq_error *err) {
+    aq_status status;
+    memset(o, 0, sizeof *o);
+    o->fd = -1;
+    o->allocator = *allocator;
+    o->no_sync = no_sync;
+    status = aqi_output_check(path, input_path, err);
+    if (status != AQ_OK) return status;
+    o->path_bytes = strlen(path) + 1;
+    o->path = (char *)aqi_alloc(allocator, o->path_bytes);
+    o->buffer = (uint8_t *)aqi_alloc(allocator, AQI_OUTPUT_BUFFER);
+    if (o->path == NULL || o->buffer == NULL) {
+        status = aqi_fail_nomem(err, AQI_OUTPUT_BUFFER);
+    } else {
+        memcpy(o->path, path, o->path_bytes);
+        status = aqi_output_create_temp(o, err);
+    }
+    if (status != AQ_OK) aqi_output_abort(o);
+    return status;
+}
+
+static aq_status aqi_output_pwrite(aqi_output *o, int64_t offset, const uint8_t *src,
+                                   size_t bytes, aq_error *err) {
+    while (bytes > 0) {
+        ssize_t n = AQI_PWRITE(o->fd, src, AQI_MIN(bytes, (size_t)1 << 30), offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return aqi_fail_os(err, n == 0 ? EIO : errno, "cannot write", o->path);
+        src += n;
+        offset += n;
+        bytes -= (size_t)n;
+    }
+    return AQ_OK;
+}
+
+static aq_status aqi_output_flush(aqi_output *o, aq_error *err) {
+    aq_status status = aqi_output_pwrite(o, o->offset - (int64_t)o->buffered, o->buffer,
+                                         o->buffered, err);
+    o->buffered = 0;
+    return status;
+}
+
+/* Appends. Large blocks go straight from the caller's memory to the file. */
+static aq_status aqi_output_write(aqi_output *o, const void *src, size_t bytes, aq_error *err) {
+    aq_status status = AQ_OK;
+    if (bytes == 0) return AQ_OK;
+    if (bytes > AQI_OUTPUT_BUFFER - o->buffered) {
+        status = aqi_output_flush(o, err);
+        if (status != AQ_OK) return status;
+    }
+    if (bytes >= AQI_OUTPUT_BUFFER / 2) {
+        status = aqi_output_flush(o, err);
+        if (status == AQ_OK)
+            status = aqi_output_pwrite(o, o->offset, (const uint8_t *)src, bytes, err);
+    } else {
+        memcpy(o->buffer + o->buffered, src, bytes);
+        o->buffered += bytes;
+    }
+    o->offset += (int64_t)bytes;
+    return status;
+}
+
+static aq_status aqi_output_zeros(aqi_output *o, size_t bytes, aq_error *err) {
+    static const uint8_t zeros[256] = {0};
+    aq_status status = AQ_OK;
+    while (bytes > 0 && status == AQ_OK) {
+        size_t part = AQI_MIN(bytes, sizeof zeros);
+        status = aqi_output_write(o, zeros, part, err);
+        bytes -= part;
+    }
+    return status;
+}
+
+/* The rename is durable only when the directory is. Some filesystems cannot sync one. */
+static aq_status aqi_sync_directory(const char *path, aq_error *err) {
+    char dir[4096];
+    size_t n = aqi_directory_length(path);
+    int fd, code = 0;
+    if (n >= sizeof dir) return aqi_fail_os(err, ENAMETOOLONG, "cannot sync", path);
+    memcpy(dir, path, n);
+    memcpy(dir + n, n == 0 ? "." : "", n == 0 ? 2 : 1);
+    fd = aqi_open_read(dir);
+    if (fd < 0) return AQ_OK; /* a directory that may be written but not read */
+    if (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP) code = errno;
+    close(fd);
+    return code == 0 ? AQ_OK : aqi_fail_os(err, code, "cannot sync the directory of", path);
+}
+
+/* Makes the file visible; on any failure it is gone. Frees the output in any case. */
+static aq_status aqi_output_commit(aqi_output *o, aq_error *err) {
+    aq_status status = aqi_output_flush(o, err);
+    int fd = o->fd;
+    if (status == AQ_OK && !o->no_sync && fsync(fd) != 0)
+        status = aqi_fail_os(err, errno, "cannot sync", o->path);
+    o->fd = -1;
+    if (close(fd) != 0 && status == AQ_OK && errno != EINTR)
+        status = aqi_fail_os(err, errno, "cannot close", o->path);
+    if (status == AQ_OK && rename(o->temp_path, o->path) != 0)
+        status = aqi_fail_os(err, errno, "cannot rename to", o->path);
+    if (status == AQ_OK) {
+        aqi_free(&o->allocator, o->temp_path, o->temp_bytes);
+        o->temp_path = NULL;
+        if (!o->no_sync) status = aqi_sync_directory(o->path, err);
+    }
+    aqi_output_abort(o);
+    return status;
+}
+
+#endif /* AQ_NO_WRITER */
+
+/*==========================================================================
+ * MARK: - [60] Kernels: reference (private)
+ * Plain scalar C: the definition of every result. Other instruction sets give the same
+ * bits: no fused multiply-add, a fixed lane order in sums, round half to even.
+ *========================================================================*/
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+#define AQI_DOT_LANES 32
+#define AQI_SUM_LANES 8
+
+/* Of finite values min and max; of any values the largest magnitude as bits, which is at
+ * least AQI_INF_BITS when a NaN or infinity is among them (then min and max mean nothing). */
+typedef struct aqi_range {
+    float min, max;
+    uint32_t absmax_bits;
+} aqi_range;
+
+#define AQI_INF_BITS 0x7f800000u
+
+/* q = round((w - base) * inverse + bias), clamped to [0, max_code]. */
+typedef struct aqi_encode {
+    float base, inverse, bias, max_code;
+} aqi_encode;
+
+/* Sums of a metrics pass, lane = index mod AQI_SUM_LANES. */
+typedef struct aqi_sums {
+    double aa[AQI_SUM_LANES], bb[AQI_SUM_LANES], ab[AQI_SUM_LANES], dd[AQI_SUM_LANES];
+    double max_abs[AQI_SUM_LANES];
+} aqi_sums;
+
+/* X(name, result type, parameters). n counts values and may be 0; no alignment needed.
+ *   range    min, max and magnitude of n > 0 values, into *out
+ *   encode   codes of n values, one byte each
+ *   pack     n one-byte codes to bits-wide codes, least significant bit first; the last
+ *            byte is filled with zero bits
+ *   unpack   the reverse
+ *   decode   dst = (q - zero_point) * scale
+ *   dot      lanes[i % 32] += a[i] * b[i]
+ *   sums     the sums of aq_metrics, added to *out
+ *   from_f16, from_bf16   little-endian halves to float32; signalling NaNs become quiet
+ *   crc32    of gzip, over a state that starts as 0xffffffff and ends inverted */
+#define AQI_KERNELS(X)                                                                   \
+    X(range, void, (const float *src, size_t n, aqi_range *out))                         \
+    X(encode, void, (const float *src, size_t n, const aqi_encode *how, uint8_t *dst))   \
+    X(pack, void, (const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst))           \
+    X(unpack, void, (const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst))         \
+    X(decode, void,                                                                      \
+      (const uint8_t *src, size_t n, float scale, float zero_point, float *dst))         \
+    X(dot, void, (const float *a, const float *b, size_t n, float *lanes))               \
+    X(sums, void, (const float *a, const float *b, size_t n, aqi_sums *out))             \
+    X(from_f16, void, (const uint8_t *src, size_t n, float *dst))                        \
+    X(from_bf16, void, (const uint8_t *src, size_t n, float *dst))                       \
+    X(crc32, uint32_t, (uint32_t state, const uint8_t *src, size_t n))
+
+struct aqi_kernels {
+#define AQ_X(name, result, parameters) result(*name) parameters;
+    AQI_KERNELS(AQ_X)
+#undef AQ_X
+    aq_isa isa;
+};
+
+AQI_INLINE uint32_t aqi_float_bits(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+AQI_INLINE float aqi_bits_float(uint32_t bits) {
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static void aqi_range_ref(const float *src, size_t n, aqi_range *out) {
+    float min = src[0], max = src[0];
+    uint32_t magnitude = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        uint32_t bits = aqi_float_bits(src[i]) & 0x7fffffffu;
+        magnitude = AQI_MAX(magnitude, bits);
+        min = src[i] < min ? src[i] : min;
+        max = src[i] > max ? src[i] : max;
+    }
+    out->min = min + 0.0f; /* -0 becomes +0: instruction sets disagree on which one is less */
+    out->max = max + 0.0f;
+    out->absmax_bits = magnitude;
+}
+
+static void aqi_encode_ref(const float *src, size_t n, const aqi_encode *how, uint8_t *dst) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        float t = (src[i] - how->base) * how->inverse + how->bias;
+        t = t > 0.0f ? t : 0.0f;
+        t = t < how->max_code ? t : how->max_code;
+        /* 2^23 + t has no fraction bits left: the addition rounds half to even. */
+        dst[i] = (uint8_t)(aqi_float_bits(t + 8388608.0f) & 0xffu);
+    }
+}
+
+static void aqi_pack_ref(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
+    uint32_t word = 0, have = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        word |= (uint32_t)src[i] << have;
+        for (have += bits; have >= 8; have -= 8) {
+            *dst++ = (uint8_t)word;
+            word >>= 8;
+        }
+    }
+    if (have > 0) *dst = (uint8_t)word;
+}
+
+static void aqi_unpack_ref(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
+    uint32_t word = 0, have = 0, mask = (1u << bits) - 1u;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        if (have < bits) {
+            word |= (uint32_t)*src++ << have;
+            have += 8;
+        }
+        dst[i] = (uint8_t)(word & mask);
+        word >>= bits;
+        have -= bits;
+    }
+}
+
+static void aqi_decode_ref(const uint8_t *src, size_t n, float scale, float zero_point,
+                           float *dst) {
+    size_t i;
+    for (i = 0; i < n; i++) dst[i] = ((float)src[i] - zero_point) * scale;
+}
+
+static void aqi_dot_ref(const float *a, const float *b, size_t n, float *lanes) {
+    size_t i;
+    for (i = 0; i < n; i++) lanes[i % AQI_DOT_LANES] += a[i] * b[i];
+}
+
+static void aqi_sums_ref(const float *a, const float *b, size_t n, aqi_sums *out) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        size_t lane = i % AQI_SUM_LANES;
+        double x = (double)a[i], y = (double)b[i], d = x - y;
+        out->aa[lane] += x * x;
+        out->bb[lane] += y * y;
+        out->ab[lane] += x * y;
+        out->dd[lane] += d * d;
+        d = d < 0.0 ? -d : d;
+        out->max_abs[lane] = d > out->max_abs[lane] ? d : out->max_abs[lane];
+    }
+}
+
+static void aqi_from_f16_ref(const uint8_t *src, size_t n, float *dst) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        uint32_t half = (uint32_t)src[2 * i] | (uint32_t)src[2 * i + 1] << 8;
+        uint32_t sign = (half & 0x8000u) << 16, exponent = half >> 10 & 0x1fu;
+        uint32_t fraction = half & 0x3ffu;
+        if (exponent == 31 && fraction != 0) {
+            dst[i] = aqi_bits_float(sign | 0x7fc00000u | fraction << 13);
+        } else if (exponent == 31) {
+            dst[i] = aqi_bits_float(sign | AQI_INF_BITS);
+        } else if (exponent != 0) {
+            dst[i] = aqi_bits_float(sign | (exponent + 112u) << 23 | fraction << 13);
+        } else {
+            /* Subnormal: fraction * 2^-24, exact; the sign is put on as a bit for -0. */
+            float f = (float)fraction * 5.9604644775390625e-8f;
+            dst[i] = aqi_bits_float(sign | aqi_float_bits(f));
+        }
+    }
+}
+
+static void aqi_from_bf16_ref(const uint8_t *src, size_t n, float *dst) {
+    size_t i;
+    for (i = 0; i < n; i++)
+        dst[i] = aqi_bits_float((uint32_t)src[2 * i] << 16 | (uint32_t)src[2 * i + 1] << 24);
+}
+
+/* Remainders of the reflected polynomial 0xedb88320 for each byte. */
+static const uint32_t aqi_crc32_table[256] = {
+    0x00000000u, 0x77073096u, 0xee0e612cu, 0x990951bau, 0x076dc419u, 0x706af48fu, 0xe963a535u,
+    0x9e6495a3u, 0x0edb8832u, 0x79dcb8a4u, 0xe0d5e91eu, 0x97d2d988u, 0x09b64c2bu, 0x7eb17cbdu,
+    0xe7b82d07u, 0x90bf1d91u, 0x1db71064u, 0x6ab020f2u, 0xf3b97148u, 0x84be41deu, 0x1adad47du,
+    0x6ddde4ebu, 0xf4d4b551u, 0x83d385c7u, 0x136c9856u, 0x646ba8c0u, 0xfd62f97au, 0x8a65c9ecu,
+    0x14015c4fu, 0x63066cd9u, 0xfa0f3d63u, 0x8d080df5u, 0x3b6e20c8u, 0x4c69105eu, 0xd56041e4u,
+    0xa2677172u, 0x3c03e4d1u, 0x4b04d447u, 0xd20d85fdu, 0xa50ab56bu, 0x35b5a8fau, 0x42b2986cu,
+    0xdbbbc9d6u, 0xacbcf940u, 0x32d86ce3u, 0x45df5c75u, 0xdcd60dcfu, 0xabd13d59u, 0x26d930acu,
+    0x51de003au, 0xc8d75180u, 0xbfd06116u, 0x21b4f4b5u, 0x56b3c423u, 0xcfba9599u, 0xb8bda50fu,
+    0x2802b89eu, 0x5f058808u, 0xc60cd9b2u, 0xb10be924u, 0x2f6f7c87u, 0x58684c11u, 0xc1611dabu,
+    0xb6662d3du, 0x76dc4190u, 0x01db7106u, 0x98d220bcu, 0xefd5102au, 0x71b18589u, 0x06b6b51fu,
+    0x9fbfe4a5u, 0xe8b8d433u, 0x7807c9a2u, 0x0f00f934u, 0x9609a88eu, 0xe10e9818u, 0x7f6a0dbbu,
+    0x086d3d2du, 0x91646c97u, 0xe6635c01u, 0x6b6b51f4u, 0x1c6c6162u, 0x856530d8u, 0xf262004eu,
+    0x6c0695edu, 0x1b01a57bu, 0x8208f4c1u, 0xf50fc457u, 0x65b0d9c6u, 0x12b7e950u, 0x8bbeb8eau,
+    0xfcb9887cu, 0x62dd1ddfu, 0x15da2d49u, 0x8cd37cf3u, 0xfbd44c65u, 0x4db26158u, 0x3ab551ceu,
+    0xa3bc0074u, 0xd4bb30e2u, 0x4adfa541u, 0x3dd895d7u, 0xa4d1c46du, 0xd3d6f4fbu, 0x4369e96au,
+    0x346ed9fcu, 0xad678846u, 0xda60b8d0u, 0x44042d73u, 0x33031de5u, 0xaa0a4c5fu, 0xdd0d7cc9u,
+    0x5005713cu, 0x270241aau, 0xbe0b1010u, 0xc90c2086u, 0x5768b525u, 0x206f85b3u, 0xb966d409u,
+    0xce61e49fu, 0x5edef90eu, 0x29d9c998u, 0xb0d09822u, 0xc7d7a8b4u, 0x59b33d17u, 0x2eb40d81u,
+    0xb7bd5c3bu, 0xc0ba6cadu, 0xedb88320u, 0x9abfb3b6u, 0x03b6e20cu, 0x74b1d29au, 0xead54739u,
+    0x9dd277afu, 0x04db2615u, 0x73dc1683u, 0xe3630b12u, 0x94643b84u, 0x0d6d6a3eu, 0x7a6a5aa8u,
+    0xe40ecf0bu, 0x9309ff9du, 0x0a00ae27u, 0x7d079eb1u, 0xf00f9344u, 0x8708a3d2u, 0x1e01f268u,
+    0x6906c2feu, 0xf762575du, 0x806567cbu, 0x196c3671u, 0x6e6b06e7u, 0xfed41b76u, 0x89d32be0u,
+    0x10da7a5au, 0x67dd4accu, 0xf9b9df6fu, 0x8ebeeff9u, 0x17b7be43u, 0x60b08ed5u, 0xd6d6a3e8u,
+    0xa1d1937eu, 0x38d8c2c4u, 0x4fdff252u, 0xd1bb67f1u, 0xa6bc5767u, 0x3fb506ddu, 0x48b2364bu,
+    0xd80d2bdau, 0xaf0a1b4cu, 0x36034af6u, 0x41047a60u, 0xdf60efc3u, 0xa867df55u, 0x316e8eefu,
+    0x4669be79u, 0xcb61b38cu, 0xbc66831au, 0x256fd2a0u, 0x5268e236u, 0xcc0c7795u, 0xbb0b4703u,
+    0x220216b9u, 0x5505262fu, 0xc5ba3bbeu, 0xb2bd0b28u, 0x2bb45a92u, 0x5cb36a04u, 0xc2d7ffa7u,
+    0xb5d0cf31u, 0x2cd99e8bu, 0x5bdeae1du, 0x9b64c2b0u, 0xec63f226u, 0x756aa39cu, 0x026d930au,
+    0x9c0906a9u, 0xeb0e363fu, 0x72076785u, 0x05005713u, 0x95bf4a82u, 0xe2b87a14u, 0x7bb12baeu,
+    0x0cb61b38u, 0x92d28e9bu, 0xe5d5be0du, 0x7cdcefb7u, 0x0bdbdf21u, 0x86d3d2d4u, 0xf1d4e242u,
+    0x68ddb3f8u, 0x1fda836eu, 0x81be16cdu, 0xf6b9265bu, 0x6fb077e1u, 0x18b74777u, 0x88085ae6u,
+    0xff0f6a70u, 0x66063bcau, 0x11010b5cu, 0x8f659effu, 0xf862ae69u, 0x616bffd3u, 0x166ccf45u,
+    0xa00ae278u, 0xd70dd2eeu, 0x4e048354u, 0x3903b3c2u, 0xa7672661u, 0xd06016f7u, 0x4969474du,
+    0x3e6e77dbu, 0xaed16a4au, 0xd9d65adcu, 0x40df0b66u, 0x37d83bf0u, 0xa9bcae53u, 0xdebb9ec5u,
+    0x47b2cf7fu, 0x30b5ffe9u, 0xbdbdf21cu, 0xcabac28au, 0x53b39330u, 0x24b4a3a6u, 0xbad03605u,
+    0xcdd70693u, 0x54de5729u, 0x23d967bfu, 0xb3667a2eu, 0xc4614ab8u, 0x5d681b02u, 0x2a6f2b94u,
+    0xb40bbe37u, 0xc30c8ea1u, 0x5a05df1bu, 0x2d02ef8du,
+};
+
+static uint32_t aqi_crc32_ref(uint32_t state, const uint8_t *src, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) state = state >> 8 ^ aqi_crc32_table[(state ^ src[i]) & 0xffu];
+    return state;
+}
+
+static const struct aqi_kernels aqi_kernels_ref = {
+#define AQ_X(name, result, parameters) aqi_##name##_ref,
+    AQI_KERNELS(AQ_X)
+#undef AQ_X
+    AQ_ISA_REF};
+
+/*==========================================================================
+ * MARK: - [61] Kernels: AVX2 (private)
+ * Intrinsics; tails and odd cases through _ref. Bitwise equal to [60].
+ *========================================================================*/
+
+#ifndef AQ_KERNELS
+#define AQ_KERNELS (AQ_KERNEL_REF | AQ_KERNEL_AVX2 | AQ_KERNEL_AVX512 | AQ_KERNEL_NEON)
+#endif
+#if (AQ_KERNELS & ~15) != 0 || !(AQ_KERNELS & AQ_KERNEL_REF)
+#error "arrowquant.h: AQ_KERNELS is AQ_KERNEL_REF, or'ed with other AQ_KERNEL_ bits"
+#endif
+
+#if (AQ_KERNELS & AQ_KERNEL_AVX2) && defined(__x86_64__)
+#define AQI_HAVE_AVX2 1
+#include <cpuid.h>
+#include <immintrin.h>
+
+#define AQI_AVX2 __attribute__((target("avx2,f16c,pclmul"))) /* no fma: equal to _ref */
+
+AQI_AVX2 static float aqi_min8(__m256 v) {
+    __m128 m = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_min_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_min_ss(m, _mm_movehdup_ps(m)));
+}
+
+AQI_AVX2 static float aqi_max8(__m256 v) {
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
+AQI_AVX2 static uint32_t aqi_max8_u32(__m256i v) {
+    __m128i m = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
+    return (uint32_t)_mm_cvtsi128_si32(m);
+}
+
+AQI_AVX2 static void aqi_range_avx2(const float *src, size_t n, aqi_range *out) {
+    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+    __m256 min0, min1, max0, max1;
+    __m256i mag0 = _mm256_setzero_si256(), mag1 = mag0;
+    size_t i;
+    if (n < 16) {
+        aqi_range_ref(src, n, out);
+        return;
+    }
+    min0 = min1 = max0 = max1 = _mm256_loadu_ps(src);
+    for (i = 0; i + 16 <= n; i += 16) {
+        __m256 a = _mm256_loadu_ps(src + i), b = _mm256_loadu_ps(src + i + 8);
+        min0 = _mm256_min_ps(min0, a);
+        min1 = _mm256_min_ps(min1, b);
+        max0 = _mm256_max_ps(max0, a);
+        max1 = _mm256_max_ps(max1, b);
+        mag0 = _mm256_max_epu32(mag0, _mm256_and_si256(_mm256_castps_si256(a), mask));
+        mag1 = _mm256_max_epu32(mag1, _mm256_and_si256(_mm256_castps_si256(b), mask));
+    }
+    out->min = aqi_min8(_mm256_min_ps(min0, min1)) + 0.0f;
+    out->max = aqi_max8(_mm256_max_ps(max0, max1)) + 0.0f;
+    out->absmax_bits = aqi_max8_u32(_mm256_max_epu32(mag0, mag1));
+    if (i < n) {
+        aqi_range tail;
+        aqi_range_ref(src + i, n - i, &tail);
+        out->min = AQI_MIN(out->min, tail.min);
+        out->max = AQI_MAX(out->max, tail.max);
+        out->absmax_bits = AQI_MAX(out->absmax_bits, tail.absmax_bits);
+    }
+}
+
+/* Eight codes as 32-bit integers. */
+AQI_AVX2 static __m256i aqi_encode8(const float *src, __m256 base, __m256 inverse, __m256 bias,
+                                    __m256 max_code) {
+    __m256 t = _mm256_sub_ps(_mm256_loadu_ps(src), base);
+    t = _mm256_add_ps(_mm256_mul_ps(t, inverse), bias);
+    t = _mm256_min_ps(_mm256_max_ps(t, _mm256_setzero_ps()), max_code);
+    t = _mm256_add_ps(t, _mm256_set1_ps(8388608.0f));
+    return _mm256_and_si256(_mm256_castps_si256(t), _mm256_set1_epi32(0xff));
+}
+
+AQI_AVX2 static void aqi_encode_avx2(const float *src, size_t n, const aqi_encode *how,
+                                     uint8_t *dst) {
+    const __m256 base = _mm256_set1_ps(how->base), inverse = _mm256_set1_ps(how->inverse);
+    const __m256 bias = _mm256_set1_ps(how->bias), max_code = _mm256_set1_ps(how->max_code);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    size_t i;
+    for (i = 0; i + 32 <= n; i += 32) {
+        __m256i a = aqi_encode8(src + i, base, inverse, bias, max_code);
+        __m256i b = aqi_encode8(src + i + 8, base, inverse, bias, max_code);
+        __m256i c = aqi_encode8(src + i + 16, base, inverse, bias, max_code);
+        __m256i d = aqi_encode8(src + i + 24, base, inverse, bias, max_code);
+        __m256i v = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+        v = _mm256_permutevar8x32_epi32(v, order);
+        _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
+    }
+    aqi_encode_ref(src + i, n - i, how, dst + i);
+}
+
+AQI_INLINE AQI_AVX2 __m256i aqi_load32(const uint8_t *p) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+AQI_INLINE AQI_AVX2 __m128i aqi_load16(const uint8_t *p) {
+    return _mm_loadu_si128((const __m128i *)(const void *)p);
+}
+
+AQI_AVX2 static void aqi_pack_avx2(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
+    size_t i = 0;
+    if (bits == 8) {
+        memcpy(dst, src, n);
+        return;
+    }
+    if (bits == 4) {
+        const __m256i weights = _mm256_set1_epi16(0x1001); /* low byte x 1, high byte x 16 */
+        for (; i + 32 <= n; i += 32) {
+            __m256i pairs = _mm256_maddubs_epi16(aqi_load32(src + i), weights);
+            __m128i v = _mm_packus_epi16(_mm256_castsi256_si128(pairs),
+                                         _mm256_extracti128_si256(pairs, 1));
+            _mm_storeu_si128((__m128i *)(void *)(dst + i / 2), v);
+        }
+    } else if (bits == 2) {
+        const __m256i by4 = _mm256_set1_epi16(0x0401), by16 = _mm256_set1_epi32(0x00100001);
+        for (; i + 32 <= n; i += 32) {
+            __m256i quads = _mm256_maddubs_epi16(aqi_load32(src + i), by4);
+            __m128i v;
+            quads = _mm256_madd_epi16(quads, by16);
+            v = _mm_packus_epi32(_mm256_castsi256_si128(quads),
+                                 _mm256_extracti128_si256(quads, 1));
+            v = _mm_packus_epi16(v, v);
+            _mm_storel_epi64((__m128i *)(void *)(dst + i / 4), v);
+        }
+    }
+    aqi_pack_ref(src + i, n - i, bits, dst + i * bits / 8);
+}
+
+AQI_AVX2 static void aqi_unpack_avx2(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
+    size_t i = 0;
+    if (bits == 8) {
+        memcpy(dst, src, n);
+        return;
+    }
+    if (bits == 4) {
+        for (; i + 32 <= n; i += 32) {
+            __m256i v = _mm256_cvtepu8_epi16(aqi_load16(src + i / 2));
+            v = _mm256_or_si256(v, _mm256_slli_epi16(v, 4));
+            v = _mm256_and_si256(v, _mm256_set1_epi8(15));
+            _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
+        }
+    } else if (bits == 2) {
+        for (; i + 32 <= n; i += 32) {
+            __m128i low = _mm_loadl_epi64((const __m128i *)(const void *)(src + i / 4));
+            __m256i v = _mm256_cvtepu8_epi32(low);
+            v = _mm256_or_si256(v, _mm256_slli_epi32(v, 12)); /* codes 2, 3 to the high half */
+            v = _mm256_or_si256(v, _mm256_slli_epi32(v, 6));
+            v = _mm256_and_si256(v, _mm256_set1_epi8(3));
+            _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
+        }
+    }
+    aqi_unpack_ref(src + i * bits / 8, n - i, bits, dst + i);
+}
+
+AQI_AVX2 static void aqi_decode_avx2(const uint8_t *src, size_t n, float scale, float zero_point,
+                                     float *dst) {
+    const __m256 s = _mm256_set1_ps(scale), z = _mm256_set1_ps(zero_point);
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8) {
+        __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)(src + i));
+        __m256 w = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q));
+        _mm256_storeu_ps(dst + i, _mm256_mul_ps(_mm256_sub_ps(w, z), s));
+    }
+    aqi_decode_ref(src + i, n - i, scale, zero_point, dst + i);
+}
+
+AQI_AVX2 static void aqi_dot_avx2(const float *a, const float *b, size_t n, float *lanes) {
+    __m256 sum[4];
+    size_t i, k;
+    for (k = 0; k < 4; k++) sum[k] = _mm256_loadu_ps(lanes + 8 * k);
+    for (i = 0; i + 32 <= n; i += 32) {
+        for (k = 0; k < 4; k++) {
+            __m256 x = _mm256_loadu_ps(a + i + 8 * k), y = _mm256_loadu_ps(b + i + 8 * k);
+            sum[k] = _mm256_add_ps(sum[k], _mm256_mul_ps(x, y));
+        }
+    }
+    for (k = 0; k < 4; k++) _mm256_storeu_ps(lanes + 8 * k, sum[k]);
+    aqi_dot_ref(a + i, b + i, n - i, lanes);
+}
+
+AQI_AVX2 static void aqi_sums_avx2(const float *a, const float *b, size_t n, aqi_sums *out) {
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    size_t half, i = 0;
+    /* Lanes 0-3, then lanes 4-7: five accumulators each stay in registers. */
+    for (half = 0; half < AQI_SUM_LANES; half += 4) {
+        __m256d aa = _mm256_loadu_pd(out->aa + half), bb = _mm256_loadu_pd(out->bb + half);
+        __m256d ab = _mm256_loadu_pd(out->ab + half), dd = _mm256_loadu_pd(out->dd + half);
+        __m256d max_abs = _mm256_loadu_pd(out->max_abs + half);
+        for (i = 0; i + AQI_SUM_LANES <= n; i += AQI_SUM_LANES) {
+            __m256d x = _mm256_cvtps_pd(_mm_loadu_ps(a + i + half));
+            __m256d y = _mm256_cvtps_pd(_mm_loadu_ps(b + i + half));
+            __m256d d = _mm256_sub_pd(x, y);
+            aa = _mm256_add_pd(aa, _mm256_mul_pd(x, x));
+            bb = _mm256_add_pd(bb, _mm256_mul_pd(y, y));
+            ab = _mm256_add_pd(ab, _mm256_mul_pd(x, y));
+            dd = _mm256_add_pd(dd, _mm256_mul_pd(d, d));
+            max_abs = _mm256_max_pd(_mm256_andnot_pd(sign, d), max_abs);
+        }
+        _mm256_storeu_pd(out->aa + half, aa);
+        _mm256_storeu_pd(out->bb + half, bb);
+        _mm256_storeu_pd(out->ab + half, ab);
+        _mm256_storeu_pd(out->dd + half, dd);
+        _mm256_storeu_pd(out->max_abs + half, max_abs);
+    }
+    aqi_sums_ref(a + i, b + i, n - i, out);
+}
+
+AQI_AVX2 static void aqi_from_f16_avx2(const uint8_t *src, size_t n, float *dst) {
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(aqi_load16(src + 2 * i)));
+    aqi_from_f16_ref(src + 2 * i, n - i, dst + i);
+}
+
+AQI_AVX2 static void aqi_from_bf16_avx2(const uint8_t *src, size_t n, float *dst) {
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8) {
+        __m256i v = _mm256_slli_epi32(_mm256_cvtepu16_epi32(aqi_load16(src + 2 * i)), 16);
+        _mm256_storeu_ps(dst + i, _mm256_castsi256_ps(v));
+    }
+    aqi_from_bf16_ref(src + 2 * i, n - i, dst + i);
+}
+
+/* x folded forward over the distance that k stands for, plus the next bytes. */
+AQI_INLINE AQI_AVX2 __m128i aqi_crc32_fold(__m128i x, __m128i k, __m128i next) {
+    __m128i low = _mm_clmulepi64_si128(x, k, 0x00), high = _mm_clmulepi64_si128(x, k, 0x11);
+    return _mm_xor_si128(_mm_xor_si128(low, high), next);
+}
+
+/* Carry-less multiplication. Source: Gopal et al., "Fast CRC Computation for Generic
+ * Polynomials Using PCLMULQDQ Instruction", Intel 2009: constants x^n mod P, reflected. */
+AQI_AVX2 static uint32_t aqi_crc32_avx2(uint32_t state, const uint8_t *src, size_t n) {
+    const __m128i k64 = _mm_set_epi64x(0x01c6e41596, 0x0154442bd4);
+    const __m128i k16 = _mm_set_epi64x(0x00ccaa009e, 0x01751997d0);
+    const __m128i k8 = _mm_set_epi64x(0, 0x0163cd6124);
+    const __m128i barrett = _mm_set_epi64x(0x01f7011641, 0x01db710641);
+    const __m128i low32 = _mm_setr_epi32(-1, 0, -1, 0);
+    __m128i x[4], t;
+    size_t k;
+    if (n < 64) return aqi_crc32_ref(state, src, n);
+    for (k = 0; k < 4; k++) x[k] = aqi_load16(src + 16 * k);
+    x[0] = _mm_xor_si128(x[0], _mm_cvtsi32_si128((int)state));
+    for (src += 64, n -= 64; n >= 64; src += 64, n -= 64) {
+        for (k = 0; k < 4; k++) x[k] = aqi_crc32_fold(x[k], k64, aqi_load16(src + 16 * k));
+    }
+    for (k = 1; k < 4; k++) x[0] = aqi_crc32_fold(x[0], k16, x[k]);
+    for (; n >= 16; src += 16, n -= 16) x[0] = aqi_crc32_fold(x[0], k16, aqi_load16(src));
+    /* 128 bits to 64, to 32 by Barrett reduction. */
+    t = _mm_xor_si128(_mm_clmulepi64_si128(x[0], k16, 0x10), _mm_srli_si128(x[0], 8));
+    t = _mm_xor_si128(_mm_clmulepi64_si128(_mm_and_si128(t, low32), k8, 0x00),
+                      _mm_srli_si128(t, 4));
+    x[1] = _mm_clmulepi64_si128(_mm_and_si128(t, low32), barrett, 0x10);
+    x[1] = _mm_clmulepi64_si128(_mm_and_si128(x[1], low32), barrett, 0x00);
+    state = (uint32_t)_mm_extract_epi32(_mm_xor_si128(t, x[1]), 1);
+    return aqi_crc32_ref(state, src, n);
+}
+
+static const struct aqi_kernels aqi_kernels_avx2 = {
+#define AQ_X(name, result, parameters) aqi_##name##_avx2,
+    AQI_KERNELS(AQ_X)
+#undef AQ_X
+    AQ_ISA_AVX2};
+
+/* The CPU has the instructions and the system saves the wide registers. */
+static bool aqi_cpu_has_avx2(void) {
+    const uint32_t leaf1 = 1u << 27 | 1u << 28 | 1u << 29 | 1u << 1; /* osxsave avx f16c clmul */
+    uint32_t a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & leaf1) != leaf1) return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & 6u) != 6u) return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 5) != 0;
+}
+
+#endif /* AVX2 */
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT DEFAULT
+#else
+#pragma GCC pop_options
+#endif
+
+/*==========================================================================
+ * MARK: - [64] Kernel dispatch (private)
+ *========================================================================*/
+
+/* The one mutable global: atomic; any thread may set it, to the same value. */
+static const struct aqi_kernels *aqi_active_kernels;
+
+/* The kernels of an instruction set; NULL when it is not compiled in or not usable here. */
+static const struct aqi_kernels *aqi_kernels_of(aq_isa isa) {
+    if (isa == AQ_ISA_REF) return &aqi_kernels_ref;
+#ifdef AQI_HAVE_AVX2
+    if (isa == AQ_ISA_AVX2 && aqi_cpu_has_avx2()) return &aqi_kernels_avx2;
+#endif
+    return NULL;
+}
+
+static const struct aqi_kernels *aqi_kernels_best(void) {
+    const struct aqi_kernels *k = aqi_kernels_of(AQ_ISA_AVX2);
+    return k != NULL ? k : &aqi_kernels_ref;
+}
+
+static const struct aqi_kernels *aqi_k(void) {
+    const struct aqi_kernels *k = __atomic_load_n(&aqi_active_kernels, __ATOMIC_ACQUIRE);
+    if (k == NULL) {
+        k = aqi_kernels_best();
+        __atomic_store_n(&aqi_active_kernels, k, __ATOMIC_RELEASE);
+    }
+    return k;
+}
+
+aq_isa aq_isa_active(void) { return aqi_k()->isa; }
+
+bool aq_isa_supported(aq_isa isa) {
+    return isa == AQ_ISA_AUTO || aqi_kernels_of(isa) != NULL;
+}
+
+aq_status aq_isa_force(aq_isa isa) {
+    const struct aqi_kernels *k = isa == AQ_ISA_AUTO ? aqi_kernels_best() : aqi_kernels_of(isa);
+    if (k == NULL) return AQ_E_UNSUPPORTED;
+    __atomic_store_n(&aqi_active_kernels, k, __ATOMIC_RELEASE);
+    return AQ_OK;
+}
+
+const char *aq_isa_name(aq_isa isa) {
+    static const char *const names[] = {"auto", "ref", "avx2", "avx512", "neon"};
+    return (unsigned)isa < AQI_COUNT(names) ? names[isa] : "unknown";
+}
+
+static uint32_t aqi_crc32(uint32_t state, const void *src, size_t bytes) {
+    return aqi_k()->crc32(state, (const uint8_t *)src, bytes);
+}
+
+/*==========================================================================
+ * MARK: - [70] Thrift compact protocol (private)
+ * Structs are described by tables; one reader and one writer walk them.
+ * In: untrusted bytes. Unknown fields are skipped, nesting <= 64, counts <= bytes left.
+ * Source: thrift-compact-protocol.md.
+ *========================================================================*/
+
+#define AQI_THRIFT_DEPTH 64
+#define AQI_THRIFT_STRING_LIMIT 100000000u
+#define AQI_THRIFT_LIST_LIMIT 1000000u
+
+typedef enum aqi_thrift_type {
+    AQI_T_STOP = 0,
+    AQI_T_TRUE = 1,
+    AQI_T_FALSE = 2,
+    AQI_T_I8 = 3,
+    AQI_T_I16 = 4,
+    AQI_T_I32 = 5,
+    AQI_T_I64 = 6,
+    AQI_T_DOUBLE = 7,
+    AQI_T_BINARY = 8,
+    AQI_T_LIST = 9,
+    AQI_T_SET = 10,
+    AQI_T_MAP = 11,
+    AQI_T_STRUCT = 12,
+    AQI_T_UUID = 13
+} aqi_thrift_type;
+
+/* C members by kind: bool, int8_t, int16_t, int32_t, int64_t, double, aqi_slice, a struct of
+ * its own, or an aqi_list of one of them. */
+typedef enum aqi_kind {
+    AQI_KIND_BOOL,
+    AQI_KIND_I8,
+    AQI_KIND_I16,
+    AQI_KIND_I32,
+    AQI_KIND_I64,
+    AQI_KIND_DOUBLE,
+    AQI_KIND_BYTES,
+    AQI_KIND_STRUCT,
+    AQI_KIND_LIST_I32,
+    AQI_KIND_LIST_I64,
+    AQI_KIND_LIST_BYTES,
+    AQI_KIND_LIST_STRUCT
+} aqi_kind;
+
+typedef struct aqi_slice {
+    const uint8_t *data; /* into the parsed bytes */
+    uint32_t size;
+} aqi_slice;
+
+typedef struct aqi_list {
+    const void *items;
+    uint32_t count;
+    size_t encoded_bytes; /* writer only: not 0 = items are that many bytes of Thrift */
+} aqi_list;
+
+typedef struct aqi_thrift_field {
+    int16_t id;
+    uint8_t kind;
+    bool required;
+    uint16_t offset;
+    const struct aqi_thrift_struct *type; /* of STRUCT and LIST_STRUCT */
+    const char *name;
+} aqi_thrift_field;
+
+/* The C struct starts with `uint32_t has`: bit i = fields[i] is present. */
+typedef struct aqi_thrift_struct {
+    const char *name;
+    size_t size;
+    size_t num_fields; /* <= 32 */
+    const aqi_thrift_field *fields;
+} aqi_thrift_struct;
+
+/* AQI_THRIFT(name, LIST) makes the C struct, the indices of its fields and its table from
+ * LIST(X, name) = X(name, id, KIND, c_type, member, required, type table or NULL) ... */
+#define AQI_T_MEMBER(s, id, kind, c_type, member, required, table) c_type member;
+#define AQI_T_INDEX(s, id, kind, c_type, member, required, table) s##_field_##member,
+#define AQI_T_ROW(s, id, kind, c_type, member, required, table)                          \
+    {id, AQI_KIND_##kind, required, (uint16_t)offsetof(s, member), table, #member},
+#define AQI_THRIFT(s, LIST)                                                              \
+    typedef struct s {                                                                   \
+        uint32_t has;                                                                    \
+        LIST(AQI_T_MEMBER, s)                                                            \
+    } s;                                                                                 \
+    enum { LIST(AQI_T_INDEX, s) s##_num_fields };                                        \
+    static const aqi_thrift_field s##_fields[] = {LIST(AQI_T_ROW, s)};                   \
+    static const aqi_thrift_struct s##_type = {#s, sizeof(s), s##_num_fields, s##_fields};
+
+#define AQI_HAS(p, s, member) (((p)->has >> s##_field_##member & 1u) != 0)
+#define AQI_SET(p, s, member, value) ((p)->member = (value), (p)->has |= 1u << s##_field_##member)
+#define AQI_MARK(p, s, member) ((p)->has |= 1u << s##_field_##member)
+
+typedef struct aqi_thrift_reader {
+    aqi_cursor in;
+    aqi_arena *arena; /* for lists */
+    aq_error *err;
+} aqi_thrift_reader;
+
+static aq_status aqi_thrift_fail(aqi_thrift_reader *r, const char *what) {
+    return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in), "Thrift metadata: %s", what);
+}
+
+/* int64_t from a zigzag varint. */
+AQI_INLINE bool aqi_read_zigzag(aqi_cursor *c, int64_t *out) {
+    uint64_t v;
+    if (!aqi_read_varint(c, &v)) return false;
+    *out = (int64_t)(v >> 1 ^ (~(v & 1) + 1));
+    return true;
+}
+
+static aq_status aqi_thrift_int(aqi_thrift_reader *r, int64_t min, int64_t max, int64_t *out) {
+    if (!aqi_read_zigzag(&r->in, out)) return aqi_thrift_fail(r, "integer cut off or too long");
+    if (*out < min || *out > max) return aqi_thrift_fail(r, "integer too large for its field");
+    return AQ_OK;
+}
+
+static aq_status aqi_thrift_bytes(aqi_thrift_reader *r, aqi_slice *out) {
+    uint64_t n;
+    if (!aqi_read_varint(&r->in, &n)) return aqi_thrift_fail(r, "string length cut off");
+    if (n > aqi_remaining(&r->in)) return aqi_thrift_fail(r, "string longer than its file");
+    if (n > AQI_THRIFT_STRING_LIMIT)
+        return aqi_fail_at(r->err, AQ_E_LIMIT, aqi_offset(&r->in),
+                           "Thrift string of %llu bytes; the limit is 100,000,000",
+                           (unsigned long long)n);
+    out->data = r->in.p;
+    out->size = (uint32_t)n;
+    r->in.p += n;
+    return AQ_OK;
+}
+
+/* Element type and count; each element takes a byte at least. */
+static aq_status aqi_thrift_list_header(aqi_thrift_reader *r, aqi_thrift_type *out_type,
+                                        uint32_t *out_count) {
+    uint64_t n;
+    if (aqi_remaining(&r->in) == 0) return aqi_thrift_fail(r, "list header cut off");
+    n = *r->in.p >> 4;
+    *out_type = (aqi_thrift_type)(*r->in.p++ & 15);
+    if (n == 15 && !aqi_read_varint(&r->in, &n)) return aqi_thrift_fail(r, "list size cut off");
+    if (n > aqi_remaining(&r->in)) return aqi_thrift_fail(r, "list longer than its file");
+    if (n > AQI_THRIFT_LIST_LIMIT)
+        return aqi_fail_at(r->err, AQ_E_LIMIT, aqi_offset(&r->in),
+                           "Thrift list of %llu elements; the limit is 1,000,000",
+                           (unsigned long long)n);
+    *out_count = (uint32_t)n;
+    return AQ_OK;
+}
+
+/* Type and id of the next field; AQI_T_STOP at the end of the struct. */
+static aq_status aqi_thrift_field_header(aqi_thrift_reader *r, int16_t *id,
+                                         aqi_thrift_type *out_type) {
+    uint8_t byte;
+    int64_t next;
+    if (aqi_remaining(&r->in) == 0) return aqi_thrift_fail(r, "struct cut off");
+    byte = *r->in.p++;
+    *out_type = (aqi_thrift_type)(byte & 15);
+    if (byte == 0) return AQ_OK;
+    if (byte >> 4 != 0) {
+        next = *id + (byte >> 4);
+    } else if (!aqi_read_zigzag(&r->in, &next)) {
+        return aqi_thrift_fail(r, "field id cut off");
+    }
+    if (*out_type == AQI_T_STOP || *out_type > AQI_T_UUID || next < INT16_MIN ||
+        next > INT16_MAX)
+        return aqi_thrift_fail(r, "no such field type or id");
+    *id = (int16_t)next;
+    return AQ_OK;
+}
+
+static aq_status aqi_thrift_skip(aqi_thrift_reader *r, aqi_thrift_type type, int depth);
+
+static aq_status aqi_thrift_skip_elements(aqi_thrift_reader *r, aqi_thrift_type type,
+                                          uint32_t count, int depth) {
+    aq_status status = AQ_OK;
+    uint32_t i;
+    for (i = 0; i < count && status == AQ_OK; i++) {
+        bool one_byte = type == AQI_T_TRUE || type == AQI_T_FALSE;
+        status = aqi_thrift_skip(r, one_byte ? AQI_T_I8 : type, depth);
+    }
+    return status;
+}
+
+static aq_status aqi_thrift_skip_map(aqi_thrift_reader *r, int depth) {
+    uint64_t n, i;
+    uint8_t types;
+    aq_status status = AQ_OK;
+    if (!aqi_read_varint(&r->in, &n)) return aqi_thrift_fail(r, "map size cut off");
+    if (n == 0) return AQ_OK;
+    if (n > aqi_remaining(&r->in)) return aqi_thrift_fail(r, "map longer than its file");
+    types = *r->in.p++;
+    for (i = 0; i < n && status == AQ_OK; i++) {
+        status = aqi_thrift_skip_elements(r, (aqi_thrift_type)(types >> 4), 1, depth);
+        if (status == AQ_OK)
+            status = aqi_thrift_skip_elements(r, (aqi_thrift_type)(types & 15), 1, depth);
+    }
+    return status;
+}
+
+/* Passes over a value of any type. The recursion is bounded by AQI_THRIFT_DEPTH. */
+static aq_status aqi_thrift_skip(aqi_thrift_reader *r, aqi_thrift_type type, int depth) {
+    aqi_slice slice;
+    int64_t value;
+    size_t fixed = type == AQI_T_I8 ? 1 : type == AQI_T_DOUBLE ? 8 : 16;
+    uint32_t count = 0;
+    int16_t id = 0;
+    aq_status status;
+    if (depth > AQI_THRIFT_DEPTH)
+        return aqi_fail_at(r->err, AQ_E_LIMIT, aqi_offset(&r->in),
+                           "Thrift metadata nested deeper than %d", AQI_THRIFT_DEPTH);
+    switch (type) {
+    case AQI_T_TRUE:
+    case AQI_T_FALSE:
+        return AQ_OK;
+    case AQI_T_I8:
+    case AQI_T_DOUBLE:
+    case AQI_T_UUID:
+        if (aqi_remaining(&r->in) < fixed) return aqi_thrift_fail(r, "value cut off");
+        r->in.p += fixed;
+        return AQ_OK;
+    case AQI_T_I16:
+    case AQI_T_I32:
+    case AQI_T_I64:
+        return aqi_thrift_int(r, INT64_MIN, INT64_MAX, &value);
+    case AQI_T_BINARY:
+        return aqi_thrift_bytes(r, &slice);
+    case AQI_T_LIST:
+    case AQI_T_SET:
+        status = aqi_thrift_list_header(r, &type, &count);
+        if (status != AQ_OK) return status;
+        return aqi_thrift_skip_elements(r, type, count, depth + 1);
+    case AQI_T_MAP:
+        return aqi_thrift_skip_map(r, depth + 1);
+    case AQI_T_STRUCT:
+        for (;;) {
+            status = aqi_thrift_field_header(r, &id, &type);
+            if (status != AQ_OK || type == AQI_T_STOP) return status;
+            status = aqi_thrift_skip(r, type, depth + 1);
+            if (status != AQ_OK) return status;
+        }
+    case AQI_T_STOP:
+        break;
+    }
+    return aqi_thrift_fail(r, "no such type");
+}
+
+static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *type, void *dst);
+
+/* Reads one element of a list, or the value of a field that is no list and no bool. */
+static aq_status aqi_thrift_value(aqi_thrift_reader *r, aqi_kind kind,
+                                  const aqi_thrift_struct *type, void *dst) {
+    int64_t v = 0;
+    aq_status status = AQ_OK;
+    uint64_t bits;
+    switch (kind) {
+    case AQI_KIND_I8:
+        if (aqi_remaining(&r->in) == 0) return aqi_thrift_fail(r, "value cut off");
+        *(int8_t *)dst = (int8_t)*r->in.p++;
+        break;
+    case AQI_KIND_I16:
+        status = aqi_thrift_int(r, INT16_MIN, INT16_MAX, &v);
+        *(int16_t *)dst = (int16_t)v;
+        break;
+    case AQI_KIND_I32:
+        status = aqi_thrift_int(r, INT32_MIN, INT32_MAX, &v);
+        *(int32_t *)dst = (int32_t)v;
+        break;
+    case AQI_KIND_I64:
+        status = aqi_thrift_int(r, INT64_MIN, INT64_MAX, (int64_t *)dst);
+        break;
+    case AQI_KIND_DOUBLE:
+        if (aqi_remaining(&r->in) < 8) return aqi_thrift_fail(r, "value cut off");
+        bits = aqi_load_le64(r->in.p);
+        memcpy(dst, &bits, sizeof bits);
+        r->in.p += 8;
+        break;
+    case AQI_KIND_BYTES:
+        status = aqi_thrift_bytes(r, (aqi_slice *)dst);
+        break;
+    default:
+        status = aqi_thrift_read(r, type, dst);
+        break;
+    }
+    return status;
+}
+
+static const struct {
+    uint8_t wire;    /* aqi_thrift_type of the field     */
+    uint8_t element; /* aqi_kind of a list's elements    */
+    uint8_t size;    /* bytes of an element in C         */
+} aqi_kind_info[] = {
+    {AQI_T_TRUE, 0, 0},
+    {AQI_T_I8, 0, 0},
+    {AQI_T_I16, 0, 0},
+    {AQI_T_I32, 0, 0},
+    {AQI_T_I64, 0, 0},
+    {AQI_T_DOUBLE, 0, 0},
+    {AQI_T_BINARY, 0, 0},
+    {AQI_T_STRUCT, 0, 0},
+    {AQI_T_LIST, AQI_KIND_I32, sizeof(int32_t)},
+    {AQI_T_LIST, AQI_KIND_I64, sizeof(int64_t)},
+    {AQI_T_LIST, AQI_KIND_BYTES, sizeof(aqi_slice)},
+    {AQI_T_LIST, AQI_KIND_STRUCT, 0},
+};
+
+/* Fewest bytes that a struct of this type can take: bounds what a list's count allocates. */
+static size_t aqi_thrift_min_bytes(const aqi_thrift_struct *type) {
+    size_t i, n = 1;
+    for (i = 0; i < type->num_fields; i++) n += type->fields[i].required ? 2 : 0;
+    return n;
+}
+
+static aq_status aqi_thrift_read_list(aqi_thrift_reader *r, const aqi_thrift_field *field,
+                                      aqi_list *dst) {
+    aqi_kind element = (aqi_kind)aqi_kind_info[field->kind].element;
+    size_t size = aqi_kind_info[field->kind].size, min_bytes = 1;
+    aqi_thrift_type wire;
+    uint32_t i, count = 0;
+    void *items;
+    aq_status status = aqi_thrift_list_header(r, &wire, &count);
+    if (status != AQ_OK) return status;
+    dst->count = 0;
+    if (count == 0) return AQ_OK;
+    if ((uint8_t)wire != aqi_kind_info[element].wire)
+        return aqi_thrift_fail(r, "list of another type than its field's");
+    if (element == AQI_KIND_STRUCT) {
+        size = field->type->size;
+        min_bytes = aqi_thrift_min_bytes(field->type);
+    }
+    if (count > aqi_remaining(&r->in) / min_bytes)
+        return aqi_thrift_fail(r, "list longer than its file");
+    status = aqi_arena_alloc(r->arena, count * size, &items, r->err);
+    for (i = 0; i < count && status == AQ_OK; i++)
+        status = aqi_thrift_value(r, element, field->type, (uint8_t *)items + i * size);
+    dst->items = items;
+    dst->count = count;
+    return status;
+}
+
+/* Reads a struct into zeroed memory. A field of another type than the table's is skipped, as
+ * Thrift demands; a required one is then missing, which is an error. */
+static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *type,
+                                 void *dst) {
+    uint32_t has = 0;
+    size_t k = 0;
+    int16_t id = 0;
+    for (;;) {
+        const aqi_thrift_field *f;
+        aqi_thrift_type wire;
+        uint8_t *at;
+        aq_status status = aqi_thrift_field_header(r, &id, &wire);
+        if (status != AQ_OK) return status;
+        if (wire == AQI_T_STOP) break;
+        if (k >= type->num_fields || type->fields[k].id > id) k = 0;
+        while (k < type->num_fields && type->fields[k].id < id) k++;
+        f = k < type->num_fields && type->fields[k].id == id ? &type->fields[k] : NULL;
+        if (f != NULL && f->kind == AQI_KIND_BOOL && wire == AQI_T_FALSE) wire = AQI_T_TRUE;
+        if (f == NULL || aqi_kind_info[f->kind].wire != (uint8_t)wire) {
+            status = aqi_thrift_skip(r, wire, 1);
+            if (status != AQ_OK) return status;
+            continue;
+        }
+        at = (uint8_t *)dst + f->offset;
+        if (f->kind == AQI_KIND_BOOL) {
+            *(bool *)at = (r->in.p[-1] & 15) == AQI_T_TRUE;
+        } else if (f->kind >= AQI_KIND_LIST_I32) {
+            status = aqi_thrift_read_list(r, f, (aqi_list *)(void *)at);
+        } else {
+            status = aqi_thrift_value(r, (aqi_kind)f->kind, f->type, at);
+        }
+        if (status != AQ_OK) return status;
+        has |= 1u << k;
+    }
+    for (k = 0; k < type->num_fields; k++) {
+        if (type->fields[k].required && !(has >> k & 1u))
+            return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in),
+                               "Thrift metadata: %s lacks its field %s", type->name,
+                               type->fields[k].name);
+    }
+    memcpy(dst, &has, sizeof has);
+    return AQ_OK;
+}
+
+/* Writing: a failed allocation sets `failed`, which the caller looks at once, at the end. */
+typedef struct aqi_thrift_writer {
+    const aq_allocator *allocator;
+    aqi_bytes_builder out;
+    bool failed;
+} aqi_thrift_writer;
+
+static void aqi_thrift_put(aqi_thrift_writer *w, const void *src, size_t bytes) {
+    if (!aqi_builder_append(w->allocator, &w->out, src, bytes)) w->failed = true;
+}
+
+static void aqi_thrift_put_byte(aqi_thrift_writer *w, uint32_t byte) {
+    uint8_t b = (uint8_t)byte;
+    aqi_thrift_put(w, &b, 1);
+}
+
+static size_t aqi_encode_varint(uint64_t v, uint8_t dst[10]) {
+    size_t n = 0;
+    for (; v >= 0x80; v >>= 7) dst[n++] = (uint8_t)(v | 0x80);
+    dst[n++] = (uint8_t)v;
+    return n;
+}
+
+static void aqi_thrift_put_varint(aqi_thrift_writer *w, uint64_t v) {
+    uint8_t bytes[10];
+    aqi_thrift_put(w, bytes, aqi_encode_varint(v, bytes));
+}
+
+static void aqi_thrift_put_int(aqi_thrift_writer *w, int64_t v) {
+    aqi_thrift_put_varint(w, (uint64_t)v << 1 ^ (v < 0 ? UINT64_MAX : 0));
+}
+
+static void aqi_thrift_put_list_header(aqi_thrift_writer *w, uint32_t wire, uint32_t count) {
+    aqi_thrift_put_byte(w, AQI_MIN(count, 15u) << 4 | wire);
+    if (count >= 15) aqi_thrift_put_varint(w, count);
+}
+
+static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type,
+                             const void *src);
+
+static void aqi_thrift_put_value(aqi_thrift_writer *w, aqi_kind kind,
+                                 const aqi_thrift_struct *type, const void *src) {
+    uint64_t bits;
+    uint8_t bytes[8];
+    switch (kind) {
+    case AQI_KIND_I8:
+        aqi_thrift_put(w, src, 1);
+        break;
+    case AQI_KIND_I16:
+        aqi_thrift_put_int(w, *(const int16_t *)src);
+        break;
+    case AQI_KIND_I32:
+        aqi_thrift_put_int(w, *(const int32_t *)src);
+        break;
+    case AQI_KIND_I64:
+        aqi_thrift_put_int(w, *(const int64_t *)src);
+        break;
+    case AQI_KIND_DOUBLE:
+        memcpy(&bits, src, sizeof bits);
+        aqi_store_le64(bytes, bits);
+        aqi_thrift_put(w, bytes, sizeof bytes);
+        break;
+    case AQI_KIND_BYTES:
+        aqi_thrift_put_varint(w, ((const aqi_slice *)src)->size);
+        aqi_thrift_put(w, ((const aqi_slice *)src)->data, ((const aqi_slice *)src)->size);
+        break;
+    default:
+        aqi_thrift_write(w, type, src);
+        break;
+    }
+}
+
+static void aqi_thrift_put_list(aqi_thrift_writer *w, const aqi_thrift_field *field,
+                                const aqi_list *list) {
+    aqi_kind element = (aqi_kind)aqi_kind_info[field->kind].element;
+    size_t size = aqi_kind_info[field->kind].size;
+    uint32_t i;
+    if (element == AQI_KIND_STRUCT) size = field->type->size;
+    aqi_thrift_put_list_header(w, aqi_kind_info[element].wire, list->count);
+    if (list->encoded_bytes != 0) {
+        aqi_thrift_put(w, list->items, list->encoded_bytes);
+        return;
+    }
+    for (i = 0; i < list->count; i++)
+        aqi_thrift_put_value(w, element, field->type, (const uint8_t *)list->items + i * size);
+}
+
+static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type,
+                             const void *src) {
+    uint32_t has;
+    int32_t last = 0;
+    size_t k;
+    memcpy(&has, src, sizeof has);
+    for (k = 0; k < type->num_fields; k++) {
+        const aqi_thrift_field *f = &type->fields[k];
+        const uint8_t *at = (const uint8_t *)src + f->offset;
+        uint32_t wire = aqi_kind_info[f->kind].wire;
+        if (!(has >> k & 1u)) continue;
+        if (f->kind == AQI_KIND_BOOL && !*(const bool *)at) wire = AQI_T_FALSE;
+        if (f->id - last <= 15) {
+            aqi_thrift_put_byte(w, (uint32_t)(f->id - last) << 4 | wire);
+        } else {
+            aqi_thrift_put_byte(w, wire);
+            aqi_thrift_put_int(w, f->id);
+        }
+        last = f->id;
+        if (f->kind == AQI_KIND_BOOL) continue;
+        if (f->kind >= AQI_KIND_LIST_I32) {
+            aqi_thrift_put_list(w, f, (const aqi_list *)(const void *)at);
+        } else {
+            aqi_thrift_put_value(w, (aqi_kind)f->kind, f->type, at);
+        }
+    }
+    aqi_thrift_put_byte(w, AQI_T_STOP);
+}
+
+/*==========================================================================
+ * MARK: - [71] Parquet metadata (private)
+ * The structs of parquet.thrift that the reader or the writer touches, under its names.
+ * Source: apache/parquet-format, parquet.thrift.
+ *========================================================================*/
+
+#define AQI_REQ true
+#define AQI_OPT false
+
+#define AQI_EMPTY(X, s)
+typedef struct aqi_empty {
+    uint32_t has;
+} aqi_empty;
+static const aqi_thrift_struct aqi_empty_type = {"aqi_empty", sizeof(aqi_empty), 0, NULL};
+
+#define AQI_STATISTICS(X, s)                                                             \
+    X(s, 1, BYTES, aqi_slice, max, AQI_OPT, NULL)                                        \
+    X(s, 2, BYTES, aqi_slice, min, AQI_OPT, NULL)                                        \
+    X(s, 3, I64, int64_t, null_count, AQI_OPT, NULL)                                     \
+    X(s, 4, I64, int64_t, distinct_count, AQI_OPT, NULL)                                 \
+    X(s, 5, BYTES, aqi_slice, max_value, AQI_OPT, NULL)                                  \
+    X(s, 6, BYTES, aqi_slice, min_value, AQI_OPT, NULL)                                  \
+    X(s, 7, BOOL, bool, is_max_value_exact, AQI_OPT, NULL)                               \
+    X(s, 8, BOOL, bool, is_min_value_exact, AQI_OPT, NULL)
+AQI_THRIFT(aqi_statistics, AQI_STATISTICS)
+
+#define AQI_DECIMAL(X, s)                                                                \
+    X(s, 1, I32, int32_t, scale, AQI_REQ, NULL)                                          \
+    X(s, 2, I32, int32_t, precision, AQI_REQ, NULL)
+AQI_THRIFT(aqi_decimal, AQI_DECIMAL)
+
+#define AQI_TIME_UNIT(X, s)                                                              \
+    X(s, 1, STRUCT, aqi_empty, millis, AQI_OPT, &aqi_empty_type)                         \
+    X(s, 2, STRUCT, aqi_empty, micros, AQI_OPT, &aqi_empty_type)                         \
+    X(s, 3, STRUCT, aqi_empty, nanos, AQI_OPT, &aqi_empty_type)
+AQI_THRIFT(aqi_time_unit, AQI_TIME_UNIT)
+
+#define AQI_TIME(X, s)                                                                   \
+    X(s, 1, BOOL, bool, is_adjusted_to_utc, AQI_REQ, NULL)                               \
+    X(s, 2, STRUCT, aqi_time_unit, unit, AQI_REQ, &aqi_time_unit_type)
+AQI_THRIFT(aqi_time, AQI_TIME)
+
+#define AQI_INTEGER(X, s)                                                                \
+    X(s, 1, I8, int8_t, bit_width, AQI_REQ, NULL)                                        \
+    X(s, 2, BOOL, bool, is_signed, AQI_REQ, NULL)
+AQI_THRIFT(aqi_integer, AQI_INTEGER)
+
+#define AQI_LOGICAL(X, s)                                                                \
+    X(s, 1, STRUCT, aqi_empty, string, AQI_OPT, &aqi_empty_type)                         \
+    X(s, 2, STRUCT, aqi_empty, map, AQI_OPT, &aqi_empty_type)                            \
+    X(s, 3, STRUCT, aqi_empty, list, AQI_OPT, &aqi_empty_type)                           \
+    X(s, 4, STRUCT, aqi_empty, enumeration, AQI_OPT, &aqi_empty_type)                    \
+    X(s, 5, STRUCT, aqi_decimal, decimal, AQI_OPT, &aqi_decimal_type)                    \
+    X(s, 6, STRUCT, aqi_empty, date, AQI_OPT, &aqi_empty_type)                           \
+    X(s, 7, STRUCT, aqi_time, time, AQI_OPT, &aqi_time_type)                             \
+    X(s, 8, STRUCT, aqi_time, timestamp, AQI_OPT, &aqi_time_type)                        \
+    X(s, 10, STRUCT, aqi_integer, integer, AQI_OPT, &aqi_integer_type)                   \
+    X(s, 11, STRUCT, aqi_empty, unknown, AQI_OPT, &aqi_empty_type)                       \
+    X(s, 12, STRUCT, aqi_empty, json, AQI_OPT, &aqi_empty_type)                          \
+    X(s, 13, STRUCT, aqi_empty, bson, AQI_OPT, &aqi_empty_type)                          \
+    X(s, 14, STRUCT, aqi_empty, uuid, AQI_OPT, &aqi_empty_type)                          \
+    X(s, 15, STRUCT, aqi_empty, float16, AQI_OPT, &aqi_empty_type)
+AQI_THRIFT(aqi_logical, AQI_LOGICAL)
+
+#define AQI_SCHEMA_ELEMENT(X, s)                                                         \
+    X(s, 1, I32, int32_t, type, AQI_OPT, NULL)                                           \
+    X(s, 2, I32, int32_t, type_length, AQI_OPT, NULL)                                    \
+    X(s, 3, I32, int32_t, repetition_type, AQI_OPT, NULL)                                \
+    X(s, 4, BYTES, aqi_slice, name, AQI_REQ, NULL)                                       \
+    X(s, 5, I32, int32_t, num_children, AQI_OPT, NULL)                                   \
+    X(s, 6, I32, int32_t, converted_type, AQI_OPT, NULL)                                 \
+    X(s, 7, I32, int32_t, scale, AQI_OPT, NULL)                                          \
+    X(s, 8, I32, int32_t, precision, AQI_OPT, NULL)                                      \
+    X(s, 9, I32, int32_t, field_id, AQI_OPT, NULL)                                       \
+    X(s, 10, STRUCT, aqi_logical, logical_type, AQI_OPT, &aqi_logical_type)
+AQI_THRIFT(aqi_schema_element, AQI_SCHEMA_ELEMENT)
+
+#define AQI_KEY_VALUE(X, s)                                                              \
+    X(s, 1, BYTES, aqi_slice, key, AQI_REQ, NULL)                                        \
+    X(s, 2, BYTES, aqi_slice, value, AQI_OPT, NULL)
+AQI_THRIFT(aqi_key_value, AQI_KEY_VALUE)
+
+#define AQI_COLUMN_META(X, s)                                                            \
+    X(s, 1, I32, int32_t, type, AQI_REQ, NULL)                                           \
+    X(s, 2, LIST_I32, aqi_list, encodings, AQI_REQ, NULL)                                \
+    X(s, 3, LIST_BYTES, aqi_list, path_in_schema, AQI_REQ, NULL)                         \
+    X(s, 4, I32, int32_t, codec, AQI_REQ, NULL)                                          \
+    X(s, 5, I64, int64_t, num_values, AQI_REQ, NULL)                                     \
+    X(s, 6, I64, int64_t, total_uncompressed_size, AQI_REQ, NULL)                        \
+    X(s, 7, I64, int64_t, total_compressed_size, AQI_REQ, NULL)                          \
+    X(s, 8, LIST_STRUCT, aqi_list, key_value_metadata, AQI_OPT, &aqi_key_value_type)     \
+    X(s, 9, I64, int64_t, data_page_offset, AQI_REQ, NULL)                               \
+    X(s, 10, I64, int64_t, index_page_offset, AQI_OPT, NULL)                             \
+    X(s, 11, I64, int64_t, dictionary_page_offset, AQI_OPT, NULL)                        \
+    X(s, 12, STRUCT, aqi_statistics, statistics, AQI_OPT, &aqi_statistics_type)
+AQI_THRIFT(aqi_column_meta, AQI_COLUMN_META)
+
+#define AQI_COLUMN_CHUNK(X, s)                                                           \
+    X(s, 1, BYTES, aqi_slice, file_path, AQI_OPT, NULL)                                  \
+    X(s, 2, I64, int64_t, file_offset, AQI_REQ, NULL)                                    \
+    X(s, 3, STRUCT, aqi_column_meta, meta_data, AQI_OPT, &aqi_column_meta_type)          \
+    X(s, 4, I64, int64_t, offset_index_offset, AQI_OPT, NULL)                            \
+    X(s, 5, I32, int32_t, offset_index_length, AQI_OPT, NULL)                            \
+    X(s, 6, I64, int64_t, column_index_offset, AQI_OPT, NULL)                            \
+    X(s, 7, I32, int32_t, column_index_length, AQI_OPT, NULL)                            \
+    X(s, 8, STRUCT, aqi_empty, crypto_metadata, AQI_OPT, &aqi_empty_type)                \
+    X(s, 9, BYTES, aqi_slice, encrypted_column_metadata, AQI_OPT, NULL)
+AQI_THRIFT(aqi_column_chunk, AQI_COLUMN_CHUNK)
+
+#define AQI_SORTING_COLUMN(X, s)                                                         \
+    X(s, 1, I32, int32_t, column_idx, AQI_REQ, NULL)                                     \
+    X(s, 2, BOOL, bool, descending, AQI_REQ, NULL)                                       \
+    X(s, 3, BOOL, bool, nulls_first, AQI_REQ, NULL)
+AQI_THRIFT(aqi_sorting_column, AQI_SORTING_COLUMN)
+
+#define AQI_ROW_GROUP(X, s)                                                              \
+    X(s, 1, LIST_STRUCT, aqi_list, columns, AQI_REQ, &aqi_column_chunk_type)             \
+    X(s, 2, I64, int64_t, total_byte_size, AQI_REQ, NULL)                                \
+    X(s, 3, I64, int64_t, num_rows, AQI_REQ, NULL)                                       \
+    X(s, 4, LIST_STRUCT, aqi_list, sorting_columns, AQI_OPT, &aqi_sorting_column_type)   \
+    X(s, 5, I64, int64_t, file_offset, AQI_OPT, NULL)                                    \
+    X(s, 6, I64, int64_t, total_compressed_size, AQI_OPT, NULL)                          \
+    X(s, 7, I16, int16_t, ordinal, AQI_OPT, NULL)
+AQI_THRIFT(aqi_row_group, AQI_ROW_GROUP)
+
+#define AQI_COLUMN_ORDER(X, s)                                                           \
+    X(s, 1, STRUCT, aqi_empty, type_order, AQI_OPT, &aqi_empty_type)
+AQI_THRIFT(aqi_column_order, AQI_COLUMN_ORDER)
+
+#define AQI_FILE_META(X, s)                                                              \
+    X(s, 1, I32, int32_t, version, AQI_REQ, NULL)                                        \
+    X(s, 2, LIST_STRUCT, aqi_list, schema, AQI_REQ, &aqi_schema_element_type)            \
+    X(s, 3, I64, int64_t, num_rows, AQI_REQ, NULL)                                       \
+    X(s, 4, LIST_STRUCT, aqi_list, row_groups, AQI_REQ, &aqi_row_group_type)             \
+    X(s, 5, LIST_STRUCT, aqi_list, key_value_metadata, AQI_OPT, &aqi_key_value_type)     \
+    X(s, 6, BYTES, aqi_slice, created_by, AQI_OPT, NULL)                                 \
+    X(s, 7, LIST_STRUCT, aqi_list, column_orders, AQI_OPT, &aqi_column_order_type)       \
+    X(s, 8, STRUCT, aqi_empty, encryption_algorithm, AQI_OPT, &aqi_empty_type)
+AQI_THRIFT(aqi_file_meta, AQI_FILE_META)
+
+#define AQI_DATA_PAGE(X, s)                                                              \
+    X(s, 1, I32, int32_t, num_values, AQI_REQ, NULL)                                     \
+    X(s, 2, I32, int32_t, encoding, AQI_REQ, NULL)                                       \
+    X(s, 3, I32, int32_t, definition_level_encoding, AQI_REQ, NULL)                      \
+    X(s, 4, I32, int32_t, repetition_level_encoding, AQI_REQ, NULL)                      \
+    X(s, 5, STRUCT, aqi_statistics, statistics, AQI_OPT, &aqi_statistics_type)
+AQI_THRIFT(aqi_data_page, AQI_DATA_PAGE)
+
+#define AQI_DICTIONARY_PAGE(X, s)                                                        \
+    X(s, 1, I32, int32_t, num_values, AQI_REQ, NULL)                                     \
+    X(s, 2, I32, int32_t, encoding, AQI_REQ, NULL)                                       \
+    X(s, 3, BOOL, bool, is_sorted, AQI_OPT, NULL)
+AQI_THRIFT(aqi_dictionary_page, AQI_DICTIONARY_PAGE)
+
+#define AQI_DATA_PAGE_V2(X, s)                                                           \
+    X(s, 1, I32, int32_t, num_values, AQI_REQ, NULL)                                     \
+    X(s, 2, I32, int32_t, num_nulls, AQI_REQ, NULL)                                      \
+    X(s, 3, I32, int32_t, num_rows, AQI_REQ, NULL)                                       \
+    X(s, 4, I32, int32_t, encoding, AQI_REQ, NULL)                                       \
+    X(s, 5, I32, int32_t, definition_levels_byte_length, AQI_REQ, NULL)                  \
+    X(s, 6, I32, int32_t, repetition_levels_byte_length, AQI_REQ, NULL)                  \
+    X(s, 7, BOOL, bool, is_compressed, AQI_OPT, NULL)                                    \
+    X(s, 8, STRUCT, aqi_statistics, statistics, AQI_OPT, &aqi_statistics_type)
+AQI_THRIFT(aqi_data_page_v2, AQI_DATA_PAGE_V2)
+
+#define AQI_PAGE_HEADER(X, s)                                                            \
+    X(s, 1, I32, int32_t, type, AQI_REQ, NULL)                                           \
+    X(s, 2, I32, int32_t, uncompressed_page_size, AQI_REQ, NULL)                         \
+    X(s, 3, I32, int32_t, compressed_page_size, AQI_REQ, NULL)                           \
+    X(s, 4, I32, int32_t, crc, AQI_OPT, NULL)                                            \
+    X(s, 5, STRUCT, aqi_data_page, data_page_header, AQI_OPT, &aqi_data_page_type)       \
+    X(s, 6, STRUCT, aqi_empty, index_page_header, AQI_OPT, &aqi_empty_type)              \
+    X(s, 7, STRUCT, aqi_dictionary_page, dictionary_page_header, AQI_OPT,                \
+      &aqi_dictionary_page_type)                                                         \
+    X(s, 8, STRUCT, aqi_data_page_v2, data_page_header_v2, AQI_OPT, &aqi_data_page_v2_type)
+AQI_THRIFT(aqi_page_header, AQI_PAGE_HEADER)
+
+#define AQI_PAGE_DATA 0
+#define AQI_PAGE_INDEX 1
+#define AQI_PAGE_DICTIONARY 2
+#define AQI_PAGE_DATA_V2 3
+
+/* What ConvertedType says, as a logical type. -1 = no such number. */
+static const struct {
+    int8_t logical;
+    int8_t bit_width; /* INTEGER: negative = signed */
+    int32_t unit_nanos;
+} aqi_converted_types[] = {
+    {AQ_LOGICAL_STRING, 0, 0},            /* UTF8 */
+    {AQ_LOGICAL_MAP, 0, 0},               /* MAP */
+    {AQ_LOGICAL_MAP, 0, 0},               /* MAP_KEY_VALUE */
+    {AQ_LOGICAL_LIST, 0, 0},              /* LIST */
+    {AQ_LOGICAL_ENUM, 0, 0},              /* ENUM */
+    {AQ_LOGICAL_DECIMAL, 0, 0},           /* DECIMAL */
+    {AQ_LOGICAL_DATE, 0, 0},              /* DATE */
+    {AQ_LOGICAL_TIME, 0, 1000000},        /* TIME_MILLIS */
+    {AQ_LOGICAL_TIME, 0, 1000},           /* TIME_MICROS */
+    {AQ_LOGICAL_TIMESTAMP, 0, 1000000},   /* TIMESTAMP_MILLIS */
+    {AQ_LOGICAL_TIMESTAMP, 0, 1000},      /* TIMESTAMP_MICROS */
+    {AQ_LOGICAL_INTEGER, 8, 0},           /* UINT_8 */
+    {AQ_LOGICAL_INTEGER, 16, 0},          /* UINT_16 */
+    {AQ_LOGICAL_INTEGER, 32, 0},          /* UINT_32 */
+    {AQ_LOGICAL_INTEGER, 64, 0},          /* UINT_64 */
+    {AQ_LOGICAL_INTEGER, -8, 0},          /* INT_8 */
+    {AQ_LOGICAL_INTEGER, -16, 0},         /* INT_16 */
+    {AQ_LOGICAL_INTEGER, -32, 0},         /* INT_32 */
+    {AQ_LOGICAL_INTEGER, -64, 0},         /* INT_64 */
+    {AQ_LOGICAL_JSON, 0, 0},              /* JSON */
+    {AQ_LOGICAL_BSON, 0, 0},              /* BSON */
+    {AQ_LOGICAL_INTERVAL, 0, 0},          /* INTERVAL */
+};
+
+#define AQI_CONVERTED_UTF8 0
+#define AQI_CONVERTED_LIST 3
+#define AQI_CONVERTED_UINT_8 11
+#define AQI_CONVERTED_INT_8 15
+
+static int32_t aqi_time_unit_nanos(const aqi_time_unit *unit) {
+    if (AQI_HAS(unit, aqi_time_unit, millis)) return 1000000;
+    if (AQI_HAS(unit, aqi_time_unit, micros)) return 1000;
+    return 1;
+}
+
+/* LogicalType where there is one, else ConvertedType. */
+static void aqi_logical_resolve(const aqi_schema_element *e, aq_field *f) {
+    static const int8_t simple[aqi_logical_num_fields] = {
+        AQ_LOGICAL_STRING,  AQ_LOGICAL_MAP,     AQ_LOGICAL_LIST,    AQ_LOGICAL_ENUM,
+        AQ_LOGICAL_DECIMAL, AQ_LOGICAL_DATE,    AQ_LOGICAL_TIME,    AQ_LOGICAL_TIMESTAMP,
+        AQ_LOGICAL_INTEGER, AQ_LOGICAL_UNKNOWN, AQ_LOGICAL_JSON,    AQ_LOGICAL_BSON,
+        AQ_LOGICAL_UUID,    AQ_LOGICAL_FLOAT16};
+    const aqi_logical *l = &e->logical_type;
+    uint32_t c = (uint32_t)e->converted_type;
+    f->converted = AQI_HAS(e, aqi_schema_element, converted_type) ? e->converted_type : -1;
+    f->precision = e->precision;
+    f->scale = e->scale;
+    if (AQI_HAS(e, aqi_schema_element, logical_type)) {
+        f->logical = l->has == 0 ? AQ_LOGICAL_OTHER
+                                 : (aq_logical_type)simple[aqi_bits_needed(l->has) - 1];
+        if (f->logical == AQ_LOGICAL_DECIMAL) f->precision = l->decimal.precision;
+        if (f->logical == AQ_LOGICAL_DECIMAL) f->scale = l->decimal.scale;
+        f->bit_width = l->integer.bit_width;
+        f->is_signed = l->integer.is_signed;
+        if (f->logical == AQ_LOGICAL_TIME || f->logical == AQ_LOGICAL_TIMESTAMP) {
+            const aqi_time *t = f->logical == AQ_LOGICAL_TIME ? &l->time : &l->timestamp;
+            f->unit_nanos = aqi_time_unit_nanos(&t->unit);
+            f->utc = t->is_adjusted_to_utc;
+        }
+    } else if (f->converted >= 0 && c < AQI_COUNT(aqi_converted_types)) {
+        int32_t width = aqi_converted_types[c].bit_width;
+        f->logical = (aq_logical_type)aqi_converted_types[c].logical;
+        f->bit_width = width < 0 ? -width : width;
+        f->is_signed = width < 0;
+        f->unit_nanos = aqi_converted_types[c].unit_nanos;
+        f->utc = f->unit_nanos != 0;
+    }
+}
+
+/*==========================================================================
+ * MARK: - [72] Levels and RLE / bit-packed hybrid (private)
+ * Source: apache/parquet-format, Encodings.md, "Run Length Encoding / Bit-Packing Hybrid".
+ *========================================================================*/
+
+typedef struct aqi_rle {
+    const uint8_t *p, *end;
+    uint32_t width;    /* bits of a value, 0..32         */
+    uint64_t run_left; /* values left of the current run */
+    bool packed;
+    uint32_t value;      /* of a repeated run              */
+    const uint8_t *bits; /* of a packed run                */
+    size_t bits_bytes;
+    uint64_t bit;        /* position in it                 */
+} aqi_rle;
+
+static void aqi_rle_init(aqi_rle *r, const uint8_t *data, size_t bytes, uint32_t width) {
+    memset(r, 0, sizeof *r);
+    r->p = data;
+    r->end = data + bytes;
+    r->width = width;
+}
+
+/* Starts the next run; each call consumes a byte at least. False: malformed or at the end. */
+static bool aqi_rle_next_run(aqi_rle *r) {
+    aqi_cursor c = aqi_cursor_make(r->p, (size_t)(r->end - r->p), 0);
+    uint64_t header;
+    uint32_t k, value_bytes = (r->width + 7) / 8;
+    if (!aqi_read_varint(&c, &header) || header >> 1 > (uint64_t)UINT32_MAX) return false;
+    r->packed = (header & 1) != 0;
+    r->run_left = header >> 1;
+    if (r->packed) {
+        uint64_t bytes = r->run_left * r->width;
+        r->run_left *= 8;
+        /* Some writers leave out the padding of the last group. */
+        r->bits = c.p;
+        r->bits_bytes = (size_t)AQI_MIN(bytes, (uint64_t)aqi_remaining(&c));
+        r->bit = 0;
+        r->p = c.p + r->bits_bytes;
+        return true;
+    }
+    if (aqi_remaining(&c) < value_bytes) return false;
+    r->value = 0;
+    for (k = 0; k < value_bytes; k++) r->value |= (uint32_t)c.p[k] << 8 * k;
+    if (r->width < 32 && r->value >> r->width != 0) return false;
+    r->p = c.p + value_bytes;
+    return true;
+}
+
+/* n packed values from bit position `bit`; the caller checked that the bytes are there. */
+static void aqi_unpack_bits(const uint8_t *bytes, size_t size, uint64_t bit, uint32_t width,
+                            uint32_t *dst, size_t n) {
+    uint64_t mask = (((uint64_t)1) << width) - 1;
+    size_t i;
+    for (i = 0; i < n; i++, bit += width) {
+        size_t at = (size_t)(bit >> 3), k, have = AQI_MIN(size - AQI_MIN(at, size), (size_t)5);
+        uint64_t word = 0;
+        if (size - AQI_MIN(at, size) >= 8) {
+            word = aqi_load_le64(bytes + at);
+        } else {
+            for (k = 0; k < have; k++) word |= (uint64_t)bytes[at + k] << 8 * k;
+        }
+        dst[i] = (uint32_t)(word >> (bit & 7) & mask);
+    }
+}
+
+/* Reads n values, across runs. False when the data ends before. */
+static bool aqi_rle_read(aqi_rle *r, uint32_t *dst, size_t n) {
+    size_t i, part;
+    while (n > 0) {
+        if (r->run_left == 0) {
+            if (!aqi_rle_next_run(r)) return false;
+            continue;
+        }
+        part = (size_t)AQI_MIN((uint64_t)n, r->run_left);
+        if (!r->packed) {
+            for (i = 0; i < part; i++) dst[i] = r->value;
+        } else {
+            if (r->bit + (uint64_t)part * r->width > (uint64_t)r->bits_bytes * 8) return false;
+            aqi_unpack_bits(r->bits, r->bits_bytes, r->bit, r->width, dst, part);
+            r->bit += (uint64_t)part * r->width;
+        }
+        r->run_left -= part;
+        dst += part;
+        n -= part;
+    }
+    return true;
+}
+
+/* What a level stream holds, found without keeping it. */
+typedef struct aqi_level_counts {
+    int64_t zeros, maxima;
+    uint32_t first;
+} aqi_level_counts;
+
+#define AQI_LEVEL_BATCH 256
+
+/* Checks n levels against max and counts them; a repeated run costs one step. Fills dst when
+ * it is not NULL. */
+static bool aqi_levels_scan(const uint8_t *data, size_t bytes, uint32_t max, int64_t n,
+                            uint8_t *dst, aqi_level_counts *out) {
+    uint32_t batch[AQI_LEVEL_BATCH];
+    aqi_rle r;
+    int64_t done = 0;
+    memset(out, 0, sizeof *out);
+    aqi_rle_init(&r, data, bytes, aqi_bits_needed(max));
+    while (done < n) {
+        int64_t i, part;
+        if (r.run_left == 0) {
+            if (!aqi_rle_next_run(&r)) return false;
+            continue;
+        }
+        part = (int64_t)AQI_MIN((uint64_t)(n - done), r.run_left);
+        if (r.packed) {
+            part = AQI_MIN(part, AQI_LEVEL_BATCH);
+            if (!aqi_rle_read(&r, batch, (size_t)part)) return false;
+        } else {
+            batch[0] = r.value;
+            r.run_left -= (uint64_t)part;
+        }
+        for (i = 0; i < (r.packed ? part : 1); i++) {
+            int64_t count = r.packed ? 1 : part;
+            if (batch[i] > max) return false;
+            out->zeros += batch[i] == 0 ? count : 0;
+            out->maxima += batch[i] == max ? count : 0;
+            if (dst != NULL) memset(dst + done + i, (int)batch[i], (size_t)count);
+        }
+        if (done == 0) out->first = batch[0];
+        done += part;
+    }
+    return true;
+}
+
+/* Length of the run of equal values at i, at most `limit`. */
+static size_t aqi_run_length(const uint8_t *v, size_t n, size_t i, size_t limit) {
+    size_t k = i + 1;
+    while (k < n && k - i < limit && v[k] == v[i]) k++;
+    return k - i;
+}
+
+/* Appends n values (each < 2^width, width 1..8) as runs: 8 or more equal ones repeat, others
+ * are packed in groups of 8. */
+AQI_UNUSED static bool aqi_rle_write(const aq_allocator *a, aqi_bytes_builder *out, const uint8_t *v,
+                          size_t n, uint32_t width) {
+    size_t i = 0, k, run, groups;
+    uint8_t header[10];
+    while (i < n) {
+        run = aqi_run_length(v, n, i, SIZE_MAX);
+        if (run >= 8 || i + run == n) {
+            if (!aqi_builder_append(a, out, header,
+                                    aqi_encode_varint((uint64_t)run << 1, header)) ||
+                !aqi_builder_append(a, out, &v[i], 1))
+                return false;
+            i += run;
+            continue;
+        }
+        for (k = i + 8; k < n && aqi_run_length(v, n, k, 8) < 8;) k += 8;
+        k = AQI_MIN(k, n);
+        groups = (k - i + 7) / 8;
+        if (!aqi_builder_append(a, out, header,
+                                aqi_encode_varint((uint64_t)groups << 1 | 1, header)) ||
+            !aqi_builder_reserve(a, out, groups * width))
+            return false;
+        memset(out->data + out->size, 0, groups * width);
+        aqi_pack_ref(v + i, k - i, width, out->data + out->size);
+        out->size += groups * width;
+        i = k;
+    }
+    return true;
+}
+
+/*==========================================================================
+ * MARK: - [73] Value encodings (private)
+ * Source: apache/parquet-format, Encodings.md.
+ *========================================================================*/
+
+/* Bytes of one value of a fixed-width type in memory; BOOLEAN counts 1, BYTE_ARRAY an
+ * aq_bytes. */
+static size_t aqi_value_bytes(aq_physical_type type, int32_t type_length) {
+    switch (type) {
+    case AQ_BOOLEAN:
+        return 1;
+    case AQ_INT32:
+    case AQ_FLOAT:
+        return 4;
+    case AQ_INT64:
+    case AQ_DOUBLE:
+        return 8;
+    case AQ_INT96:
+        return 12;
+    case AQ_FIXED_LEN_BYTE_ARRAY:
+        return (size_t)type_length;
+    default:
+        return sizeof(aq_bytes);
+    }
+}
+
+/* Bytes that must swap on a big-endian machine: INT96 and FIXED_LEN_BYTE_ARRAY are opaque. */
+static size_t aqi_swap_width(aq_physical_type type) {
+    if (type == AQ_INT32 || type == AQ_FLOAT) return 4;
+    if (type == AQ_INT64 || type == AQ_DOUBLE) return 8;
+    return 1;
+}
+
+/* n PLAIN byte arrays as views into the cursor's bytes. False: one is cut off. */
+static bool aqi_plain_byte_arrays(aqi_cursor *c, aq_bytes *dst, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        uint32_t size;
+        if (aqi_remaining(c) < 4) return false;
+        size = aqi_load_le32(c->p);
+        c->p += 4;
+        if (size > aqi_remaining(c)) return false;
+        dst[i].data = c->p;
+        dst[i].size = size;
+        c->p += size;
+    }
+    return true;
+}
+
+static bool aqi_plain_booleans(aqi_cursor *c, uint8_t *dst, size_t n) {
+    size_t i;
+    if (aqi_remaining(c) < n / 8 + (n % 8 != 0)) return false;
+    for (i = 0; i < n; i++) dst[i] = (uint8_t)(c->p[i / 8] >> (i % 8) & 1);
+    c->p += n / 8 + (n % 8 != 0);
+    return true;
+}
+
+/* Dictionary indices to values of `width` bytes. False: cut off, or an index too large. */
+static bool aqi_dictionary_values(aqi_cursor *c, const void *dictionary, size_t entries,
+                                  size_t width, void *dst, size_t n) {
+    uint32_t batch[256];
+    aqi_rle r;
+    uint8_t *out = (uint8_t *)dst;
+    if (n == 0) return true;
+    if (aqi_remaining(c) == 0 || *c->p > 32) return false;
+    aqi_rle_init(&r, c->p + 1, aqi_remaining(c) - 1, *c->p);
+    while (n > 0) {
+        size_t i, part = AQI_MIN(n, AQI_COUNT(batch));
+        if (!aqi_rle_read(&r, batch, part)) return false;
+        for (i = 0; i < part; i++, out += width) {
+            if (batch[i] >= entries) return false;
+            memcpy(out, (const uint8_t *)dictionary + batch[i] * width, width);
+        }
+        n -= part;
+    }
+    c->p = r.p;
+    return true;
+}
+
+static const char *aqi_encoding_name(int32_t encoding) {
+    static const char *const names[] = {"PLAIN", "GROUP_VAR_INT", "PLAIN_DICTIONARY", "RLE",
+                                        "BIT_PACKED", "DELTA_BINARY_PACKED",
+                                        "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY",
+                                        "RLE_DICTIONARY", "BYTE_STREAM_SPLIT"};
+    return (uint32_t)encoding < AQI_COUNT(names) ? names[encoding] : "unknown encoding";
+}
+
+/*==========================================================================
+ * MARK: - [74] Compression codecs (private)
+ * Only libraries; which ones, the user switches on.
+ *========================================================================*/
+
+static const char *aqi_codec_name(int32_t codec) {
+    static const char *const names[] = {"UNCOMPRESSED", "SNAPPY", "GZIP", "LZO",
+                                        "BROTLI",       "LZ4",    "ZSTD", "LZ4_RAW"};
+    return (uint32_t)codec < AQI_COUNT(names) ? names[codec] : "unknown codec";
+}
+
+static bool aqi_codec_available(int32_t codec) {
+#ifdef AQ_WITH_ZSTD
+    if (codec == AQ_ZSTD) return true;
+#endif
+#ifdef AQ_WITH_SNAPPY
+    if (codec == AQ_SNAPPY) return true;
+#endif
+    return codec == AQ_UNCOMPRESSED;
+}
+
+static aq_status aqi_codec_missing(int32_t codec, aq_error *err) {
+    return aqi_fail(err, AQ_E_UNSUPPORTED,
+                    "compression codec %s (%d) is not in this build; compile with its AQ_WITH_ "
+                    "macro if there is one",
+                    aqi_codec_name(codec), (int)codec);
+}
+
+/* The size that the compressed bytes themselves declare; SIZE_MAX = they do not say. Asked
+ * before the output is allocated. */
+static size_t aqi_codec_declared_size(int32_t codec, const uint8_t *src, size_t bytes) {
+    (void)src;
+    (void)bytes;
+#ifdef AQ_WITH_ZSTD
+    if (codec == AQ_ZSTD) {
+        unsigned long long n = ZSTD_getFrameContentSize(src, bytes);
+        if (n == ZSTD_CONTENTSIZE_ERROR) return 0;
+        if (n != ZSTD_CONTENTSIZE_UNKNOWN && n <= SIZE_MAX) return (size_t)n;
+    }
+#endif
+#ifdef AQ_WITH_SNAPPY
+    if (codec == AQ_SNAPPY) {
+        size_t n = 0;
+        if (snappy_uncompressed_length((const char *)src, bytes, &n) != SNAPPY_OK) return 0;
+        return n;
+    }
+#endif
+    (void)codec;
+    return SIZE_MAX;
+}
+
+/* Decompresses to exactly dst_bytes; false when the data says otherwise. */
+static bool aqi_decompress(int32_t codec, const uint8_t *src, size_t bytes, uint8_t *dst,
+                           size_t dst_bytes) {
+    (void)src;
+    (void)bytes;
+    (void)dst;
+    (void)dst_bytes;
+#ifdef AQ_WITH_ZSTD
+    if (codec == AQ_ZSTD) return ZSTD_decompress(dst, dst_bytes, src, bytes) == dst_bytes;
+#endif
+#ifdef AQ_WITH_SNAPPY
+    if (codec == AQ_SNAPPY) {
+        size_t n = dst_bytes;
+        return snappy_uncompress((const char *)src, bytes, (char *)dst, &n) == SNAPPY_OK &&
+               n == dst_bytes;
+    }
+#endif
+    (void)codec;
+    return false;
+}
+
+#ifndef AQ_NO_WRITER
+
+/* Room that compressing `bytes` may take; 0 = too large for the codec. */
+static size_t aqi_compress_bound(int32_t codec, size_t bytes) {
+#ifdef AQ_WITH_ZSTD
+    if (codec == AQ_ZSTD) return bytes > INT32_MAX ? 0 : ZSTD_compressBound(bytes);
+#endif
+#ifdef AQ_WITH_SNAPPY
+    if (codec == AQ_SNAPPY) return bytes > INT32_MAX ? 0 : snappy_max_compressed_length(bytes);
+#endif
+    (void)codec;
+    (void)bytes;
+    return 0;
+}
+
+/* Compressed size; 0 on failure. */
+static size_t aqi_compress(int32_t codec, int level, const uint8_t *src, size_t bytes,
+                           uint8_t *dst, size_t capacity) {
+    (void)level;
+    (void)src;
+    (void)bytes;
+    (void)dst;
+    (void)capacity;
+#ifdef AQ_WITH_ZSTD
+    if (codec == AQ_ZSTD) {
+        size_t n = ZSTD_compress(dst, capacity, src, bytes, level);
+        return ZSTD_isError(n) ? 0 : n;
+    }
+#endif
+#ifdef AQ_WITH_SNAPPY
+    if (codec == AQ_SNAPPY) {
+        size_t n = capacity;
+        return snappy_compress((const char *)src, bytes, (char *)dst, &n) == SNAPPY_OK ? n : 0;
+    }
+#endif
+    (void)codec;
+    return 0;
+}
+
+#endif /* AQ_NO_WRITER */
+
+/*==========================================================================
+ * MARK: - [75] Parquet reader: file, footer, schema (private)
+ * The footer is copied to the heap before it is parsed; slices point into that copy.
+ *========================================================================*/
+
+#define AQI_MAX_SCHEMA_DEPTH 64
+
+/* The schema tree and its leaves. Lives in the owner's arena. */
+typedef struct aqi_schema {
+    aq_field *fields;
+    int32_t num_fields;
+    int32_t num_columns;
+    uint32_t max_columns;
+    int32_t *leaves;    /* column -> field   */
+    const char **paths; /* column -> "a.b.c" */
+} aqi_schema;
+
+struct aq_parquet {
+    aq_allocator allocator;
+    aq_log log;
+    bool skip_checksums;
+    size_t max_page_bytes;
+    aqi_source source;
+    aqi_arena arena; /* all metadata below */
+    aqi_file_meta meta;
+    int64_t data_end; /* file offset of the footer */
+    int64_t footer_bytes;
+    const char *created_by;
+    aqi_schema schema;
+    aq_key_value *pairs; /* key-value metadata */
+};
+
+static const aqi_row_group *aqi_row_group_at(const aq_parquet *f, int32_t i) {
+    return (const aqi_row_group *)f->meta.row_groups.items + i;
+}
+
+static const aqi_column_chunk *aqi_chunk_at(const aq_parquet *f, int32_t row_group,
+                                            int32_t column) {
+    return (const aqi_column_chunk *)aqi_row_group_at(f, row_group)->columns.items + column;
+}
+
+static aq_status aqi_schema_fail(aq_error *err, const char *name, const char *what) {
+    return aqi_fail(err, AQ_E_FORMAT, "schema: field \"%.80s\" %s", name, what);
+}
+
+/* One SchemaElement to one aq_field; `f->name` is set. */
+static aq_status aqi_schema_field(const aqi_schema_element *e, aq_field *f, aq_error *err) {
+    f->num_children = AQI_HAS(e, aqi_schema_element, num_children) ? e->num_children : 0;
+    f->column = -1;
+    f->field_id = AQI_HAS(e, aqi_schema_element, field_id) ? e->field_id : -1;
+    f->type = AQ_GROUP;
+    if (f->num_children < 0) return aqi_schema_fail(err, f->name, "has negative num_children");
+    if (f->parent >= 0) {
+        if (e->repetition_type < 0 || e->repetition_type > AQ_REPEATED)
+            return aqi_schema_fail(err, f->name, "has no valid repetition type");
+        f->repetition = (aq_repetition)e->repetition_type;
+    }
+    if (AQI_HAS(e, aqi_schema_element, type)) {
+        if (e->type < AQ_BOOLEAN || e->type > AQ_FIXED_LEN_BYTE_ARRAY)
+            return aqi_schema_fail(err, f->name, "has no valid physical type");
+        if (f->num_children != 0)
+            return aqi_schema_fail(err, f->name, "has both a type and children");
+        f->type = (aq_physical_type)e->type;
+        if (f->type == AQ_FIXED_LEN_BYTE_ARRAY) {
+            f->type_length = e->type_length;
+            if (f->type_length < 0)
+                return aqi_schema_fail(err, f->name, "has a negative type_length");
+        }
+    }
+    aqi_logical_resolve(e, f);
+    return AQ_OK;
+}
+
+/* Levels of a node, from its parent's; the path of a leaf. */
+static aq_status aqi_schema_place(aqi_schema *f, aqi_arena *arena, int32_t index,
+                                 aq_error *err) {
+    aq_field *field = &f->fields[index];
+    const aq_field *p;
+    size_t bytes = 0;
+    char *path, *at;
+    int32_t k;
+    aq_status status;
+    if (field->parent < 0) return AQ_OK;
+    p = &f->fields[field->parent];
+    field->max_def = (uint8_t)(p->max_def + (field->repetition != AQ_REQUIRED));
+    field->max_rep = (uint8_t)(p->max_rep + (field->repetition == AQ_REPEATED));
+    if (field->type == AQ_GROUP) return AQ_OK;
+    if ((uint32_t)f->num_columns >= f->max_columns)
+        return aqi_fail(err, AQ_E_LIMIT, "schema has over %u columns; raise max_columns",
+                        f->max_columns);
+    field->column = f->num_columns;
+    for (k = index; k > 0; k = f->fields[k].parent) bytes += strlen(f->fields[k].name) + 1;
+    status = aqi_arena_string(arena, NULL, bytes - 1, &path, err);
+    if (status != AQ_OK) return status;
+    at = path + bytes - 1;
+    for (k = index; k > 0; k = f->fields[k].parent) {
+        size_t n = strlen(f->fields[k].name);
+        at -= n;
+        memcpy(at, f->fields[k].name, n);
+        if (at > path) *--at = '.';
+    }
+    f->leaves[f->num_columns] = index;
+    f->paths[f->num_columns++] = path;
+    return AQ_OK;
+}
+
+/* The flat list of SchemaElements as a tree: an explicit stack, no recursion. */
+static aq_status aqi_schema_build(aqi_schema *f, aqi_arena *arena,
+                                  const aqi_schema_element *elements, uint32_t n,
+                                  aq_error *err) {
+    int32_t open[AQI_MAX_SCHEMA_DEPTH], left[AQI_MAX_SCHEMA_DEPTH];
+    uint32_t i;
+    int depth = 0;
+    void *p;
+    aq_status status;
+    if (n == 0) return aqi_fail(err, AQ_E_FORMAT, "schema: it has no root");
+    status = aqi_arena_alloc(arena, n * sizeof(aq_field), &p, err);
+    if (status != AQ_OK) return status;
+    f->fields = (aq_field *)p;
+    status = aqi_arena_alloc(arena, n * sizeof(int32_t), &p, err);
+    if (status != AQ_OK) return status;
+    f->leaves = (int32_t *)p;
+    status = aqi_arena_alloc(arena, n * sizeof(char *), &p, err);
+    if (status != AQ_OK) return status;
+    f->paths = (const char **)p;
+    for (i = 0; i < n; i++) {
+        aq_field *field = &f->fields[i];
+        char *name = NULL;
+        while (depth > 0 && left[depth - 1] == 0) depth--;
+        if (i > 0 && depth == 0)
+            return aqi_fail(err, AQ_E_FORMAT, "schema: %u fields outside the tree", n - i);
+        status = aqi_arena_string(arena, elements[i].name.data, elements[i].name.size, &name,
+                                  err);
+        field->name = name;
+        field->parent = depth > 0 ? open[depth - 1] : -1;
+        if (depth > 0) left[depth - 1]--;
+        if (status == AQ_OK) status = aqi_schema_field(&elements[i], field, err);
+        if (status == AQ_OK) status = aqi_schema_place(f, arena, (int32_t)i, err);
+        if (status != AQ_OK) return status;
+        if (i == 0 || field->num_children > 0) {
+            if (depth == AQI_MAX_SCHEMA_DEPTH)
+                return aqi_fail(err, AQ_E_LIMIT, "schema nested deeper than %d",
+                                AQI_MAX_SCHEMA_DEPTH);
+            open[depth] = (int32_t)i;
+            left[depth++] = field->num_children;
+        }
+    }
+    f->num_fields = (int32_t)n;
+    while (depth > 0 && left[depth - 1] == 0) depth--;
+    if (depth > 0)
+        return aqi_fail(err, AQ_E_FORMAT, "schema: field \"%.80s\" lacks %d of its children",
+                        f->fields[open[depth - 1]].name, (int)left[depth - 1]);
+    return AQ_OK;
+}
+
+/* File offset of a chunk's first page. Writers put 0 for "no dictionary page". */
+static int64_t aqi_chunk_start(const aqi_column_meta *m) {
+    if (AQI_HAS(m, aqi_column_meta, dictionary_page_offset) && m->dictionary_page_offset > 0 &&
+        m->dictionary_page_offset < m->data_page_offset)
+        return m->dictionary_page_offset;
+    return m->data_page_offset;
+}
+
+static aq_status aqi_chunk_check(const aq_parquet *f, const aqi_column_chunk *c,
+                                 int32_t row_group, int32_t column, aq_error *err) {
+    const aqi_column_meta *m = &c->meta_data;
+    const aq_field *field = &f->schema.fields[f->schema.leaves[column]];
+    const char *what = NULL;
+    int64_t start;
+    if (!AQI_HAS(c, aqi_column_chunk, meta_data)) return AQ_OK; /* encrypted: see open */
+    start = aqi_chunk_start(m);
+    if (m->type != (int32_t)field->type) {
+        what = "has another type than the schema says";
+    } else if (m->num_values < 0 || m->total_compressed_size < 0 ||
+               m->total_uncompressed_size < 0) {
+        what = "has a negative size";
+    } else if (AQI_HAS(c, aqi_column_chunk, file_path)) {
+        return AQ_OK;
+    } else if (m->num_values > 0 &&
+               (start < 4 || start >= f->data_end ||
+                m->total_compressed_size > f->data_end - start)) {
+        what = "lies outside the file";
+    }
+    if (what == NULL) return AQ_OK;
+    aqi_fail_at(err, AQ_E_FORMAT, start, "column chunk %s", what);
+    return aqi_error_in_column(err, AQ_E_FORMAT, row_group, column, f->schema.paths[column]);
+}
+
+/* Chunks as the writers lay them out ascend; a chunk that begins inside the one before it,
+ * in that order, shares bytes. Files with another order are checked page by page only. */
+static aq_status aqi_row_groups_check(const aq_parquet *f, aq_error *err) {
+    int64_t end = 0, rows = 0;
+    uint32_t i;
+    int32_t c;
+    for (i = 0; i < f->meta.row_groups.count; i++) {
+        const aqi_row_group *g = aqi_row_group_at(f, (int32_t)i);
+        if (g->columns.count != (uint32_t)f->schema.num_columns)
+            return aqi_fail(err, AQ_E_FORMAT, "row group %u has %u column chunks; the schema %d",
+                            i, g->columns.count, (int)f->schema.num_columns);
+        if (g->num_rows < 0 || g->num_rows > INT64_MAX - rows)
+            return aqi_fail(err, AQ_E_FORMAT, "row group %u has an impossible row count", i);
+        rows += g->num_rows;
+        for (c = 0; c < f->schema.num_columns; c++) {
+            const aqi_column_chunk *chunk = aqi_chunk_at(f, (int32_t)i, c);
+            const aqi_column_meta *m = &chunk->meta_data;
+            aq_status status = aqi_chunk_check(f, chunk, (int32_t)i, c, err);
+            if (status != AQ_OK) return status;
+            if (!AQI_HAS(chunk, aqi_column_chunk, meta_data) || m->num_values == 0 ||
+                AQI_HAS(chunk, aqi_column_chunk, file_path))
+                continue;
+            if (aqi_chunk_start(m) < end &&
+                aqi_chunk_start(m) + m->total_compressed_size > end) {
+                aqi_fail_at(err, AQ_E_FORMAT, aqi_chunk_start(m),
+                            "column chunk overlaps the one before it");
+                return aqi_error_in_column(err, AQ_E_FORMAT, (int32_t)i, c, f->schema.paths[c]);
+            }
+            end = AQI_MAX(end, aqi_chunk_start(m) + m->total_compressed_size);
+        }
+    }
+    if (rows != f->meta.num_rows)
+        return aqi_fail(err, AQ_E_FORMAT, "the file claims %lld rows, its row groups %lld",
+                        (long long)f->meta.num_rows, (long long)rows);
+    return AQ_OK;
+}
+
+static aq_status aqi_key_values_build(aq_parquet *f, aq_error *err) {
+    const aqi_key_value *kv = (const aqi_key_value *)f->meta.key_value_metadata.items;
+    uint32_t i, n = f->meta.key_value_metadata.count;
+    char *text = NULL;
+    void *p;
+    aq_status status = aqi_arena_alloc(&f->arena, n * sizeof(aq_key_value), &p, err);
+    f->pairs = (aq_key_value *)p;
+    for (i = 0; i < n && status == AQ_OK; i++) {
+        status = aqi_arena_string(&f->arena, kv[i].key.data, kv[i].key.size, &text, err);
+        f->pairs[i].key = text;
+        if (status != AQ_OK || !AQI_HAS(&kv[i], aqi_key_value, value)) continue;
+        status = aqi_arena_string(&f->arena, kv[i].value.data, kv[i].value.size, &text, err);
+        f->pairs[i].value = text;
+        f->pairs[i].value_bytes = kv[i].value.size;
+    }
+    if (status != AQ_OK) return status;
+    status = aqi_arena_string(&f->arena, f->meta.created_by.data, f->meta.created_by.size, &text,
+                              err);
+    f->created_by = text;
+    return status;
+}
+
+/* Finds the footer by the last 8 bytes, copies it to the heap, and parses it. */
+static aq_status aqi_footer_read(aq_parquet *f, aq_error *err) {
+    uint8_t head[4], tail[8];
+    uint32_t length;
+    aqi_thrift_reader r;
+    void *copy;
+    aq_status status;
+    if (f->source.bytes < 12)
+        return aqi_fail_at(err, AQ_E_FORMAT, 0, "%lld bytes are too few for a Parquet file",
+                           (long long)f->source.bytes);
+    status = aqi_source_read(&f->source, 0, head, 4, err);
+    if (status == AQ_OK) status = aqi_source_read(&f->source, f->source.bytes - 8, tail, 8, err);
+    if (status != AQ_OK) return status;
+    if (memcmp(tail + 4, "PARE", 4) == 0)
+        return aqi_fail(err, AQ_E_UNSUPPORTED, "Parquet file with an encrypted footer");
+    if (memcmp(head, "PAR1", 4) != 0)
+        return aqi_fail_at(err, AQ_E_FORMAT, 0, "not a Parquet file: no PAR1 at its start");
+    if (memcmp(tail + 4, "PAR1", 4) != 0)
+        return aqi_fail_at(err, AQ_E_FORMAT, f->source.bytes - 4,
+                           "no PAR1 at the end of the file; it is cut off or damaged");
+    length = aqi_load_le32(tail);
+    if (length == 0 || (int64_t)length > f->source.bytes - 12)
+        return aqi_fail_at(err, AQ_E_FORMAT, f->source.bytes - 8,
+                           "footer of %u bytes does not fit in the file of %lld", length,
+                           (long long)f->source.bytes);
+    f->footer_bytes = length;
+    f->data_end = f->source.bytes - 8 - length;
+    status = aqi_arena_take(&f->arena, length, &copy, err);
+    if (status == AQ_OK) status = aqi_source_read(&f->source, f->data_end, copy, length, err);
+    if (status != AQ_OK) return status;
+    r.in = aqi_cursor_make((const uint8_t *)copy, length, f->data_end);
+    r.arena = &f->arena;
+    r.err = err;
+    return aqi_thrift_read(&r, &aqi_file_meta_type, &f->meta);
+}
+
+static aq_status aqi_parquet_parse(aq_parquet *f, aq_error *err) {
+    aq_status status = aqi_footer_read(f, err);
+    if (status == AQ_OK) 
+        status = aqi_schema_build(&f->schema, &f->arena,
+                                  (const aqi_schema_element *)f->meta.schema.items,
+                                  f->meta.schema.count, err);
+    if (status == AQ_OK) status = aqi_row_groups_check(f, err);
+    if (status == AQ_OK) status = aqi_key_values_build(f, err);
+    return status;
+}
+
+/* Validates options and makes an aq_parquet without a source. */
+static aq_status aqi_parquet_create(const aq_parquet_options *options, aq_parquet **out,
+                                    aq_error *err) {
+    aq_parquet_options o;
+    aq_allocator a;
+    aq_parquet *f;
+    aq_status status;
+    aqi_error_clear(err);
+    *out = NULL;
+    memset(&o, 0, sizeof o);
+    if (options != NULL) o = *options;
+    if (o.max_page_bytes == 0) o.max_page_bytes = INT32_MAX;
+    if (o.max_metadata_bytes == 0) o.max_metadata_bytes = (size_t)1 << 30;
+    if (o.max_columns == 0) o.max_columns = 100000;
+    status = aqi_allocator_resolve(o.allocator, &a, err);
+    if (status != AQ_OK) return status;
+    f = (aq_parquet *)aqi_alloc(&a, sizeof *f);
+    if (f == NULL) return aqi_fail_nomem(err, sizeof *f);
+    memset(f, 0, sizeof *f);
+    f->allocator = a;
+    f->log = o.log;
+    f->skip_checksums = o.skip_checksums;
+    f->max_page_bytes = o.max_page_bytes;
+    f->schema.max_columns = o.max_columns;
+    aqi_arena_init(&f->arena, &a, o.max_metadata_bytes);
+    aqi_source_init(&f->source);
+    *out = f;
+    return AQ_OK;
+}
+
+/* Parses what aqi_parquet_create and a source made; closes it on failure. */
+static aq_status aqi_parquet_finish_open(aq_parquet *f, aq_status status, aq_parquet **out,
+                                         aq_error *err) {
+    if (status == AQ_OK) status = aqi_parquet_parse(f, err);
+    if (status != AQ_OK) {
+        aq_parquet_close(f);
+        f = NULL;
+    }
+    *out = f;
+    return status;
+}
+
+aq_status aq_parquet_open(const char *path, const aq_parquet_options *options,
+                          aq_parquet **out_file, aq_error *err) {
+    aq_parquet *f;
+    aq_status status = aqi_parquet_create(options, &f, err);
+    *out_file = NULL;
+    if (status != AQ_OK) return status;
+    status = aqi_source_open(&f->source, path, options == NULL ? AQ_IO_AUTO : options->io, err);
+    return aqi_parquet_finish_open(f, status, out_file, err);
+}
+
+aq_status aq_parquet_open_memory(const void *data, size_t bytes,
+                                 const aq_parquet_options *options, aq_parquet **out_file,
+                                 aq_error *err) {
+    aq_parquet *f;
+    aq_status status = aqi_parquet_create(options, &f, err);
+    *out_file = NULL;
+    if (status != AQ_OK) return status;
+    if (data == NULL) bytes = 0;
+    f->source.map = (const uint8_t *)data;
+    f->source.bytes = (int64_t)bytes;
+    return aqi_parquet_finish_open(f, AQ_OK, out_file, err);
+}
+
+aq_status aq_parquet_open_reader(const aq_reader *reader, const aq_parquet_options *options,
+                                 aq_parquet **out_file, aq_error *err) {
+    aq_parquet *f;
+    aq_status status = aqi_parquet_create(options, &f, err);
+    *out_file = NULL;
+    if (status != AQ_OK) return status;
+    if (reader == NULL || reader->read == NULL || reader->file_bytes < 0) {
+        status = aqi_fail(err, AQ_E_ARG, "reader without a read function or with a negative size");
+    } else {
+        f->source.reader = *reader;
+        f->source.bytes = reader->file_bytes;
+    }
+    return aqi_parquet_finish_open(f, status, out_file, err);
+}
+
+void aq_parquet_close(aq_parquet *file) {
+    aq_allocator a;
+    if (file == NULL) return;
+    a = file->allocator;
+    aqi_source_close(&file->source);
+    aqi_arena_deinit(&file->arena);
+    aqi_free(&a, file, sizeof *file);
+}
+
+void aq_parquet_get_info(const aq_parquet *file, aq_parquet_info *out_info) {
+    memset(out_info, 0, sizeof *out_info);
+    out_info->file_bytes = file->source.bytes;
+    out_info->num_rows = file->meta.num_rows;
+    out_info->num_row_groups = (int32_t)file->meta.row_groups.count;
+    out_info->num_columns = file->schema.num_columns;
+    out_info->num_fields = file->schema.num_fields;
+    out_info->num_key_values = (int32_t)file->meta.key_value_metadata.count;
+    out_info->format_version = file->meta.version;
+    out_info->footer_bytes = file->footer_bytes;
+    out_info->created_by = file->created_by;
+    out_info->mapped = file->source.map != NULL;
+}
+
+const aq_field *aq_parquet_field(const aq_parquet *file, int32_t index) {
+    return index < 0 || index >= file->schema.num_fields ? NULL : &file->schema.fields[index];
+}
+
+const aq_field *aq_parquet_column_field(const aq_parquet *file, int32_t column) {
+    return column < 0 || column >= file->schema.num_columns ? NULL : &file->schema.fields[file->schema.leaves[column]];
+}
+
+const char *aq_parquet_column_path(const aq_parquet *file, int32_t column) {
+    return column < 0 || column >= file->schema.num_columns ? "" : file->schema.paths[column];
+}
+
+int32_t aq_parquet_find_column(const aq_parquet *file, const char *path) {
+    int32_t i;
+    for (i = 0; i < file->schema.num_columns; i++) {
+        if (strcmp(file->schema.paths[i], path) == 0) return i;
+    }
+    return -1;
+}
+
+static aq_status aqi_chunk_index_check(const aq_parquet *f, int32_t row_group, int32_t column,
+                                       aq_error *err) {
+    if (row_group < 0 || (uint32_t)row_group >= f->meta.row_groups.count)
+        return aqi_fail(err, AQ_E_ARG, "row group %d of %u", (int)row_group,
+                        f->meta.row_groups.count);
+    if (column < 0 || column >= f->schema.num_columns)
+        return aqi_fail(err, AQ_E_ARG, "column %d of %d", (int)column, (int)f->schema.num_columns);
+    return AQ_OK;
+}
+
+aq_status aq_parquet_get_row_group(const aq_parquet *file, int32_t row_group,
+                                   aq_row_group_info *out_info, aq_error *err) {
+    aqi_error_clear(err);
+    memset(out_info, 0, sizeof *out_info);
+    if (row_group < 0 || (uint32_t)row_group >= file->meta.row_groups.count)
+        return aqi_fail(err, AQ_E_ARG, "row group %d of %u", (int)row_group,
+                        file->meta.row_groups.count);
+    out_info->num_rows = aqi_row_group_at(file, row_group)->num_rows;
+    out_info->total_bytes = aqi_row_group_at(file, row_group)->total_byte_size;
+    return AQ_OK;
+}
+
+/* A chunk whose bytes this library can reach. */
+static aq_status aqi_chunk_readable(const aq_parquet *f, int32_t row_group, int32_t column,
+                                    aq_error *err) {
+    const aqi_column_chunk *c = aqi_chunk_at(f, row_group, column);
+    aq_status status = AQ_OK;
+    if (AQI_HAS(c, aqi_column_chunk, crypto_metadata) ||
+        !AQI_HAS(c, aqi_column_chunk, meta_data)) {
+        status = aqi_fail(err, AQ_E_UNSUPPORTED, "column chunk is encrypted");
+    } else if (AQI_HAS(c, aqi_column_chunk, file_path)) {
+        status = aqi_fail(err, AQ_E_UNSUPPORTED, "column chunk is in another file");
+    }
+    return aqi_error_in_column(err, status, row_group, column, f->schema.paths[column]);
+}
+
+aq_status aq_parquet_get_chunk(const aq_parquet *file, int32_t row_group, int32_t column,
+                               aq_chunk_info *out_info, aq_error *err) {
+    const aqi_column_meta *m;
+    const aqi_statistics *s;
+    uint32_t i;
+    aq_status status;
+    aqi_error_clear(err);
+    memset(out_info, 0, sizeof *out_info);
+    status = aqi_chunk_index_check(file, row_group, column, err);
+    if (status == AQ_OK) status = aqi_chunk_readable(file, row_group, column, err);
+    if (status != AQ_OK) return status;
+    m = &aqi_chunk_at(file, row_group, column)->meta_data;
+    s = &m->statistics;
+    out_info->num_values = m->num_values;
+    out_info->data_page_offset = m->data_page_offset;
+    out_info->start_offset = aqi_chunk_start(m);
+    out_info->dictionary_page_offset =
+        out_info->start_offset < m->data_page_offset ? out_info->start_offset : -1;
+    out_info->compressed_bytes = m->total_compressed_size;
+    out_info->uncompressed_bytes = m->total_uncompressed_size;
+    out_info->codec = (aq_codec)m->codec;
+    for (i = 0; i < m->encodings.count; i++) {
+        int32_t encoding = ((const int32_t *)m->encodings.items)[i];
+        if (encoding >= 0 && encoding < 32) out_info->encodings |= 1u << encoding;
+    }
+    out_info->null_count = AQI_HAS(s, aqi_statistics, null_count) ? s->null_count : -1;
+    if (AQI_HAS(s, aqi_statistics, min_value) && AQI_HAS(s, aqi_statistics, max_value)) {
+        out_info->min_value.data = s->min_value.data;
+        out_info->min_value.size = s->min_value.size;
+        out_info->max_value.data = s->max_value.data;
+        out_info->max_value.size = s->max_value.size;
+    }
+    return AQ_OK;
+}
+
+bool aq_parquet_key_value(const aq_parquet *file, int32_t index, aq_key_value *out_pair) {
+    memset(out_pair, 0, sizeof *out_pair);
+    if (index < 0 || (uint32_t)index >= file->meta.key_value_metadata.count) return false;
+    *out_pair = file->pairs[index];
+    return true;
+}
+
+const char *aq_parquet_find_key(const aq_parquet *file, const char *key) {
+    uint32_t i;
+    for (i = 0; i < file->meta.key_value_metadata.count; i++) {
+        if (strcmp(file->pairs[i].key, key) == 0) return file->pairs[i].value;
+    }
+    return NULL;
+}
+
+/*==========================================================================
+ * MARK: - [76] Parquet reader: pages and column chunks (private)
+ * A page is mapped (its bytes stay where they are) or decoded (checked against its CRC-32,
+ * decompressed). Sizes are checked before memory is asked for: see aqi_page_budget.
+ *========================================================================*/
+
+#define AQI_MAX_PAGE_HEADER ((size_t)16 << 20)
+#define AQI_MAX_RATIO 131072u /* zstd on zeros reaches about 32,000 */
+
+struct aq_column {
+    const aq_parquet *file;
+    const aq_field *field;
+    const aqi_column_meta *meta;
+    int32_t row_group, column;
+    int64_t at, end;       /* file offsets: next page header, end of the chunk  */
+    int64_t levels_left;   /* of the chunk's num_values                         */
+    int64_t rows_left;     /* of the row group's                                */
+    bool verify;           /* CRC of mapped pages too, levels and values walked */
+    aqi_arena kept;        /* dictionary, spans                                 */
+    aqi_arena page;        /* what aq_column_next decoded last                  */
+    const void *dictionary;
+    size_t dictionary_entries;
+    bool has_dictionary;
+    aq_span *spans;
+    size_t num_spans;
+    bool spans_done;
+};
+
+/* A page being read: header, then the bytes after decompression. */
+typedef struct aqi_page {
+    aqi_page_header header;
+    int64_t header_offset, data_offset;
+    const uint8_t *data;
+    size_t bytes;
+    int32_t num_values, encoding;
+    bool mapped;
+} aqi_page;
+
+/* What a page may make us allocate: a multiple of its stored bytes, with room for small
+ * pages of long runs. */
+static size_t aqi_page_budget(const aq_column *c, size_t stored_bytes) {
+    size_t budget = (size_t)64 << 20, scaled;
+    if (!aqi_mul_size(stored_bytes, AQI_MAX_RATIO, &scaled)) scaled = SIZE_MAX;
+    budget = AQI_MAX(budget, scaled);
+    return AQI_MIN(budget, c->file->max_page_bytes);
+}
+
+static aq_status aqi_page_alloc(aq_column *c, aqi_arena *arena, const aqi_page *page,
+                                size_t count, size_t width, void **out, aq_error *err) {
+    size_t bytes, budget = aqi_page_budget(c, (size_t)page->header.compressed_page_size);
+    *out = NULL;
+    if (!aqi_mul_size(count, width, &bytes) || bytes > budget)
+        return aqi_fail_at(err, AQ_E_LIMIT, page->header_offset,
+                           "page of %d stored bytes would take over %zu in memory; "
+                           "raise max_page_bytes if the file is to be trusted",
+                           (int)page->header.compressed_page_size, budget);
+    return aqi_arena_take(arena, bytes, out, err);
+}
+
+/* Parses the page header at c->at. From a mapping in place; else through a growing window. */
+static aq_status aqi_page_header_read(aq_column *c, aqi_page *page, aq_error *err) {
+    const aqi_source *source = &c->file->source;
+    size_t room = (size_t)AQI_MIN((uint64_t)(c->end - c->at), (uint64_t)AQI_MAX_PAGE_HEADER);
+    size_t window = source->map != NULL ? room : AQI_MIN(room, (size_t)512);
+    aqi_thrift_reader r;
+    aq_status status;
+    for (;; window = AQI_MIN(room, window * 8)) {
+        const uint8_t *bytes = aqi_source_view(source, c->at);
+        void *copy = NULL;
+        memset(page, 0, sizeof *page);
+        page->header_offset = c->at;
+        if (bytes == NULL) {
+            status = aqi_arena_alloc(&c->page, window, &copy, err);
+            if (status == AQ_OK) status = aqi_source_read(source, c->at, copy, window, err);
+            if (status != AQ_OK) return status;
+            bytes = (const uint8_t *)copy;
+        }
+        r.in = aqi_cursor_make(bytes, window, c->at);
+        r.arena = &c->page;
+        r.err = err;
+        status = aqi_thrift_read(&r, &aqi_page_header_type, &page->header);
+        if (status == AQ_OK) break;
+        if (window == room || status != AQ_E_FORMAT) return status;
+    }
+    aqi_error_clear(err);
+    page->data_offset = aqi_offset(&r.in);
+    if (page->header.compressed_page_size < 0 || page->header.uncompressed_page_size < 0)
+        return aqi_fail_at(err, AQ_E_FORMAT, c->at, "page with a negative size");
+    if (page->header.compressed_page_size > c->end - page->data_offset)
+        return aqi_fail_at(err, AQ_E_FORMAT, c->at,
+                           "page of %d bytes is longer than the rest of its column chunk",
+                           (int)page->header.compressed_page_size);
+    c->at = page->data_offset + page->header.compressed_page_size;
+    return AQ_OK;
+}
+
+static aq_status aqi_page_check_crc(const aqi_page *page, const uint8_t *stored, aq_error *err) {
+    uint32_t crc, want = (uint32_t)page->header.crc;
+    if (!AQI_HAS(&page->header, aqi_page_header, crc)) return AQ_OK;
+    crc = ~aqi_crc32(UINT32_MAX, stored, (size_t)page->header.compressed_page_size);
+    if (crc == want) return AQ_OK;
+    return aqi_fail_at(err, AQ_E_CHECKSUM, page->data_offset,
+                       "page has CRC-32 %08x, its header says %08x; the file is damaged, fetch "
+                       "it anew",
+                       (unsigned)crc, (unsigned)want);
+}
+
+/* Decompresses stored[skip..] behind the first `skip` bytes, which are stored as they are. */
+static aq_status aqi_page_decompress(aq_column *c, aqi_arena *arena, aqi_page *page,
+                                     const uint8_t *stored, size_t skip, aq_error *err) {
+    size_t in = (size_t)page->header.compressed_page_size - skip;
+    size_t out = (size_t)page->header.uncompressed_page_size - skip, declared;
+    void *buffer;
+    aq_status status;
+    if (!aqi_codec_available(c->meta->codec)) return aqi_codec_missing(c->meta->codec, err);
+    declared = in == 0 ? 0 : aqi_codec_declared_size(c->meta->codec, stored + skip, in);
+    if (declared != SIZE_MAX && declared != out)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
+                           "%s data of %zu bytes in a page that claims %zu",
+                           aqi_codec_name(c->meta->codec), declared, out);
+    status = aqi_page_alloc(c, arena, page, skip + out, 1, &buffer, err);
+    if (status != AQ_OK) return status;
+    if (skip > 0) memcpy(buffer, stored, skip);
+    if (in > 0 &&
+        !aqi_decompress(c->meta->codec, stored + skip, in, (uint8_t *)buffer + skip, out))
+        return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset, "damaged %s data",
+                           aqi_codec_name(c->meta->codec));
+    page->data = (const uint8_t *)buffer;
+    page->bytes = skip + out;
+    page->mapped = false;
+    return AQ_OK;
+}
+
+/* Brings page->data: the mapping itself, or bytes read, verified and decompressed. `plain` is
+ * the number of leading bytes that are never compressed (levels of a V2 page). */
+static aq_status aqi_page_load(aq_column *c, aqi_arena *arena, aqi_page *page, size_t plain,
+                               bool compressed, aq_error *err) {
+    size_t bytes = (size_t)page->header.compressed_page_size;
+    const uint8_t *stored = aqi_source_view(&c->file->source, page->data_offset);
+    bool mapped = stored != NULL;
+    void *copy;
+    aq_status status = AQ_OK;
+    if (!compressed && page->header.uncompressed_page_size != page->header.compressed_page_size)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "uncompressed page with two different sizes, %d and %d",
+                           (int)page->header.compressed_page_size,
+                           (int)page->header.uncompressed_page_size);
+    if (plain > bytes || plain > (size_t)page->header.uncompressed_page_size)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "page smaller than its levels");
+    if (!mapped) {
+        status = aqi_page_alloc(c, arena, page, bytes, 1, &copy, err);
+        if (status == AQ_OK)
+            status = aqi_source_read(&c->file->source, page->data_offset, copy, bytes, err);
+        stored = (const uint8_t *)copy;
+    }
+    if (status == AQ_OK && (c->verify || (!c->file->skip_checksums && (compressed || !mapped))))
+        status = aqi_page_check_crc(page, stored, err);
+    if (status != AQ_OK) return status;
+    page->data = stored;
+    page->bytes = bytes;
+    page->mapped = mapped;
+    if (compressed) status = aqi_page_decompress(c, arena, page, stored, plain, err);
+    return status;
+}
+
+/* `count` values in `in` to *out; fixed-width PLAIN ones stay where they are. */
+static aq_status aqi_page_values(aq_column *c, aqi_arena *arena, const aqi_page *page,
+                                 aqi_cursor *in, size_t count, const void **out, aq_error *err) {
+    aq_physical_type type = c->field->type;
+    size_t width = aqi_value_bytes(type, c->field->type_length), bytes = 0;
+    bool dictionary = page->encoding == AQ_PLAIN_DICTIONARY || page->encoding == AQ_RLE_DICTIONARY;
+    bool fits = true;
+    void *dst = NULL;
+    aq_status status;
+    if (!dictionary && page->encoding != AQ_PLAIN)
+        return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
+                           "page encoding %s (%d) is not supported by this version",
+                           aqi_encoding_name(page->encoding), (int)page->encoding);
+    if (dictionary && !c->has_dictionary)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "page of dictionary indices without a dictionary page");
+    if (!dictionary && type != AQ_BOOLEAN && type != AQ_BYTE_ARRAY) {
+        fits = aqi_mul_size(count, width, &bytes) && bytes <= aqi_remaining(in);
+        if (fits && (!AQI_BIG_ENDIAN || aqi_swap_width(type) == 1) &&
+            (page->mapped || aqi_alignment_of(in->p) >= aqi_swap_width(type))) {
+            *out = in->p;
+            return AQ_OK;
+        }
+    } else if (!dictionary && count > aqi_remaining(in) * (type == AQ_BOOLEAN ? 8 : 1)) {
+        fits = false;
+    }
+    if (fits) {
+        status = aqi_page_alloc(c, arena, page, count, width, &dst, err);
+        if (status != AQ_OK) return status;
+        if (dictionary) {
+            fits = aqi_dictionary_values(in, c->dictionary, c->dictionary_entries, width, dst,
+                                         count);
+        } else if (type == AQ_BOOLEAN) {
+            fits = aqi_plain_booleans(in, (uint8_t *)dst, count);
+        } else if (type == AQ_BYTE_ARRAY) {
+            fits = aqi_plain_byte_arrays(in, (aq_bytes *)dst, count);
+        } else {
+            aqi_copy_le(dst, in->p, bytes / aqi_swap_width(type), aqi_swap_width(type));
+        }
+    }
+    *out = dst;
+    if (fits) return AQ_OK;
+    return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                       "page does not hold the %zu values that it claims, or has an index "
+                       "outside its dictionary",
+                       count);
+}
+
+static aq_status aqi_dictionary_load(aq_column *c, aqi_page *page, aq_error *err) {
+    const aqi_dictionary_page *d = &page->header.dictionary_page_header;
+    aqi_cursor in;
+    aq_status status;
+    if (!AQI_HAS(&page->header, aqi_page_header, dictionary_page_header) || d->num_values < 0)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "dictionary page without a valid header");
+    if (c->has_dictionary || c->levels_left != c->meta->num_values)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "dictionary page is not the first of its chunk");
+    if (d->encoding != AQ_PLAIN && d->encoding != AQ_PLAIN_DICTIONARY)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "dictionary page with encoding %s", aqi_encoding_name(d->encoding));
+    page->num_values = d->num_values;
+    page->encoding = AQ_PLAIN;
+    status = aqi_page_load(c, &c->kept, page, 0, c->meta->codec != AQ_UNCOMPRESSED, err);
+    if (status != AQ_OK) return status;
+    in = aqi_cursor_make(page->data, page->bytes, page->data_offset);
+    status = aqi_page_values(c, &c->kept, page, &in, (size_t)d->num_values, &c->dictionary, err);
+    c->dictionary_entries = (size_t)d->num_values;
+    c->has_dictionary = status == AQ_OK;
+    return status;
+}
+
+/* Bytes of one level stream: behind a 4-byte length in a V1 page, given in a V2 page. */
+static bool aqi_levels_take(aqi_cursor *in, bool v2, int32_t v2_bytes, aqi_slice *out) {
+    uint32_t bytes = (uint32_t)v2_bytes;
+    if (!v2) {
+        if (aqi_remaining(in) < 4) return false;
+        bytes = aqi_load_le32(in->p);
+        in->p += 4;
+    }
+    if (bytes > aqi_remaining(in)) return false;
+    out->data = in->p;
+    out->size = bytes;
+    in->p += bytes;
+    return true;
+}
+
+/* Checks and counts a level stream; materializes it only when `keep` says so of the counts. */
+static aq_status aqi_levels_decode(aq_column *c, aqi_arena *arena, const aqi_page *page,
+                                   const aqi_slice *in, uint32_t max, bool repetition,
+                                   aqi_level_counts *counts, const uint8_t **out,
+                                   aq_error *err) {
+    int64_t n = page->num_values;
+    void *dst = NULL;
+    aq_status status;
+    *out = NULL;
+    if (!aqi_levels_scan(in->data, in->size, max, n, NULL, counts))
+        return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
+                           "%s levels are cut off or above %u",
+                           repetition ? "repetition" : "definition", max);
+    if (!repetition && counts->maxima == n) return AQ_OK;
+    if (repetition && n > 0 && counts->zeros == 1 && counts->first == 0 &&
+        counts->maxima == n - 1)
+        return AQ_OK;
+    status = aqi_page_alloc(c, arena, page, (size_t)n, 1, &dst, err);
+    if (status != AQ_OK) return status;
+    aqi_levels_scan(in->data, in->size, max, n, (uint8_t *)dst, counts);
+    *out = (const uint8_t *)dst;
+    return AQ_OK;
+}
+
+/* Levels and values of a loaded data page to a span. */
+static aq_status aqi_page_decode(aq_column *c, aqi_arena *arena, const aqi_page *page, bool v2,
+                                 aq_span *span, aq_error *err) {
+    const aqi_data_page_v2 *h2 = &page->header.data_page_header_v2;
+    aqi_cursor in = aqi_cursor_make(page->data, page->bytes, page->data_offset);
+    uint32_t max_rep = c->field->max_rep, max_def = c->field->max_def;
+    aqi_slice rep = {NULL, 0}, def = {NULL, 0};
+    aqi_level_counts counts;
+    int64_t n = page->num_values, rows = n;
+    aq_status status;
+    span->num_levels = n;
+    span->num_values = n;
+    if ((max_rep > 0 || v2) && (max_rep > 0 || h2->repetition_levels_byte_length > 0) &&
+        !aqi_levels_take(&in, v2, h2->repetition_levels_byte_length, &rep))
+        return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset, "repetition levels cut off");
+    if ((max_def > 0 || v2) && (max_def > 0 || h2->definition_levels_byte_length > 0) &&
+        !aqi_levels_take(&in, v2, h2->definition_levels_byte_length, &def))
+        return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset, "definition levels cut off");
+    if (max_rep > 0) {
+        status = aqi_levels_decode(c, arena, page, &rep, max_rep, true, &counts,
+                                   &span->rep_levels, err);
+        if (status != AQ_OK) return status;
+        rows = counts.zeros;
+        span->single_list = span->rep_levels == NULL && n > 0;
+        if (c->levels_left == c->meta->num_values && n > 0 && counts.first != 0)
+            return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
+                               "first repetition level is %u, not 0", counts.first);
+    }
+    if (max_def > 0) {
+        status = aqi_levels_decode(c, arena, page, &def, max_def, false, &counts,
+                                   &span->def_levels, err);
+        if (status != AQ_OK) return status;
+        span->num_values = counts.maxima;
+    }
+    if (v2 && h2->num_rows != rows)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "page claims %d rows, its levels %lld", (int)h2->num_rows,
+                           (long long)rows);
+    if (rows > c->rows_left || n > c->levels_left)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "pages hold more values or rows than the column chunk");
+    c->rows_left -= rows;
+    c->levels_left -= n;
+    span->num_rows = rows;
+    status = aqi_page_values(c, arena, page, &in, (size_t)span->num_values, &span->values, err);
+    if (status != AQ_OK) return status;
+    span->mapped = page->mapped &&
+                   (c->field->type == AQ_BYTE_ARRAY ||
+                    (const uint8_t *)span->values == in.p) &&
+                   page->encoding == AQ_PLAIN && c->field->type != AQ_BOOLEAN;
+    return AQ_OK;
+}
+
+/* Where the value bytes of a finished span lie, and how aligned they are. */
+static void aqi_span_locate(const aq_column *c, const aqi_page *page, aq_span *span) {
+    const uint8_t *p = (const uint8_t *)span->values;
+    if (c->field->type == AQ_BYTE_ARRAY && span->num_values > 0)
+        p = ((const aq_bytes *)span->values)[0].data;
+    span->alignment = aqi_alignment_of(p);
+    span->file_offset = page->header_offset;
+    if (span->mapped) span->file_offset = page->data_offset + (p - page->data);
+    if (span->values == NULL) span->values = page->data; /* not NULL: that means the end */
+}
+
+/* Header fields that the two versions of data pages share. */
+static aq_status aqi_data_page_prepare(const aq_column *c, aqi_page *page, size_t *out_plain,
+                                       bool *out_compressed, aq_error *err) {
+    const aqi_page_header *h = &page->header;
+    const aqi_data_page_v2 *h2 = &h->data_page_header_v2;
+    bool v2 = h->type == AQI_PAGE_DATA_V2;
+    *out_plain = 0;
+    *out_compressed = c->meta->codec != AQ_UNCOMPRESSED;
+    if (v2 ? !AQI_HAS(h, aqi_page_header, data_page_header_v2)
+           : !AQI_HAS(h, aqi_page_header, data_page_header))
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "data page without its header");
+    page->num_values = v2 ? h2->num_values : h->data_page_header.num_values;
+    page->encoding = v2 ? h2->encoding : h->data_page_header.encoding;
+    if (page->num_values < 0)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "page with a negative number of values");
+    if (!v2 && ((c->field->max_rep > 0 &&
+                 h->data_page_header.repetition_level_encoding != AQ_RLE) ||
+                (c->field->max_def > 0 &&
+                 h->data_page_header.definition_level_encoding != AQ_RLE)))
+        return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
+                           "levels in another encoding than RLE are not supported by this "
+                           "version");
+    if (!v2) return AQ_OK;
+    if (h2->definition_levels_byte_length < 0 || h2->repetition_levels_byte_length < 0)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "levels with a negative size");
+    *out_plain = (size_t)h2->definition_levels_byte_length +
+                 (size_t)h2->repetition_levels_byte_length;
+    if (AQI_HAS(h2, aqi_data_page_v2, is_compressed) && !h2->is_compressed)
+        *out_compressed = false;
+    return AQ_OK;
+}
+
+/* The next data page to a span, in memory of `arena`; dictionary and index pages on the way
+ * are taken in. num_levels stays 0 and values NULL at the end of the chunk. */
+static aq_status aqi_column_step(aq_column *c, aqi_arena *arena, aq_span *span, aq_error *err) {
+    aqi_page page;
+    size_t plain;
+    bool compressed, v2;
+    aq_status status;
+    memset(span, 0, sizeof *span);
+    while (c->levels_left > 0) {
+        if (c->at >= c->end)
+            return aqi_fail_at(err, AQ_E_FORMAT, c->at,
+                               "column chunk ends %lld values before its count",
+                               (long long)c->levels_left);
+        status = aqi_page_header_read(c, &page, err);
+        if (status != AQ_OK) return status;
+        if (page.header.type == AQI_PAGE_DICTIONARY) {
+            status = aqi_dictionary_load(c, &page, err);
+            if (status != AQ_OK) return status;
+            continue;
+        }
+        v2 = page.header.type == AQI_PAGE_DATA_V2;
+        if (!v2 && page.header.type != AQI_PAGE_DATA) {
+            if (page.header.type != AQI_PAGE_INDEX)
+                aqi_log(&c->file->log, "page of unknown type %d at offset %lld skipped",
+                        (int)page.header.type, (long long)page.header_offset);
+            continue;
+        }
+        status = aqi_data_page_prepare(c, &page, &plain, &compressed, err);
+        if (status == AQ_OK) status = aqi_page_load(c, arena, &page, plain, compressed, err);
+        if (status == AQ_OK) status = aqi_page_decode(c, arena, &page, v2, span, err);
+        if (status != AQ_OK) return status;
+        if (page.num_values == 0) continue;
+        aqi_span_locate(c, &page, span);
+        return AQ_OK;
+    }
+    if (c->rows_left != 0)
+        return aqi_fail_at(err, AQ_E_FORMAT, c->at, "column chunk has %lld rows too few",
+                           (long long)c->rows_left);
+    return AQ_OK;
+}
+
+static aq_status aqi_column_located(const aq_column *c, aq_status status, aq_error *err) {
+    return aqi_error_in_column(err, status, c->row_group, c->column, c->file->schema.paths[c->column]);
+}
+
+aq_status aq_column_open(const aq_parquet *file, int32_t row_group, int32_t column,
+                         aq_column **out_column, aq_error *err) {
+    aq_column *c;
+    aq_status status;
+    aqi_error_clear(err);
+    *out_column = NULL;
+    status = aqi_chunk_index_check(file, row_group, column, err);
+    if (status == AQ_OK) status = aqi_chunk_readable(file, row_group, column, err);
+    if (status != AQ_OK) return status;
+    c = (aq_column *)aqi_alloc(&file->allocator, sizeof *c);
+    if (c == NULL) return aqi_fail_nomem(err, sizeof *c);
+    memset(c, 0, sizeof *c);
+    c->file = file;
+    c->field = &file->schema.fields[file->schema.leaves[column]];
+    c->meta = &aqi_chunk_at(file, row_group, column)->meta_data;
+    c->row_group = row_group;
+    c->column = column;
+    c->at = aqi_chunk_start(c->meta);
+    c->end = c->at + c->meta->total_compressed_size;
+    c->levels_left = c->meta->num_values;
+    c->rows_left = aqi_row_group_at(file, row_group)->num_rows;
+    aqi_arena_init(&c->kept, &file->allocator, 0);
+    aqi_arena_init(&c->page, &file->allocator, 0);
+    *out_column = c;
+    return AQ_OK;
+}
+
+void aq_column_close(aq_column *column) {
+    aq_allocator a;
+    if (column == NULL) return;
+    a = column->file->allocator;
+    aqi_arena_deinit(&column->kept);
+    aqi_arena_deinit(&column->page);
+    aqi_free(&a, column, sizeof *column);
+}
+
+aq_status aq_column_next(aq_column *column, aq_span *out_span, aq_error *err) {
+    aq_status status;
+    aqi_error_clear(err);
+    aqi_arena_deinit(&column->page);
+    status = aqi_column_step(column, &column->page, out_span, err);
+    if (status != AQ_OK) memset(out_span, 0, sizeof *out_span);
+    return aqi_column_located(column, status, err);
+}
+
+/* All spans, in memory that lives until close. */
+static aq_status aqi_column_collect(aq_column *c, aq_error *err) {
+    size_t capacity = 1;
+    void *p;
+    aq_status status = aqi_arena_alloc(&c->kept, sizeof(aq_span), &p, err);
+    if (status != AQ_OK) return status;
+    c->spans = (aq_span *)p;
+    for (;;) {
+        aq_span span;
+        status = aqi_column_step(c, &c->kept, &span, err);
+        if (status != AQ_OK) return status;
+        if (span.values == NULL) break;
+        if (c->num_spans == capacity) {
+            capacity *= 2;
+            status = aqi_arena_alloc(&c->kept, capacity * sizeof(aq_span), &p, err);
+            if (status != AQ_OK) return status;
+            memcpy(p, c->spans, c->num_spans * sizeof(aq_span));
+            c->spans = (aq_span *)p;
+        }
+        c->spans[c->num_spans++] = span;
+    }
+    c->spans_done = true;
+    return AQ_OK;
+}
+
+aq_status aq_column_spans(aq_column *column, const aq_span **out_spans, size_t *out_count,
+                          aq_error *err) {
+    aq_status status = AQ_OK;
+    aqi_error_clear(err);
+    *out_spans = NULL;
+    *out_count = 0;
+    if (!column->spans_done) {
+        if (column->spans != NULL || column->levels_left != column->meta->num_values)
+            return aqi_fail(err, AQ_E_STATE, "pages were already taken from this aq_column; "
+                                             "open another one");
+        status = aqi_column_collect(column, err);
+    }
+    if (status != AQ_OK) return aqi_column_located(column, status, err);
+    *out_spans = column->spans;
+    *out_count = column->num_spans;
+    return AQ_OK;
+}
+
+/* Copies levels of one span, or the constant ones that its NULL stands for. */
+static void aqi_levels_join(uint8_t *dst, const uint8_t *levels, size_t n, uint8_t first,
+                            uint8_t rest) {
+    if (n == 0) return;
+    if (levels != NULL) {
+        memcpy(dst, levels, n);
+    } else {
+        memset(dst, rest, n);
+        dst[0] = first;
+    }
+}
+
+/* Joins all spans of the column into one, decoded. */
+static aq_status aqi_column_join(aq_column *c, aq_span *out, aq_error *err) {
+    size_t width = aqi_value_bytes(c->field->type, c->field->type_length), i;
+    size_t levels = 0, values = 0, bytes;
+    uint8_t max_rep = c->field->max_rep, max_def = c->field->max_def;
+    void *joined, *rep = NULL, *def = NULL;
+    bool nulls = false;
+    aq_status status;
+    for (i = 0; i < c->num_spans; i++) {
+        levels += (size_t)c->spans[i].num_levels;
+        values += (size_t)c->spans[i].num_values;
+        nulls = nulls || c->spans[i].def_levels != NULL;
+    }
+    if (!aqi_mul_size(values, width, &bytes)) return aqi_fail_nomem(err, values);
+    status = aqi_arena_alloc(&c->kept, bytes, &joined, err);
+    if (status == AQ_OK && max_rep > 0) status = aqi_arena_alloc(&c->kept, levels, &rep, err);
+    if (status == AQ_OK && nulls) status = aqi_arena_alloc(&c->kept, levels, &def, err);
+    if (status != AQ_OK) return status;
+    levels = 0;
+    values = 0;
+    for (i = 0; i < c->num_spans; i++) {
+        const aq_span *s = &c->spans[i];
+        size_t n = (size_t)s->num_levels;
+        if (s->num_values > 0)
+            memcpy((uint8_t *)joined + values * width, s->values, (size_t)s->num_values * width);
+        if (rep != NULL)
+            aqi_levels_join((uint8_t *)rep + levels, s->rep_levels, n, 0, max_rep);
+        if (def != NULL)
+            aqi_levels_join((uint8_t *)def + levels, s->def_levels, n,
+                            s->def_levels != NULL ? s->def_levels[0] : max_def, max_def);
+        out->num_rows += s->num_rows;
+        levels += n;
+        values += (size_t)s->num_values;
+    }
+    out->values = joined;
+    out->num_values = (int64_t)values;
+    out->num_levels = (int64_t)levels;
+    out->rep_levels = (const uint8_t *)rep;
+    out->def_levels = (const uint8_t *)def;
+    out->file_offset = c->spans[0].file_offset;
+    out->alignment = aqi_alignment_of(joined);
+    return AQ_OK;
+}
+
+aq_status aq_column_view(aq_column *column, aq_span *out_span, aq_error *err) {
+    const aq_span *spans;
+    size_t count;
+    aq_status status = aq_column_spans(column, &spans, &count, err);
+    memset(out_span, 0, sizeof *out_span);
+    if (status != AQ_OK || count == 0) return status;
+    if (count == 1) {
+        *out_span = spans[0];
+        return AQ_OK;
+    }
+    status = aqi_column_join(column, out_span, err);
+    return aqi_column_located(column, status, err);
+}
+
+aq_status aq_column_next_page(aq_column *column, aq_page_info *out_page, aq_error *err) {
+    const aqi_page_header *h;
+    aqi_page page;
+    aq_status status;
+    aqi_error_clear(err);
+    memset(out_page, 0, sizeof *out_page);
+    aqi_arena_deinit(&column->page);
+    if (column->levels_left <= 0 || column->at >= column->end) return AQ_OK;
+    status = aqi_page_header_read(column, &page, err);
+    if (status != AQ_OK) return aqi_column_located(column, status, err);
+    h = &page.header;
+    out_page->header_offset = page.header_offset;
+    out_page->data_offset = page.data_offset;
+    out_page->header_bytes = (int32_t)(page.data_offset - page.header_offset);
+    out_page->compressed_bytes = h->compressed_page_size;
+    out_page->uncompressed_bytes = h->uncompressed_page_size;
+    out_page->type = h->type;
+    out_page->has_crc = AQI_HAS(h, aqi_page_header, crc);
+    out_page->crc = (uint32_t)h->crc;
+    if (h->type == AQI_PAGE_DICTIONARY) {
+        out_page->num_values = h->dictionary_page_header.num_values;
+        out_page->encoding = (aq_encoding)h->dictionary_page_header.encoding;
+    } else if (h->type == AQI_PAGE_DATA_V2) {
+        out_page->num_values = h->data_page_header_v2.num_values;
+        out_page->encoding = (aq_encoding)h->data_page_header_v2.encoding;
+        column->levels_left -= out_page->num_values;
+    } else if (h->type == AQI_PAGE_DATA) {
+        out_page->num_values = h->data_page_header.num_values;
+        out_page->encoding = (aq_encoding)h->data_page_header.encoding;
+        column->levels_left -= out_page->num_values;
+    }
+    return AQ_OK;
+}
+
+aq_status aq_column_verify(aq_column *column, aq_error *err) {
+    aq_span span;
+    aq_status status;
+    column->verify = true;
+    do {
+        status = aq_column_next(column, &span, err);
+    } while (status == AQ_OK && span.values != NULL);
+    return status;
+}
+
+#ifndef AQ_NO_WRITER
+
+/*==========================================================================
+ * MARK: - [77] Parquet writer (private)
+ * A column chunk is one data page V1: gap, header, levels, values. Row groups are kept as
+ * encoded Thrift until the footer is written, so memory grows by their metadata only.
+ *========================================================================*/
+
+struct aq_writer {
+    aq_allocator allocator;
+    aqi_arena arena; /* schema */
+    aqi_output out;
+    size_t alignment;
+    int level;
+    bool skip_checksums;
+    aq_status failed; /* of an earlier call: nothing more may be written */
+    aqi_schema schema;
+    aqi_schema_element *elements; /* root and fields */
+    uint32_t num_elements;
+    aq_field_spec *specs; /* element i is specs[i - 1] */
+    aqi_slice *path_parts;
+    aqi_list *column_paths; /* slices of path_parts */
+    aqi_slice created_by;
+    int64_t num_rows;
+    uint32_t num_row_groups, num_pairs;
+    int32_t column; /* next one of the row group */
+    int64_t group_rows, group_bytes, group_stored, group_start;
+    aqi_thrift_writer row_groups, columns, pairs, header;
+    aqi_bytes_builder body, packed;
+};
+
+static void aqi_writer_free(aq_writer *w) {
+    aq_allocator a = w->allocator;
+    aqi_output_abort(&w->out);
+    aqi_builder_free(&a, &w->row_groups.out);
+    aqi_builder_free(&a, &w->columns.out);
+    aqi_builder_free(&a, &w->pairs.out);
+    aqi_builder_free(&a, &w->header.out);
+    aqi_builder_free(&a, &w->body);
+    aqi_builder_free(&a, &w->packed);
+    aqi_arena_deinit(&w->arena);
+    aqi_free(&a, w, sizeof *w);
+}
+
+/* The logical type of a spec, with the ConvertedType that older readers know. */
+static aq_status aqi_spec_logical(const aq_field_spec *spec, aqi_schema_element *e,
+                                  aq_error *err) {
+    aqi_logical *l = &e->logical_type;
+    int32_t widths = 0;
+    switch (spec->logical) {
+    case AQ_LOGICAL_NONE:
+        return AQ_OK;
+    case AQ_LOGICAL_STRING:
+        AQI_MARK(l, aqi_logical, string);
+        AQI_SET(e, aqi_schema_element, converted_type, AQI_CONVERTED_UTF8);
+        break;
+    case AQ_LOGICAL_LIST:
+        AQI_MARK(l, aqi_logical, list);
+        AQI_SET(e, aqi_schema_element, converted_type, AQI_CONVERTED_LIST);
+        break;
+    case AQ_LOGICAL_INTEGER:
+        while (widths < 4 && 8 << widths != spec->bit_width) widths++;
+        if (widths == 4) return aqi_schema_fail(err, spec->name, "has a bit_width not 8..64");
+        AQI_MARK(l, aqi_logical, integer);
+        AQI_SET(&l->integer, aqi_integer, bit_width, (int8_t)spec->bit_width);
+        AQI_SET(&l->integer, aqi_integer, is_signed, spec->is_signed);
+        AQI_SET(e, aqi_schema_element, converted_type,
+                (spec->is_signed ? AQI_CONVERTED_INT_8 : AQI_CONVERTED_UINT_8) + widths);
+        break;
+    case AQ_LOGICAL_FLOAT16:
+        AQI_MARK(l, aqi_logical, float16);
+        break;
+    default:
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "field \"%.80s\": this version writes the logical types STRING, LIST, "
+                        "INTEGER and FLOAT16",
+                        spec->name);
+    }
+    AQI_MARK(e, aqi_schema_element, logical_type);
+    return AQ_OK;
+}
+
+static aq_status aqi_spec_element(const aq_field_spec *spec, aqi_schema_element *e,
+                                  aq_error *err) {
+    size_t n = spec->name == NULL ? 0 : strlen(spec->name);
+    bool group = spec->type == AQ_GROUP;
+    if (n == 0 || n > UINT32_MAX) return aqi_fail(err, AQ_E_ARG, "schema field without a name");
+    if ((int)spec->type < AQ_GROUP || spec->type > AQ_FIXED_LEN_BYTE_ARRAY ||
+        (int)spec->repetition < 0 || spec->repetition > AQ_REPEATED ||
+        group != (spec->num_children > 0) ||
+        (spec->type == AQ_FIXED_LEN_BYTE_ARRAY) != (spec->type_length > 0)) {
+        aqi_schema_fail(err, spec->name, "has a type, repetition, type_length or number of "
+                                         "children that do not go together");
+        if (err != NULL) err->status = AQ_E_ARG;
+        return AQ_E_ARG;
+    }
+    if (!aqi_codec_available((int32_t)spec->codec))
+        return aqi_codec_missing((int32_t)spec->codec, err);
+    e->name.data = (const uint8_t *)spec->name;
+    e->name.size = (uint32_t)n;
+    AQI_MARK(e, aqi_schema_element, name);
+    AQI_SET(e, aqi_schema_element, repetition_type, (int32_t)spec->repetition);
+    if (group) {
+        AQI_SET(e, aqi_schema_element, num_children, spec->num_children);
+    } else {
+        AQI_SET(e, aqi_schema_element, type, (int32_t)spec->type);
+    }
+    if (spec->type_length > 0) AQI_SET(e, aqi_schema_element, type_length, spec->type_length);
+    return aqi_spec_logical(spec, e, err);
+}
+
+/* Copies the specs, with their names, into the arena. */
+static aq_status aqi_writer_copy_specs(aq_writer *w, const aq_field_spec *fields, size_t n,
+                                       aq_error *err) {
+    size_t i;
+    void *p;
+    char *name = NULL;
+    aq_status status = aqi_arena_alloc(&w->arena, n * sizeof *fields, &p, err);
+    if (status != AQ_OK) return status;
+    w->specs = (aq_field_spec *)p;
+    if (n > 0) memcpy(w->specs, fields, n * sizeof *fields);
+    for (i = 0; i < n && status == AQ_OK; i++) {
+        if (fields[i].name == NULL) continue;
+        status = aqi_arena_string(&w->arena, fields[i].name, strlen(fields[i].name), &name, err);
+        w->specs[i].name = name;
+    }
+    return status;
+}
+
+/* path_in_schema of each column, as slices of the field names. */
+static aq_status aqi_writer_build_paths(aq_writer *w, aq_error *err) {
+    const aqi_schema *s = &w->schema;
+    int32_t c, k;
+    void *p;
+    aq_status status = aqi_arena_alloc(
+        &w->arena, (size_t)s->num_columns * AQI_MAX_SCHEMA_DEPTH * sizeof(aqi_slice), &p, err);
+    if (status != AQ_OK) return status;
+    w->path_parts = (aqi_slice *)p;
+    status = aqi_arena_alloc(&w->arena, (size_t)s->num_columns * sizeof(aqi_list), &p, err);
+    if (status != AQ_OK) return status;
+    w->column_paths = (aqi_list *)p;
+    for (c = 0; c < s->num_columns; c++) {
+        aqi_slice *end = w->path_parts + (size_t)(c + 1) * AQI_MAX_SCHEMA_DEPTH, *at = end;
+        for (k = s->leaves[c]; k > 0; k = s->fields[k].parent) *--at = w->elements[k].name;
+        w->column_paths[c].items = at;
+        w->column_paths[c].count = (uint32_t)(end - at);
+    }
+    return AQ_OK;
+}
+
+static aq_status aqi_writer_build_schema(aq_writer *w, const aq_field_spec *fields, size_t n,
+                                         aq_error *err) {
+    static const uint8_t root_name[] = "schema";
+    size_t i, k;
+    void *p;
+    aq_status status;
+    if (n > AQI_THRIFT_LIST_LIMIT - 1)
+        return aqi_fail(err, AQ_E_LIMIT, "schema of %zu fields; the limit is %u", n,
+                        AQI_THRIFT_LIST_LIMIT - 1);
+    status = aqi_writer_copy_specs(w, fields, n, err);
+    if (status == AQ_OK)
+        status = aqi_arena_alloc(&w->arena, (n + 1) * sizeof *w->elements, &p, err);
+    if (status != AQ_OK) return status;
+    w->elements = (aqi_schema_element *)p;
+    w->num_elements = (uint32_t)n + 1;
+    w->elements[0].name.data = root_name;
+    w->elements[0].name.size = sizeof root_name - 1;
+    AQI_MARK(&w->elements[0], aqi_schema_element, name);
+    for (i = 0; i < n; i++) {
+        status = aqi_spec_element(&w->specs[i], &w->elements[i + 1], err);
+        if (status != AQ_OK) return status;
+    }
+    /* Fields that are not inside another one are the root's children. */
+    for (i = 0; i < n; w->elements[0].num_children++) {
+        size_t left = 1;
+        for (k = i; k < n && left > 0; k++) left += (size_t)w->specs[k].num_children - 1;
+        i = k;
+    }
+    AQI_MARK(&w->elements[0], aqi_schema_element, num_children);
+    w->schema.max_columns = AQI_THRIFT_LIST_LIMIT;
+    status = aqi_schema_build(&w->schema, &w->arena, w->elements, w->num_elements, err);
+    if (status != AQ_OK) {
+        if (err != NULL) err->status = status == AQ_E_FORMAT ? AQ_E_ARG : status;
+        return status == AQ_E_FORMAT ? AQ_E_ARG : status;
+    }
+    return aqi_writer_build_paths(w, err);
+}
+
+static aq_status aqi_writer_options_resolve(const aq_writer_options *in, aq_writer_options *out,
+                                            aq_error *err) {
+    memset(out, 0, sizeof *out);
+    if (in != NULL) *out = *in;
+    if (out->value_alignment == 0) out->value_alignment = AQ_ALIGNMENT;
+    if (out->compression_level == 0) out->compression_level = 1;
+    if (out->created_by == NULL) out->created_by = "arrowquant.h version " AQ_VERSION_STRING;
+    if (out->value_alignment > 4096 ||
+        (out->value_alignment & (out->value_alignment - 1)) != 0)
+        return aqi_fail(err, AQ_E_ARG, "value_alignment %zu is not a power of 2 in 1..4096",
+                        out->value_alignment);
+    return AQ_OK;
+}
+
+/* Opens with input_path == NULL or a file that the output must not be. */
+static aq_status aqi_writer_open(const char *path, const char *input_path,
+                                 const aq_field_spec *fields, size_t num_fields,
+                                 const aq_writer_options *options, aq_writer **out_writer,
+                                 aq_error *err) {
+    aq_writer_options o;
+    aq_allocator a;
+    aq_writer *w;
+    char *created_by = NULL;
+    aq_status status = aqi_writer_options_resolve(options, &o, err);
+    *out_writer = NULL;
+    if (status == AQ_OK) status = aqi_allocator_resolve(o.allocator, &a, err);
+    if (status != AQ_OK) return status;
+    w = (aq_writer *)aqi_alloc(&a, sizeof *w);
+    if (w == NULL) return aqi_fail_nomem(err, sizeof *w);
+    memset(w, 0, sizeof *w);
+    w->allocator = a;
+    w->out.fd = -1;
+    w->out.allocator = a;
+    w->row_groups.allocator = &w->allocator;
+    w->columns.allocator = &w->allocator;
+    w->pairs.allocator = &w->allocator;
+    w->header.allocator = &w->allocator;
+    w->alignment = o.value_alignment;
+    w->level = o.compression_level;
+    w->skip_checksums = o.skip_checksums;
+    aqi_arena_init(&w->arena, &a, 0);
+    status = aqi_writer_build_schema(w, fields, num_fields, err);
+    if (status == AQ_OK)
+        status = aqi_arena_string(&w->arena, o.created_by, strlen(o.created_by), &created_by,
+                                  err);
+    if (status == AQ_OK) {
+        w->created_by.data = (const uint8_t *)created_by;
+        w->created_by.size = (uint32_t)strlen(created_by);
+        status = aqi_output_open(&w->out, path, input_path, &a, o.no_sync, err);
+    }
+    if (status == AQ_OK) status = aqi_output_write(&w->out, "PAR1", 4, err);
+    if (status != AQ_OK) {
+        aqi_writer_free(w);
+        return status;
+    }
+    *out_writer = w;
+    return AQ_OK;
+}
+
+aq_status aq_writer_open(const char *path, const aq_field_spec *fields, size_t num_fields,
+                         const aq_writer_options *options, aq_writer **out_writer,
+                         aq_error *err) {
+    aqi_error_clear(err);
+    return aqi_writer_open(path, NULL, fields, num_fields, options, out_writer, err);
+}
+
+/* Keeps the first failure: after it the file cannot become whole. */
+static aq_status aqi_writer_failed(aq_writer *w, aq_status status) {
+    if (w->failed == AQ_OK) w->failed = status;
+    return status;
+}
+
+static aq_status aqi_writer_usable(const aq_writer *w, aq_error *err) {
+    if (w->failed == AQ_OK) return AQ_OK;
+    return aqi_fail(err, AQ_E_STATE, "the writer failed before (%s); only finish or abort it",
+                    aq_status_name(w->failed));
+}
+
+aq_status aq_writer_add_key_value(aq_writer *writer, const char *key, const char *value,
+                                  aq_error *err) {
+    aqi_key_value kv;
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_writer_usable(writer, err);
+    if (status != AQ_OK) return status;
+    memset(&kv, 0, sizeof kv);
+    if (key == NULL || strlen(key) > AQI_THRIFT_STRING_LIMIT ||
+        (value != NULL && strlen(value) > AQI_THRIFT_STRING_LIMIT))
+        return aqi_fail(err, AQ_E_ARG, "metadata key missing, or a pair over 100,000,000 bytes");
+    kv.key.data = (const uint8_t *)key;
+    kv.key.size = (uint32_t)strlen(key);
+    AQI_MARK(&kv, aqi_key_value, key);
+    if (value != NULL) {
+        kv.value.data = (const uint8_t *)value;
+        kv.value.size = (uint32_t)strlen(value);
+        AQI_MARK(&kv, aqi_key_value, value);
+    }
+    aqi_thrift_write(&writer->pairs, &aqi_key_value_type, &kv);
+    writer->num_pairs++;
+    if (!writer->pairs.failed) return AQ_OK;
+    return aqi_writer_failed(writer, aqi_fail_nomem(err, kv.key.size + kv.value.size));
+}
+
+/* Appends one level stream with its 4-byte length. */
+static bool aqi_writer_put_levels(aq_writer *w, const uint8_t *levels, size_t n, uint8_t max) {
+    size_t at = w->body.size;
+    uint8_t length[4] = {0, 0, 0, 0};
+    if (!aqi_builder_append(&w->allocator, &w->body, length, 4) ||
+        !aqi_rle_write(&w->allocator, &w->body, levels, n, aqi_bits_needed(max)))
+        return false;
+    aqi_store_le32(w->body.data + at, (uint32_t)(w->body.size - at - 4));
+    return true;
+}
+
+/* Checks the levels of a chunk and counts its rows. */
+static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_values *v,
+                                         int64_t *out_rows, aq_error *err) {
+    int64_t i, present = 0, rows = 0;
+    *out_rows = v->num_values;
+    if (v->num_values < 0 || (v->num_values > 0 && v->values == NULL))
+        return aqi_fail(err, AQ_E_ARG, "column values missing");
+    if (field->max_def == 0 && field->max_rep == 0) {
+        if (v->num_levels == 0 || v->num_levels == v->num_values) return AQ_OK;
+        return aqi_fail(err, AQ_E_ARG, "required column with levels");
+    }
+    if (v->num_levels < 0 || (v->num_levels > 0 && ((field->max_def > 0 && !v->def_levels) ||
+                                                    (field->max_rep > 0 && !v->rep_levels))))
+        return aqi_fail(err, AQ_E_ARG, "column needs levels and has none");
+    for (i = 0; i < v->num_levels; i++) {
+        if (v->def_levels[i] > field->max_def ||
+            (field->max_rep > 0 && v->rep_levels[i] > field->max_rep))
+            return aqi_fail(err, AQ_E_ARG, "level %lld is above the column's maximum",
+                            (long long)i);
+        present += v->def_levels[i] == field->max_def;
+        rows += field->max_rep == 0 || v->rep_levels[i] == 0;
+    }
+    *out_rows = rows;
+    if (field->max_rep > 0 && v->num_levels > 0 && v->rep_levels[0] != 0)
+        return aqi_fail(err, AQ_E_ARG, "first repetition level is not 0");
+    if (present == v->num_values) return AQ_OK;
+    return aqi_fail(err, AQ_E_ARG, "levels say %lld values, num_values %lld",
+                    (long long)present, (long long)v->num_values);
+}
+
+/* Bytes of the PLAIN form; false when they overflow. */
+static bool aqi_plain_size(const aq_field *field, const aq_column_values *v, size_t *out) {
+    const aq_bytes *b = (const aq_bytes *)v->values;
+    size_t n = (size_t)v->num_values, i;
+    *out = 0;
+    if (field->type == AQ_BOOLEAN) {
+        *out = n / 8 + (n % 8 != 0);
+        return true;
+    }
+    if (field->type != AQ_BYTE_ARRAY)
+        return aqi_mul_size(n, aqi_value_bytes(field->type, field->type_length), out);
+    for (i = 0; i < n; i++) {
+        if (b[i].size > UINT32_MAX || !aqi_add_size(*out, b[i].size, out) ||
+            !aqi_add_size(*out, 4, out))
+            return false;
+    }
+    return true;
+}
+
+/* Appends the PLAIN form of the values to the page body (reserved before). */
+static void aqi_plain_encode(const aq_field *field, const aq_column_values *v, uint8_t *dst) {
+    const aq_bytes *b = (const aq_bytes *)v->values;
+    size_t n = (size_t)v->num_values, i;
+    if (field->type == AQ_BOOLEAN) {
+        const uint8_t *bits = (const uint8_t *)v->values;
+        memset(dst, 0, n / 8 + (n % 8 != 0));
+        for (i = 0; i < n; i++) dst[i / 8] |= (uint8_t)((bits[i] != 0) << i % 8);
+    } else if (field->type == AQ_BYTE_ARRAY) {
+        for (i = 0; i < n; i++) {
+            aqi_store_le32(dst, (uint32_t)b[i].size);
+            if (b[i].size > 0) memcpy(dst + 4, b[i].data, b[i].size);
+            dst += 4 + b[i].size;
+        }
+    } else {
+        size_t width = aqi_value_bytes(field->type, field->type_length);
+        size_t swap = aqi_swap_width(field->type);
+        aqi_copy_le(dst, v->values, n * width / swap, swap);
+    }
+}
+
+/* A page about to be written: `body` of the writer, then `tail` from the caller's memory. */
+typedef struct aqi_page_parts {
+    const uint8_t *tail;
+    size_t tail_bytes;
+    size_t plain_bytes; /* of levels and values before compression */
+    size_t prefix;      /* bytes before the first value byte       */
+} aqi_page_parts;
+
+/* Levels and values to the page's parts. Values that are stored as they lie in memory are
+ * not copied. */
+static aq_status aqi_writer_build_page(aq_writer *w, const aq_field *field,
+                                       const aq_column_values *v, bool compressed,
+                                       aqi_page_parts *out, aq_error *err) {
+    const aq_bytes *b = (const aq_bytes *)v->values;
+    size_t plain = 0, n = (size_t)v->num_levels;
+    bool single = field->type == AQ_BYTE_ARRAY && v->num_values == 1;
+    bool in_place = !compressed && field->type != AQ_BOOLEAN &&
+                    (single || field->type != AQ_BYTE_ARRAY) &&
+                    (!AQI_BIG_ENDIAN || aqi_swap_width(field->type) == 1);
+    uint8_t length[4];
+    bool ok = true;
+    memset(out, 0, sizeof *out);
+    w->body.size = 0;
+    if (!aqi_plain_size(field, v, &plain) || plain > INT32_MAX)
+        return aqi_fail(err, AQ_E_LIMIT, "column chunk of over 2 GiB in one page");
+    if (field->max_rep > 0) ok = ok && aqi_writer_put_levels(w, v->rep_levels, n, field->max_rep);
+    if (field->max_def > 0) ok = ok && aqi_writer_put_levels(w, v->def_levels, n, field->max_def);
+    out->plain_bytes = w->body.size + plain;
+    out->prefix = w->body.size + (field->type == AQ_BYTE_ARRAY ? 4 : 0);
+    if (ok && in_place && single) {
+        aqi_store_le32(length, (uint32_t)b[0].size);
+        ok = aqi_builder_append(&w->allocator, &w->body, length, 4);
+        out->tail = b[0].data;
+        out->tail_bytes = b[0].size;
+    } else if (ok && in_place) {
+        out->tail = (const uint8_t *)v->values;
+        out->tail_bytes = plain;
+    } else if (ok) {
+        ok = aqi_builder_reserve(&w->allocator, &w->body, plain + 1);
+        if (ok) aqi_plain_encode(field, v, w->body.data + w->body.size);
+        w->body.size += ok ? plain : 0;
+    }
+    if (!ok) return aqi_fail_nomem(err, plain);
+    if (out->plain_bytes > INT32_MAX)
+        return aqi_fail(err, AQ_E_LIMIT, "column chunk of over 2 GiB in one page");
+    return AQ_OK;
+}
+
+static aq_status aqi_writer_compress(aq_writer *w, aq_codec codec, aq_error *err) {
+    aqi_bytes_builder swap;
+    size_t bound = aqi_compress_bound((int32_t)codec, w->body.size), n = 0;
+    w->packed.size = 0;
+    if (bound > 0 && !aqi_builder_reserve(&w->allocator, &w->packed, bound))
+        return aqi_fail_nomem(err, bound);
+    if (bound > 0)
+        n = aqi_compress((int32_t)codec, w->level, w->body.data, w->body.size, w->packed.data,
+                         w->packed.capacity);
+    if (n == 0 || n > INT32_MAX)
+        return aqi_fail(err, AQ_E_LIMIT, "%s could not compress %zu bytes",
+                        aqi_codec_name((int32_t)codec), w->body.size);
+    w->packed.size = n;
+    swap = w->body;
+    w->body = w->packed;
+    w->packed = swap;
+    return AQ_OK;
+}
+
+/* Order of two PLAIN values in memory; sets *ordered = false for what has no order here. */
+static int aqi_value_compare(const aq_field *f, const void *a, const void *b, bool *ordered) {
+    bool is_unsigned = f->logical == AQ_LOGICAL_INTEGER && !f->is_signed;
+    if (f->type == AQ_BYTE_ARRAY) {
+        const aq_bytes *x = (const aq_bytes *)a, *y = (const aq_bytes *)b;
+        size_t n = AQI_MIN(x->size, y->size);
+        int order = n == 0 ? 0 : memcmp(x->data, y->data, n);
+        return order != 0 ? order : (x->size > y->size) - (x->size < y->size);
+    }
+    if (f->type == AQ_INT32) {
+        int32_t x, y;
+        memcpy(&x, a, sizeof x);
+        memcpy(&y, b, sizeof y);
+        if (is_unsigned) return ((uint32_t)x > (uint32_t)y) - ((uint32_t)x < (uint32_t)y);
+        return (x > y) - (x < y);
+    }
+    if (f->type == AQ_INT64) {
+        int64_t x, y;
+        memcpy(&x, a, sizeof x);
+        memcpy(&y, b, sizeof y);
+        if (is_unsigned) return ((uint64_t)x > (uint64_t)y) - ((uint64_t)x < (uint64_t)y);
+        return (x > y) - (x < y);
+    }
+    *ordered = false;
+    return 0;
+}
+
+#define AQI_STATISTICS_VALUE_LIMIT 1024
+
+/* Statistics of integers and byte arrays. Long byte arrays have none: a shortened bound would
+ * not be exact. `store` holds the little-endian form of min and max. */
+static void aqi_statistics_make(const aq_field *f, const aq_column_values *v, uint8_t store[16],
+                                aqi_statistics *out) {
+    size_t width = aqi_value_bytes(f->type, f->type_length), i;
+    const uint8_t *values = (const uint8_t *)v->values, *min = values, *max = values;
+    bool ordered = true, has_levels = f->max_def > 0 || f->max_rep > 0;
+    memset(out, 0, sizeof *out);
+    AQI_SET(out, aqi_statistics, null_count, has_levels ? v->num_levels - v->num_values : 0);
+    for (i = 0; i < (size_t)v->num_values && ordered; i++) {
+        const uint8_t *p = values + i * width;
+        if (aqi_value_compare(f, p, min, &ordered) < 0) min = p;
+        if (aqi_value_compare(f, p, max, &ordered) > 0) max = p;
+    }
+    if (v->num_values == 0 || !ordered) return;
+    if (f->type == AQ_BYTE_ARRAY) {
+        const aq_bytes *lo = (const aq_bytes *)(const void *)min;
+        const aq_bytes *hi = (const aq_bytes *)(const void *)max;
+        if (lo->size > AQI_STATISTICS_VALUE_LIMIT || hi->size > AQI_STATISTICS_VALUE_LIMIT)
+            return;
+        out->min_value.data = lo->data;
+        out->min_value.size = (uint32_t)lo->size;
+        out->max_value.data = hi->data;
+        out->max_value.size = (uint32_t)hi->size;
+    } else {
+        aqi_copy_le(store, min, 1, width);
+        aqi_copy_le(store + 8, max, 1, width);
+        out->min_value.data = store;
+        out->max_value.data = store + 8;
+        out->min_value.size = (uint32_t)width;
+        out->max_value.size = (uint32_t)width;
+    }
+    AQI_MARK(out, aqi_statistics, min_value);
+    AQI_MARK(out, aqi_statistics, max_value);
+    AQI_SET(out, aqi_statistics, is_min_value_exact, true);
+    AQI_SET(out, aqi_statistics, is_max_value_exact, true);
+}
+
+/* Gap, page header, body, tail to the file. Sets where the header begins. */
+static aq_status aqi_writer_emit_page(aq_writer *w, const aq_field_spec *spec,
+                                      const aqi_page_parts *parts, int32_t num_levels,
+                                      int64_t *out_start, size_t *out_stored, aq_error *err) {
+    size_t stored = w->body.size + parts->tail_bytes, gap = 0;
+    aqi_page_header h;
+    uint32_t crc;
+    aq_status status = AQ_OK;
+    memset(&h, 0, sizeof h);
+    AQI_SET(&h, aqi_page_header, type, AQI_PAGE_DATA);
+    AQI_SET(&h, aqi_page_header, uncompressed_page_size, (int32_t)parts->plain_bytes);
+    AQI_SET(&h, aqi_page_header, compressed_page_size, (int32_t)stored);
+    if (!w->skip_checksums) {
+        crc = aqi_crc32(UINT32_MAX, w->body.data, w->body.size);
+        crc = ~aqi_crc32(crc, parts->tail, parts->tail_bytes);
+        AQI_SET(&h, aqi_page_header, crc, (int32_t)crc);
+    }
+    AQI_MARK(&h, aqi_page_header, data_page_header);
+    AQI_SET(&h.data_page_header, aqi_data_page, num_values, num_levels);
+    AQI_SET(&h.data_page_header, aqi_data_page, encoding, AQ_PLAIN);
+    AQI_SET(&h.data_page_header, aqi_data_page, definition_level_encoding, AQ_RLE);
+    AQI_SET(&h.data_page_header, aqi_data_page, repetition_level_encoding, AQ_RLE);
+    w->header.out.size = 0;
+    aqi_thrift_write(&w->header, &aqi_page_header_type, &h);
+    if (w->header.failed) return aqi_fail_nomem(err, 64);
+    if (spec->align_values && spec->codec == AQ_UNCOMPRESSED) {
+        size_t at = (size_t)w->out.offset + w->header.out.size + parts->prefix;
+        gap = (w->alignment - at % w->alignment) % w->alignment;
+    }
+    status = aqi_output_zeros(&w->out, gap, err);
+    *out_start = w->out.offset;
+    *out_stored = w->header.out.size + stored;
+    if (status == AQ_OK)
+        status = aqi_output_write(&w->out, w->header.out.data, w->header.out.size, err);
+    if (status == AQ_OK) status = aqi_output_write(&w->out, w->body.data, w->body.size, err);
+    if (status == AQ_OK) status = aqi_output_write(&w->out, parts->tail, parts->tail_bytes, err);
+    return status;
+}
+
+/* Encodes the ColumnChunk of the page just written, for the row group. */
+static aq_status aqi_writer_note_chunk(aq_writer *w, const aq_field_spec *spec,
+                                       const aq_field *field, const aq_column_values *v,
+                                       int64_t num_levels, int64_t start, size_t stored,
+                                       size_t plain, aq_error *err) {
+    static const int32_t encodings[] = {AQ_PLAIN, AQ_RLE};
+    uint8_t store[16];
+    aqi_column_chunk chunk;
+    aqi_column_meta *m = &chunk.meta_data;
+    memset(&chunk, 0, sizeof chunk);
+    AQI_SET(&chunk, aqi_column_chunk, file_offset, 0);
+    AQI_MARK(&chunk, aqi_column_chunk, meta_data);
+    AQI_SET(m, aqi_column_meta, type, (int32_t)field->type);
+    m->encodings.items = encodings;
+    m->encodings.count = field->max_def > 0 || field->max_rep > 0 ? 2 : 1;
+    AQI_MARK(m, aqi_column_meta, encodings);
+    AQI_SET(m, aqi_column_meta, path_in_schema, w->column_paths[field->column]);
+    AQI_SET(m, aqi_column_meta, codec, (int32_t)spec->codec);
+    AQI_SET(m, aqi_column_meta, num_values, num_levels);
+    AQI_SET(m, aqi_column_meta, total_uncompressed_size,
+            (int64_t)(plain + w->header.out.size));
+    AQI_SET(m, aqi_column_meta, total_compressed_size, (int64_t)stored);
+    AQI_SET(m, aqi_column_meta, data_page_offset, start);
+    if (spec->write_statistics) {
+        AQI_MARK(m, aqi_column_meta, statistics);
+        aqi_statistics_make(field, v, store, &m->statistics);
+    }
+    aqi_thrift_write(&w->columns, &aqi_column_chunk_type, &chunk);
+    if (w->columns.failed) return aqi_fail_nomem(err, 256);
+    w->group_bytes += m->total_uncompressed_size;
+    w->group_stored += m->total_compressed_size;
+    if (w->column == 0) w->group_start = start;
+    return AQ_OK;
+}
+
+static aq_status aqi_writer_put(aq_writer *w, const aq_column_values *v, aq_error *err) {
+    int32_t index = w->schema.leaves[w->column];
+    const aq_field *field = &w->schema.fields[index];
+    const aq_field_spec *spec = &w->specs[index - 1];
+    bool compressed = spec->codec != AQ_UNCOMPRESSED;
+    aqi_page_parts parts;
+    int64_t rows, start = 0, levels;
+    size_t stored = 0;
+    aq_status status = aqi_writer_check_levels(field, v, &rows, err);
+    if (status != AQ_OK) return status;
+    levels = field->max_def > 0 || field->max_rep > 0 ? v->num_levels : v->num_values;
+    if (levels > INT32_MAX)
+        return aqi_fail(err, AQ_E_LIMIT, "column chunk of over 2^31 - 1 values in one page");
+    if (w->column > 0 && rows != w->group_rows)
+        return aqi_fail(err, AQ_E_ARG, "column has %lld rows, the ones before it %lld",
+                        (long long)rows, (long long)w->group_rows);
+    w->group_rows = rows;
+    status = aqi_writer_build_page(w, field, v, compressed, &parts, err);
+    if (status == AQ_OK && compressed) status = aqi_writer_compress(w, spec->codec, err);
+    if (status == AQ_OK)
+        status = aqi_writer_emit_page(w, spec, &parts, (int32_t)levels, &start, &stored, err);
+    if (status == AQ_OK)
+        status = aqi_writer_note_chunk(w, spec, field, v, levels, start, stored,
+                                       parts.plain_bytes, err);
+    if (status == AQ_OK) w->column++;
+    return status;
+}
+
+aq_status aq_writer_put_column(aq_writer *writer, const aq_column_values *values,
+                               aq_error *err) {
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_writer_usable(writer, err);
+    if (status != AQ_OK) return status;
+    if (writer->column == writer->schema.num_columns)
+        return aqi_fail(err, AQ_E_STATE, "the row group has all of its %d columns; end it",
+                        (int)writer->schema.num_columns);
+    status = aqi_writer_put(writer, values, err);
+    if (status == AQ_OK) return AQ_OK;
+    aqi_error_in_column(err, status, (int32_t)writer->num_row_groups, writer->column,
+                        writer->schema.paths[writer->column]);
+    return aqi_writer_failed(writer, status);
+}
+
+aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows, aq_error *err) {
+    aqi_row_group g;
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_writer_usable(writer, err);
+    if (status != AQ_OK) return status;
+    if (writer->column != writer->schema.num_columns)
+        return aqi_fail(err, AQ_E_STATE, "the row group has %d of its %d columns",
+                        (int)writer->column, (int)writer->schema.num_columns);
+    if (num_rows < 0 || (writer->schema.num_columns > 0 && num_rows != writer->group_rows))
+        return aqi_fail(err, AQ_E_ARG, "row group of %lld rows; its columns hold %lld",
+                        (long long)num_rows, (long long)writer->group_rows);
+    if (writer->num_row_groups == AQI_THRIFT_LIST_LIMIT)
+        return aqi_fail(err, AQ_E_LIMIT, "over %u row groups", AQI_THRIFT_LIST_LIMIT);
+    memset(&g, 0, sizeof g);
+    g.columns.items = writer->columns.out.data;
+    g.columns.count = (uint32_t)writer->column;
+    g.columns.encoded_bytes = writer->columns.out.size;
+    AQI_MARK(&g, aqi_row_group, columns);
+    AQI_SET(&g, aqi_row_group, total_byte_size, writer->group_bytes);
+    AQI_SET(&g, aqi_row_group, num_rows, num_rows);
+    if (writer->column > 0) AQI_SET(&g, aqi_row_group, file_offset, writer->group_start);
+    AQI_SET(&g, aqi_row_group, total_compressed_size, writer->group_stored);
+    if (writer->num_row_groups <= INT16_MAX)
+        AQI_SET(&g, aqi_row_group, ordinal, (int16_t)writer->num_row_groups);
+    aqi_thrift_write(&writer->row_groups, &aqi_row_group_type, &g);
+    if (writer->row_groups.failed)
+        return aqi_writer_failed(writer, aqi_fail_nomem(err, writer->row_groups.out.size));
+    writer->columns.out.size = 0;
+    writer->column = 0;
+    writer->group_bytes = 0;
+    writer->group_stored = 0;
+    writer->num_row_groups++;
+    writer->num_rows += num_rows;
+    return AQ_OK;
+}
+
+static aq_status aqi_writer_footer(aq_writer *w, aq_error *err) {
+    aqi_column_order order;
+    aqi_file_meta m;
+    uint8_t tail[8];
+    int32_t i;
+    void *orders;
+    aq_status status = aqi_arena_alloc(
+        &w->arena, (size_t)w->schema.num_columns * sizeof(aqi_column_order), &orders, err);
+    if (status != AQ_OK) return status;
+    memset(&order, 0, sizeof order);
+    AQI_MARK(&order, aqi_column_order, type_order);
+    for (i = 0; i < w->schema.num_columns; i++) ((aqi_column_order *)orders)[i] = order;
+    memset(&m, 0, sizeof m);
+    AQI_SET(&m, aqi_file_meta, version, 2);
+    m.schema.items = w->elements;
+    m.schema.count = w->num_elements;
+    AQI_MARK(&m, aqi_file_meta, schema);
+    AQI_SET(&m, aqi_file_meta, num_rows, w->num_rows);
+    m.row_groups.items = w->row_groups.out.data;
+    m.row_groups.count = w->num_row_groups;
+    m.row_groups.encoded_bytes = w->row_groups.out.size;
+    AQI_MARK(&m, aqi_file_meta, row_groups);
+    m.key_value_metadata.items = w->pairs.out.data;
+    m.key_value_metadata.count = w->num_pairs;
+    m.key_value_metadata.encoded_bytes = w->pairs.out.size;
+    if (w->num_pairs > 0) AQI_MARK(&m, aqi_file_meta, key_value_metadata);
+    AQI_SET(&m, aqi_file_meta, created_by, w->created_by);
+    m.column_orders.items = orders;
+    m.column_orders.count = (uint32_t)w->schema.num_columns;
+    AQI_MARK(&m, aqi_file_meta, column_orders);
+    w->header.out.size = 0;
+    aqi_thrift_write(&w->header, &aqi_file_meta_type, &m);
+    if (w->header.failed) return aqi_fail_nomem(err, w->header.out.size);
+    if (w->header.out.size > INT32_MAX)
+        return aqi_fail(err, AQ_E_LIMIT, "footer of %zu bytes; the format allows 2 GiB",
+                        w->header.out.size);
+    aqi_store_le32(tail, (uint32_t)w->header.out.size);
+    memcpy(tail + 4, "PAR1", 4);
+    status = aqi_output_write(&w->out, w->header.out.data, w->header.out.size, err);
+    return status == AQ_OK ? aqi_output_write(&w->out, tail, 8, err) : status;
+}
+
+aq_status aq_writer_finish(aq_writer *writer, aq_error *err) {
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_writer_usable(writer, err);
+    if (status == AQ_OK && writer->column != 0)
+        status = aqi_fail(err, AQ_E_STATE, "the last row group has %d of its %d columns",
+                          (int)writer->column, (int)writer->schema.num_columns);
+    if (status == AQ_OK) status = aqi_writer_footer(writer, err);
+    if (status == AQ_OK) status = aqi_output_commit(&writer->out, err);
+    aqi_writer_free(writer);
+    return status;
+}
+
+void aq_writer_abort(aq_writer *writer) {
+    if (writer != NULL) aqi_writer_free(writer);
+}
+
+#endif /* AQ_NO_WRITER */
+
+/*==========================================================================
+ * MARK: - [80] Quantization, dequantization, dot, metrics (private)
+ * A tensor is cut into tiles whose borders depend on its layout only. Tiles run in parallel;
+ * what they report is joined in their order, so that threads cannot change a result.
+ *========================================================================*/
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+#define AQI_PIECE 1024u      /* values worked on at a time: they stay in the L1 cache */
+#define AQI_TILE_VALUES 65536u
+#define AQI_WAVE 256u        /* tiles whose reports are held at a time                */
+
+const char *aq_dtype_name(aq_dtype dtype) {
+    switch (dtype) {
+#define AQ_X(enumerator, value, name, bytes, safetensors)                                \
+    case enumerator:                                                                     \
+        return name;
+        AQ_DTYPE_LIST(AQ_X)
+#undef AQ_X
+    case AQ_DTYPE_NONE:
+        break;
+    }
+    return "none";
+}
+
+size_t aq_dtype_bytes(aq_dtype dtype) {
+    switch (dtype) {
+#define AQ_X(enumerator, value, name, bytes, safetensors)                                \
+    case enumerator:                                                                     \
+        return bytes;
+        AQ_DTYPE_LIST(AQ_X)
+#undef AQ_X
+    case AQ_DTYPE_NONE:
+        break;
+    }
+    return 0;
+}
+
+bool aq_dtype_is_float(aq_dtype dtype) { return dtype >= AQ_F32 && dtype <= AQ_F64; }
+
+/* row_bytes, code_bytes, num_groups from the other fields. */
+static aq_status aqi_layout_complete(aq_layout *l, aq_error *err) {
+    size_t bits, group_rows;
+    l->groups_per_row = l->cols / l->group_cols + (l->cols % l->group_cols != 0);
+    group_rows = l->rows / l->group_rows + (l->rows % l->group_rows != 0);
+    if (!aqi_mul_size(l->cols, l->code_bits, &bits) || !aqi_add_size(bits, 7, &bits) ||
+        !aqi_mul_size(l->rows, bits / 8, &l->code_bytes) ||
+        !aqi_mul_size(group_rows, l->groups_per_row, &l->num_groups) ||
+        l->num_groups > SIZE_MAX / sizeof(float))
+        return aqi_fail(err, AQ_E_LIMIT, "tensor of %zu x %zu is too large for this machine",
+                        l->rows, l->cols);
+    l->row_bytes = bits / 8;
+    return AQ_OK;
+}
+
+static aq_status aqi_quant_options_resolve(const aq_quant_options *in, aq_quant_options *out,
+                                           aq_error *err) {
+    memset(out, 0, sizeof *out);
+    if (in != NULL) *out = *in;
+    if (out->bits == 0) out->bits = 4;
+    if (out->group_size == 0) out->group_size = 128;
+    if (out->bits != 2 && out->bits != 4 && out->bits != 8)
+        return aqi_fail(err, AQ_E_ARG, "%u bits; choose 2, 4 or 8", out->bits);
+    if (out->group_size < AQ_MIN_GROUP_SIZE)
+        return aqi_fail(err, AQ_E_ARG, "group size %zu; choose %d or more", out->group_size,
+                        AQ_MIN_GROUP_SIZE);
+    if ((int)out->granularity < AQ_PER_GROUP || out->granularity > AQ_PER_TENSOR)
+        return aqi_fail(err, AQ_E_ARG, "granularity %d is none of aq_granularity",
+                        (int)out->granularity);
+    return AQ_OK;
+}
+
+aq_status aq_layout_init(size_t rows, size_t cols, const aq_quant_options *options,
+                         aq_layout *out_layout, aq_error *err) {
+    aq_quant_options o;
+    aq_layout l;
+    aq_status status;
+    aqi_error_clear(err);
+    memset(out_layout, 0, sizeof *out_layout);
+    status = aqi_quant_options_resolve(options, &o, err);
+    if (status != AQ_OK) return status;
+    memset(&l, 0, sizeof l);
+    l.bits = o.bits;
+    l.code_bits = o.bits;
+    l.symmetric = o.symmetric;
+    l.rows = rows;
+    l.cols = cols;
+    l.group_rows = o.granularity == AQ_PER_TENSOR ? AQI_MAX(rows, (size_t)1) : 1;
+    l.group_cols = o.granularity == AQ_PER_GROUP ? o.group_size : AQI_MAX(cols, (size_t)1);
+    status = aqi_layout_complete(&l, err);
+    if (status == AQ_OK) *out_layout = l;
+    return status;
+}
+
+/* A layout from the caller's memory, before loops trust it. */
+static aq_status aqi_layout_check(const aq_layout *l, aq_error *err) {
+    aq_layout again;
+    if (l == NULL || l->code_bits < l->bits || l->code_bits > 8 || l->bits == 0 ||
+        (l->code_bits & (l->code_bits - 1)) != 0 || l->group_rows == 0 || l->group_cols == 0)
+        return aqi_fail(err, AQ_E_ARG, "layout was not made by aq_layout_init");
+    again = *l;
+    if (aqi_layout_complete(&again, NULL) != AQ_OK || again.row_bytes != l->row_bytes ||
+        again.code_bytes != l->code_bytes || again.num_groups != l->num_groups ||
+        again.groups_per_row != l->groups_per_row)
+        return aqi_fail(err, AQ_E_ARG, "layout was changed after aq_layout_init");
+    return AQ_OK;
+}
+
+/* ---- metrics ---- */
+
+/* log10 by the same operations everywhere; those of C libraries differ in the last bit.
+ * x = m 2^e, sqrt(1/2) <= m < sqrt(2); ln m = 2 artanh((m - 1) / (m + 1)). */
+static double aqi_log10(double x) {
+    uint64_t bits;
+    double m, s, s2, sum = 0.0;
+    int e = 0, k;
+    if (x < DBL_MIN) {
+        x *= 18014398509481984.0; /* 2^54: a subnormal becomes normal */
+        e = -54;
+    }
+    memcpy(&bits, &x, sizeof bits);
+    e += (int)(bits >> 52 & 2047) - 1023;
+    bits = (bits & 0x000fffffffffffffu) | 0x3ff0000000000000u;
+    memcpy(&m, &bits, sizeof m);
+    if (m > 1.4142135623730951) {
+        m *= 0.5;
+        e++;
+    }
+    s = (m - 1.0) / (m + 1.0);
+    s2 = s * s;
+    for (k = 23; k >= 1; k -= 2) sum = sum * s2 + 1.0 / (double)k;
+    return ((double)e * 0.6931471805599453 + 2.0 * s * sum) * 0.4342944819032518;
+}
+
+/* mse, cosine and sqnr_db from the sums. */
+static void aqi_metrics_finish(aq_metrics *m) {
+    double norms = sqrt(m->sum_aa) * sqrt(m->sum_bb);
+    m->mse = m->count == 0 ? 0.0 : m->sum_dd / (double)m->count;
+    m->cosine = norms > 0.0 ? m->sum_ab / norms : 0.0;
+    m->cosine = AQI_MAX(-1.0, AQI_MIN(1.0, m->cosine));
+    if (m->sum_dd == 0.0) {
+        m->cosine = 1.0;
+        m->sqnr_db = (double)INFINITY;
+    } else if (m->sum_aa == 0.0) {
+        m->sqnr_db = -(double)INFINITY;
+    } else {
+        m->sqnr_db = 10.0 * aqi_log10(m->sum_aa / m->sum_dd);
+    }
+}
+
+void aq_metrics_add(aq_metrics *total, const aq_metrics *part) {
+    total->count += part->count;
+    total->sum_aa += part->sum_aa;
+    total->sum_bb += part->sum_bb;
+    total->sum_ab += part->sum_ab;
+    total->sum_dd += part->sum_dd;
+    total->max_abs_error = AQI_MAX(total->max_abs_error, part->max_abs_error);
+    aqi_metrics_finish(total);
+}
+
+static double aqi_add_lanes(const double *v) {
+    return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+}
+
+static void aqi_sums_close(const aqi_sums *s, uint64_t count, aq_metrics *out) {
+    size_t i;
+    memset(out, 0, sizeof *out);
+    out->count = count;
+    out->sum_aa = aqi_add_lanes(s->aa);
+    out->sum_bb = aqi_add_lanes(s->bb);
+    out->sum_ab = aqi_add_lanes(s->ab);
+    out->sum_dd = aqi_add_lanes(s->dd);
+    for (i = 0; i < AQI_SUM_LANES; i++)
+        out->max_abs_error = AQI_MAX(out->max_abs_error, s->max_abs[i]);
+}
+
+typedef struct aqi_metrics_task {
+    const float *a, *b;
+    size_t count, first_tile;
+    aq_metrics *parts;
+} aqi_metrics_task;
+
+static void aqi_metrics_tile(void *arg, size_t index) {
+    const aqi_metrics_task *t = (const aqi_metrics_task *)arg;
+    size_t at = (t->first_tile + index) * AQI_TILE_VALUES;
+    size_t n = AQI_MIN(t->count - at, (size_t)AQI_TILE_VALUES);
+    aqi_sums sums;
+    memset(&sums, 0, sizeof sums);
+    aqi_k()->sums(t->a + at, t->b + at, n, &sums);
+    aqi_sums_close(&sums, n, &t->parts[index]);
+}
+
+aq_status aq_metrics_of(const float *a, const float *b, size_t count, const aq_tasks *tasks,
+                        aq_metrics *out_metrics, aq_error *err) {
+    aq_metrics parts[AQI_WAVE];
+    aqi_metrics_task t;
+    size_t tiles = count / AQI_TILE_VALUES + (count % AQI_TILE_VALUES != 0), done, i;
+    aqi_error_clear(err);
+    memset(out_metrics, 0, sizeof *out_metrics);
+    if (count > 0 && (a == NULL || b == NULL))
+        return aqi_fail(err, AQ_E_ARG, "values to compare are missing");
+    aqi_metrics_finish(out_metrics);
+    t.a = a;
+    t.b = b;
+    t.count = count;
+    t.parts = parts;
+    for (done = 0; done < tiles; done += AQI_WAVE) {
+        size_t wave = AQI_MIN(tiles - done, (size_t)AQI_WAVE);
+        t.first_tile = done;
+        aqi_run(tasks, wave, aqi_metrics_tile, &t);
+        for (i = 0; i < wave; i++) aq_metrics_add(out_metrics, &parts[i]);
+    }
+    return AQ_OK;
+}
+
+/* ---- conversion to float32 ---- */
+
+static void aqi_from_f64(const uint8_t *src, size_t n, float *dst) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        uint64_t bits = aqi_load_le64(src + 8 * i);
+        double d;
+        memcpy(&d, &bits, sizeof d);
+        dst[i] = (float)d;
+    }
+}
+
+/* n elements at index `at` of src as floats: in place where they are, else in `room`. */
+static const float *aqi_floats_at(const uint8_t *src, aq_dtype dtype, size_t at, size_t n,
+                                  float *room) {
+    const uint8_t *p = src + at * aq_dtype_bytes(dtype);
+    if (dtype == AQ_F32 && !AQI_BIG_ENDIAN && (uintptr_t)p % sizeof(float) == 0)
+        return (const float *)(const void *)p;
+    if (dtype == AQ_F32) aqi_copy_le(room, p, n, sizeof(float));
+    if (dtype == AQ_F16) aqi_k()->from_f16(p, n, room);
+    if (dtype == AQ_BF16) aqi_k()->from_bf16(p, n, room);
+    if (dtype == AQ_F64) aqi_from_f64(p, n, room);
+    return room;
+}
+
+aq_status aq_to_f32(const void *src, aq_dtype src_dtype, size_t count, float *dst,
+                    aq_error *err) {
+    size_t at;
+    aqi_error_clear(err);
+    if (!aq_dtype_is_float(src_dtype) || (count > 0 && (src == NULL || dst == NULL)))
+        return aqi_fail(err, AQ_E_ARG, "cannot convert type %s to float32",
+                        aq_dtype_name(src_dtype));
+    for (at = 0; at < count; at += AQI_PIECE) {
+        size_t n = AQI_MIN(count - at, (size_t)AQI_PIECE);
+        const float *p = aqi_floats_at((const uint8_t *)src, src_dtype, at, n, dst + at);
+        if (p != dst + at) memcpy(dst + at, p, n * sizeof(float));
+    }
+    return AQ_OK;
+}
+
+/* ---- tiles ---- */
+
+/* Rows [row, row_end) and columns [col, col_end); col is a multiple of 8 and of the group. */
+typedef struct aqi_tile {
+    size_t row, row_end, col, col_end;
+} aqi_tile;
+
+typedef struct aqi_tiling {
+    size_t rows, cols;           /* of a tile       */
+    size_t per_row, count;       /* tiles           */
+} aqi_tiling;
+
+/* Whole rows; rows longer than a tile are cut between groups where groups are short. */
+static aqi_tiling aqi_tiling_make(const aq_layout *l, size_t num_rows) {
+    aqi_tiling t;
+    size_t step = l->group_cols <= AQI_TILE_VALUES / 8 ? l->group_cols * 8 : l->cols;
+    t.cols = l->cols;
+    if (l->cols > AQI_TILE_VALUES && step < l->cols)
+        t.cols = AQI_MAX(AQI_TILE_VALUES / step, (size_t)1) * step;
+    t.rows = t.cols == 0 ? AQI_MAX(num_rows, (size_t)1)
+                         : AQI_MAX(AQI_TILE_VALUES / t.cols, (size_t)1);
+    t.per_row = t.cols == 0 ? 0 : l->cols / t.cols + (l->cols % t.cols != 0);
+    t.count = t.per_row * (num_rows / t.rows + (num_rows % t.rows != 0));
+    return t;
+}
+
+static aqi_tile aqi_tile_at(const aqi_tiling *t, const aq_layout *l, size_t num_rows,
+                            size_t index) {
+    aqi_tile tile;
+    tile.row = index / t->per_row * t->rows;
+    tile.row_end = AQI_MIN(tile.row + t->rows, num_rows);
+    tile.col = index % t->per_row * t->cols;
+    tile.col_end = AQI_MIN(tile.col + t->cols, l->cols);
+    return tile;
+}
+
+/* ---- group parameters ---- */
+
+typedef struct aqi_group {
+    float scale, zero_point;
+    aqi_encode how;
+    bool extreme; /* float32 arithmetic could overflow or lose range: encode in double */
+} aqi_group;
+
+static float aqi_max_code(uint32_t bits) { return (float)((1u << bits) - 1u); }
+
+/* All values equal c: (code - zero_point) * scale == c exactly. */
+static void aqi_group_constant(const aq_layout *l, float c, aqi_group *g) {
+    float half = l->symmetric ? (float)(1u << (l->bits - 1)) : 0.0f;
+    float sign = c > 0.0f ? 1.0f : c < 0.0f ? -1.0f : 0.0f;
+    g->scale = c == 0.0f ? 1.0f : c < 0.0f ? -c : c;
+    g->zero_point = l->symmetric ? half : 0.0f - sign;
+    g->how.base = c;
+    g->how.inverse = 0.0f;
+    g->how.bias = l->symmetric ? half + sign : 0.0f;
+}
+
+static bool aqi_is_finite(float f) {
+    return (aqi_float_bits(f) & 0x7fffffffu) < AQI_INF_BITS;
+}
+
+/* The smallest float that is not below x, or FLT_MAX. x is positive. */
+static float aqi_float_up(double x) {
+    float f = x > (double)FLT_MAX ? FLT_MAX : (float)x;
+    if ((double)f < x && f < FLT_MAX) f = aqi_bits_float(aqi_float_bits(f) + 1);
+    return f;
+}
+
+/* Groups near the ends of float32's range: in double, the scale rounded up so that subnormal
+ * scales still span the group, then down while a decoded value would overflow. */
+static void aqi_group_extreme(const aq_layout *l, const aqi_range *r, aqi_group *g) {
+    double max_code = (double)g->how.max_code;
+    double magnitude = (double)aqi_bits_float(r->absmax_bits);
+    double span = l->symmetric ? 2.0 * magnitude : (double)r->max - (double)r->min;
+    g->scale = aqi_float_up(span / max_code);
+    for (;;) {
+        g->zero_point = l->symmetric ? (float)(1u << (l->bits - 1))
+                                     : (float)((0.0 - (double)r->min) / (double)g->scale);
+        if (aqi_is_finite((0.0f - g->zero_point) * g->scale) &&
+            aqi_is_finite((g->how.max_code - g->zero_point) * g->scale))
+            break;
+        g->scale = aqi_bits_float(aqi_float_bits(g->scale) - 1);
+    }
+    g->extreme = true;
+}
+
+#define AQI_TINY 7.888609052210118e-31f  /* 2^-100 */
+#define AQI_HUGE 1.2676506002282294e+30f /* 2^100  */
+
+static void aqi_group_make(const aq_layout *l, const aqi_range *r, aqi_group *g) {
+    float half = (float)(1u << (l->bits - 1)), magnitude = aqi_bits_float(r->absmax_bits);
+    memset(g, 0, sizeof *g);
+    g->how.max_code = aqi_max_code(l->bits);
+    if (r->min == r->max) {
+        aqi_group_constant(l, r->min, g);
+        return;
+    }
+    if (magnitude > AQI_HUGE) {
+        aqi_group_extreme(l, r, g);
+        return;
+    }
+    if (l->symmetric) {
+        g->scale = 2.0f * magnitude / g->how.max_code;
+        g->zero_point = half;
+        g->how.bias = half;
+    } else {
+        g->scale = (r->max - r->min) / g->how.max_code;
+        g->zero_point = (0.0f - r->min) / g->scale;
+        g->how.base = r->min;
+    }
+    g->how.inverse = 1.0f / g->scale;
+    if (g->scale < AQI_TINY) aqi_group_extreme(l, r, g);
+}
+
+/* The codes of aqi_encode in double: the same formula without float32's limits. */
+static void aqi_encode_extreme(const aqi_group *g, const float *src, size_t n, uint8_t *dst) {
+    double scale = (double)g->scale, zero_point = (double)g->zero_point;
+    double max_code = (double)g->how.max_code;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        double t = (double)src[i] / scale + zero_point;
+        uint32_t q;
+        t = t > 0.0 ? t : 0.0;
+        t = t < max_code ? t : max_code;
+        q = (uint32_t)t;
+        t -= (double)q;
+        q += t > 0.5 || (t == 0.5 && (q & 1u) != 0) ? 1u : 0u; /* half to even */
+        dst[i] = (uint8_t)q;
+    }
+}
+
+/* ---- quantize ---- */
+
+/* What a tile reports. */
+typedef struct aqi_tile_report {
+    aq_metrics metrics;
+    aqi_range range;
+    size_t bad_index; /* of the first NaN or infinity; SIZE_MAX = none */
+} aqi_tile_report;
+
+typedef struct aqi_quantize_task {
+    const aq_layout *layout;
+    const uint8_t *src;
+    aq_dtype dtype;
+    const aq_quantized *dst;
+    bool measure;
+    const aqi_group *tensor_group; /* given when the whole tensor is one group */
+    aqi_tiling tiling;
+    size_t first_tile;
+    aqi_tile_report *reports;
+} aqi_quantize_task;
+
+/* Codes of a tile's row on their way to memory: packed AQI_PIECE at a time, which ends on a
+ * byte for every width. */
+typedef struct aqi_packer {
+    uint8_t codes[AQI_PIECE];
+    size_t fill;
+    uint32_t bits;
+    uint8_t *dst;
+} aqi_packer;
+
+static void aqi_packer_flush(aqi_packer *p) {
+    if (p->fill == 0) return;
+    aqi_k()->pack(p->codes, p->fill, p->bits, p->dst);
+    p->dst += (p->fill * p->bits + 7) / 8;
+    p->fill = 0;
+}
+
+/* Smallest range that holds both. */
+static void aqi_range_join(aqi_range *a, const aqi_range *b) {
+    a->min = AQI_MIN(a->min, b->min);
+    a->max = AQI_MAX(a->max, b->max);
+    a->absmax_bits = AQI_MAX(a->absmax_bits, b->absmax_bits);
+}
+
+/* Range of n elements from index `at`; false, with the index, when one is not finite. */
+static bool aqi_range_of(const aqi_quantize_task *t, size_t at, size_t n, aqi_range *out,
+                         size_t *out_bad) {
+    float room[AQI_PIECE];
+    size_t done, i;
+    for (done = 0; done < n; done += AQI_PIECE) {
+        size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
+        const float *p = aqi_floats_at(t->src, t->dtype, at + done, part, room);
+        aqi_range r;
+        aqi_k()->range(p, part, &r);
+        if (r.absmax_bits >= AQI_INF_BITS) {
+            for (i = 0; aqi_is_finite(p[i]); i++) continue;
+            *out_bad = at + done + i;
+            return false;
+        }
+        if (done == 0) *out = r;
+        aqi_range_join(out, &r);
+    }
+    return true;
+}
+
+/* Encodes n elements from index `at`, all of group g, and measures what decoding gives. */
+static void aqi_encode_group(const aqi_quantize_task *t, const aqi_group *g, size_t at, size_t n,
+                             aqi_packer *packer, aqi_sums *sums) {
+    float room[AQI_PIECE], decoded[AQI_PIECE];
+    const struct aqi_kernels *k = aqi_k();
+    while (n > 0) {
+        size_t part = AQI_MIN(n, AQI_PIECE - packer->fill);
+        const float *p = aqi_floats_at(t->src, t->dtype, at, part, room);
+        uint8_t *codes = packer->codes + packer->fill;
+        if (g->extreme) {
+            aqi_encode_extreme(g, p, part, codes);
+        } else {
+            k->encode(p, part, &g->how, codes);
+        }
+        if (t->measure) {
+            k->decode(codes, part, g->scale, g->zero_point, decoded);
+            k->sums(p, decoded, part, sums);
+        }
+        packer->fill += part;
+        if (packer->fill == AQI_PIECE) aqi_packer_flush(packer);
+        at += part;
+        n -= part;
+    }
+}
+
+static void aqi_quantize_tile(void *arg, size_t index) {
+    const aqi_quantize_task *t = (const aqi_quantize_task *)arg;
+    const aq_layout *l = t->layout;
+    aqi_tile tile = aqi_tile_at(&t->tiling, l, l->rows, t->first_tile + index);
+    aqi_tile_report *report = &t->reports[index];
+    aqi_packer packer;
+    aqi_sums sums;
+    size_t row, col;
+    memset(&sums, 0, sizeof sums);
+    packer.fill = 0;
+    packer.bits = l->bits;
+    report->bad_index = SIZE_MAX;
+    for (row = tile.row; row < tile.row_end; row++) {
+        packer.dst = t->dst->codes + row * l->row_bytes + tile.col / 8 * l->bits;
+        for (col = tile.col; col < tile.col_end; col += AQI_MIN(l->group_cols, l->cols - col)) {
+            size_t n = AQI_MIN(l->group_cols, tile.col_end - col), at = row * l->cols + col;
+            aqi_group own;
+            const aqi_group *g = t->tensor_group;
+            if (g == NULL) {
+                size_t slot = row * l->groups_per_row + col / l->group_cols;
+                aqi_range range;
+                if (!aqi_range_of(t, at, n, &range, &report->bad_index)) return;
+                aqi_group_make(l, &range, &own);
+                t->dst->scales[slot] = own.scale;
+                t->dst->zero_points[slot] = own.zero_point;
+                g = &own;
+            }
+            aqi_encode_group(t, g, at, n, &packer, &sums);
+        }
+        aqi_packer_flush(&packer);
+    }
+    if (t->measure)
+        aqi_sums_close(&sums, (tile.row_end - tile.row) * (tile.col_end - tile.col),
+                       &report->metrics);
+}
+
+/* First pass of per-tensor quantization. */
+static void aqi_range_tile(void *arg, size_t index) {
+    const aqi_quantize_task *t = (const aqi_quantize_task *)arg;
+    const aq_layout *l = t->layout;
+    aqi_tile tile = aqi_tile_at(&t->tiling, l, l->rows, t->first_tile + index);
+    aqi_tile_report *report = &t->reports[index];
+    size_t row;
+    report->bad_index = SIZE_MAX;
+    for (row = tile.row; row < tile.row_end; row++) {
+        aqi_range r;
+        if (!aqi_range_of(t, row * l->cols + tile.col, tile.col_end - tile.col, &r,
+                          &report->bad_index))
+            return;
+        if (row == tile.row) report->range = r;
+        aqi_range_join(&report->range, &r);
+    }
+}
+
+static aq_status aqi_nonfinite(const aqi_quantize_task *t, size_t index, aq_error *err) {
+    float room[1];
+    float value = aqi_floats_at(t->src, t->dtype, index, 1, room)[0];
+    const char *what = value != value ? "NaN" : value > 0.0f ? "+infinity" : "-infinity";
+    return aqi_fail(err, AQ_E_NONFINITE,
+                    "%s%s at index %zu (row %zu, column %zu); repair the tensor or keep it "
+                    "unquantized",
+                    what, t->dtype == AQ_F64 && value == value ? " in float32" : "", index,
+                    index / t->layout->cols, index % t->layout->cols);
+}
+
+/* Runs fn over all tiles in waves and joins the reports in order. */
+static aq_status aqi_quantize_waves(aqi_quantize_task *t, void (*fn)(void *, size_t),
+                                    const aq_tasks *tasks, aqi_range *range, aq_metrics *metrics,
+                                    aq_error *err) {
+    aqi_tile_report reports[AQI_WAVE];
+    size_t done, i;
+    for (done = 0; done < t->tiling.count; done += AQI_WAVE) {
+        size_t wave = AQI_MIN(t->tiling.count - done, (size_t)AQI_WAVE);
+        t->first_tile = done;
+        t->reports = reports;
+        aqi_run(tasks, wave, fn, t);
+        t->reports = NULL;
+        for (i = 0; i < wave; i++) {
+            if (reports[i].bad_index != SIZE_MAX)
+                return aqi_nonfinite(t, reports[i].bad_index, err);
+            if (range != NULL && done + i == 0) *range = reports[i].range;
+            if (range != NULL) aqi_range_join(range, &reports[i].range);
+            if (metrics != NULL) aq_metrics_add(metrics, &reports[i].metrics);
+        }
+    }
+    return AQ_OK;
+}
+
+aq_status aq_quantize_into(const aq_layout *layout, const void *src, aq_dtype src_dtype,
+                           const aq_quantized *dst, const aq_tasks *tasks,
+                           aq_metrics *out_metrics, aq_error *err) {
+    aqi_quantize_task t;
+    aqi_range range;
+    aqi_group group;
+    aq_status status;
+    aqi_error_clear(err);
+    if (out_metrics != NULL) memset(out_metrics, 0, sizeof *out_metrics);
+    if (out_metrics != NULL) aqi_metrics_finish(out_metrics);
+    status = aqi_layout_check(layout, err);
+    if (status != AQ_OK) return status;
+    if (!aq_dtype_is_float(src_dtype))
+        return aqi_fail(err, AQ_E_ARG, "cannot quantize values of type %s",
+                        aq_dtype_name(src_dtype));
+    if (layout->code_bits != layout->bits)
+        return aqi_fail(err, AQ_E_ARG, "layout of another writer; make one by aq_layout_init");
+    if (layout->rows == 0 || layout->cols == 0) return AQ_OK;
+    if (src == NULL || dst == NULL || dst->codes == NULL || dst->scales == NULL ||
+        dst->zero_points == NULL)
+        return aqi_fail(err, AQ_E_ARG, "source or destination missing");
+    memset(&t, 0, sizeof t);
+    t.layout = layout;
+    t.src = (const uint8_t *)src;
+    t.dtype = src_dtype;
+    t.dst = dst;
+    t.measure = out_metrics != NULL;
+    t.tiling = aqi_tiling_make(layout, layout->rows);
+    if (layout->group_rows > 1) {
+        status = aqi_quantize_waves(&t, aqi_range_tile, tasks, &range, NULL, err);
+        if (status != AQ_OK) return status;
+        aqi_group_make(layout, &range, &group);
+        dst->scales[0] = group.scale;
+        dst->zero_points[0] = group.zero_point;
+        t.tensor_group = &group;
+    }
+    return aqi_quantize_waves(&t, aqi_quantize_tile, tasks, NULL, out_metrics, err);
+}
+
+/* ---- dequantize, dot ---- */
+
+/* float32 of columns [col, col + n) of a row; col is a multiple of 8. */
+static void aqi_decode_span(const aq_layout *l, const aq_quantized_view *src, size_t row,
+                            size_t col, size_t n, float *dst) {
+    const struct aqi_kernels *k = aqi_k();
+    const uint8_t *codes = src->codes + row * l->row_bytes + col / 8 * l->code_bits;
+    size_t slot = row / l->group_rows * l->groups_per_row;
+    uint8_t room[AQI_PIECE];
+    while (n > 0) {
+        size_t part = AQI_MIN(n, (size_t)AQI_PIECE), at = 0;
+        k->unpack(codes, part, l->code_bits, room);
+        while (at < part) {
+            size_t g = (col + at) / l->group_cols;
+            size_t left = l->group_cols - (col + at) % l->group_cols;
+            size_t m = AQI_MIN(part - at, left);
+            k->decode(room + at, m, src->scales[slot + g], src->zero_points[slot + g], dst + at);
+            at += m;
+        }
+        codes += part / 8 * l->code_bits;
+        col += part;
+        dst += part;
+        n -= part;
+    }
+}
+
+typedef struct aqi_decode_task {
+    const aq_layout *layout;
+    const aq_quantized_view *src;
+    size_t first_row, num_rows;
+    aqi_tiling tiling;
+    float *dst;
+    const float *x; /* matvec only */
+} aqi_decode_task;
+
+static void aqi_dequantize_tile(void *arg, size_t index) {
+    const aqi_decode_task *t = (const aqi_decode_task *)arg;
+    const aq_layout *l = t->layout;
+    aqi_tile tile = aqi_tile_at(&t->tiling, l, t->num_rows, index);
+    size_t row;
+    for (row = tile.row; row < tile.row_end; row++)
+        aqi_decode_span(l, t->src, t->first_row + row, tile.col, tile.col_end - tile.col,
+                        t->dst + row * l->cols + tile.col);
+}
+
+static aq_status aqi_view_check(const aq_layout *layout, const aq_quantized_view *src,
+                                aq_error *err) {
+    aq_status status = aqi_layout_check(layout, err);
+    if (status != AQ_OK) return status;
+    if (layout->code_bytes > 0 && (src == NULL || src->codes == NULL || src->scales == NULL ||
+                                   src->zero_points == NULL))
+        return aqi_fail(err, AQ_E_ARG, "codes, scales or zero points missing");
+    return AQ_OK;
+}
+
+aq_status aq_dequantize_rows(const aq_layout *layout, const aq_quantized_view *src,
+                             size_t first_row, size_t num_rows, float *dst,
+                             const aq_tasks *tasks, aq_error *err) {
+    aqi_decode_task t;
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_view_check(layout, src, err);
+    if (status != AQ_OK) return status;
+    if (first_row > layout->rows || num_rows > layout->rows - first_row)
+        return aqi_fail(err, AQ_E_ARG, "rows %zu to %zu of %zu", first_row, first_row + num_rows,
+                        layout->rows);
+    if (num_rows == 0 || layout->cols == 0) return AQ_OK;
+    if (dst == NULL) return aqi_fail(err, AQ_E_ARG, "destination missing");
+    memset(&t, 0, sizeof t);
+    t.layout = layout;
+    t.src = src;
+    t.first_row = first_row;
+    t.num_rows = num_rows;
+    t.tiling = aqi_tiling_make(layout, num_rows);
+    t.dst = dst;
+    aqi_run(tasks, t.tiling.count, aqi_dequantize_tile, &t);
+    return AQ_OK;
+}
+
+/* The lanes of a dot product to one sum, pairwise. */
+static float aqi_dot_close(float *lanes) {
+    size_t width, i;
+    for (width = AQI_DOT_LANES / 2; width > 0; width /= 2) {
+        for (i = 0; i < width; i++) lanes[i] += lanes[i + width];
+    }
+    return lanes[0];
+}
+
+static float aqi_dot_row(const aq_layout *l, const aq_quantized_view *src, size_t row,
+                         const float *x) {
+    float w[AQI_PIECE], lanes[AQI_DOT_LANES] = {0};
+    size_t col;
+    for (col = 0; col < l->cols; col += AQI_PIECE) {
+        size_t n = AQI_MIN(l->cols - col, (size_t)AQI_PIECE);
+        aqi_decode_span(l, src, row, col, n, w);
+        aqi_k()->dot(w, x + col, n, lanes);
+    }
+    return aqi_dot_close(lanes);
+}
+
+aq_status aq_dot_row(const aq_layout *layout, const aq_quantized_view *src, size_t row,
+                     const float *x, float *out_dot, aq_error *err) {
+    aq_status status;
+    aqi_error_clear(err);
+    *out_dot = 0.0f;
+    status = aqi_view_check(layout, src, err);
+    if (status != AQ_OK) return status;
+    if (row >= layout->rows)
+        return aqi_fail(err, AQ_E_ARG, "row %zu of %zu", row, layout->rows);
+    if (layout->cols > 0 && x == NULL) return aqi_fail(err, AQ_E_ARG, "vector missing");
+    *out_dot = aqi_dot_row(layout, src, row, x);
+    return AQ_OK;
+}
+
+static void aqi_matvec_tile(void *arg, size_t index) {
+    const aqi_decode_task *t = (const aqi_decode_task *)arg;
+    size_t row = index * t->tiling.rows;
+    size_t end = AQI_MIN(row + t->tiling.rows, t->num_rows);
+    for (; row < end; row++) t->dst[row] = aqi_dot_row(t->layout, t->src, row, t->x);
+}
+
+aq_status aq_matvec(const aq_layout *layout, const aq_quantized_view *src, const float *x,
+                    float *y, const aq_tasks *tasks, aq_error *err) {
+    aqi_decode_task t;
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_view_check(layout, src, err);
+    if (status != AQ_OK) return status;
+    if (layout->rows == 0) return AQ_OK;
+    if (y == NULL || (layout->cols > 0 && x == NULL))
+        return aqi_fail(err, AQ_E_ARG, "vector missing");
+    memset(&t, 0, sizeof t);
+    t.layout = layout;
+    t.src = src;
+    t.num_rows = layout->rows;
+    t.dst = y;
+    t.x = x;
+    t.tiling.rows = AQI_MAX(AQI_TILE_VALUES / AQI_MAX(layout->cols, (size_t)1), (size_t)1);
+    aqi_run(tasks, (layout->rows + t.tiling.rows - 1) / t.tiling.rows, aqi_matvec_tile, &t);
+    return AQ_OK;
+}
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT DEFAULT
+#else
+#pragma GCC pop_options
+#endif
+
+/*==========================================================================
+ * MARK: - [82] JSON (private)
+ * Strict reading of what file headers hold, and writing of strings. Source: RFC 8259.
+ *========================================================================*/
+
+typedef struct aqi_json {
+    aqi_cursor in;
+    aqi_arena *arena; /* for strings */
+    aq_error *err;
+} aqi_json;
+
+static aq_status aqi_json_fail(aqi_json *j, const char *what) {
+    return aqi_fail_at(j->err, AQ_E_FORMAT, aqi_offset(&j->in), "JSON header: %s at offset %lld",
+                       what, (long long)aqi_offset(&j->in));
+}
+
+/* The next character that is not white space; 0 at the end. */
+static uint8_t aqi_json_peek(aqi_json *j) {
+    while (j->in.p < j->in.end &&
+           (*j->in.p == ' ' || *j->in.p == '\t' || *j->in.p == '\n' || *j->in.p == '\r'))
+        j->in.p++;
+    return j->in.p < j->in.end ? *j->in.p : 0;
+}
+
+static bool aqi_json_take(aqi_json *j, char c) {
+    if (aqi_json_peek(j) != (uint8_t)c || j->in.p == j->in.end) return false;
+    j->in.p++;
+    return true;
+}
+
+/* Four hex digits; -1 when they are not. */
+static int32_t aqi_json_hex4(aqi_json *j) {
+    int32_t v = 0, i;
+    if (aqi_remaining(&j->in) < 4) return -1;
+    for (i = 0; i < 4; i++) {
+        uint8_t c = *j->in.p++;
+        int32_t digit = c >= '0' && c <= '9'   ? c - '0'
+                        : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                        : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                               : -1;
+        if (digit < 0) return -1;
+        v = v << 4 | digit;
+    }
+    return v;
+}
+
+/* A code point as UTF-8; returns its length. */
+static size_t aqi_utf8_put(uint32_t cp, char *dst) {
+    if (cp < 0x80) {
+        dst[0] = (char)cp;
+        return 1;
+    }
+    if (cp < 0x800) {
+        dst[0] = (char)(0xc0 | cp >> 6);
+        dst[1] = (char)(0x80 | (cp & 63));
+        return 2;
+    }
+    if (cp < 0x10000) {
+        dst[0] = (char)(0xe0 | cp >> 12);
+        dst[1] = (char)(0x80 | (cp >> 6 & 63));
+        dst[2] = (char)(0x80 | (cp & 63));
+        return 3;
+    }
+    dst[0] = (char)(0xf0 | cp >> 18);
+    dst[1] = (char)(0x80 | (cp >> 12 & 63));
+    dst[2] = (char)(0x80 | (cp >> 6 & 63));
+    dst[3] = (char)(0x80 | (cp & 63));
+    return 4;
+}
+
+/* Length of the valid UTF-8 sequence at p, 0 when it is not one. */
+static size_t aqi_utf8_length(const uint8_t *p, size_t left) {
+    size_t n = *p < 0x80 ? 1 : *p >> 5 == 6 ? 2 : *p >> 4 == 14 ? 3 : *p >> 3 == 30 ? 4 : 0, i;
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    uint32_t cp;
+    if (n == 0 || n > left) return 0;
+    cp = n == 1 ? *p : *p & (0x7fu >> n);
+    for (i = 1; i < n; i++) {
+        if (p[i] >> 6 != 2) return 0;
+        cp = cp << 6 | (p[i] & 63u);
+    }
+    return cp < least[n] || cp > 0x10ffff || (cp >= 0xd800 && cp < 0xe000) ? 0 : n;
+}
+
+static bool aqi_utf8_valid(const void *text, size_t bytes) {
+    const uint8_t *p = (const uint8_t *)text, *end = p + bytes;
+    while (p < end) {
+        size_t n = aqi_utf8_length(p, (size_t)(end - p));
+        if (n == 0) return false;
+        p += n;
+    }
+    return true;
+}
+
+/* The escape sequence after a backslash, to dst (4 bytes of room); 0 when there is none. */
+static size_t aqi_json_escape(aqi_json *j, char *dst) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    const char *found;
+    int32_t high, low;
+    if (aqi_remaining(&j->in) == 0) return 0;
+    if (*j->in.p != 'u') {
+        found = *j->in.p == 0 ? NULL : strchr(from, *j->in.p);
+        if (found == NULL) return 0;
+        j->in.p++;
+        dst[0] = to[found - from];
+        return 1;
+    }
+    j->in.p++;
+    high = aqi_json_hex4(j);
+    if (high <= 0 || (high >= 0xdc00 && high < 0xe000)) return 0; /* NUL would end a name */
+    if (high < 0xd800 || high >= 0xe000) return aqi_utf8_put((uint32_t)high, dst);
+    if (aqi_remaining(&j->in) < 6 || j->in.p[0] != '\\' || j->in.p[1] != 'u') return 0;
+    j->in.p += 2;
+    low = aqi_json_hex4(j);
+    if (low < 0xdc00 || low >= 0xe000) return 0;
+    return aqi_utf8_put(0x10000u + ((uint32_t)(high - 0xd800) << 10) + (uint32_t)(low - 0xdc00),
+                        dst);
+}
+
+/* A string, unescaped, NUL-terminated, in the arena. */
+static aq_status aqi_json_string(aqi_json *j, const char **out, aq_error *err) {
+    const uint8_t *scan;
+    void *room;
+    char *dst;
+    aq_status status;
+    *out = NULL;
+    if (!aqi_json_take(j, '"')) return aqi_json_fail(j, "no string");
+    for (scan = j->in.p; scan < j->in.end && *scan != '"'; scan++) {
+        if (*scan == '\\') scan++;
+    }
+    if (scan >= j->in.end) return aqi_json_fail(j, "string without an end");
+    status = aqi_arena_take(j->arena, (size_t)(scan - j->in.p) + 1, &room, err);
+    if (status != AQ_OK) return status;
+    dst = (char *)room; /* unescaping never lengthens */
+    while (*j->in.p != '"') {
+        size_t n;
+        if (*j->in.p == '\\') {
+            j->in.p++;
+            n = aqi_json_escape(j, dst);
+            if (n == 0) return aqi_json_fail(j, "no such escape sequence");
+        } else {
+            n = aqi_utf8_length(j->in.p, aqi_remaining(&j->in));
+            if (n == 0 || *j->in.p < 0x20) return aqi_json_fail(j, "no valid UTF-8 text");
+            memcpy(dst, j->in.p, n);
+            j->in.p += n;
+        }
+        dst += n;
+    }
+    j->in.p++;
+    *dst = '\0';
+    *out = (const char *)room;
+    return AQ_OK;
+}
+
+static aq_status aqi_json_u64(aqi_json *j, uint64_t *out) {
+    uint8_t c = aqi_json_peek(j);
+    const uint8_t *begin = j->in.p;
+    uint64_t v = 0;
+    if (c < '0' || c > '9') return aqi_json_fail(j, "no whole number");
+    for (; j->in.p < j->in.end && *j->in.p >= '0' && *j->in.p <= '9'; j->in.p++) {
+        uint64_t digit = (uint64_t)(*j->in.p - '0');
+        if (v > (UINT64_MAX - digit) / 10) return aqi_json_fail(j, "number over 64 bits");
+        v = v * 10 + digit;
+    }
+    if (c == '0' && j->in.p - begin > 1) return aqi_json_fail(j, "number with a leading 0");
+    *out = v;
+    return AQ_OK;
+}
+
+#ifndef AQ_NO_WRITER
+
+static bool aqi_put_text(const aq_allocator *a, aqi_bytes_builder *b, const char *text) {
+    return aqi_builder_append(a, b, text, strlen(text));
+}
+
+/* Appends a quoted JSON string. `text` is valid UTF-8. */
+static bool aqi_put_json_string(const aq_allocator *a, aqi_bytes_builder *b, const char *text) {
+    bool ok = aqi_put_text(a, b, "\"");
+    for (; *text != '\0' && ok; text++) {
+        char escaped[8];
+        if (*text == '"' || *text == '\\') {
+            snprintf(escaped, sizeof escaped, "\\%c", *text);
+            ok = aqi_put_text(a, b, escaped);
+        } else if ((unsigned char)*text < 0x20) {
+            snprintf(escaped, sizeof escaped, "\\u%04x", (unsigned)(unsigned char)*text);
+            ok = aqi_put_text(a, b, escaped);
+        } else {
+            ok = aqi_builder_append(a, b, text, 1);
+        }
+    }
+    return ok && aqi_put_text(a, b, "\"");
+}
+
+#endif /* AQ_NO_WRITER */
+
+/*==========================================================================
+ * MARK: - [83] Tensors (private)
+ *========================================================================*/
+
+static aq_dtype aqi_dtype_of(const char *text, bool safetensors) {
+#define AQ_X(enumerator, value, name, bytes, st)                                         \
+    if (strcmp(text, safetensors ? st : name) == 0) return enumerator;
+    AQ_DTYPE_LIST(AQ_X)
+#undef AQ_X
+    return AQ_DTYPE_NONE;
+}
+
+/* rows x cols of a shape: 0-D and 1-D are one row, N-D is [d0][product of the rest]. */
+static aq_status aqi_tensor_geometry(aq_tensor *t, aq_error *err) {
+    size_t rows = 1, cols = 1, bytes;
+    uint64_t params = 1;
+    uint32_t i;
+    for (i = 0; i < t->num_dims; i++) {
+        size_t *side = i == 0 && t->num_dims > 1 ? &rows : &cols;
+        if (__builtin_mul_overflow(params, t->shape[i], &params) || t->shape[i] > SIZE_MAX ||
+            !aqi_mul_size(*side, (size_t)t->shape[i], side))
+            return aqi_fail(err, AQ_E_LIMIT, "shape has over 2^64 elements");
+    }
+    if (!aqi_mul_size((size_t)params, 8, &bytes) || params > SIZE_MAX / 8)
+        return aqi_fail(err, AQ_E_LIMIT, "%llu elements are too many for this machine",
+                        (unsigned long long)params);
+    t->num_params = params;
+    t->layout.rows = rows;
+    t->layout.cols = cols;
+    return AQ_OK;
+}
+
+/* A tensor with nothing recorded. */
+static void aqi_tensor_reset(aq_tensor *t) {
+    memset(t, 0, sizeof *t);
+    t->cosine = (double)NAN;
+    t->sqnr_db = (double)NAN;
+    t->max_abs_error = (double)NAN;
+}
+
+aq_status aq_tensor_init(aq_tensor *out_tensor, const char *name, aq_dtype dtype,
+                         const uint64_t *shape, uint32_t num_dims, const void *data,
+                         aq_error *err) {
+    aq_tensor t;
+    aq_status status;
+    aqi_error_clear(err);
+    aqi_tensor_reset(out_tensor);
+    aqi_tensor_reset(&t);
+    if (name == NULL || name[0] == '\0' || !aqi_utf8_valid(name, strlen(name)))
+        return aqi_fail(err, AQ_E_ARG, "tensor name missing or not UTF-8");
+    if (aq_dtype_bytes(dtype) == 0)
+        return aqi_fail(err, AQ_E_ARG, "tensor \"%.80s\": dtype %d is none of aq_dtype", name,
+                        (int)dtype);
+    if (num_dims > AQ_MAX_DIMS || (num_dims > 0 && shape == NULL))
+        return aqi_fail(err, AQ_E_ARG, "tensor \"%.80s\": %u dimensions; at most %d", name,
+                        num_dims, AQ_MAX_DIMS);
+    t.name = name;
+    t.dtype = dtype;
+    t.num_dims = num_dims;
+    if (num_dims > 0) memcpy(t.shape, shape, num_dims * sizeof t.shape[0]);
+    status = aqi_tensor_geometry(&t, err);
+    if (status != AQ_OK) return aqi_error_in_tensor(err, status, name);
+    t.data = (const uint8_t *)data;
+    t.data_bytes = (size_t)t.num_params * aq_dtype_bytes(dtype);
+    *out_tensor = t;
+    return AQ_OK;
+}
+
+static aq_quantized_view aqi_tensor_view(const aq_tensor *t) {
+    aq_quantized_view v;
+    v.codes = t->data;
+    v.scales = t->scales;
+    v.zero_points = t->zero_points;
+    return v;
+}
+
+static aq_status aqi_tensor_check_float(const aq_tensor *t, aq_error *err) {
+    if (t->num_params > 0 && t->data == NULL)
+        return aqi_fail(err, AQ_E_ARG, "tensor has no data; use aq_model_tensor");
+    if (t->layout.bits == 0 && !aq_dtype_is_float(t->dtype))
+        return aqi_fail(err, AQ_E_TYPE, "tensor \"%.80s\" is %s, not a float type", t->name,
+                        aq_dtype_name(t->dtype));
+    return AQ_OK;
+}
+
+aq_status aq_tensor_rows_f32(const aq_tensor *tensor, size_t first_row, size_t num_rows,
+                             float *dst, const aq_tasks *tasks, aq_error *err) {
+    const aq_layout *l = &tensor->layout;
+    aq_quantized_view view = aqi_tensor_view(tensor);
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_tensor_check_float(tensor, err);
+    if (status != AQ_OK) return status;
+    if (l->bits != 0)
+        return aq_dequantize_rows(l, &view, first_row, num_rows, dst, tasks, err);
+    if (first_row > l->rows || num_rows > l->rows - first_row)
+        return aqi_fail(err, AQ_E_ARG, "rows %zu to %zu of %zu", first_row, first_row + num_rows,
+                        l->rows);
+    if (num_rows == 0 || l->cols == 0) return AQ_OK;
+    return aq_to_f32(tensor->data + first_row * l->cols * aq_dtype_bytes(tensor->dtype),
+                     tensor->dtype, num_rows * l->cols, dst, err);
+}
+
+/* A row of a float tensor with the lanes of aq_dot_row. */
+static float aqi_float_dot(const aq_tensor *t, size_t row, const float *x) {
+    float room[AQI_PIECE], lanes[AQI_DOT_LANES] = {0};
+    size_t col;
+    for (col = 0; col < t->layout.cols; col += AQI_PIECE) {
+        size_t n = AQI_MIN(t->layout.cols - col, (size_t)AQI_PIECE);
+        const float *w =
+            aqi_floats_at(t->data, t->dtype, row * t->layout.cols + col, n, room);
+        aqi_k()->dot(w, x + col, n, lanes);
+    }
+    return aqi_dot_close(lanes);
+}
+
+aq_status aq_tensor_dot(const aq_tensor *tensor, size_t row, const float *x, float *out_dot,
+                        aq_error *err) {
+    aq_quantized_view view = aqi_tensor_view(tensor);
+    aq_status status;
+    aqi_error_clear(err);
+    *out_dot = 0.0f;
+    status = aqi_tensor_check_float(tensor, err);
+    if (status != AQ_OK) return status;
+    if (tensor->layout.bits != 0)
+        return aq_dot_row(&tensor->layout, &view, row, x, out_dot, err);
+    if (row >= tensor->layout.rows || (tensor->layout.cols > 0 && x == NULL))
+        return aqi_fail(err, AQ_E_ARG, "row %zu of %zu, or no vector", row, tensor->layout.rows);
+    *out_dot = aqi_float_dot(tensor, row, x);
+    return AQ_OK;
+}
+
+typedef struct aqi_float_matvec_task {
+    const aq_tensor *tensor;
+    const float *x;
+    float *y;
+    size_t rows;
+} aqi_float_matvec_task;
+
+static void aqi_float_matvec_tile(void *arg, size_t index) {
+    const aqi_float_matvec_task *t = (const aqi_float_matvec_task *)arg;
+    size_t row = index * t->rows, end = AQI_MIN(row + t->rows, t->tensor->layout.rows);
+    for (; row < end; row++) t->y[row] = aqi_float_dot(t->tensor, row, t->x);
+}
+
+aq_status aq_tensor_matvec(const aq_tensor *tensor, const float *x, float *y,
+                           const aq_tasks *tasks, aq_error *err) {
+    const aq_layout *l = &tensor->layout;
+    aq_quantized_view view = aqi_tensor_view(tensor);
+    aqi_float_matvec_task t;
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_tensor_check_float(tensor, err);
+    if (status != AQ_OK) return status;
+    if (l->bits != 0) return aq_matvec(l, &view, x, y, tasks, err);
+    if (l->rows == 0) return AQ_OK;
+    if (y == NULL || (l->cols > 0 && x == NULL))
+        return aqi_fail(err, AQ_E_ARG, "vector missing");
+    t.tensor = tensor;
+    t.x = x;
+    t.y = y;
+    t.rows = AQI_MAX(AQI_TILE_VALUES / AQI_MAX(l->cols, (size_t)1), (size_t)1);
+    aqi_run(tasks, (l->rows + t.rows - 1) / t.rows, aqi_float_matvec_tile, &t);
+    return AQ_OK;
+}
+
+/*==========================================================================
+ * MARK: - [84] Models: reading (private)
+ * Opening reads the metadata of all tensors; data is found when a tensor is asked for.
+ *========================================================================*/
+
+/* Leaf columns of the model schema; -1 = the file has none. X(member, name, type, required) */
+#define AQI_MODEL_COLUMNS(X)                                                             \
+    X(layer_name, AQ_BYTE_ARRAY, true)                                                   \
+    X(shape, AQ_INT64, true)                                                             \
+    X(dtype, AQ_BYTE_ARRAY, false)                                                       \
+    X(data, AQ_BYTE_ARRAY, true)                                                         \
+    X(num_params, AQ_INT64, false)                                                       \
+    X(quant_type, AQ_BYTE_ARRAY, false)                                                  \
+    X(scales, AQ_FLOAT, false)                                                           \
+    X(zero_points, AQ_FLOAT, false)                                                      \
+    X(quant_axis, AQ_INT64, false)                                                       \
+    X(group_size, AQ_INT64, false)                                                       \
+    X(bit_width, AQ_INT32, false)                                                        \
+    X(packing, AQ_BYTE_ARRAY, false)                                                     \
+    X(cosine, AQ_DOUBLE, false)                                                          \
+    X(sqnr_db, AQ_DOUBLE, false)                                                         \
+    X(max_abs_error, AQ_DOUBLE, false)                                                   \
+    X(chunk_count, AQ_INT32, false)
+
+typedef struct aqi_model_columns {
+#define AQ_X(name, type, required) int32_t name;
+    AQI_MODEL_COLUMNS(AQ_X)
+#undef AQ_X
+} aqi_model_columns;
+
+typedef struct aqi_model_file {
+    char *path;
+    aq_parquet *parquet; /* NULL: safetensors */
+    aqi_source source;   /* of safetensors    */
+    aqi_model_columns columns;
+} aqi_model_file;
+
+typedef struct aqi_model_entry {
+    aq_tensor tensor; /* without data */
+    uint32_t file;
+    int32_t row_group; /* Parquet: where the row is            */
+    int64_t row;       /* in the row group                     */
+    int64_t offset;    /* safetensors: file offset of the data */
+} aqi_model_entry;
+
+struct aq_model {
+    aq_allocator allocator;
+    aq_log log;
+    aq_io io;
+    bool skip_checksums;
+    aq_model_format format;
+    aqi_arena arena; /* names, metadata, files */
+    aqi_model_file *files;
+    size_t num_files;
+    aqi_model_entry *entries; /* in name order */
+    size_t num_entries, entries_capacity;
+    aq_key_value *pairs;
+    size_t num_pairs;
+    uint64_t file_bytes;
+};
+
+/* Room for one more entry; NULL = no memory. */
+static aqi_model_entry *aqi_model_push(aq_model *m) {
+    if (m->num_entries == m->entries_capacity) {
+        size_t capacity = m->entries_capacity == 0 ? 64 : m->entries_capacity * 2;
+        size_t old = m->entries_capacity * sizeof *m->entries, bytes;
+        void *p;
+        if (!aqi_mul_size(capacity, sizeof *m->entries, &bytes)) return NULL;
+        p = old == 0 ? aqi_alloc(&m->allocator, bytes)
+                     : m->allocator.resize(m->allocator.user, m->entries, old, bytes, 16);
+        if (p == NULL) return NULL;
+        m->entries = (aqi_model_entry *)p;
+        m->entries_capacity = capacity;
+    }
+    memset(&m->entries[m->num_entries], 0, sizeof *m->entries);
+    aqi_tensor_reset(&m->entries[m->num_entries].tensor);
+    return &m->entries[m->num_entries++];
+}
+
+/* ---- rows of a model's Parquet columns ---- */
+
+/* A column chunk of a row group, all of it: levels, and values where they lie. */
+typedef struct aqi_cells {
+    aq_column *column; /* NULL: the file has no such column */
+    aq_span span;
+    uint8_t max_def;
+} aqi_cells;
+
+static aq_status aqi_cells_open(const aqi_model_file *f, int32_t row_group, int32_t column,
+                                aqi_cells *out, aq_error *err) {
+    aq_status status;
+    memset(out, 0, sizeof *out);
+    if (column < 0) return AQ_OK;
+    status = aq_column_open(f->parquet, row_group, column, &out->column, err);
+    if (status == AQ_OK) status = aq_column_view(out->column, &out->span, err);
+    if (status != AQ_OK) return status;
+    out->max_def = aq_parquet_column_field(f->parquet, column)->max_def;
+    return AQ_OK;
+}
+
+static void aqi_cells_close(aqi_cells *c) {
+    aq_column_close(c->column);
+    memset(c, 0, sizeof *c);
+}
+
+/* First value and count of values of a row. Walks the levels, unless the row is alone. */
+static void aqi_cells_row(const aqi_cells *c, int64_t row, int64_t *out_first,
+                          int64_t *out_count) {
+    const aq_span *s = &c->span;
+    int64_t i, value = 0, at = -1;
+    *out_first = 0;
+    *out_count = 0;
+    if (c->column == NULL) return;
+    if (s->num_rows == 1 && row == 0) {
+        *out_count = s->num_values;
+        return;
+    }
+    for (i = 0; i < s->num_levels; i++) {
+        bool present = s->def_levels == NULL || s->def_levels[i] == c->max_def;
+        if (s->rep_levels == NULL || s->rep_levels[i] == 0) at++;
+        if (at > row) return;
+        if (at == row && present && *out_count == 0) *out_first = value;
+        if (at == row && present) (*out_count)++;
+        value += present;
+    }
+}
+
+/* Address of the only value of a row; NULL when it is null or the column is absent. */
+static const void *aqi_cells_value(const aqi_cells *c, int64_t row, size_t width) {
+    int64_t first, count;
+    aqi_cells_row(c, row, &first, &count);
+    if (count == 0) return NULL;
+    return (const uint8_t *)c->span.values + (size_t)first * width;
+}
+
+static const aq_bytes *aqi_cells_bytes(const aqi_cells *c, int64_t row) {
+    return (const aq_bytes *)aqi_cells_value(c, row, sizeof(aq_bytes));
+}
+
+static int64_t aqi_cells_i64(const aqi_cells *c, int64_t row, int64_t missing) {
+    const void *p = aqi_cells_value(c, row, sizeof(int64_t));
+    if (p != NULL) memcpy(&missing, p, sizeof missing);
+    return missing;
+}
+
+static int32_t aqi_cells_i32(const aqi_cells *c, int64_t row, int32_t missing) {
+    const void *p = aqi_cells_value(c, row, sizeof(int32_t));
+    if (p != NULL) memcpy(&missing, p, sizeof missing);
+    return missing;
+}
+
+static double aqi_cells_f64(const aqi_cells *c, int64_t row) {
+    const void *p = aqi_cells_value(c, row, sizeof(double));
+    double v = (double)NAN;
+    if (p != NULL) memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* True when a BYTE_ARRAY cell is this text. */
+static bool aqi_bytes_equal(const aq_bytes *b, const char *text) {
+    size_t n = strlen(text);
+    return b != NULL && b->size == n && (n == 0 || memcmp(b->data, text, n) == 0);
+}
+
+/* ---- the model schema ---- */
+
+/* The only leaf under the top-level field `name`; -1 when there is none. */
+static int32_t aqi_model_leaf(const aq_parquet *f, const char *name) {
+    int32_t i;
+    for (i = 1; i < f->schema.num_fields; i++) {
+        if (f->schema.fields[i].parent != 0 || strcmp(f->schema.fields[i].name, name) != 0)
+            continue;
+        while (f->schema.fields[i].num_children == 1) i++;
+        return f->schema.fields[i].column;
+    }
+    return -1;
+}
+
+static aq_status aqi_model_columns_find(aqi_model_file *f, aq_error *err) {
+    const char *missing = NULL, *mistyped = NULL;
+#define AQ_X(name, wanted, required)                                                     \
+    f->columns.name = aqi_model_leaf(f->parquet, #name);                                 \
+    if (f->columns.name < 0 && required) missing = #name;                                \
+    if (f->columns.name >= 0 &&                                                          \
+        aq_parquet_column_field(f->parquet, f->columns.name)->type != wanted)            \
+        mistyped = #name;
+    AQI_MODEL_COLUMNS(AQ_X)
+#undef AQ_X
+    if (missing != NULL)
+        return aqi_fail(err, AQ_E_TYPE,
+                        "Parquet, but not a model: no column %s; a model has layer_name, shape, "
+                        "data",
+                        missing);
+    if (mistyped != NULL)
+        return aqi_fail(err, AQ_E_TYPE, "Parquet, but not a model: column %s has another type",
+                        mistyped);
+    return AQ_OK;
+}
+
+/* Columns that describe the tensors of a row group. */
+typedef struct aqi_model_rows {
+    aqi_cells layer_name, shape, dtype, num_params, quant_type, scales, quant_axis, group_size,
+        bit_width, packing, cosine, sqnr_db, max_abs_error, chunk_count;
+} aqi_model_rows;
+
+#define AQI_MODEL_ROWS(X)                                                                \
+    X(layer_name) X(shape) X(dtype) X(num_params) X(quant_type) X(scales) X(quant_axis)   \
+    X(group_size) X(bit_width) X(packing) X(cosine) X(sqnr_db) X(max_abs_error)          \
+    X(chunk_count)
+
+static void aqi_model_rows_close(aqi_model_rows *r) {
+#define AQ_X(name) aqi_cells_close(&r->name);
+    AQI_MODEL_ROWS(AQ_X)
+#undef AQ_X
+}
+
+static aq_status aqi_model_rows_open(const aqi_model_file *f, int32_t row_group,
+                                     aqi_model_rows *r, aq_error *err) {
+    aq_status status = AQ_OK;
+    memset(r, 0, sizeof *r);
+#define AQ_X(name)                                                                       \
+    if (status == AQ_OK)                                                                 \
+        status = aqi_cells_open(f, row_group, f->columns.name, &r->name, err);
+    AQI_MODEL_ROWS(AQ_X)
+#undef AQ_X
+    if (status != AQ_OK) aqi_model_rows_close(r);
+    return status;
+}
+
+/* bits of the codes: bit_width, or "intN" of quant_type; 0 = not quantized; -1 = nonsense. */
+static int32_t aqi_model_bits(const aqi_model_rows *r, int64_t row) {
+    const aq_bytes *type = aqi_cells_bytes(&r->quant_type, row);
+    int32_t bits = 0, width;
+    if (type != NULL && !aqi_bytes_equal(type, "none") && type->size > 0) {
+        bits = type->size == 4 && memcmp(type->data, "int", 3) == 0 ? type->data[3] - '0' : -1;
+        if (bits < 1 || bits > 8) return -1;
+    }
+    width = aqi_cells_i32(&r->bit_width, row, bits);
+    if (type == NULL) bits = width;
+    return width == bits ? bits : -1;
+}
+
+/* The layout of a quantized tensor from what its row says; see docs/FORMAT.md. */
+static aq_status aqi_model_layout(const aqi_model_rows *r, int64_t row, aq_tensor *t,
+                                  int32_t bits, aq_error *err) {
+    const aq_bytes *packing = aqi_cells_bytes(&r->packing, row);
+    int64_t group = aqi_cells_i64(&r->group_size, row, 0), first, scales;
+    int64_t axis = aqi_cells_i64(&r->quant_axis, row, -1);
+    aq_layout *l = &t->layout;
+    size_t size;
+    bool packed = packing != NULL;
+    aq_status status;
+    aqi_cells_row(&r->scales, row, &first, &scales);
+    if (packed && !aqi_bytes_equal(packing, "lsb"))
+        return aqi_fail(err, AQ_E_UNSUPPORTED, "packing \"%.*s\" is not known",
+                        (int)AQI_MIN(packing->size, (size_t)40), (const char *)packing->data);
+    if (packed && bits != 2 && bits != 4 && bits != 8)
+        return aqi_fail(err, AQ_E_UNSUPPORTED, "packed codes of %d bits", (int)bits);
+    if (group < 0 || !aqi_to_size(group, &size))
+        return aqi_fail(err, AQ_E_FORMAT, "group_size %lld", (long long)group);
+    l->bits = (uint32_t)bits;
+    l->code_bits = packed ? (uint32_t)bits : 8;
+    l->group_rows = 1;
+    l->group_cols = AQI_MAX(l->cols, (size_t)1);
+    if (size > 0 && packed) {
+        l->group_cols = size;
+    } else if (size > 0 && scales != 1) {
+        l->group_rows = size; /* other writers: groups of rows */
+    } else if (scales == 1 && axis != 0) {
+        l->group_rows = AQI_MAX(l->rows, (size_t)1);
+    }
+    status = aqi_layout_complete(l, err);
+    if (status != AQ_OK) return status;
+    if ((uint64_t)scales != l->num_groups)
+        return aqi_fail(err, AQ_E_FORMAT, "%lld scales for %zu groups", (long long)scales,
+                        l->num_groups);
+    return AQ_OK;
+}
+
+static aq_status aqi_model_shape(const aqi_cells *cells, int64_t row, aq_tensor *t,
+                                 aq_error *err) {
+    int64_t first, count, i;
+    aqi_cells_row(cells, row, &first, &count);
+    if (count > AQ_MAX_DIMS)
+        return aqi_fail(err, AQ_E_LIMIT, "%lld dimensions; at most %d", (long long)count,
+                        AQ_MAX_DIMS);
+    t->num_dims = (uint32_t)count;
+    for (i = 0; i < count; i++)
+        memcpy(&t->shape[i], (const uint8_t *)cells->span.values + (size_t)(first + i) * 8, 8);
+    return aqi_tensor_geometry(t, err);
+}
+
+/* What the row says beside name and place. */
+static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aq_tensor *t,
+                               aq_error *err) {
+    const aq_bytes *dtype = aqi_cells_bytes(&r->dtype, row);
+    int64_t params;
+    int32_t bits, chunks = aqi_cells_i32(&r->chunk_count, row, 1);
+    char text[24] = "float32";
+    aq_status status = aqi_model_shape(&r->shape, row, t, err);
+    if (status != AQ_OK) return status;
+    if (dtype != NULL && dtype->size < sizeof text) {
+        if (dtype->size > 0) memcpy(text, dtype->data, dtype->size);
+        text[dtype->size] = '\0';
+    }
+    t->dtype = aqi_dtype_of(text, false);
+    if (t->dtype == AQ_DTYPE_NONE || (dtype != NULL && dtype->size >= sizeof text))
+        return aqi_fail(err, AQ_E_UNSUPPORTED, "dtype \"%s\" is not known", text);
+    params = aqi_cells_i64(&r->num_params, row, (int64_t)t->num_params);
+    if ((uint64_t)params != t->num_params)
+        return aqi_fail(err, AQ_E_FORMAT, "num_params %lld, but its shape has %llu elements",
+                        (long long)params, (unsigned long long)t->num_params);
+    if (chunks != 1)
+        return aqi_fail(err, AQ_E_UNSUPPORTED, "tensor in %d rows is not supported by this "
+                                               "version",
+                        (int)chunks);
+    bits = aqi_model_bits(r, row);
+    if (bits < 0) return aqi_fail(err, AQ_E_FORMAT, "quant_type and bit_width disagree or make "
+                                                    "no sense");
+    if (bits > 0) status = aqi_model_layout(r, row, t, bits, err);
+    if (status != AQ_OK) return status;
+    t->data_bytes = bits > 0 ? t->layout.code_bytes
+                             : (size_t)t->num_params * aq_dtype_bytes(t->dtype);
+    t->cosine = aqi_cells_f64(&r->cosine, row);
+    t->sqnr_db = aqi_cells_f64(&r->sqnr_db, row);
+    t->max_abs_error = aqi_cells_f64(&r->max_abs_error, row);
+    return AQ_OK;
+}
+
+/* All tensors of one row group. */
+static aq_status aqi_model_read_row_group(aq_model *m, uint32_t file, int32_t row_group,
+                                          aq_error *err) {
+    const aqi_model_file *f = &m->files[file];
+    int64_t row, rows = aqi_row_group_at(f->parquet, row_group)->num_rows;
+    aqi_model_rows r;
+    aq_status status = aqi_model_rows_open(f, row_group, &r, err);
+    if (status != AQ_OK) return status;
+    for (row = 0; row < rows && status == AQ_OK; row++) {
+        const aq_bytes *name = aqi_cells_bytes(&r.layer_name, row);
+        aqi_model_entry *e;
+        char *copy = NULL;
+        if (name == NULL || name->size == 0 || memchr(name->data, 0, name->size) != NULL ||
+            !aqi_utf8_valid(name->data, name->size)) {
+            status = aqi_fail(err, AQ_E_FORMAT,
+                              "layer_name of row %lld in row group %d is missing or no text",
+                              (long long)row, (int)row_group);
+            break;
+        }
+        e = aqi_model_push(m);
+        status = e == NULL ? aqi_fail_nomem(err, sizeof *e)
+                           : aqi_arena_string(&m->arena, name->data, name->size, &copy, err);
+        if (status != AQ_OK) break;
+        e->tensor.name = copy;
+        e->file = file;
+        e->row_group = row_group;
+        e->row = row;
+        status = aqi_error_in_tensor(err, aqi_model_row(&r, row, &e->tensor, err), copy);
+    }
+    aqi_model_rows_close(&r);
+    return status;
+}
+
+static aq_status aqi_model_add_pair(aq_model *m, const char *key, const char *value,
+                                    size_t value_bytes, size_t capacity, aq_error *err) {
+    char *k = NULL, *v = NULL;
+    void *p = m->pairs;
+    aq_status status = AQ_OK;
+    if (m->pairs == NULL)
+        status = aqi_arena_alloc(&m->arena, capacity * sizeof *m->pairs, &p, err);
+    m->pairs = (aq_key_value *)p;
+    if (status == AQ_OK) status = aqi_arena_string(&m->arena, key, strlen(key), &k, err);
+    if (status == AQ_OK && value != NULL)
+        status = aqi_arena_string(&m->arena, value, value_bytes, &v, err);
+    if (status != AQ_OK) return status;
+    m->pairs[m->num_pairs].key = k;
+    m->pairs[m->num_pairs].value = v;
+    m->pairs[m->num_pairs++].value_bytes = value_bytes;
+    return AQ_OK;
+}
+
+static aq_status aqi_model_read_parquet(aq_model *m, uint32_t file, aq_error *err) {
+    aqi_model_file *f = &m->files[file];
+    aq_parquet_options o;
+    aq_parquet_info info;
+    aq_key_value pair;
+    int32_t i;
+    aq_status status;
+    memset(&o, 0, sizeof o);
+    o.allocator = &m->allocator;
+    o.log = m->log;
+    o.io = m->io;
+    o.skip_checksums = m->skip_checksums;
+    status = aq_parquet_open(f->path, &o, &f->parquet, err);
+    if (status == AQ_OK) status = aqi_model_columns_find(f, err);
+    if (status != AQ_OK) return status;
+    aq_parquet_get_info(f->parquet, &info);
+    m->file_bytes += (uint64_t)info.file_bytes;
+    for (i = 0; i < info.num_row_groups && status == AQ_OK; i++)
+        status = aqi_model_read_row_group(m, file, i, err);
+    for (i = 0; m->format == AQ_MODEL_PARQUET && status == AQ_OK &&
+                aq_parquet_key_value(f->parquet, i, &pair);
+         i++)
+        status = aqi_model_add_pair(m, pair.key, pair.value, pair.value_bytes,
+                                    (size_t)info.num_key_values, err);
+    return status;
+}
+
+/* ---- safetensors ---- */
+
+#define AQI_SAFETENSORS_HEADER_LIMIT 100000000u
+
+/* {"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}. Offsets end in e->offset and size. */
+static aq_status aqi_safetensors_entry(aqi_json *j, aqi_model_entry *e, uint64_t *begin,
+                                       uint64_t *end, aq_error *err) {
+    const char *key, *text;
+    bool has_dtype = false, has_shape = false, has_offsets = false;
+    aq_tensor *t = &e->tensor;
+    aq_status status;
+    if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "no tensor entry");
+    do {
+        status = aqi_json_string(j, &key, err);
+        if (status != AQ_OK) return status;
+        if (!aqi_json_take(j, ':')) return aqi_json_fail(j, "no colon");
+        if (strcmp(key, "dtype") == 0 && !has_dtype) {
+            has_dtype = true;
+            status = aqi_json_string(j, &text, err);
+            if (status != AQ_OK) return status;
+            t->dtype = aqi_dtype_of(text, true);
+            if (t->dtype == AQ_DTYPE_NONE)
+                return aqi_fail(err, AQ_E_UNSUPPORTED, "dtype \"%.40s\" is not known", text);
+        } else if (strcmp(key, "shape") == 0 && !has_shape) {
+            has_shape = true;
+            if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no shape");
+            while (aqi_json_peek(j) != ']') {
+                if (t->num_dims == AQ_MAX_DIMS)
+                    return aqi_fail(err, AQ_E_LIMIT, "over %d dimensions", AQ_MAX_DIMS);
+                status = aqi_json_u64(j, &t->shape[t->num_dims++]);
+                if (status != AQ_OK) return status;
+                if (!aqi_json_take(j, ',')) break;
+            }
+            if (!aqi_json_take(j, ']')) return aqi_json_fail(j, "shape without an end");
+        } else if (strcmp(key, "data_offsets") == 0 && !has_offsets) {
+            has_offsets = true;
+            if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no offsets");
+            status = aqi_json_u64(j, begin);
+            if (status == AQ_OK && !aqi_json_take(j, ',')) status = aqi_json_fail(j, "no comma");
+            if (status == AQ_OK) status = aqi_json_u64(j, end);
+            if (status == AQ_OK && !aqi_json_take(j, ']'))
+                status = aqi_json_fail(j, "offsets without an end");
+            if (status != AQ_OK) return status;
+        } else {
+            return aqi_json_fail(j, "unexpected or repeated key in a tensor entry");
+        }
+    } while (aqi_json_take(j, ','));
+    if (!aqi_json_take(j, '}')) return aqi_json_fail(j, "tensor entry without an end");
+    if (!has_dtype || !has_shape || !has_offsets)
+        return aqi_json_fail(j, "tensor entry lacks dtype, shape or data_offsets");
+    return AQ_OK;
+}
+
+/* "__metadata__": {"key": "value"}; a pair takes at least 5 bytes of JSON. */
+static aq_status aqi_safetensors_metadata(aq_model *m, aqi_json *j, aq_error *err) {
+    const char *key, *value;
+    size_t capacity = aqi_remaining(&j->in) / 5 + 1;
+    aq_status status = AQ_OK;
+    if (m->num_pairs > 0 || !aqi_json_take(j, '{'))
+        return aqi_json_fail(j, "__metadata__ is no object, or came twice");
+    capacity = AQI_MIN(capacity, (size_t)4096);
+    if (aqi_json_take(j, '}')) return AQ_OK;
+    do {
+        status = aqi_json_string(j, &key, err);
+        if (status == AQ_OK && !aqi_json_take(j, ':')) status = aqi_json_fail(j, "no colon");
+        if (status == AQ_OK) status = aqi_json_string(j, &value, err);
+        if (status == AQ_OK && m->num_pairs == capacity)
+            status = aqi_fail(err, AQ_E_LIMIT, "__metadata__ with over %zu keys", capacity);
+        if (status == AQ_OK)
+            status = aqi_model_add_pair(m, key, value, strlen(value), capacity, err);
+    } while (status == AQ_OK && aqi_json_take(j, ','));
+    if (status == AQ_OK && !aqi_json_take(j, '}'))
+        status = aqi_json_fail(j, "__metadata__ without an end");
+    return status;
+}
+
+static int aqi_compare_offsets(const void *a, const void *b) {
+    const aqi_model_entry *x = (const aqi_model_entry *)a, *y = (const aqi_model_entry *)b;
+    if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
+    return (x->tensor.data_bytes > y->tensor.data_bytes) -
+           (x->tensor.data_bytes < y->tensor.data_bytes);
+}
+
+/* Data must follow the header without holes or overlaps, to the end of the file. */
+static aq_status aqi_safetensors_cover(aq_model *m, int64_t data_begin, int64_t file_bytes,
+                                       aq_error *err) {
+    int64_t at = data_begin;
+    size_t i;
+    if (m->num_entries > 0)
+        qsort(m->entries, m->num_entries, sizeof *m->entries, aqi_compare_offsets);
+    for (i = 0; i < m->num_entries; i++) {
+        const aqi_model_entry *e = &m->entries[i];
+        if (e->offset != at) {
+            aqi_fail_at(err, AQ_E_FORMAT, e->offset,
+                        "data begins at offset %lld, %s %lld; the file is damaged",
+                        (long long)e->offset,
+                        e->offset > at ? "with a hole from" : "overlapping what ends at",
+                        (long long)at);
+            return aqi_error_in_tensor(err, AQ_E_FORMAT, e->tensor.name);
+        }
+        at += (int64_t)e->tensor.data_bytes;
+    }
+    if (at == file_bytes) return AQ_OK;
+    return aqi_fail_at(err, AQ_E_FORMAT, at,
+                       "data ends at offset %lld, the file at %lld; it is cut off or damaged",
+                       (long long)at, (long long)file_bytes);
+}
+
+/* Checks one entry's numbers against each other and the file. */
+static aq_status aqi_safetensors_place(aqi_model_entry *e, uint64_t begin, uint64_t end,
+                                       int64_t data_begin, int64_t file_bytes, aq_error *err) {
+    uint64_t room = (uint64_t)(file_bytes - data_begin);
+    aq_status status = aqi_tensor_geometry(&e->tensor, err);
+    if (status != AQ_OK) return status;
+    if (begin > end || end > room)
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "data_offsets [%llu, %llu] lie outside the %llu bytes of data; the file "
+                        "is cut off or damaged",
+                        (unsigned long long)begin, (unsigned long long)end,
+                        (unsigned long long)room);
+    e->tensor.data_bytes = (size_t)e->tensor.num_params * aq_dtype_bytes(e->tensor.dtype);
+    if (end - begin != e->tensor.data_bytes)
+        return aqi_fail(err, AQ_E_FORMAT, "dtype and shape need %zu bytes, data_offsets give %llu",
+                        e->tensor.data_bytes, (unsigned long long)(end - begin));
+    e->offset = data_begin + (int64_t)begin;
+    return AQ_OK;
+}
+
+static aq_status aqi_safetensors_header(aq_model *m, aqi_json *j, int64_t data_begin,
+                                        int64_t file_bytes, aq_error *err) {
+    aq_status status = AQ_OK;
+    if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "no object");
+    if (!aqi_json_take(j, '}')) {
+        do {
+            const char *name;
+            uint64_t begin = 0, end = 0;
+            aqi_model_entry *e;
+            status = aqi_json_string(j, &name, err);
+            if (status != AQ_OK) return status;
+            if (!aqi_json_take(j, ':')) return aqi_json_fail(j, "no colon");
+            if (strcmp(name, "__metadata__") == 0) {
+                status = aqi_safetensors_metadata(m, j, err);
+                continue;
+            }
+            if (name[0] == '\0') return aqi_json_fail(j, "tensor without a name");
+            e = aqi_model_push(m);
+            if (e == NULL) return aqi_fail_nomem(err, sizeof *e);
+            e->tensor.name = name;
+            status = aqi_safetensors_entry(j, e, &begin, &end, err);
+            if (status == AQ_OK)
+                status = aqi_safetensors_place(e, begin, end, data_begin, file_bytes, err);
+            status = aqi_error_in_tensor(err, status, name);
+        } while (status == AQ_OK && aqi_json_take(j, ','));
+        if (status == AQ_OK && !aqi_json_take(j, '}'))
+            status = aqi_json_fail(j, "header without an end");
+    }
+    if (status == AQ_OK && (aqi_json_peek(j) != 0 || aqi_remaining(&j->in) != 0))
+        status = aqi_json_fail(j, "something after the header");
+    return status;
+}
+
+static aq_status aqi_model_read_safetensors(aq_model *m, aq_error *err) {
+    aqi_model_file *f = &m->files[0];
+    uint8_t length[8];
+    uint64_t bytes;
+    void *header;
+    aqi_json j;
+    aq_status status = aqi_source_open(&f->source, f->path, m->io, err);
+    if (status != AQ_OK) return status;
+    m->file_bytes = (uint64_t)f->source.bytes;
+    if (f->source.bytes < 10)
+        return aqi_fail_at(err, AQ_E_FORMAT, 0,
+                           "%lld bytes are too few for a safetensors file",
+                           (long long)f->source.bytes);
+    status = aqi_source_read(&f->source, 0, length, 8, err);
+    if (status != AQ_OK) return status;
+    bytes = aqi_load_le64(length);
+    if (bytes > (uint64_t)f->source.bytes - 8)
+        return aqi_fail_at(err, AQ_E_FORMAT, 0,
+                           "not a safetensors file: header of %llu bytes in a file of %lld",
+                           (unsigned long long)bytes, (long long)f->source.bytes);
+    if (bytes > AQI_SAFETENSORS_HEADER_LIMIT)
+        return aqi_fail_at(err, AQ_E_LIMIT, 0,
+                           "safetensors header of %llu bytes; the limit is 100,000,000",
+                           (unsigned long long)bytes);
+    status = aqi_arena_take(&m->arena, (size_t)bytes, &header, err);
+    if (status == AQ_OK) status = aqi_source_read(&f->source, 8, header, (size_t)bytes, err);
+    if (status != AQ_OK) return status;
+    j.in = aqi_cursor_make((const uint8_t *)header, (size_t)bytes, 8);
+    j.arena = &m->arena;
+    j.err = err;
+    if (bytes == 0 || *j.in.p != '{') return aqi_json_fail(&j, "no { at its begin");
+    status = aqi_safetensors_header(m, &j, 8 + (int64_t)bytes, f->source.bytes, err);
+    if (status != AQ_OK) return status;
+    return aqi_safetensors_cover(m, 8 + (int64_t)bytes, f->source.bytes, err);
+}
+
+/* ---- open, close, look up ---- */
+
+static bool aqi_ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && strcmp(text + n - k, end) == 0;
+}
+
+static aq_status aqi_model_add_file(aq_model *m, const char *directory, const char *name,
+                                    aq_error *err) {
+    size_t d = directory == NULL ? 0 : strlen(directory), n = strlen(name);
+    void *p = m->files;
+    char *path = NULL;
+    aq_status status = AQ_OK;
+    if ((m->num_files & (m->num_files - 1)) == 0) { /* a power of two is full: double it */
+        status = aqi_arena_alloc(&m->arena, AQI_MAX(m->num_files * 2, (size_t)1) * sizeof *m->files,
+                                 &p, err);
+        if (status == AQ_OK && m->num_files > 0)
+            memcpy(p, m->files, m->num_files * sizeof *m->files);
+    }
+    if (status == AQ_OK) status = aqi_arena_string(&m->arena, NULL, d + n + 1, &path, err);
+    if (status != AQ_OK) return status;
+    if (d > 0) memcpy(path, directory, d);
+    if (d > 0) path[d++] = '/';
+    memcpy(path + d, name, n + 1);
+    m->files = (aqi_model_file *)p;
+    m->files[m->num_files].path = path;
+    aqi_source_init(&m->files[m->num_files].source);
+    m->num_files++;
+    return AQ_OK;
+}
+
+static int aqi_compare_paths(const void *a, const void *b) {
+    return strcmp(((const aqi_model_file *)a)->path, ((const aqi_model_file *)b)->path);
+}
+
+/* Every *.parquet file of a directory, in name order; hidden files are left out. */
+static aq_status aqi_model_list_directory(aq_model *m, const char *path, aq_error *err) {
+    DIR *dir = opendir(path);
+    const struct dirent *d;
+    aq_status status = AQ_OK;
+    if (dir == NULL) return aqi_fail_os(err, errno, "cannot read the directory", path);
+    while (status == AQ_OK && (d = readdir(dir)) != NULL) {
+        if (d->d_name[0] != '.' && aqi_ends_with(d->d_name, ".parquet"))
+            status = aqi_model_add_file(m, path, d->d_name, err);
+    }
+    closedir(dir);
+    if (status == AQ_OK && m->num_files == 0)
+        status = aqi_fail(err, AQ_E_NOT_FOUND, "no .parquet file in the directory");
+    if (status == AQ_OK)
+        qsort(m->files, m->num_files, sizeof *m->files, aqi_compare_paths);
+    return status;
+}
+
+/* Parquet by its magic, else safetensors; a directory is one. */
+static aq_status aqi_model_detect(const char *path, aq_model_format *out, aq_error *err) {
+    struct stat st;
+    uint8_t magic[4];
+    int fd;
+    if (stat(path, &st) != 0) return aqi_fail_os(err, errno, "cannot open", path);
+    *out = AQ_MODEL_DIRECTORY;
+    if (S_ISDIR(st.st_mode)) return AQ_OK;
+    if (!S_ISREG(st.st_mode)) return aqi_fail_os(err, EINVAL, "not a regular file", path);
+    *out = aqi_ends_with(path, ".parquet") ? AQ_MODEL_PARQUET : AQ_MODEL_SAFETENSORS;
+    if (st.st_size < 4) return AQ_OK;
+    fd = aqi_open_read(path);
+    if (fd < 0) return aqi_fail_os(err, errno, "cannot open", path);
+    if (aqi_pread_all(fd, 0, magic, 4, NULL) == AQ_OK &&
+        (memcmp(magic, "PAR1", 4) == 0 || memcmp(magic, "PARE", 4) == 0))
+        *out = AQ_MODEL_PARQUET;
+    close(fd);
+    return AQ_OK;
+}
+
+static int aqi_compare_names(const void *a, const void *b) {
+    return strcmp(((const aqi_model_entry *)a)->tensor.name,
+                  ((const aqi_model_entry *)b)->tensor.name);
+}
+
+static aq_status aqi_model_sort(aq_model *m, aq_error *err) {
+    size_t i;
+    if (m->num_entries > 0)
+        qsort(m->entries, m->num_entries, sizeof *m->entries, aqi_compare_names);
+    for (i = 1; i < m->num_entries; i++) {
+        if (aqi_compare_names(&m->entries[i - 1], &m->entries[i]) == 0) {
+            aqi_fail(err, AQ_E_DUPLICATE, "tensor name comes twice");
+            return aqi_error_in_tensor(err, AQ_E_DUPLICATE, m->entries[i].tensor.name);
+        }
+    }
+    return AQ_OK;
+}
+
+static aq_status aqi_model_read(aq_model *m, const char *path, aq_error *err) {
+    size_t i;
+    aq_status status = aqi_model_detect(path, &m->format, err);
+    if (status != AQ_OK) return status;
+    if (m->format == AQ_MODEL_DIRECTORY) {
+        status = aqi_model_list_directory(m, path, err);
+    } else {
+        status = aqi_model_add_file(m, NULL, path, err);
+    }
+    if (status == AQ_OK && m->format == AQ_MODEL_SAFETENSORS) {
+        status = aqi_model_read_safetensors(m, err);
+    } else {
+        for (i = 0; i < m->num_files && status == AQ_OK; i++) {
+            status = aqi_model_read_parquet(m, (uint32_t)i, err);
+            if (status != AQ_OK && m->format == AQ_MODEL_DIRECTORY)
+                aqi_error_locate(err, "file %s", m->files[i].path);
+        }
+    }
+    return status == AQ_OK ? aqi_model_sort(m, err) : status;
+}
+
+aq_status aq_model_open(const char *path, const aq_model_options *options, aq_model **out_model,
+                        aq_error *err) {
+    aq_model_options o;
+    aq_allocator a;
+    aq_model *m;
+    aq_status status;
+    aqi_error_clear(err);
+    *out_model = NULL;
+    memset(&o, 0, sizeof o);
+    if (options != NULL) o = *options;
+    status = aqi_allocator_resolve(o.allocator, &a, err);
+    if (status != AQ_OK) return status;
+    if (path == NULL) return aqi_fail(err, AQ_E_ARG, "path missing");
+    m = (aq_model *)aqi_alloc(&a, sizeof *m);
+    if (m == NULL) return aqi_fail_nomem(err, sizeof *m);
+    memset(m, 0, sizeof *m);
+    m->allocator = a;
+    m->log = o.log;
+    m->io = o.io;
+    m->skip_checksums = o.skip_checksums;
+    aqi_arena_init(&m->arena, &a, 0);
+    status = aqi_model_read(m, path, err);
+    if (status != AQ_OK) {
+        aq_model_close(m);
+        return status;
+    }
+    *out_model = m;
+    return AQ_OK;
+}
+
+void aq_model_close(aq_model *model) {
+    aq_allocator a;
+    size_t i;
+    if (model == NULL) return;
+    a = model->allocator;
+    for (i = 0; i < model->num_files; i++) {
+        aq_parquet_close(model->files[i].parquet);
+        aqi_source_close(&model->files[i].source);
+    }
+    aqi_free(&a, model->entries, model->entries_capacity * sizeof *model->entries);
+    aqi_arena_deinit(&model->arena);
+    aqi_free(&a, model, sizeof *model);
+}
+
+size_t aq_model_count(const aq_model *model) { return model->num_entries; }
+
+aq_model_format aq_model_get_format(const aq_model *model) { return model->format; }
+
+uint64_t aq_model_file_bytes(const aq_model *model) { return model->file_bytes; }
+
+bool aq_model_metadata(const aq_model *model, size_t index, aq_key_value *out_pair) {
+    memset(out_pair, 0, sizeof *out_pair);
+    if (index >= model->num_pairs) return false;
+    *out_pair = model->pairs[index];
+    return true;
+}
+
+/* First entry whose name is not below `name`. */
+static size_t aqi_model_lower_bound(const aq_model *m, const char *name) {
+    size_t low = 0, high = m->num_entries;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (strcmp(m->entries[middle].tensor.name, name) < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+size_t aq_model_index(const aq_model *model, const char *name) {
+    size_t i = aqi_model_lower_bound(model, name);
+    if (i == model->num_entries || strcmp(model->entries[i].tensor.name, name) != 0)
+        return SIZE_MAX;
+    return i;
+}
+
+aq_status aq_model_describe(const aq_model *model, size_t index, aq_tensor *out_tensor,
+                            aq_error *err) {
+    aqi_error_clear(err);
+    aqi_tensor_reset(out_tensor);
+    if (index >= model->num_entries)
+        return aqi_fail(err, AQ_E_ARG, "tensor %zu of %zu", index, model->num_entries);
+    *out_tensor = model->entries[index].tensor;
+    return AQ_OK;
+}
+
+/* ---- data of one tensor ---- */
+
+/* What a tensor that is not all mapped keeps open until its release. */
+typedef struct aqi_tensor_owned {
+    aq_allocator allocator;
+    aqi_cells data, scales, zero_points;
+    aqi_source file;  /* a .bin sibling                */
+    uint8_t *copy;    /* data of a source without a map */
+    size_t copy_bytes;
+    float *aligned[2]; /* scales, zero points           */
+    size_t aligned_bytes;
+} aqi_tensor_owned;
+
+void aq_tensor_release(aq_tensor *tensor) {
+    aqi_tensor_owned *o;
+    aq_allocator a;
+    if (tensor == NULL) return;
+    o = (aqi_tensor_owned *)tensor->owned;
+    aqi_tensor_reset(tensor);
+    if (o == NULL) return;
+    a = o->allocator;
+    aqi_cells_close(&o->data);
+    aqi_cells_close(&o->scales);
+    aqi_cells_close(&o->zero_points);
+    aqi_source_close(&o->file);
+    aqi_free(&a, o->copy, o->copy_bytes);
+    aqi_free(&a, o->aligned[0], o->aligned_bytes);
+    aqi_free(&a, o->aligned[1], o->aligned_bytes);
+    aqi_free(&a, o, sizeof *o);
+}
+
+/* The float list of a row; copied only where its bytes are not aligned for floats. */
+static aq_status aqi_tensor_floats(aqi_tensor_owned *o, const aqi_cells *cells, int64_t row,
+                                   size_t want, int slot, const float **out, bool *mapped,
+                                   aq_error *err) {
+    const char *what = slot == 0 ? "scales" : "zero points";
+    int64_t first, count;
+    const uint8_t *p;
+    float f;
+    size_t i;
+    aqi_cells_row(cells, row, &first, &count);
+    if ((uint64_t)count != want)
+        return aqi_fail(err, AQ_E_FORMAT, "%lld %s for %zu groups", (long long)count, what, want);
+    p = (const uint8_t *)cells->span.values + (size_t)first * sizeof(float);
+    for (i = 0; i < want; i++) {
+        memcpy(&f, p + i * sizeof f, sizeof f);
+        if (!aqi_is_finite(f))
+            return aqi_fail(err, AQ_E_NONFINITE, "%s hold NaN or infinity at group %zu", what, i);
+    }
+    *mapped = *mapped && cells->span.mapped;
+    if (want == 0 || (uintptr_t)p % sizeof(float) == 0) {
+        *out = (const float *)(const void *)p;
+        return AQ_OK;
+    }
+    o->aligned_bytes = want * sizeof(float);
+    o->aligned[slot] = (float *)aqi_alloc(&o->allocator, o->aligned_bytes);
+    if (o->aligned[slot] == NULL) return aqi_fail_nomem(err, o->aligned_bytes);
+    memcpy(o->aligned[slot], p, o->aligned_bytes);
+    *out = o->aligned[slot];
+    *mapped = false;
+    return AQ_OK;
+}
+
+/* Bytes [offset, offset + bytes) of a source: where they are mapped, else read to memory. */
+static aq_status aqi_tensor_from_source(aqi_tensor_owned *o, const aqi_source *s, int64_t offset,
+                                        aq_tensor *t, aq_error *err) {
+    t->data = aqi_source_view(s, offset);
+    t->mapped = t->data != NULL || t->data_bytes == 0;
+    if (t->data != NULL || t->data_bytes == 0) return AQ_OK;
+    o->copy_bytes = t->data_bytes;
+    o->copy =
+        (uint8_t *)o->allocator.alloc(o->allocator.user, o->copy_bytes, AQ_ALIGNMENT);
+    if (o->copy == NULL) return aqi_fail_nomem(err, t->data_bytes);
+    t->data = o->copy;
+    return aqi_source_read(s, offset, o->copy, o->copy_bytes, err);
+}
+
+/* Raw float32 values beside "x.parquet" in "x.bin", as the reference converter leaves them. */
+static aq_status aqi_tensor_from_sibling(const aq_model *m, const aqi_model_file *f,
+                                         aqi_tensor_owned *o, aq_tensor *t, aq_error *err) {
+    size_t n = strlen(f->path), stem = aqi_ends_with(f->path, ".parquet") ? n - 8 : n;
+    char *path = (char *)aqi_alloc(&m->allocator, stem + 5);
+    aq_status status;
+    if (path == NULL) return aqi_fail_nomem(err, stem + 5);
+    memcpy(path, f->path, stem);
+    memcpy(path + stem, ".bin", 5);
+    status = aqi_source_open(&o->file, path, m->io, err);
+    if (status != AQ_OK)
+        aqi_error_locate(err, "data is empty, so it was looked for in %s", path);
+    aqi_free(&m->allocator, path, stem + 5);
+    if (status != AQ_OK) return status;
+    if ((uint64_t)o->file.bytes != t->data_bytes)
+        return aqi_fail(err, AQ_E_FORMAT, "its .bin file has %lld bytes, the tensor %zu",
+                        (long long)o->file.bytes, t->data_bytes);
+    return aqi_tensor_from_source(o, &o->file, 0, t, err);
+}
+
+static aq_status aqi_tensor_from_parquet(const aq_model *m, const aqi_model_entry *e,
+                                         aqi_tensor_owned *o, aq_tensor *t, aq_error *err) {
+    const aqi_model_file *f = &m->files[e->file];
+    const aq_bytes *data;
+    aq_status status = aqi_cells_open(f, e->row_group, f->columns.data, &o->data, err);
+    if (status != AQ_OK) return status;
+    data = aqi_cells_bytes(&o->data, e->row);
+    if ((data == NULL || data->size == 0) && t->data_bytes > 0 && t->layout.bits == 0)
+        return aqi_tensor_from_sibling(m, f, o, t, err);
+    if ((data == NULL ? 0 : data->size) != t->data_bytes)
+        return aqi_fail(err, AQ_E_FORMAT, "data has %zu bytes; its shape and type need %zu",
+                        data == NULL ? (size_t)0 : data->size, t->data_bytes);
+    t->data = data == NULL ? NULL : data->data;
+    t->mapped = o->data.span.mapped || t->data_bytes == 0;
+    if (t->layout.bits == 0) return AQ_OK;
+    status = aqi_cells_open(f, e->row_group, f->columns.scales, &o->scales, err);
+    if (status == AQ_OK)
+        status = aqi_cells_open(f, e->row_group, f->columns.zero_points, &o->zero_points, err);
+    if (status == AQ_OK)
+        status = aqi_tensor_floats(o, &o->scales, e->row, t->layout.num_groups, 0, &t->scales,
+                                   &t->mapped, err);
+    if (status == AQ_OK)
+        status = aqi_tensor_floats(o, &o->zero_points, e->row, t->layout.num_groups, 1,
+                                   &t->zero_points, &t->mapped, err);
+    return status;
+}
+
+aq_status aq_model_tensor(const aq_model *model, size_t index, aq_tensor *out_tensor,
+                          aq_error *err) {
+    aqi_tensor_owned *o;
+    const aqi_model_entry *e;
+    aq_tensor t;
+    aq_status status = aq_model_describe(model, index, &t, err);
+    aqi_tensor_reset(out_tensor);
+    if (status != AQ_OK) return status;
+    e = &model->entries[index];
+    o = (aqi_tensor_owned *)aqi_alloc(&model->allocator, sizeof *o);
+    if (o == NULL) return aqi_fail_nomem(err, sizeof *o);
+    memset(o, 0, sizeof *o);
+    o->allocator = model->allocator;
+    aqi_source_init(&o->file);
+    t.owned = o;
+    if (model->format == AQ_MODEL_SAFETENSORS) {
+        status = aqi_tensor_from_source(o, &model->files[e->file].source, e->offset, &t, err);
+    } else {
+        status = aqi_tensor_from_parquet(model, e, o, &t, err);
+    }
+    if (status != AQ_OK) {
+        aq_tensor_release(&t);
+        return aqi_error_in_tensor(err, status, e->tensor.name);
+    }
+    *out_tensor = t;
+    return AQ_OK;
+}
+
+aq_status aq_model_find(const aq_model *model, const char *name, aq_tensor *out_tensor,
+                        aq_error *err) {
+    size_t i = aqi_model_lower_bound(model, name), near = i, k, best = 0;
+    if (i < model->num_entries && strcmp(model->entries[i].tensor.name, name) == 0)
+        return aq_model_tensor(model, i, out_tensor, err);
+    aqi_error_clear(err);
+    aqi_tensor_reset(out_tensor);
+    if (model->num_entries == 0)
+        return aqi_fail(err, AQ_E_NOT_FOUND, "no tensor \"%.80s\": the model is empty", name);
+    /* One of the two neighbours in order shares the longest beginning. */
+    for (k = i > 0 ? i - 1 : i; k <= i && k < model->num_entries; k++) {
+        const char *other = model->entries[k].tensor.name;
+        size_t n = 0;
+        while (name[n] != '\0' && name[n] == other[n]) n++;
+        if (n >= best || near >= model->num_entries) near = k;
+        best = AQI_MAX(best, n);
+    }
+    return aqi_fail(err, AQ_E_NOT_FOUND, "no tensor \"%.80s\"; the nearest name is \"%.80s\"",
+                    name, model->entries[near].tensor.name);
+}
+
+#ifndef AQ_NO_WRITER
+
+/*==========================================================================
+ * MARK: - [85] Models: writing (private)
+ * Parquet: a row group per tensor, a page per column. Safetensors: a header, then data.
+ *========================================================================*/
+
+/* Columns of the model file, in order: X(name, repetition, type, logical, bits) of leaves, and
+ * the three lists. Source: docs/FORMAT.md. */
+#define AQI_LIST_FIELDS(name, type, logical, bits, align)                                \
+    {name, AQ_REQUIRED, AQ_GROUP, 1, 0, AQ_LOGICAL_LIST, 0, false, false, false,         \
+     AQ_UNCOMPRESSED},                                                                   \
+        {"list", AQ_REPEATED, AQ_GROUP, 1, 0, AQ_LOGICAL_NONE, 0, false, false, false,   \
+         AQ_UNCOMPRESSED},                                                               \
+        {"element", AQ_REQUIRED, type, 0, 0, logical, bits, false, align, false,         \
+         AQ_UNCOMPRESSED}
+#define AQI_LEAF_FIELD(name, repetition, type, logical, bits, align, stats)              \
+    {name, repetition, type, 0, 0, logical, bits, false, align, stats, AQ_UNCOMPRESSED}
+
+static const aq_field_spec aqi_model_fields[] = {
+    AQI_LEAF_FIELD("layer_name", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false, true),
+    AQI_LIST_FIELDS("shape", AQ_INT64, AQ_LOGICAL_INTEGER, 64, false),
+    AQI_LEAF_FIELD("dtype", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false, false),
+    AQI_LEAF_FIELD("data", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_NONE, 0, true, false),
+    AQI_LEAF_FIELD("num_params", AQ_REQUIRED, AQ_INT64, AQ_LOGICAL_INTEGER, 64, false, false),
+    AQI_LEAF_FIELD("quant_type", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false, false),
+    AQI_LIST_FIELDS("scales", AQ_FLOAT, AQ_LOGICAL_NONE, 0, true),
+    AQI_LIST_FIELDS("zero_points", AQ_FLOAT, AQ_LOGICAL_NONE, 0, true),
+    AQI_LEAF_FIELD("quant_axis", AQ_OPTIONAL, AQ_INT64, AQ_LOGICAL_INTEGER, 64, false, false),
+    AQI_LEAF_FIELD("group_size", AQ_OPTIONAL, AQ_INT64, AQ_LOGICAL_INTEGER, 64, false, false),
+    AQI_LEAF_FIELD("bit_width", AQ_REQUIRED, AQ_INT32, AQ_LOGICAL_INTEGER, 8, false, false),
+    AQI_LEAF_FIELD("packing", AQ_OPTIONAL, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false, false),
+    AQI_LEAF_FIELD("cosine", AQ_OPTIONAL, AQ_DOUBLE, AQ_LOGICAL_NONE, 0, false, false),
+    AQI_LEAF_FIELD("sqnr_db", AQ_OPTIONAL, AQ_DOUBLE, AQ_LOGICAL_NONE, 0, false, false),
+    AQI_LEAF_FIELD("max_abs_error", AQ_OPTIONAL, AQ_DOUBLE, AQ_LOGICAL_NONE, 0, false, false),
+    AQI_LEAF_FIELD("chunk_index", AQ_REQUIRED, AQ_INT32, AQ_LOGICAL_NONE, 0, false, false),
+    AQI_LEAF_FIELD("chunk_count", AQ_REQUIRED, AQ_INT32, AQ_LOGICAL_NONE, 0, false, false),
+};
+
+struct aq_model_writer {
+    aq_allocator allocator;
+    bool safetensors;
+    const aq_tensor *tensors; /* the caller's descriptions */
+    size_t num_tensors, next;
+    aq_status failed;
+    aq_writer *parquet;
+    aqi_bytes_builder levels; /* 0 1 1 1... and 1 1 1 1... */
+    aqi_output out;           /* safetensors */
+    int64_t *offsets;         /* safetensors: of each tensor's data */
+};
+
+static void aqi_model_writer_free(aq_model_writer *w) {
+    aq_allocator a = w->allocator;
+    aq_writer_abort(w->parquet);
+    aqi_output_abort(&w->out);
+    aqi_builder_free(&a, &w->levels);
+    aqi_free(&a, w->offsets, w->num_tensors * sizeof *w->offsets);
+    aqi_free(&a, w, sizeof *w);
+}
+
+/* ---- safetensors ---- */
+
+static const char *aqi_safetensors_dtype(aq_dtype dtype) {
+    switch (dtype) {
+#define AQ_X(enumerator, value, name, bytes, safetensors)                                \
+    case enumerator:                                                                     \
+        return safetensors;
+        AQ_DTYPE_LIST(AQ_X)
+#undef AQ_X
+    case AQ_DTYPE_NONE:
+        break;
+    }
+    return "";
+}
+
+/* Data in order of element size, largest first, so that every tensor is aligned to its type;
+ * within a size in the order given. */
+static int64_t aqi_safetensors_offsets(aq_model_writer *w) {
+    int64_t at = 0;
+    size_t size, i;
+    for (size = 8; size > 0; size /= 2) {
+        for (i = 0; i < w->num_tensors; i++) {
+            if (aq_dtype_bytes(w->tensors[i].dtype) != size) continue;
+            w->offsets[i] = at;
+            at += (int64_t)(w->tensors[i].num_params * size);
+        }
+    }
+    return at;
+}
+
+static bool aqi_safetensors_put_entry(const aq_allocator *a, aqi_bytes_builder *b,
+                                      const aq_tensor *t, int64_t offset) {
+    char text[64];
+    uint32_t i;
+    bool ok = aqi_put_json_string(a, b, t->name) && aqi_put_text(a, b, ":{\"dtype\":\"") &&
+              aqi_put_text(a, b, aqi_safetensors_dtype(t->dtype)) &&
+              aqi_put_text(a, b, "\",\"shape\":[");
+    for (i = 0; i < t->num_dims && ok; i++) {
+        snprintf(text, sizeof text, "%s%llu", i > 0 ? "," : "", (unsigned long long)t->shape[i]);
+        ok = aqi_put_text(a, b, text);
+    }
+    snprintf(text, sizeof text, "],\"data_offsets\":[%lld,%lld]}", (long long)offset,
+             (long long)(offset + (int64_t)t->data_bytes));
+    return ok && aqi_put_text(a, b, text);
+}
+
+/* {"__metadata__":{...},"name":{...},...}, padded with spaces to a multiple of 64 bytes. */
+static aq_status aqi_safetensors_begin(aq_model_writer *w, const aq_model_writer_options *o,
+                                       aq_error *err) {
+    const aq_allocator *a = &w->allocator;
+    aqi_bytes_builder b = {NULL, 0, 0};
+    uint8_t length[8];
+    size_t i;
+    bool ok = aqi_put_text(a, &b, "{"), first = true;
+    aq_status status = AQ_OK;
+    for (i = 0; i < o->num_metadata && ok; i++) {
+        const char *value = o->metadata[i].value == NULL ? "" : o->metadata[i].value;
+        ok = aqi_put_text(a, &b, first ? "\"__metadata__\":{" : ",") &&
+             aqi_put_json_string(a, &b, o->metadata[i].key) && aqi_put_text(a, &b, ":") &&
+             aqi_put_json_string(a, &b, value);
+        first = false;
+    }
+    if (!first) ok = ok && aqi_put_text(a, &b, "}");
+    aqi_safetensors_offsets(w);
+    for (i = 0; i < w->num_tensors && ok; i++) {
+        ok = (b.size == 1 || aqi_put_text(a, &b, ",")) &&
+             aqi_safetensors_put_entry(a, &b, &w->tensors[i], w->offsets[i]);
+    }
+    ok = ok && aqi_put_text(a, &b, "}");
+    while (ok && (8 + b.size) % 64 != 0) ok = aqi_put_text(a, &b, " ");
+    aqi_store_le64(length, b.size);
+    if (!ok) {
+        status = aqi_fail_nomem(err, b.size);
+    } else if (b.size > AQI_SAFETENSORS_HEADER_LIMIT) {
+        status = aqi_fail(err, AQ_E_LIMIT, "safetensors header of %zu bytes; at most 100,000,000",
+                          b.size);
+    } else {
+        status = aqi_output_write(&w->out, length, 8, err);
+        if (status == AQ_OK) status = aqi_output_write(&w->out, b.data, b.size, err);
+        if (status == AQ_OK) status = aqi_output_flush(&w->out, err);
+    }
+    aqi_builder_free(a, &b);
+    return status;
+}
+
+/* ---- Parquet rows ---- */
+
+static aq_status aqi_put_list(aq_model_writer *w, const void *values, size_t n, aq_error *err) {
+    aq_column_values v;
+    size_t levels = AQI_MAX(n, (size_t)1); /* an empty list has one level of 0 */
+    w->levels.size = 0;
+    if (!aqi_builder_reserve(&w->allocator, &w->levels, 2 * levels))
+        return aqi_fail_nomem(err, 2 * levels);
+    memset(w->levels.data, 1, 2 * levels);
+    w->levels.data[0] = 0;
+    if (n == 0) w->levels.data[levels] = 0;
+    v.values = values;
+    v.num_values = (int64_t)n;
+    v.rep_levels = w->levels.data;
+    v.def_levels = w->levels.data + levels;
+    v.num_levels = (int64_t)levels;
+    return aq_writer_put_column(w->parquet, &v, err);
+}
+
+/* One value; NULL = null, for an optional column. */
+static aq_status aqi_put_cell(aq_model_writer *w, const void *value, bool optional,
+                              aq_error *err) {
+    uint8_t def = value != NULL;
+    aq_column_values v;
+    memset(&v, 0, sizeof v);
+    v.values = value;
+    v.num_values = value != NULL;
+    if (optional) v.def_levels = &def;
+    if (optional) v.num_levels = 1;
+    return aq_writer_put_column(w->parquet, &v, err);
+}
+
+static aq_status aqi_put_bytes(aq_model_writer *w, const void *data, size_t bytes, bool optional,
+                               aq_error *err) {
+    aq_bytes b;
+    b.data = (const uint8_t *)data;
+    b.size = bytes;
+    return aqi_put_cell(w, &b, optional, err);
+}
+
+static aq_status aqi_put_text_cell(aq_model_writer *w, const char *text, aq_error *err) {
+    return aqi_put_bytes(w, text, strlen(text), false, err);
+}
+
+/* A metric; NaN = not recorded = null. */
+static aq_status aqi_put_metric(aq_model_writer *w, double value, aq_error *err) {
+    return aqi_put_cell(w, value != value ? NULL : &value, true, err);
+}
+
+/* Shape of a layout in the file's terms: group_size per group, quant_axis 0 per channel,
+ * neither per tensor. Returns false for layouts that this schema has no words for. */
+static bool aqi_layout_words(const aq_layout *l, const uint64_t **group_size,
+                             const uint64_t **quant_axis, uint64_t store[2]) {
+    size_t cols = AQI_MAX(l->cols, (size_t)1);
+    *group_size = NULL;
+    *quant_axis = NULL;
+    store[0] = (uint64_t)l->group_cols;
+    store[1] = 0;
+    if (l->bits == 0 || (l->group_rows == AQI_MAX(l->rows, (size_t)1) && l->group_cols == cols &&
+                         l->rows > 1))
+        return true;
+    if (l->group_rows != 1) return false;
+    if (l->group_cols != cols) {
+        *group_size = &store[0];
+    } else {
+        *quant_axis = &store[1];
+    }
+    return true;
+}
+
+static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t, aq_error *err) {
+    static const int32_t zero = 0, one = 1;
+    const aq_layout *l = &t->layout;
+    const uint64_t *group_size, *quant_axis;
+    uint64_t store[2], params = t->num_params;
+    int32_t bits = (int32_t)l->bits;
+    char type[8] = "none";
+    bool packed = l->bits != 0 && l->code_bits == l->bits;
+    aq_status s;
+    if (l->bits != 0) snprintf(type, sizeof type, "int%u", (unsigned)(l->bits % 10));
+    if (!aqi_layout_words(l, &group_size, &quant_axis, store) || (l->bits != 0 && !packed))
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "codes in another program's layout cannot be written as they are; "
+                        "dequantize them");
+    s = aqi_put_text_cell(w, t->name, err);
+    if (s == AQ_OK) s = aqi_put_list(w, t->shape, t->num_dims, err);
+    if (s == AQ_OK) s = aqi_put_text_cell(w, aq_dtype_name(t->dtype), err);
+    if (s == AQ_OK) s = aqi_put_bytes(w, t->data, t->data_bytes, false, err);
+    if (s == AQ_OK) s = aqi_put_cell(w, &params, false, err);
+    if (s == AQ_OK) s = aqi_put_text_cell(w, type, err);
+    if (s == AQ_OK) s = aqi_put_list(w, t->scales, l->bits == 0 ? 0 : l->num_groups, err);
+    if (s == AQ_OK) s = aqi_put_list(w, t->zero_points, l->bits == 0 ? 0 : l->num_groups, err);
+    if (s == AQ_OK) s = aqi_put_cell(w, quant_axis, true, err);
+    if (s == AQ_OK) s = aqi_put_cell(w, group_size, true, err);
+    if (s == AQ_OK) s = aqi_put_cell(w, &bits, false, err);
+    if (s == AQ_OK)
+        s = packed ? aqi_put_bytes(w, "lsb", 3, true, err) : aqi_put_cell(w, NULL, true, err);
+    if (s == AQ_OK) s = aqi_put_metric(w, t->cosine, err);
+    if (s == AQ_OK) s = aqi_put_metric(w, t->sqnr_db, err);
+    if (s == AQ_OK) s = aqi_put_metric(w, t->max_abs_error, err);
+    if (s == AQ_OK) s = aqi_put_cell(w, &zero, false, err);
+    if (s == AQ_OK) s = aqi_put_cell(w, &one, false, err);
+    if (s == AQ_OK) s = aq_writer_end_row_group(w->parquet, 1, err);
+    return s;
+}
+
+/* ---- both ---- */
+
+static int aqi_compare_name_pointers(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Names must be text and differ; quantized tensors have no place in safetensors. */
+static aq_status aqi_model_writer_check(const aq_model_writer *w, aq_error *err) {
+    size_t i, bytes = w->num_tensors * sizeof(char *);
+    const char **names = (const char **)aqi_alloc(&w->allocator, bytes);
+    aq_status status = AQ_OK;
+    if (names == NULL) return aqi_fail_nomem(err, bytes);
+    for (i = 0; i < w->num_tensors && status == AQ_OK; i++) {
+        const aq_tensor *t = &w->tensors[i];
+        names[i] = t->name;
+        if (t->name == NULL || t->name[0] == '\0' || !aqi_utf8_valid(t->name, strlen(t->name))) {
+            status = aqi_fail(err, AQ_E_ARG, "tensor %zu has no name, or not in UTF-8", i);
+        } else if (w->safetensors && t->layout.bits != 0) {
+            status = aqi_fail(err, AQ_E_UNSUPPORTED,
+                              "safetensors cannot hold quantized tensors; dequantize, or choose "
+                              "a .parquet output");
+            aqi_error_in_tensor(err, status, t->name);
+        } else if (w->safetensors && strcmp(t->name, "__metadata__") == 0) {
+            status = aqi_fail(err, AQ_E_ARG, "safetensors reserves the name __metadata__");
+        }
+    }
+    if (status == AQ_OK && w->num_tensors > 0)
+        qsort(names, w->num_tensors, sizeof *names, aqi_compare_name_pointers);
+    for (i = 1; i < w->num_tensors && status == AQ_OK; i++) {
+        if (strcmp(names[i - 1], names[i]) != 0) continue;
+        status = aqi_fail(err, AQ_E_DUPLICATE, "tensor name comes twice");
+        aqi_error_in_tensor(err, status, names[i]);
+    }
+    aqi_free(&w->allocator, names, bytes);
+    return status;
+}
+
+static aq_status aqi_model_writer_begin(aq_model_writer *w, const char *path,
+                                        const aq_model_writer_options *o, aq_error *err) {
+    aq_writer_options wo;
+    size_t i;
+    aq_status status = aqi_model_writer_check(w, err);
+    if (status != AQ_OK) return status;
+    if (w->safetensors) {
+        status = aqi_output_open(&w->out, path, o->input_path, &w->allocator, o->no_sync, err);
+        return status == AQ_OK ? aqi_safetensors_begin(w, o, err) : status;
+    }
+    memset(&wo, 0, sizeof wo);
+    wo.allocator = &w->allocator;
+    wo.no_sync = o->no_sync;
+    status = aqi_writer_open(path, o->input_path, aqi_model_fields, AQI_COUNT(aqi_model_fields),
+                             &wo, &w->parquet, err);
+    if (status == AQ_OK)
+        status = aq_writer_add_key_value(w->parquet, "arrowquant.format", "1", err);
+    for (i = 0; i < o->num_metadata && status == AQ_OK; i++)
+        status = aq_writer_add_key_value(w->parquet, o->metadata[i].key, o->metadata[i].value,
+                                         err);
+    return status;
+}
+
+aq_status aq_model_writer_open(const char *path, const aq_tensor *tensors, size_t num_tensors,
+                               const aq_model_writer_options *options,
+                               aq_model_writer **out_writer, aq_error *err) {
+    aq_model_writer_options o;
+    aq_allocator a;
+    aq_model_writer *w;
+    aq_status status;
+    aqi_error_clear(err);
+    *out_writer = NULL;
+    memset(&o, 0, sizeof o);
+    if (options != NULL) o = *options;
+    if (path == NULL || (num_tensors > 0 && tensors == NULL) ||
+        num_tensors > SIZE_MAX / sizeof(aq_tensor))
+        return aqi_fail(err, AQ_E_ARG, "path or tensors missing");
+    if ((int)o.format < AQ_MODEL_AUTO || o.format > AQ_MODEL_SAFETENSORS)
+        return aqi_fail(err, AQ_E_ARG, "model format %d cannot be written", (int)o.format);
+    status = aqi_allocator_resolve(o.allocator, &a, err);
+    if (status != AQ_OK) return status;
+    w = (aq_model_writer *)aqi_alloc(&a, sizeof *w);
+    if (w == NULL) return aqi_fail_nomem(err, sizeof *w);
+    memset(w, 0, sizeof *w);
+    w->allocator = a;
+    w->out.fd = -1;
+    w->out.allocator = a;
+    w->tensors = tensors;
+    w->num_tensors = num_tensors;
+    w->safetensors = o.format == AQ_MODEL_SAFETENSORS ||
+                     (o.format == AQ_MODEL_AUTO && aqi_ends_with(path, ".safetensors"));
+    w->offsets = (int64_t *)aqi_alloc(&a, num_tensors * sizeof *w->offsets);
+    status = w->offsets == NULL ? aqi_fail_nomem(err, num_tensors * sizeof *w->offsets)
+                                : aqi_model_writer_begin(w, path, &o, err);
+    if (status != AQ_OK) {
+        aqi_model_writer_free(w);
+        return status;
+    }
+    *out_writer = w;
+    return AQ_OK;
+}
+
+/* The tensor that comes must be the one that was announced, and complete. */
+static aq_status aqi_model_put_check(const aq_model_writer *w, const aq_tensor *t,
+                                     aq_error *err) {
+    const aq_tensor *want = &w->tensors[w->next];
+    const aq_layout *l = &t->layout;
+    size_t bytes;
+    aq_status status;
+    if (t->name == NULL || strcmp(t->name, want->name) != 0 || t->dtype != want->dtype ||
+        t->num_dims != want->num_dims || l->bits != want->layout.bits ||
+        memcmp(t->shape, want->shape, t->num_dims * sizeof t->shape[0]) != 0)
+        return aqi_fail(err, AQ_E_ARG, "tensor differs from the one announced, \"%.80s\"",
+                        want->name);
+    if (l->bits != 0) {
+        status = aqi_layout_check(l, err);
+        if (status != AQ_OK) return status;
+        if (l->num_groups > 0 && (t->scales == NULL || t->zero_points == NULL))
+            return aqi_fail(err, AQ_E_ARG, "quantized tensor without scales or zero points");
+    }
+    bytes = l->bits != 0 ? l->code_bytes : (size_t)t->num_params * aq_dtype_bytes(t->dtype);
+    if (t->data_bytes != bytes || (bytes > 0 && t->data == NULL))
+        return aqi_fail(err, AQ_E_ARG, "tensor has %zu bytes of data; it needs %zu",
+                        t->data == NULL ? (size_t)0 : t->data_bytes, bytes);
+    return AQ_OK;
+}
+
+aq_status aq_model_writer_put(aq_model_writer *writer, const aq_tensor *tensor, aq_error *err) {
+    aq_model_writer *w = writer;
+    aq_status status;
+    aqi_error_clear(err);
+    if (w->failed != AQ_OK || w->next == w->num_tensors)
+        return aqi_fail(err, AQ_E_STATE, "the model writer failed before, or has all its tensors");
+    status = aqi_model_put_check(w, tensor, err);
+    if (status == AQ_OK && w->safetensors) {
+        status = aqi_output_pwrite(&w->out, w->out.offset + w->offsets[w->next], tensor->data,
+                                   tensor->data_bytes, err);
+    } else if (status == AQ_OK) {
+        status = aqi_put_tensor_row(w, tensor, err);
+    }
+    if (status != AQ_OK) {
+        w->failed = status;
+        return aqi_error_in_tensor(err, status, w->tensors[w->next].name);
+    }
+    w->next++;
+    return AQ_OK;
+}
+
+aq_status aq_model_writer_finish(aq_model_writer *writer, aq_error *err) {
+    aq_status status = AQ_OK;
+    aqi_error_clear(err);
+    if (writer->failed != AQ_OK || writer->next != writer->num_tensors) {
+        status = aqi_fail(err, AQ_E_STATE, "the model has %zu of its %zu tensors", writer->next,
+                          writer->num_tensors);
+    } else if (writer->safetensors) {
+        status = aqi_output_commit(&writer->out, err);
+    } else {
+        aq_writer *parquet = writer->parquet;
+        writer->parquet = NULL;
+        status = aq_writer_finish(parquet, err);
+    }
+    aqi_model_writer_free(writer);
+    return status;
+}
+
+void aq_model_writer_abort(aq_model_writer *writer) {
+    if (writer != NULL) aqi_model_writer_free(writer);
+}
+
+aq_status aq_model_save(const char *path, const aq_tensor *tensors, size_t num_tensors,
+                        const aq_model_writer_options *options, aq_error *err) {
+    aq_model_writer *w;
+    size_t i;
+    aq_status status = aq_model_writer_open(path, tensors, num_tensors, options, &w, err);
+    if (status != AQ_OK) return status;
+    for (i = 0; i < num_tensors && status == AQ_OK; i++)
+        status = aq_model_writer_put(w, &tensors[i], err);
+    if (status == AQ_OK) return aq_model_writer_finish(w, err);
+    aq_model_writer_abort(w);
+    return status;
+}
+
+/*==========================================================================
+ * MARK: - [86] Jobs (private)
+ *========================================================================*/
+
+/* A job under way. */
+typedef struct aqi_job {
+    aq_job_options options;
+    aq_allocator allocator;
+    aq_quant_options quant; /* resolved */
+    const char *input, *output;
+    aq_model *model;
+    aq_pool *pool, *own_pool;
+    const aq_tasks *tasks;
+    aq_threads *own_threads;
+    aqi_arena *arena; /* of the report */
+    aq_tensor_report *reports;
+    aq_tensor *outputs; /* descriptions for the writer */
+    size_t num_tensors;
+    uint64_t bytes_total, bytes_done;
+    uint32_t crc; /* of the input's tensor data, in name order */
+} aqi_job;
+
+static uint64_t aqi_tensor_bytes(const aq_tensor *t) {
+    uint64_t groups = t->layout.bits == 0 ? 0 : t->layout.num_groups;
+    return t->data_bytes + groups * 2 * sizeof(float);
+}
+
+/* Makes the description of a quantized tensor from its layout. */
+static void aqi_tensor_set_layout(aq_tensor *t, const aq_layout *l) {
+    t->layout = *l;
+    t->data_bytes = l->code_bytes;
+    t->data = NULL;
+    t->scales = NULL;
+    t->zero_points = NULL;
+}
+
+static void aqi_tensor_set_float32(aq_tensor *t) {
+    size_t rows = t->layout.rows, cols = t->layout.cols;
+    memset(&t->layout, 0, sizeof t->layout);
+    t->layout.rows = rows;
+    t->layout.cols = cols;
+    t->dtype = AQ_F32;
+    t->data_bytes = (size_t)t->num_params * sizeof(float);
+    t->cosine = (double)NAN;
+    t->sqnr_db = (double)NAN;
+    t->max_abs_error = (double)NAN;
+}
+
+/* What becomes of one tensor. */
+static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
+    aq_tensor *t = &j->reports[i].tensor;
+    aq_plan plan;
+    aq_layout layout;
+    aq_status status = AQ_OK;
+    j->reports[i].bytes_in = aqi_tensor_bytes(t);
+    if (j->options.operation == AQ_DEQUANTIZE && t->layout.bits != 0) aqi_tensor_set_float32(t);
+    if (j->options.operation == AQ_QUANTIZE) {
+        plan.keep = t->num_dims < 2 || t->num_params == 0 || !aq_dtype_is_float(t->dtype);
+        plan.quant = j->quant;
+        if (j->options.plan != NULL && !j->options.plan(j->options.plan_user, t, &plan))
+            return aqi_fail(err, AQ_E_CANCELLED, "the plan hook asked to stop");
+        if (!plan.keep && t->layout.bits != 0)
+            status = aqi_fail(err, AQ_E_TYPE, "is quantized already; dequantize the model first, "
+                                              "or keep this tensor");
+        if (!plan.keep && status == AQ_OK && !aq_dtype_is_float(t->dtype))
+            status = aqi_fail(err, AQ_E_TYPE, "%s values cannot be quantized; keep this tensor",
+                              aq_dtype_name(t->dtype));
+        if (!plan.keep && status == AQ_OK) {
+            status = aq_layout_init(t->layout.rows, t->layout.cols, &plan.quant, &layout, err);
+            if (status == AQ_OK) aqi_tensor_set_layout(t, &layout);
+        }
+        status = aqi_error_in_tensor(err, status, t->name);
+    }
+    j->reports[i].bytes_out = aqi_tensor_bytes(t);
+    return status;
+}
+
+static aq_status aqi_job_plan(aqi_job *j, aq_error *err) {
+    size_t i;
+    void *p;
+    aq_status status;
+    j->num_tensors = aq_model_count(j->model);
+    status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->reports, &p, err);
+    if (status != AQ_OK) return status;
+    j->reports = (aq_tensor_report *)p;
+    status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->outputs, &p, err);
+    if (status != AQ_OK) return status;
+    j->outputs = (aq_tensor *)p;
+    for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
+        aq_tensor *t = &j->reports[i].tensor;
+        char *name = NULL;
+        status = aq_model_describe(j->model, i, t, err);
+        if (status == AQ_OK)
+            status = aqi_arena_string(j->arena, t->name, strlen(t->name), &name, err);
+        t->name = name;
+        j->reports[i].name = name;
+        if (status == AQ_OK) status = aqi_job_plan_tensor(j, i, err);
+        j->outputs[i] = *t;
+        j->bytes_total += j->reports[i].bytes_in;
+    }
+    return status;
+}
+
+/* Buffers of one tensor's output. */
+typedef struct aqi_job_buffers {
+    aq_buffer data, scales, zero_points;
+} aqi_job_buffers;
+
+static void aqi_job_buffers_release(aqi_job_buffers *b) {
+    aq_buffer_release(&b->data);
+    aq_buffer_release(&b->scales);
+    aq_buffer_release(&b->zero_points);
+}
+
+static aq_status aqi_job_quantize(aqi_job *j, const aq_tensor *in, aq_tensor *out,
+                                  aqi_job_buffers *b, aq_metrics *metrics, aq_error *err) {
+    const aq_layout *l = &out->layout;
+    aq_quantized dst;
+    aq_status status = aq_pool_acquire(j->pool, l->code_bytes, &b->data, err);
+    if (status == AQ_OK)
+        status = aq_pool_acquire(j->pool, l->num_groups * sizeof(float), &b->scales, err);
+    if (status == AQ_OK)
+        status = aq_pool_acquire(j->pool, l->num_groups * sizeof(float), &b->zero_points, err);
+    if (status != AQ_OK) return status;
+    dst.codes = b->data.data;
+    dst.scales = (float *)(void *)b->scales.data;
+    dst.zero_points = (float *)(void *)b->zero_points.data;
+    status = aq_quantize_into(l, in->data, in->dtype, &dst, j->tasks, metrics, err);
+    if (status != AQ_OK) return status;
+    out->data = dst.codes;
+    out->scales = dst.scales;
+    out->zero_points = dst.zero_points;
+    out->cosine = metrics->cosine;
+    out->sqnr_db = metrics->sqnr_db;
+    out->max_abs_error = metrics->max_abs_error;
+    return AQ_OK;
+}
+
+static aq_status aqi_job_dequantize(aqi_job *j, const aq_tensor *in, aq_tensor *out,
+                                    aqi_job_buffers *b, aq_error *err) {
+    float *dst;
+    aq_status status = aq_pool_acquire(j->pool, out->data_bytes, &b->data, err);
+    if (status != AQ_OK) return status;
+    dst = (float *)(void *)b->data.data;
+    out->data = b->data.data;
+    status = aq_tensor_rows_f32(in, 0, in->layout.rows, dst, j->tasks, err);
+    if (AQI_BIG_ENDIAN && status == AQ_OK)
+        aqi_copy_le(dst, dst, (size_t)in->num_params, sizeof(float));
+    return status;
+}
+
+/* One tensor from the input, through the operation, to the writer (NULL in a dry run). */
+static aq_status aqi_job_tensor(aqi_job *j, size_t i, aq_model_writer *writer, aq_error *err) {
+    aq_tensor_report *report = &j->reports[i];
+    aq_tensor in, *out = &report->tensor;
+    aqi_job_buffers buffers;
+    aq_status status = aq_model_tensor(j->model, i, &in, err);
+    if (status != AQ_OK) return status;
+    memset(&buffers, 0, sizeof buffers);
+    j->crc = aqi_crc32(j->crc, in.data, in.data_bytes);
+    if (out->layout.bits != 0 && in.layout.bits == 0) {
+        status = aqi_job_quantize(j, &in, out, &buffers, &report->metrics, err);
+    } else if (out->layout.bits == 0 && in.layout.bits != 0) {
+        status = aqi_job_dequantize(j, &in, out, &buffers, err);
+    } else {
+        out->data = in.data;
+        out->scales = in.scales;
+        out->zero_points = in.zero_points;
+    }
+    status = aqi_error_in_tensor(err, status, report->name);
+    if (status == AQ_OK) status = aq_model_writer_put(writer, out, err);
+    out->data = NULL;
+    out->scales = NULL;
+    out->zero_points = NULL;
+    aqi_job_buffers_release(&buffers);
+    aq_tensor_release(&in);
+    return status;
+}
+
+static aq_status aqi_job_progress(const aqi_job *j, size_t done, aq_error *err) {
+    aq_progress p;
+    if (j->options.progress.fn == NULL) return AQ_OK;
+    p.name = done < j->num_tensors ? j->reports[done].name : NULL;
+    p.tensors_done = done;
+    p.tensors_total = j->num_tensors;
+    p.bytes_done = j->bytes_done;
+    p.bytes_total = j->bytes_total;
+    if (j->options.progress.fn(j->options.progress.user, &p)) return AQ_OK;
+    return aqi_fail(err, AQ_E_CANCELLED, "cancelled; nothing was written under the output's name");
+}
+
+static const char *aqi_base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash == NULL || slash[1] == '\0' ? path : slash + 1;
+}
+
+/* Where the weights came from and how they were treated, for the Parquet footer. */
+static aq_status aqi_job_lineage(const aqi_job *j, aq_writer *parquet, aq_error *err) {
+    static const char *const granularity[] = {"group", "channel", "tensor"};
+    static const char *const operation[] = {"quantize", "dequantize", "convert"};
+    const aq_quant_options *q = &j->quant;
+    aqi_bytes_builder b = {NULL, 0, 0};
+    char text[256];
+    bool ok;
+    aq_status status = AQ_OK;
+    if (parquet == NULL) return AQ_OK;
+    snprintf(text, sizeof text,
+             "{\"operation\":\"%s\",\"bits\":%u,\"group_size\":%zu,\"granularity\":\"%s\","
+             "\"symmetric\":%s,\"method\":\"minmax\"}",
+             operation[j->options.operation], q->bits, q->group_size,
+             granularity[q->granularity], q->symmetric ? "true" : "false");
+    if (j->options.operation == AQ_QUANTIZE)
+        status = aq_writer_add_key_value(parquet, "arrowquant.config", text, err);
+    if (status != AQ_OK) return status;
+    snprintf(text, sizeof text, ",\"bytes\":%llu,\"tensors_crc32\":\"%08x\"}",
+             (unsigned long long)aq_model_file_bytes(j->model), (unsigned)~j->crc);
+    ok = aqi_put_text(&j->allocator, &b, "{\"file\":") &&
+         aqi_put_json_string(&j->allocator, &b, aqi_base_name(j->input)) &&
+         aqi_put_text(&j->allocator, &b, text) && aqi_builder_append(&j->allocator, &b, "", 1);
+    status = ok ? aq_writer_add_key_value(parquet, "arrowquant.source", (const char *)b.data, err)
+                : aqi_fail_nomem(err, b.size);
+    aqi_builder_free(&j->allocator, &b);
+    return status;
+}
+
+/* The input's own metadata goes on to the output; what describes the container does not. */
+static bool aqi_metadata_travels(const char *key) {
+    return strncmp(key, "arrowquant.", 11) != 0 && strcmp(key, "ARROW:schema") != 0;
+}
+
+static aq_status aqi_job_open_writer(aqi_job *j, aq_model_writer **out, aq_error *err) {
+    aq_model_writer_options o;
+    aq_key_value pair, *pairs;
+    size_t i, n = 0;
+    void *p;
+    aq_status status;
+    memset(&o, 0, sizeof o);
+    while (aq_model_metadata(j->model, n, &pair)) n++;
+    status = aqi_arena_alloc(j->arena, n * sizeof *pairs, &p, err);
+    if (status != AQ_OK) return status;
+    pairs = (aq_key_value *)p;
+    for (i = 0; i < n; i++) {
+        aq_model_metadata(j->model, i, &pair);
+        if (aqi_metadata_travels(pair.key)) pairs[o.num_metadata++] = pair;
+    }
+    o.metadata = pairs;
+    o.allocator = &j->allocator;
+    o.input_path = j->input;
+    o.no_sync = j->options.no_sync;
+    return aq_model_writer_open(j->output, j->outputs, j->num_tensors, &o, out, err);
+}
+
+static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
+    aq_model_writer *writer;
+    size_t i;
+    aq_status status = aqi_job_open_writer(j, &writer, err);
+    if (status != AQ_OK) return status;
+    for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
+        status = aqi_job_progress(j, i, err);
+        if (status == AQ_OK) status = aqi_job_tensor(j, i, writer, err);
+        j->bytes_done += j->reports[i].bytes_in;
+    }
+    if (status == AQ_OK) status = aqi_job_progress(j, j->num_tensors, err);
+    if (status == AQ_OK) status = aqi_job_lineage(j, writer->parquet, err);
+    if (status == AQ_OK) return aq_model_writer_finish(writer, err);
+    aq_model_writer_abort(writer);
+    return status;
+}
+
+/* Sums over the tensors. */
+static void aqi_job_summarize(const aqi_job *j, aq_job_report *r) {
+    size_t i;
+    struct stat st;
+    r->tensors = j->reports;
+    r->num_tensors = j->num_tensors;
+    r->worst = SIZE_MAX;
+    for (i = 0; i < j->num_tensors; i++) {
+        const aq_tensor_report *t = &j->reports[i];
+        r->num_params += t->tensor.num_params;
+        r->bytes_in += t->bytes_in;
+        r->bytes_out += t->bytes_out;
+        if (j->options.operation == AQ_QUANTIZE && t->tensor.layout.bits != 0)
+            r->num_quantized++;
+        if (t->metrics.count == 0) continue;
+        aq_metrics_add(&r->total, &t->metrics);
+        if (r->worst == SIZE_MAX || t->metrics.sqnr_db < j->reports[r->worst].metrics.sqnr_db)
+            r->worst = i;
+    }
+    r->file_bytes_in = aq_model_file_bytes(j->model);
+    if (!j->options.dry_run && stat(j->output, &st) == 0)
+        r->file_bytes_out = (uint64_t)st.st_size;
+    aq_pool_get_stats(j->pool, &r->pool);
+}
+
+static aq_status aqi_job_start(aqi_job *j, aq_error *err) {
+    aq_model_options mo;
+    aq_pool_options po;
+    aq_status status = aqi_quant_options_resolve(&j->options.quant, &j->quant, err);
+    if (status != AQ_OK) return status;
+    memset(&mo, 0, sizeof mo);
+    memset(&po, 0, sizeof po);
+    mo.allocator = &j->allocator;
+    mo.log = j->options.log;
+    mo.io = j->options.io;
+    po.allocator = &j->allocator;
+    status = aq_model_open(j->input, &mo, &j->model, err);
+    if (status == AQ_OK && j->pool == NULL) {
+        status = aq_pool_create(&po, &j->own_pool, err);
+        j->pool = j->own_pool;
+    }
+    if (status == AQ_OK && j->tasks == NULL && !j->options.dry_run) {
+        status = aq_threads_create(j->options.threads, &j->allocator, &j->own_threads, err);
+        if (status == AQ_OK) j->tasks = aq_threads_tasks(j->own_threads);
+    }
+    return status;
+}
+
+void aq_job_report_deinit(aq_job_report *report) {
+    aq_allocator a;
+    if (report == NULL || report->arena == NULL) return;
+    a = report->allocator;
+    aqi_arena_deinit((aqi_arena *)report->arena);
+    aqi_free(&a, report->arena, sizeof(aqi_arena));
+    memset(report, 0, sizeof *report);
+}
+
+aq_status aq_job_run(const char *input, const char *output, const aq_job_options *options,
+                     aq_job_report *out_report, aq_error *err) {
+    aq_job_report report;
+    aqi_job j;
+    double start = aqi_seconds();
+    aq_status status;
+    aqi_error_clear(err);
+    if (out_report != NULL) memset(out_report, 0, sizeof *out_report);
+    memset(&j, 0, sizeof j);
+    memset(&report, 0, sizeof report);
+    if (options != NULL) j.options = *options;
+    if (input == NULL || (output == NULL && !j.options.dry_run))
+        return aqi_fail(err, AQ_E_ARG, "input or output path missing");
+    if ((int)j.options.operation < AQ_QUANTIZE || j.options.operation > AQ_CONVERT)
+        return aqi_fail(err, AQ_E_ARG, "operation %d is none of aq_operation",
+                        (int)j.options.operation);
+    status = aqi_allocator_resolve(j.options.allocator, &j.allocator, err);
+    if (status != AQ_OK) return status;
+    j.input = input;
+    j.output = output;
+    j.pool = j.options.pool;
+    j.tasks = j.options.tasks;
+    j.crc = UINT32_MAX;
+    j.arena = (aqi_arena *)aqi_alloc(&j.allocator, sizeof *j.arena);
+    if (j.arena == NULL) return aqi_fail_nomem(err, sizeof *j.arena);
+    aqi_arena_init(j.arena, &j.allocator, 0);
+    report.allocator = j.allocator;
+    report.arena = j.arena;
+    status = aqi_job_start(&j, err);
+    if (status == AQ_OK) status = aqi_job_plan(&j, err);
+    if (status == AQ_OK && !j.options.dry_run) status = aqi_job_write(&j, err);
+    if (status == AQ_OK) aqi_job_summarize(&j, &report);
+    report.seconds = aqi_seconds() - start;
+    aq_model_close(j.model);
+    aq_threads_destroy(j.own_threads);
+    aq_pool_destroy(j.own_pool);
+    if (status == AQ_OK && out_report != NULL) {
+        *out_report = report;
+    } else {
+        aq_job_report_deinit(&report);
+    }
+    return status;
+}
+
+#endif /* AQ_NO_WRITER */
+
+/*==========================================================================
+ * MARK: - [90] End of the implementation
+ *========================================================================*/
+
+#endif /* ARROWQUANT_IMPLEMENTATION */
+
+/*
+MIT License
+
+Copyright (c) 2026 the arrowquant.h authors
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+*/
