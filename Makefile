@@ -34,21 +34,22 @@ WARN_MORE := -pedantic -Wconversion -Wsign-conversion -Wshadow -Wstrict-prototyp
 STRICT    := -std=c99 $(WARN_MORE) $(WARN_ALL)
 
 # --- Codecs ---------------------------------------------------------------------------
-# ZSTD and Snappy always; the others when their header is installed.
+# ZSTD and Snappy always; the others when the header has them and their library is installed.
 
-has = $(shell echo '\#include <$1>' | $(CC) -E -x c - >/dev/null 2>&1 && echo yes)
+has = $(shell grep -q $1 arrowquant.h && echo '\#include <$2>' | $(CC) -E -x c - \
+              >/dev/null 2>&1 && echo yes)
 
 CODECS := -DAQ_WITH_ZSTD -DAQ_WITH_SNAPPY
 LIBS   := -lzstd -lsnappy
-ifeq ($(call has,zlib.h),yes)
+ifeq ($(call has,AQ_WITH_ZLIB,zlib.h),yes)
   CODECS += -DAQ_WITH_ZLIB
   LIBS   += -lz
 endif
-ifeq ($(call has,lz4.h),yes)
+ifeq ($(call has,AQ_WITH_LZ4,lz4.h),yes)
   CODECS += -DAQ_WITH_LZ4
   LIBS   += -llz4
 endif
-ifeq ($(call has,brotli/decode.h),yes)
+ifeq ($(call has,AQ_WITH_BROTLI,brotli/decode.h),yes)
   CODECS += -DAQ_WITH_BROTLI
   LIBS   += -lbrotlienc -lbrotlidec -lbrotlicommon
 endif

@@ -4,6 +4,7 @@
 # Says nothing and changes nothing when all is there. Else it asks apt-get, as root or
 # through sudo; without apt-get or rights it prints what to run and fails.
 set -u
+cd "$(dirname "$0")/.." || exit 1
 
 missing=
 
@@ -21,6 +22,11 @@ need_file() {
     missing="$missing $1"
 }
 
+# codec MACRO PACKAGE FILE   a library that is needed when the header has the codec
+codec() {
+    if grep -q "$1" arrowquant.h; then need_file "$2" "$3"; fi
+}
+
 need gcc "${CC:-gcc}"
 need_file libc6-dev stdio.h
 need_file libzstd-dev zstd.h
@@ -29,19 +35,23 @@ need_file libsnappy-dev snappy-c.h
 case ${1:-} in
 demo) ;;
 test)
-    need g++ g++                                    # also libstdc++.a, for the static aq
-    need clang clang                                # compile tests
-    need_file zlib1g-dev zlib.h                     # the other codecs
-    need_file liblz4-dev lz4.h
-    need_file libbrotli-dev brotli/decode.h
+    need g++ g++                    # compile tests, and libstdc++.a for the static aq
+    need clang clang                # compile tests
     need_file libcriterion-dev criterion/criterion.h
-    need_file libthrift-dev thrift/Thrift.h         # a second Thrift reader, tests/thrift
-    need thrift-compiler thrift
-    need_file libboost-dev boost/version.hpp
-    need nodejs node                                # other Parquet readers, tests/interop
-    need npm npm
-    need_file ca-certificates ../../etc/ssl/certs/ca-certificates.crt   # for npm
-    need jq jq                                      # tests of the command's JSON
+    need jq jq                      # tests of the command's JSON
+    codec AQ_WITH_ZLIB zlib1g-dev zlib.h
+    codec AQ_WITH_LZ4 liblz4-dev lz4.h
+    codec AQ_WITH_BROTLI libbrotli-dev brotli/decode.h
+    if [ -e tests/thrift ]; then    # a second Thrift reader
+        need_file libthrift-dev thrift/Thrift.h
+        need_file libboost-dev boost/version.hpp
+        need thrift-compiler thrift
+    fi
+    if [ -e tests/interop ]; then   # other Parquet readers
+        need nodejs node
+        need npm npm
+        need_file ca-certificates ../../etc/ssl/certs/ca-certificates.crt
+    fi
     ;;
 *)
     echo "usage: tools/deps.sh demo|test" >&2
