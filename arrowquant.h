@@ -1,4 +1,4 @@
-/* arrowquant.h - v0.1.0 - model weights in Parquet: quantized, stored, run with zero copies - MIT
+/* arrowquant.h - v0.1.0 - model weights in Parquet, quantized, run with no copies - MIT
 
    Do this:
        #define ARROWQUANT_IMPLEMENTATION
@@ -29,15 +29,16 @@
            return 0;
        }
 
-       cc program.c -pthread -lm            (and -lzstd -lsnappy for the codecs you switch on)
+       cc program.c -pthread -lm        (and -lzstd -lsnappy for codecs that are on)
 
-   What it does NOT do: train; run a network; read .pt files; use a GPU; encrypt. In this
-   version the Parquet reader knows data pages V1 and V2, PLAIN, dictionary and RLE levels,
-   and the codecs ZSTD and SNAPPY; anything else is AQ_E_UNSUPPORTED, by name.
+   What it does NOT do: train; run a network; read .pt files; use a GPU; encrypt. In
+   this version the Parquet reader knows data pages V1 and V2, PLAIN and dictionary
+   values, RLE levels, and the codecs ZSTD and SNAPPY; anything else is
+   AQ_E_UNSUPPORTED, by name.
 
-   Limits: 16 dimensions; 2 GiB - 1 bytes of codes or values in one tensor of a Parquet model;
-   Thrift nesting 64, strings of 100,000,000 bytes, lists of 1,000,000 elements; safetensors
-   headers of 100,000,000 bytes. A limit that is hit is AQ_E_LIMIT.
+   Limits: 16 dimensions; 2 GiB - 1 bytes of codes or values in one tensor of a Parquet
+   model; Thrift nesting 64, strings of 100,000,000 bytes, lists of 1,000,000 elements;
+   safetensors headers of 100,000,000 bytes. A limit that is hit is AQ_E_LIMIT.
 
    Contents (grep MARK: finds each):
        [10] Version, linkage, configuration (public)
@@ -75,30 +76,31 @@
        [90] End of the implementation
 
    Options: define them before the include.
-       macro                       default  effect                          same in all files?
-       ARROWQUANT_IMPLEMENTATION   off      the implementation goes here    no: in one file
-       AQ_STATIC                   off      all functions are static        yes
-       AQ_API                      extern   linkage of public functions     yes
-       AQ_WITH_ZSTD                off      codec ZSTD, needs -lzstd        implementation only
-       AQ_WITH_SNAPPY              off      codec SNAPPY, needs -lsnappy    implementation only
-       AQ_NO_MMAP                  off      always read, never map          implementation only
-       AQ_NO_THREADS               off      no pthreads                     implementation only
-       AQ_NO_WRITER                off      nothing that writes files       yes
-       AQ_KERNELS                  all      AQ_KERNEL_REF | AQ_KERNEL_AVX2  implementation only
-       AQ_ASSERT(x)                assert   facts the code itself ensures   implementation only
+       macro                      default  effect                         same everywhere?
+       ARROWQUANT_IMPLEMENTATION  off      the implementation goes here   no: in one file
+       AQ_STATIC                  off      all functions are static       yes
+       AQ_API                     extern   linkage of public functions    yes
+       AQ_WITH_ZSTD               off      codec ZSTD, needs -lzstd       implementation
+       AQ_WITH_SNAPPY             off      codec SNAPPY, needs -lsnappy   implementation
+       AQ_NO_MMAP                 off      always read, never map         implementation
+       AQ_NO_THREADS              off      no pthreads                    implementation
+       AQ_NO_WRITER               off      nothing that writes files      yes
+       AQ_KERNELS                 all      or'ed AQ_KERNEL_ bits          implementation
+       AQ_ASSERT(x)               assert   facts the code itself ensures  implementation
+   ("implementation": it matters in the file with ARROWQUANT_IMPLEMENTATION only.)
 
-   Memory: everything comes from the allocator given, or malloc. Objects are closed by their
-   own function; what a call hands out says in its comment how long it lives. Views into a
-   mapping live until the file or model is closed, and the file must not be changed meanwhile
-   (AQ_IO_READ is for files that may be).
+   Memory: everything comes from the allocator given, or malloc. Objects are closed by
+   their own function; what a call hands out says in its comment how long it lives. Views
+   into a mapping live until the file or model is closed, and the file must not be changed
+   meanwhile (AQ_IO_READ is for files that may be).
 
-   Threads: no hidden ones. Functions that can use several take an aq_tasks, from aq_threads or
-   of the caller's own. Any function may run in any thread, on different objects; open files
-   and models may be shared. Results are the same bytes for any number of threads and on any
-   instruction set.
+   Threads: no hidden ones. Functions that can use several take an aq_tasks, from
+   aq_threads or of the caller's own. Any function may run in any thread, on different
+   objects; open files and models may be shared. Results are the same bytes for any number
+   of threads and on any instruction set.
 
-   Errors: every function that can fail returns an aq_status and fills the optional aq_error.
-   No errno to ask, nothing printed, no exit. Outputs are set on success only.
+   Errors: every function that can fail returns an aq_status and fills the optional
+   aq_error. No errno to ask, nothing printed, no exit. Outputs are set on success only.
 
    Licence: MIT, at the end of this file. History: CHANGELOG.md. */
 
@@ -142,7 +144,8 @@
 #define AQ_PRINTF(format_index, first_arg)
 #endif
 
-/* Bits of AQ_KERNELS: the instruction sets to compile in. Default: all that fit the target. */
+/* Bits of AQ_KERNELS: the instruction sets to compile in. Default: all that fit the
+ * target. */
 #define AQ_KERNEL_REF 1
 #define AQ_KERNEL_AVX2 2
 #define AQ_KERNEL_AVX512 4
@@ -212,7 +215,8 @@ AQ_API const char *aq_status_meaning(aq_status status);
  * thread-safe. Objects copy the struct at creation and free through that same copy. */
 typedef struct aq_allocator {
     void *(*alloc)(void *user, size_t bytes, size_t align); /* align: a power of 2  */
-    void *(*resize)(void *user, void *ptr, size_t old_bytes, size_t new_bytes, size_t align);
+    void *(*resize)(void *user, void *ptr, size_t old_bytes, size_t new_bytes,
+                    size_t align);
     void (*free)(void *user, void *ptr, size_t bytes);
     void *user;
 } aq_allocator;
@@ -283,24 +287,27 @@ typedef struct aq_buffer {
 /* aq_pool_create - make an empty pool of reusable buffers.
  *   Threads  every aq_pool_ call on one pool may come from any thread.
  *   Returns  AQ_OK; AQ_E_ARG (half-set allocator); AQ_E_NOMEM. */
-AQ_API AQ_CHECKED aq_status aq_pool_create(const aq_pool_options *options, aq_pool **out_pool,
-                                           aq_error *err);
-/* aq_pool_destroy - free the pool and its idle buffers. Buffers still in use must have been
- * released before; NULL is allowed. */
+AQ_API AQ_CHECKED aq_status aq_pool_create(const aq_pool_options *options,
+                                           aq_pool **out_pool, aq_error *err);
+/* aq_pool_destroy - free the pool and its idle buffers. Buffers still in use must have
+ * been released before; NULL is allowed. */
 AQ_API void aq_pool_destroy(aq_pool *pool);
-/* aq_pool_acquire - a buffer of at least `bytes`: the smallest idle one that fits and is at
- * most twice as large, else a new one. bytes = 0 is legal. */
-AQ_API AQ_CHECKED aq_status aq_pool_acquire(aq_pool *pool, size_t bytes, aq_buffer *out_buffer,
-                                            aq_error *err);
-/* aq_buffer_release - give a buffer back to its pool and zero the struct; harmless twice. */
+/* aq_pool_acquire - a buffer of at least `bytes`: the smallest idle one that fits and
+ * is at most twice as large, else a new one. bytes = 0 is legal. */
+AQ_API AQ_CHECKED aq_status aq_pool_acquire(aq_pool *pool, size_t bytes,
+                                            aq_buffer *out_buffer, aq_error *err);
+/* aq_buffer_release - give a buffer back to its pool and zero the struct; harmless
+ * twice. */
 AQ_API void aq_buffer_release(aq_buffer *buffer);
+/* aq_pool_get_stats - a snapshot of the counters. */
 AQ_API void aq_pool_get_stats(aq_pool *pool, aq_pool_stats *out_stats);
 /* aq_pool_reset_stats - counters to zero; buffers stay. */
 AQ_API void aq_pool_reset_stats(aq_pool *pool);
 /* aq_pool_clear - free all idle buffers; returns the bytes freed. */
 AQ_API size_t aq_pool_clear(aq_pool *pool);
 
-/* AQ_SCOPED_BUFFER(b); declares an empty aq_buffer that is released at the end of its block. */
+/* AQ_SCOPED_BUFFER(b); declares an empty aq_buffer that is released at the end of its
+ * block. */
 #if defined(__GNUC__) || defined(__clang__)
 #define AQ_SCOPED_BUFFER(name)                                                           \
     __attribute__((cleanup(aq_buffer_release))) aq_buffer name = {NULL, 0, NULL}
@@ -311,12 +318,13 @@ typedef struct aq_threads aq_threads;
 /* aq_threads_create - start a set of worker threads (the caller of run() is one of them).
  *   count  in  threads in all; 0 = as many as the machine has processors, 1 = no worker
  *   Returns  AQ_OK; AQ_E_NOMEM; AQ_E_IO (the system gave no thread). */
-AQ_API AQ_CHECKED aq_status aq_threads_create(uint32_t count, const aq_allocator *allocator,
+AQ_API AQ_CHECKED aq_status aq_threads_create(uint32_t count,
+                                              const aq_allocator *allocator,
                                               aq_threads **out_threads, aq_error *err);
 /* aq_threads_destroy - join and free; no run() may be under way. NULL is allowed. */
 AQ_API void aq_threads_destroy(aq_threads *threads);
-/* aq_threads_tasks - the tasks hook of this set. One run() at a time has the workers; another
- * that comes meanwhile, also from inside a task, works on its own thread. */
+/* aq_threads_tasks - the tasks hook of this set. One run() at a time has the workers;
+ * another that comes meanwhile, also from inside a task, works on its own thread. */
 AQ_API const aq_tasks *aq_threads_tasks(const aq_threads *threads);
 
 /* Instruction sets that kernels exist for; results are the same bytes on each. */
@@ -335,6 +343,7 @@ AQ_API bool aq_isa_supported(aq_isa isa);
 /* aq_isa_force - for tests and benches: use this one in the whole process; AQ_ISA_AUTO
  * returns to the best. Returns AQ_OK; AQ_E_UNSUPPORTED. */
 AQ_API AQ_CHECKED aq_status aq_isa_force(aq_isa isa);
+/* aq_isa_name - "avx2"; "unknown" for other numbers. */
 AQ_API const char *aq_isa_name(aq_isa isa);
 
 /*==========================================================================
@@ -354,7 +363,11 @@ typedef enum aq_physical_type {
     AQ_GROUP = -1 /* not a leaf */
 } aq_physical_type;
 
-typedef enum aq_repetition { AQ_REQUIRED = 0, AQ_OPTIONAL = 1, AQ_REPEATED = 2 } aq_repetition;
+typedef enum aq_repetition {
+    AQ_REQUIRED = 0,
+    AQ_OPTIONAL = 1,
+    AQ_REPEATED = 2
+} aq_repetition;
 
 typedef enum aq_encoding {
     AQ_PLAIN = 0,
@@ -438,8 +451,8 @@ typedef enum aq_io {
     AQ_IO_READ = 2  /* positioned reads: for files that others may shorten           */
 } aq_io;
 
-/* A caller's source of bytes. read() fills exactly `bytes` at `offset`, or returns false. It
- * may be called from several threads at a time. */
+/* A caller's source of bytes. read() fills exactly `bytes` at `offset`, or returns
+ * false. It may be called from several threads at a time. */
 typedef struct aq_reader {
     bool (*read)(void *user, int64_t offset, void *dst, size_t bytes);
     void *user;
@@ -452,7 +465,7 @@ typedef struct aq_parquet_options {
     const aq_allocator *allocator; /* NULL = malloc                                  */
     aq_log log;
     aq_io io;
-    bool skip_checksums;           /* do not verify the CRC-32 of pages that are decoded */
+    bool skip_checksums;           /* do not verify the CRC-32 of decoded pages      */
     size_t max_page_bytes;         /* one decoded page; 0 = 2 GiB - 1                */
     size_t max_metadata_bytes;     /* heap that a footer may ask for; 0 = 1 GiB      */
     uint32_t max_columns;          /* leaves; 0 = 100,000                            */
@@ -492,43 +505,54 @@ typedef struct aq_row_group_info {
 /* aq_parquet_open - open a Parquet file for reading; parses and checks the footer.
  *   path     in   stays open (and mapped) until aq_parquet_close
  *   options  in   NULL = defaults            err  out  may be NULL
- * Returns  AQ_OK; AQ_E_IO; AQ_E_FORMAT; AQ_E_UNSUPPORTED (encrypted); AQ_E_LIMIT; AQ_E_NOMEM.
+ * Returns  AQ_OK; AQ_E_IO; AQ_E_FORMAT; AQ_E_UNSUPPORTED (encrypted); AQ_E_LIMIT;
+ * AQ_E_NOMEM.
  * Threads  an open aq_parquet is immutable: any number of threads may read from it.
  * Cost     the footer is copied to the heap; nothing else is read. */
-AQ_API AQ_CHECKED aq_status aq_parquet_open(const char *path, const aq_parquet_options *options,
+AQ_API AQ_CHECKED aq_status aq_parquet_open(const char *path,
+                                            const aq_parquet_options *options,
                                             aq_parquet **out_file, aq_error *err);
-/* aq_parquet_open_memory - the same from a block that outlives the aq_parquet (borrowed). */
+/* aq_parquet_open_memory - the same from a block that outlives the aq_parquet
+ * (borrowed). */
 AQ_API AQ_CHECKED aq_status aq_parquet_open_memory(const void *data, size_t bytes,
                                                    const aq_parquet_options *options,
                                                    aq_parquet **out_file, aq_error *err);
-/* aq_parquet_open_reader - the same from a callback, which must stay valid until close. */
+/* aq_parquet_open_reader - the same from a callback, which must stay valid until
+ * close. */
 AQ_API AQ_CHECKED aq_status aq_parquet_open_reader(const aq_reader *reader,
                                                    const aq_parquet_options *options,
                                                    aq_parquet **out_file, aq_error *err);
 /* aq_parquet_close - NULL-safe. Spans into the mapping die here. */
 AQ_API void aq_parquet_close(aq_parquet *file);
 
+/* aq_parquet_get_info - facts of the whole file. */
 AQ_API void aq_parquet_get_info(const aq_parquet *file, aq_parquet_info *out_info);
-/* aq_parquet_field / _column_field - schema node by index, leaf by column number; NULL when
- * out of range. Borrowed from `file`, as are all strings. */
+/* aq_parquet_field / _column_field - schema node by index, leaf by column number; NULL
+ * when out of range. Borrowed from `file`, as are all strings. */
 AQ_API const aq_field *aq_parquet_field(const aq_parquet *file, int32_t index);
 AQ_API const aq_field *aq_parquet_column_field(const aq_parquet *file, int32_t column);
 /* aq_parquet_column_path - "a.list.element" of a leaf; "" when out of range. */
 AQ_API const char *aq_parquet_column_path(const aq_parquet *file, int32_t column);
 /* aq_parquet_find_column - leaf by its dotted path; -1 when there is none. */
 AQ_API int32_t aq_parquet_find_column(const aq_parquet *file, const char *path);
-AQ_API AQ_CHECKED aq_status aq_parquet_get_row_group(const aq_parquet *file, int32_t row_group,
-                                                     aq_row_group_info *out_info, aq_error *err);
-AQ_API AQ_CHECKED aq_status aq_parquet_get_chunk(const aq_parquet *file, int32_t row_group,
-                                                 int32_t column, aq_chunk_info *out_info,
-                                                 aq_error *err);
+/* aq_parquet_get_row_group, aq_parquet_get_chunk - facts of a row group or column chunk.
+ * Returns  AQ_OK; AQ_E_ARG (no such one); AQ_E_UNSUPPORTED (an encrypted chunk). */
+AQ_API AQ_CHECKED aq_status aq_parquet_get_row_group(const aq_parquet *file,
+                                                     int32_t row_group,
+                                                     aq_row_group_info *out_info,
+                                                     aq_error *err);
+AQ_API AQ_CHECKED aq_status aq_parquet_get_chunk(const aq_parquet *file,
+                                                 int32_t row_group, int32_t column,
+                                                 aq_chunk_info *out_info, aq_error *err);
 /* aq_parquet_key_value - i-th metadata pair; false when out of range. */
-AQ_API bool aq_parquet_key_value(const aq_parquet *file, int32_t index, aq_key_value *out_pair);
+AQ_API bool aq_parquet_key_value(const aq_parquet *file, int32_t index,
+                                 aq_key_value *out_pair);
 /* aq_parquet_find_key - value of a key, NUL-terminated; NULL when absent. */
 AQ_API const char *aq_parquet_find_key(const aq_parquet *file, const char *key);
 
 /* The values of one data page.
- *   BOOLEAN: one byte each. INT32, INT64, FLOAT, DOUBLE: native, packed. INT96: 12 bytes each.
+ *   BOOLEAN: one byte each. INT32, INT64, FLOAT, DOUBLE: native, packed. INT96: 12
+ *   bytes each.
  *   FIXED_LEN_BYTE_ARRAY: type_length bytes each. BYTE_ARRAY: aq_bytes[num_values]; the
  *   structs are the column's, the bytes point into the file's mapping or a decoded page.
  * A span is `mapped` when its value bytes lie in the mapping: nothing was copied. */
@@ -536,12 +560,12 @@ typedef struct aq_span {
     const void *values;
     int64_t num_values;        /* not null                                           */
     int64_t num_levels;        /* nulls and empty lists included                     */
-    const uint8_t *def_levels; /* num_levels; NULL when max_def is 0 or nothing is null or empty */
+    const uint8_t *def_levels; /* num_levels; NULL: all are max_def (nothing is null) */
     const uint8_t *rep_levels; /* num_levels; NULL when max_rep is 0 or single_list  */
-    bool single_list;          /* all of one list: the levels are 0, max_rep, max_rep... */
+    bool single_list;          /* all of one list: levels 0, max_rep, max_rep, ...   */
     int64_t num_rows;          /* rows that begin in this page                       */
-    int64_t file_offset;       /* of the first value byte when mapped, else of the page header */
-    size_t alignment;          /* bytes; power of 2 that divides the address of the values */
+    int64_t file_offset;       /* mapped: of the first value byte; else of the page  */
+    size_t alignment;          /* bytes; power of 2 that divides the values' address */
     bool mapped;
 } aq_span;
 
@@ -562,22 +586,27 @@ typedef struct aq_page_info {
 typedef struct aq_column aq_column;
 
 /* aq_column_open - start reading one column chunk.
- * Threads  one aq_column belongs to one thread at a time; many may be open on one file. */
+ * Threads  one aq_column belongs to one thread at a time; many may be open on one
+ * file. */
 AQ_API AQ_CHECKED aq_status aq_column_open(const aq_parquet *file, int32_t row_group,
-                                           int32_t column, aq_column **out_column, aq_error *err);
+                                           int32_t column, aq_column **out_column,
+                                           aq_error *err);
+/* aq_column_close - NULL-safe. Spans that were decoded die here. */
 AQ_API void aq_column_close(aq_column *column);
-/* aq_column_next - the next data page. At the end: AQ_OK and out_span->num_levels == 0 with
- * values == NULL. The span of decoded pages lives until the next call; mapped values live
- * as long as the file. */
-AQ_API AQ_CHECKED aq_status aq_column_next(aq_column *column, aq_span *out_span, aq_error *err);
+/* aq_column_next - the next data page. At the end: AQ_OK and out_span->num_levels == 0
+ * with values == NULL. The span of decoded pages lives until the next call; mapped
+ * values live as long as the file. */
+AQ_API AQ_CHECKED aq_status aq_column_next(aq_column *column, aq_span *out_span,
+                                           aq_error *err);
 /* aq_column_spans - all pages at once. Array and spans live until aq_column_close. */
 AQ_API AQ_CHECKED aq_status aq_column_spans(aq_column *column, const aq_span **out_spans,
                                             size_t *out_count, aq_error *err);
-/* aq_column_view - the chunk as one span: its only page's, or all pages joined in a buffer
- * (not mapped). */
-AQ_API AQ_CHECKED aq_status aq_column_view(aq_column *column, aq_span *out_span, aq_error *err);
-/* aq_column_next_page - walk the pages without decoding; out_page->header_bytes == 0 at the
- * end. Do not mix with the calls above on one aq_column. */
+/* aq_column_view - the chunk as one span: its only page's, or all pages joined in a
+ * buffer (not mapped). */
+AQ_API AQ_CHECKED aq_status aq_column_view(aq_column *column, aq_span *out_span,
+                                           aq_error *err);
+/* aq_column_next_page - walk the pages without decoding; out_page->header_bytes == 0
+ * at the end. Do not mix with the calls above on one aq_column. */
 AQ_API AQ_CHECKED aq_status aq_column_next_page(aq_column *column, aq_page_info *out_page,
                                                 aq_error *err);
 /* aq_column_verify - read every page of the chunk: checksums (mapped pages too), levels,
@@ -618,7 +647,8 @@ typedef struct aq_writer_options {
 } aq_writer_options;
 
 /* The values of one column chunk, written as one page. Values as in aq_span; BYTE_ARRAY:
- * aq_bytes[]. Levels are needed where max_def or max_rep is not 0; num_levels counts them. */
+ * aq_bytes[]. Levels are needed where max_def or max_rep is not 0; num_levels counts
+ * them. */
 typedef struct aq_column_values {
     const void *values;
     int64_t num_values;
@@ -628,18 +658,23 @@ typedef struct aq_column_values {
 } aq_column_values;
 
 /* aq_writer_open - begin a Parquet file beside `path`, which appears, whole, at finish.
- * Returns  AQ_OK; AQ_E_ARG (schema, options, path); AQ_E_UNSUPPORTED; AQ_E_IO; AQ_E_NOMEM.
+ * Returns  AQ_OK; AQ_E_ARG (schema, options, path); AQ_E_UNSUPPORTED; AQ_E_IO;
+ * AQ_E_NOMEM.
  * Owns     a temporary file in the directory of `path`. Threads: one at a time. */
 AQ_API AQ_CHECKED aq_status aq_writer_open(const char *path, const aq_field_spec *fields,
-                                           size_t num_fields, const aq_writer_options *options,
+                                           size_t num_fields,
+                                           const aq_writer_options *options,
                                            aq_writer **out_writer, aq_error *err);
 /* aq_writer_add_key_value - file metadata; both strings are copied. Before finish. */
 AQ_API AQ_CHECKED aq_status aq_writer_add_key_value(aq_writer *writer, const char *key,
                                                     const char *value, aq_error *err);
-/* aq_writer_put_column - the next column chunk of the current row group, in schema order. */
+/* aq_writer_put_column - the next column chunk of the current row group, in schema
+ * order. */
 AQ_API AQ_CHECKED aq_status aq_writer_put_column(aq_writer *writer,
-                                                 const aq_column_values *values, aq_error *err);
-/* aq_writer_end_row_group - after the last column. Every column must hold num_rows rows. */
+                                                 const aq_column_values *values,
+                                                 aq_error *err);
+/* aq_writer_end_row_group - after the last column. Every column must hold num_rows
+ * rows. */
 AQ_API AQ_CHECKED aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows,
                                                     aq_error *err);
 /* aq_writer_finish - footer, fsync, rename, fsync of the directory; frees the writer on
@@ -700,9 +735,9 @@ typedef struct aq_quant_options {
 } aq_quant_options;
 
 /* Where each code and each scale of a rows x cols tensor lies.
- *   Code of (r, c): code_bits bits at bit (c * code_bits) of the row_bytes bytes of row r,
- *   least significant bit first. Its parameters: index (r / group_rows) * groups_per_row
- *   + c / group_cols. */
+ *   Code of (r, c): code_bits bits at bit (c * code_bits) of the row_bytes bytes of
+ *   row r, least significant bit first. Its parameters: index (r / group_rows) *
+ *   groups_per_row + c / group_cols. */
 typedef struct aq_layout {
     uint32_t bits;         /* information in a code: 2, 4, 8                         */
     uint32_t code_bits;    /* room a code takes; = bits unless another writer made it */
@@ -750,32 +785,34 @@ typedef struct aq_metrics {
  *                     little-endian, any alignment, not overlapping dst
  *   tasks        in   NULL = this thread          err  out  may be NULL
  *   out_metrics  out  NULL = not measured (about twice as fast)
- * Returns  AQ_OK; AQ_E_ARG; AQ_E_NONFINITE (the message has the index); AQ_E_NOMEM. dst is
- *          undefined on error.
+ * Returns  AQ_OK; AQ_E_ARG; AQ_E_NONFINITE (the message has the index). dst is undefined
+ *          on error.
  * Numeric  w' = (q - zero_point) * scale in float32. Asymmetric: scale = (max - min) /
- *          (2^bits - 1), zero_point = -min / scale. Symmetric: scale = 2 absmax / (2^bits - 1).
+ *          (2^bits - 1), zero_point = -min / scale. Symmetric: scale =
+ *          2 absmax / (2^bits - 1).
  *          Half to even; |w - w'| <= scale / 2 + a few ulp of max(|w|); a constant group
  *          comes back exactly.
- * Threads  re-entrant.   Cost  two passes over cache-sized blocks; a few KiB per thread. */
+ * Threads  re-entrant.   Cost  no allocation; some 30 KiB of stack. */
 AQ_API AQ_CHECKED aq_status aq_quantize_into(const aq_layout *layout, const void *src,
                                              aq_dtype src_dtype, const aq_quantized *dst,
-                                             const aq_tasks *tasks, aq_metrics *out_metrics,
-                                             aq_error *err);
+                                             const aq_tasks *tasks,
+                                             aq_metrics *out_metrics, aq_error *err);
 /* aq_dequantize_rows - float32 values of rows [first_row, first_row + num_rows) to dst
  * (num_rows * cols floats). Returns AQ_OK; AQ_E_ARG. */
 AQ_API AQ_CHECKED aq_status aq_dequantize_rows(const aq_layout *layout,
-                                               const aq_quantized_view *src, size_t first_row,
-                                               size_t num_rows, float *dst,
-                                               const aq_tasks *tasks, aq_error *err);
-/* aq_dot_row - sum over c of w'[row][c] * x[c]. float32; 32 lanes (c mod 32), each summed in
- * order, then added pairwise: the same bits on every machine. */
-AQ_API AQ_CHECKED aq_status aq_dot_row(const aq_layout *layout, const aq_quantized_view *src,
-                                       size_t row, const float *x, float *out_dot,
-                                       aq_error *err);
+                                               const aq_quantized_view *src,
+                                               size_t first_row, size_t num_rows,
+                                               float *dst, const aq_tasks *tasks,
+                                               aq_error *err);
+/* aq_dot_row - sum over c of w'[row][c] * x[c]. float32; 32 lanes (c mod 32), each
+ * summed in order, then added pairwise: the same bits on every machine. */
+AQ_API AQ_CHECKED aq_status aq_dot_row(const aq_layout *layout,
+                                       const aq_quantized_view *src, size_t row,
+                                       const float *x, float *out_dot, aq_error *err);
 /* aq_matvec - y[r] = aq_dot_row(r) for every row; x has cols floats, y rows. */
-AQ_API AQ_CHECKED aq_status aq_matvec(const aq_layout *layout, const aq_quantized_view *src,
-                                      const float *x, float *y, const aq_tasks *tasks,
-                                      aq_error *err);
+AQ_API AQ_CHECKED aq_status aq_matvec(const aq_layout *layout,
+                                      const aq_quantized_view *src, const float *x,
+                                      float *y, const aq_tasks *tasks, aq_error *err);
 /* aq_to_f32 - little-endian elements of a float type to float32, round half to even. */
 AQ_API AQ_CHECKED aq_status aq_to_f32(const void *src, aq_dtype src_dtype, size_t count,
                                       float *dst, aq_error *err);
@@ -826,25 +863,28 @@ typedef struct aq_model_options {
     bool skip_checksums;
 } aq_model_options;
 
-/* aq_model_open - open a model: a Parquet model file (ours or the "Parquet V2" schema of other
- * tools), a directory of such files, or a safetensors file.
- * Returns  AQ_OK; AQ_E_IO; AQ_E_FORMAT; AQ_E_TYPE (Parquet, but no model); AQ_E_DUPLICATE;
+/* aq_model_open - open a model: a Parquet model file (ours or the "Parquet V2" schema
+ * of other tools), a directory of such files, or a safetensors file.
+ * Returns  AQ_OK; AQ_E_IO; AQ_E_FORMAT; AQ_E_TYPE (Parquet, no model); AQ_E_DUPLICATE;
  *          AQ_E_UNSUPPORTED; AQ_E_LIMIT; AQ_E_NOMEM.
  * Cost     reads the metadata of every tensor, none of its weights.
  * Threads  an open model is immutable: any number of threads may use it. */
-AQ_API AQ_CHECKED aq_status aq_model_open(const char *path, const aq_model_options *options,
+AQ_API AQ_CHECKED aq_status aq_model_open(const char *path,
+                                          const aq_model_options *options,
                                           aq_model **out_model, aq_error *err);
-/* aq_model_close - NULL-safe. Release all tensors first: their names, and the data of mapped
- * ones, die here. */
+/* aq_model_close - NULL-safe. Release all tensors first: their names, and the data of
+ * mapped ones, die here. */
 AQ_API void aq_model_close(aq_model *model);
+/* aq_model_count, aq_model_get_format - number of tensors; what kind of model it is. */
 AQ_API size_t aq_model_count(const aq_model *model);
 AQ_API aq_model_format aq_model_get_format(const aq_model *model);
-/* aq_model_describe - i-th tensor in name order, without data, scales and zero points (NULL):
- * nothing to release. Returns AQ_OK; AQ_E_ARG. */
+/* aq_model_describe - i-th tensor in name order, without data, scales and zero points
+ * (NULL): nothing to release. Returns AQ_OK; AQ_E_ARG. */
 AQ_API AQ_CHECKED aq_status aq_model_describe(const aq_model *model, size_t index,
                                               aq_tensor *out_tensor, aq_error *err);
-/* aq_model_tensor - i-th tensor in name order with its data: pointers into the mapping where
- * the file allows (out_tensor->mapped), else decoded buffers. Give it to aq_tensor_release.
+/* aq_model_tensor - i-th tensor in name order with its data: pointers into the mapping
+ * where the file allows (out_tensor->mapped), else decoded buffers. Give it to
+ * aq_tensor_release.
  * Returns  AQ_OK; AQ_E_ARG; AQ_E_FORMAT; AQ_E_CHECKSUM; AQ_E_NOMEM; AQ_E_UNSUPPORTED.
  * Cost     no copy and a bounded allocation when mapped. */
 AQ_API AQ_CHECKED aq_status aq_model_tensor(const aq_model *model, size_t index,
@@ -855,10 +895,12 @@ AQ_API AQ_CHECKED aq_status aq_model_find(const aq_model *model, const char *nam
 /* aq_model_index - position of a name; SIZE_MAX when there is none. */
 AQ_API size_t aq_model_index(const aq_model *model, const char *name);
 /* aq_model_metadata - i-th key-value pair of the model file; false when out of range. */
-AQ_API bool aq_model_metadata(const aq_model *model, size_t index, aq_key_value *out_pair);
+AQ_API bool aq_model_metadata(const aq_model *model, size_t index,
+                              aq_key_value *out_pair);
 /* aq_model_file_bytes - size on disk of all files of the model. */
 AQ_API uint64_t aq_model_file_bytes(const aq_model *model);
-/* aq_tensor_release - free what aq_model_tensor decoded, and zero the struct; harmless twice. */
+/* aq_tensor_release - free what aq_model_tensor decoded, and zero the struct; harmless
+ * twice. */
 AQ_API void aq_tensor_release(aq_tensor *tensor);
 
 /* aq_tensor_rows_f32 - rows [first_row, first_row + num_rows) as float32, dequantized or
@@ -868,15 +910,18 @@ AQ_API AQ_CHECKED aq_status aq_tensor_rows_f32(const aq_tensor *tensor, size_t f
                                                size_t num_rows, float *dst,
                                                const aq_tasks *tasks, aq_error *err);
 /* aq_tensor_dot / _matvec - aq_dot_row and aq_matvec on a tensor, quantized or float. */
-AQ_API AQ_CHECKED aq_status aq_tensor_dot(const aq_tensor *tensor, size_t row, const float *x,
-                                          float *out_dot, aq_error *err);
-AQ_API AQ_CHECKED aq_status aq_tensor_matvec(const aq_tensor *tensor, const float *x, float *y,
-                                             const aq_tasks *tasks, aq_error *err);
-/* aq_tensor_init - describe values in memory: a float or integer tensor that borrows name and
- * data (num_params * aq_dtype_bytes(dtype) bytes). Returns AQ_OK; AQ_E_ARG; AQ_E_LIMIT. */
+AQ_API AQ_CHECKED aq_status aq_tensor_dot(const aq_tensor *tensor, size_t row,
+                                          const float *x, float *out_dot, aq_error *err);
+AQ_API AQ_CHECKED aq_status aq_tensor_matvec(const aq_tensor *tensor, const float *x,
+                                             float *y, const aq_tasks *tasks,
+                                             aq_error *err);
+/* aq_tensor_init - describe values in memory: a float or integer tensor that borrows
+ * name and data (num_params * aq_dtype_bytes(dtype) bytes). Returns AQ_OK; AQ_E_ARG;
+ * AQ_E_LIMIT. */
 AQ_API AQ_CHECKED aq_status aq_tensor_init(aq_tensor *out_tensor, const char *name,
                                            aq_dtype dtype, const uint64_t *shape,
-                                           uint32_t num_dims, const void *data, aq_error *err);
+                                           uint32_t num_dims, const void *data,
+                                           aq_error *err);
 
 #ifndef AQ_NO_WRITER
 
@@ -892,20 +937,21 @@ typedef struct aq_model_writer_options {
 } aq_model_writer_options;
 
 /* aq_model_writer_open - begin a model file that appears, whole, at finish.
- *   tensors  in  descriptions of all tensors in the order they will be put (data, scales and
- *                zero_points are not read); names unique; borrowed until finish
- * Returns  AQ_OK; AQ_E_ARG; AQ_E_DUPLICATE; AQ_E_UNSUPPORTED (a quantized tensor cannot go
- *          into safetensors); AQ_E_IO; AQ_E_NOMEM. */
-AQ_API AQ_CHECKED aq_status aq_model_writer_open(const char *path, const aq_tensor *tensors,
-                                                 size_t num_tensors,
-                                                 const aq_model_writer_options *options,
-                                                 aq_model_writer **out_writer, aq_error *err);
+ *   tensors  in  descriptions of all tensors in the order they will be put (their data,
+ *                scales, zero_points are not read); names unique; borrowed until finish
+ * Returns  AQ_OK; AQ_E_ARG; AQ_E_DUPLICATE; AQ_E_UNSUPPORTED (a quantized tensor for a
+ *          safetensors file); AQ_E_IO; AQ_E_NOMEM. */
+AQ_API AQ_CHECKED aq_status aq_model_writer_open(
+    const char *path, const aq_tensor *tensors, size_t num_tensors,
+    const aq_model_writer_options *options, aq_model_writer **out_writer, aq_error *err);
 /* aq_model_writer_put - the next tensor, with its data. It must match its description in
  * name, dtype, shape and layout; the metrics may be new. */
-AQ_API AQ_CHECKED aq_status aq_model_writer_put(aq_model_writer *writer, const aq_tensor *tensor,
-                                                aq_error *err);
-/* aq_model_writer_finish - make the file durable and visible; frees the writer in any case. */
-AQ_API AQ_CHECKED aq_status aq_model_writer_finish(aq_model_writer *writer, aq_error *err);
+AQ_API AQ_CHECKED aq_status aq_model_writer_put(aq_model_writer *writer,
+                                                const aq_tensor *tensor, aq_error *err);
+/* aq_model_writer_finish - make the file durable and visible; frees the writer in any
+ * case. */
+AQ_API AQ_CHECKED aq_status aq_model_writer_finish(aq_model_writer *writer,
+                                                   aq_error *err);
 /* aq_model_writer_abort - drop everything written; NULL is allowed. */
 AQ_API void aq_model_writer_abort(aq_model_writer *writer);
 /* aq_model_save - write tensors that are all in memory: open, put each, finish. */
@@ -926,7 +972,7 @@ typedef enum aq_operation {
 
 /* What quantization will do with one tensor. The hook may change it. */
 typedef struct aq_plan {
-    bool keep;                /* store as it came: 1-D, scalar, empty, integer by default */
+    bool keep; /* store as it came: 1-D, scalar, empty, integer by default */
     aq_quant_options quant;
 } aq_plan;
 
@@ -972,15 +1018,16 @@ typedef struct aq_job_report {
     void *arena;                        /* private */
 } aq_job_report;
 
-/* aq_job_run - read the model at `input`, write the model at `output`, tensors sorted by name.
+/* aq_job_run - read the model at `input`, write the model at `output`, tensors sorted
+ * by name.
  *   report  out  may be NULL; give it to aq_job_report_deinit after success
- * Returns  what opening, quantizing and writing return; AQ_E_CANCELLED. Nothing appears under
- *          `output` unless AQ_OK.
+ * Returns  what opening, quantizing and writing return; AQ_E_CANCELLED. Nothing appears
+ *          under `output` unless AQ_OK.
  * Memory   the output of one tensor at a time, whatever the size of the model.
  * Numeric  the same file for any number of threads and any instruction set. */
 AQ_API AQ_CHECKED aq_status aq_job_run(const char *input, const char *output,
-                                       const aq_job_options *options, aq_job_report *out_report,
-                                       aq_error *err);
+                                       const aq_job_options *options,
+                                       aq_job_report *out_report, aq_error *err);
 AQ_API void aq_job_report_deinit(aq_job_report *report);
 
 #endif /* AQ_NO_WRITER */
@@ -1098,7 +1145,8 @@ AQI_UNUSED static double aqi_seconds(void) {
 
 /* Little-endian loads and stores from any address. */
 AQI_INLINE uint32_t aqi_load_le32(const uint8_t *p) {
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+           (uint32_t)p[3] << 24;
 }
 
 AQI_INLINE uint64_t aqi_load_le64(const uint8_t *p) {
@@ -1183,8 +1231,8 @@ static void aqi_error_set_name(aq_error *err, const char *name) {
     memcpy(err->name + half + 3, name + n - half, half + 1);
 }
 
-static void aqi_error_vset(aq_error *err, aq_status status, int64_t offset, const char *format,
-                           va_list args) {
+static void aqi_error_vset(aq_error *err, aq_status status, int64_t offset,
+                           const char *format, va_list args) {
     int n;
     aqi_error_clear(err);
     err->status = status;
@@ -1220,7 +1268,8 @@ static aq_status aqi_fail_at(aq_error *err, aq_status status, int64_t offset,
 }
 
 /* A failed system call: `what` and the system's words for `code`. */
-static aq_status aqi_fail_os(aq_error *err, int code, const char *what, const char *path) {
+static aq_status aqi_fail_os(aq_error *err, int code, const char *what,
+                             const char *path) {
     aqi_fail(err, AQ_E_IO, "%s: %s", what, strerror(code));
     if (err != NULL) {
         err->os_errno = code;
@@ -1233,7 +1282,8 @@ static aq_status aqi_fail_nomem(aq_error *err, size_t bytes) {
     return aqi_fail(err, AQ_E_NOMEM, "out of memory asking for %zu bytes", bytes);
 }
 
-/* Inserts " (where)" between what is wrong and what to do. Called once a layer at most. */
+/* Inserts " (where)" between what is wrong and what to do. Called once a layer at
+ * most. */
 AQ_PRINTF(2, 3) static void aqi_error_locate(aq_error *err, const char *format, ...) {
     char where[256], rest[sizeof err->message];
     const char *advice;
@@ -1258,8 +1308,8 @@ static aq_status aqi_error_in_column(aq_error *err, aq_status status, int32_t ro
     err->column = column;
     aqi_error_set_name(err, path);
     if (err->file_offset >= 0) {
-        aqi_error_locate(err, "column %s, row group %d, offset %lld", err->name, (int)row_group,
-                         (long long)err->file_offset);
+        aqi_error_locate(err, "column %s, row group %d, offset %lld", err->name,
+                         (int)row_group, (long long)err->file_offset);
     } else {
         aqi_error_locate(err, "column %s, row group %d", err->name, (int)row_group);
     }
@@ -1391,10 +1441,12 @@ static void *aqi_default_resize(void *user, void *ptr, size_t old_bytes, size_t 
 }
 
 /* The caller's hooks, or malloc; half a set of hooks is an error. */
-static aq_status aqi_allocator_resolve(const aq_allocator *in, aq_allocator *out, aq_error *err) {
+static aq_status aqi_allocator_resolve(const aq_allocator *in, aq_allocator *out,
+                                       aq_error *err) {
     int set;
     memset(out, 0, sizeof *out);
-    set = in == NULL ? 0 : (in->alloc != NULL) + (in->resize != NULL) + (in->free != NULL);
+    set =
+        in == NULL ? 0 : (in->alloc != NULL) + (in->resize != NULL) + (in->free != NULL);
     if (set == 3) {
         *out = *in;
         return AQ_OK;
@@ -1403,7 +1455,8 @@ static aq_status aqi_allocator_resolve(const aq_allocator *in, aq_allocator *out
     out->resize = aqi_default_resize;
     out->free = aqi_default_free;
     if (set == 0) return AQ_OK;
-    return aqi_fail(err, AQ_E_ARG, "allocator with %d of 3 functions; set all or none", set);
+    return aqi_fail(err, AQ_E_ARG, "allocator with %d of 3 functions; set all or none",
+                    set);
 }
 
 static void *aqi_alloc(const aq_allocator *a, size_t bytes) {
@@ -1420,7 +1473,8 @@ typedef struct aqi_bytes_builder {
     size_t size, capacity;
 } aqi_bytes_builder;
 
-static bool aqi_builder_reserve(const aq_allocator *a, aqi_bytes_builder *b, size_t extra) {
+static bool aqi_builder_reserve(const aq_allocator *a, aqi_bytes_builder *b,
+                                size_t extra) {
     size_t need, capacity;
     void *p;
     if (!aqi_add_size(b->size, extra, &need)) return false;
@@ -1437,8 +1491,8 @@ static bool aqi_builder_reserve(const aq_allocator *a, aqi_bytes_builder *b, siz
     return true;
 }
 
-static bool aqi_builder_append(const aq_allocator *a, aqi_bytes_builder *b, const void *src,
-                               size_t bytes) {
+static bool aqi_builder_append(const aq_allocator *a, aqi_bytes_builder *b,
+                               const void *src, size_t bytes) {
     if (!aqi_builder_reserve(a, b, bytes)) return false;
     if (bytes > 0) memcpy(b->data + b->size, src, bytes);
     b->size += bytes;
@@ -1450,7 +1504,8 @@ AQI_UNUSED static void aqi_builder_free(const aq_allocator *a, aqi_bytes_builder
     memset(b, 0, sizeof *b);
 }
 
-/* Zeroed memory that is freed all at once: metadata. `budget` bounds what a file can ask. */
+/* Zeroed memory that is freed all at once: metadata. `budget` bounds what a file can
+ * ask. */
 typedef struct aqi_arena_block {
     struct aqi_arena_block *next;
     size_t bytes;
@@ -1465,7 +1520,8 @@ typedef struct aqi_arena {
     size_t budget_bytes; /* 0 = none */
 } aqi_arena;
 
-static void aqi_arena_init(aqi_arena *arena, const aq_allocator *allocator, size_t budget) {
+static void aqi_arena_init(aqi_arena *arena, const aq_allocator *allocator,
+                           size_t budget) {
     memset(arena, 0, sizeof *arena);
     arena->allocator = *allocator;
     arena->budget_bytes = budget;
@@ -1485,7 +1541,8 @@ static void aqi_arena_deinit(aqi_arena *arena) {
 }
 
 /* 16-byte aligned, not zeroed; AQ_E_LIMIT when the budget is used up. */
-static aq_status aqi_arena_take(aqi_arena *arena, size_t bytes, void **out, aq_error *err) {
+static aq_status aqi_arena_take(aqi_arena *arena, size_t bytes, void **out,
+                                aq_error *err) {
     const size_t header = aqi_round_up(sizeof(aqi_arena_block), 16);
     size_t need, block_bytes;
     aqi_arena_block *block;
@@ -1493,13 +1550,16 @@ static aq_status aqi_arena_take(aqi_arena *arena, size_t bytes, void **out, aq_e
     if (!aqi_add_size(bytes, 15, &need)) return aqi_fail_nomem(err, bytes);
     need &= ~(size_t)15;
     if (need > arena->free_bytes) {
-        block_bytes = AQI_MAX(need, AQI_MIN(AQI_MAX(arena->total_bytes, 1008), (size_t)1 << 20));
-        if (arena->budget_bytes != 0 && (block_bytes > arena->budget_bytes ||
-                                         arena->total_bytes > arena->budget_bytes - block_bytes))
+        block_bytes =
+            AQI_MAX(need, AQI_MIN(AQI_MAX(arena->total_bytes, 1008), (size_t)1 << 20));
+        if (arena->budget_bytes != 0 &&
+            (block_bytes > arena->budget_bytes ||
+             arena->total_bytes > arena->budget_bytes - block_bytes))
             return aqi_fail(err, AQ_E_LIMIT,
                             "metadata needs over %zu bytes; raise max_metadata_bytes",
                             arena->budget_bytes);
-        if (!aqi_add_size(block_bytes, header, &block_bytes)) return aqi_fail_nomem(err, bytes);
+        if (!aqi_add_size(block_bytes, header, &block_bytes))
+            return aqi_fail_nomem(err, bytes);
         block = (aqi_arena_block *)aqi_alloc(&arena->allocator, block_bytes);
         if (block == NULL) return aqi_fail_nomem(err, block_bytes);
         block->next = arena->blocks;
@@ -1515,15 +1575,16 @@ static aq_status aqi_arena_take(aqi_arena *arena, size_t bytes, void **out, aq_e
     return AQ_OK;
 }
 
-static aq_status aqi_arena_alloc(aqi_arena *arena, size_t bytes, void **out, aq_error *err) {
+static aq_status aqi_arena_alloc(aqi_arena *arena, size_t bytes, void **out,
+                                 aq_error *err) {
     aq_status status = aqi_arena_take(arena, bytes, out, err);
     if (status == AQ_OK) memset(*out, 0, bytes);
     return status;
 }
 
 /* A NUL-terminated copy. */
-static aq_status aqi_arena_string(aqi_arena *arena, const void *text, size_t bytes, char **out,
-                                  aq_error *err) {
+static aq_status aqi_arena_string(aqi_arena *arena, const void *text, size_t bytes,
+                                  char **out, aq_error *err) {
     void *p = NULL;
     aq_status status = aqi_arena_alloc(arena, bytes + 1, &p, err);
     *out = (char *)p;
@@ -1564,7 +1625,8 @@ struct aq_pool {
     aq_pool_stats stats; /* hit_rate is computed when asked for */
 };
 
-aq_status aq_pool_create(const aq_pool_options *options, aq_pool **out_pool, aq_error *err) {
+aq_status aq_pool_create(const aq_pool_options *options, aq_pool **out_pool,
+                         aq_error *err) {
     aq_pool_options o;
     aq_allocator a;
     aq_pool *pool;
@@ -1632,7 +1694,8 @@ void aq_pool_destroy(aq_pool *pool) {
     aqi_free(&a, pool, sizeof *pool);
 }
 
-/* Sizes are rounded to an eighth of their power of two, so that near sizes share buffers. */
+/* Sizes are rounded to an eighth of their power of two, so that near sizes share
+ * buffers. */
 static bool aqi_pool_round(const aq_pool *pool, size_t bytes, size_t *out) {
     size_t step;
     bytes = AQI_MAX(bytes, pool->min_buffer_bytes);
@@ -1653,7 +1716,8 @@ static size_t aqi_pool_best_fit(const aq_pool *pool, size_t bytes, size_t wanted
     return best;
 }
 
-aq_status aq_pool_acquire(aq_pool *pool, size_t bytes, aq_buffer *out_buffer, aq_error *err) {
+aq_status aq_pool_acquire(aq_pool *pool, size_t bytes, aq_buffer *out_buffer,
+                          aq_error *err) {
     aqi_idle_buffer b;
     size_t i, rounded;
     bool hit;
@@ -1668,7 +1732,8 @@ aq_status aq_pool_acquire(aq_pool *pool, size_t bytes, aq_buffer *out_buffer, aq
     aqi_mutex_unlock(&pool->lock);
     if (!hit) {
         b.bytes = rounded;
-        b.data = (uint8_t *)pool->allocator.alloc(pool->allocator.user, rounded, AQ_ALIGNMENT);
+        b.data =
+            (uint8_t *)pool->allocator.alloc(pool->allocator.user, rounded, AQ_ALIGNMENT);
         if (b.data == NULL) return aqi_fail_nomem(err, rounded);
     }
     aqi_mutex_lock(&pool->lock);
@@ -1678,8 +1743,8 @@ aq_status aq_pool_acquire(aq_pool *pool, size_t bytes, aq_buffer *out_buffer, aq
     if (!hit) pool->stats.allocations++;
     pool->stats.buffers_in_use++;
     pool->stats.bytes_in_use += b.bytes;
-    pool->stats.peak_bytes =
-        AQI_MAX(pool->stats.peak_bytes, pool->stats.bytes_in_use + pool->stats.bytes_idle);
+    pool->stats.peak_bytes = AQI_MAX(pool->stats.peak_bytes,
+                                     pool->stats.bytes_in_use + pool->stats.bytes_idle);
     aqi_mutex_unlock(&pool->lock);
     out_buffer->data = b.data;
     out_buffer->bytes = b.bytes;
@@ -1708,7 +1773,8 @@ void aq_buffer_release(aq_buffer *buffer) {
     mine.released_at = ++pool->tick;
     pool->stats.buffers_in_use--;
     pool->stats.bytes_in_use -= mine.bytes;
-    /* Over the budget the oldest idle buffers go; one larger than the budget goes itself. */
+    /* Over the budget the oldest idle buffers go; one larger than the budget goes
+     * itself. */
     while (mine.bytes <= pool->max_idle_bytes &&
            (pool->num_idle == pool->max_buffers ||
             pool->stats.bytes_idle > pool->max_idle_bytes - mine.bytes)) {
@@ -1723,7 +1789,8 @@ void aq_buffer_release(aq_buffer *buffer) {
         mine.data = NULL;
     }
     aqi_mutex_unlock(&pool->lock);
-    if (mine.data != NULL) pool->allocator.free(pool->allocator.user, mine.data, mine.bytes);
+    if (mine.data != NULL)
+        pool->allocator.free(pool->allocator.user, mine.data, mine.bytes);
 }
 
 void aq_pool_get_stats(aq_pool *pool, aq_pool_stats *out_stats) {
@@ -1925,7 +1992,8 @@ aq_status aq_threads_create(uint32_t count, const aq_allocator *allocator,
 const aq_tasks *aq_threads_tasks(const aq_threads *threads) { return &threads->tasks; }
 
 /* fn(arg, i) for i in [0, n): through the tasks hook, or here. */
-static void aqi_run(const aq_tasks *tasks, size_t n, void (*fn)(void *, size_t), void *arg) {
+static void aqi_run(const aq_tasks *tasks, size_t n, void (*fn)(void *, size_t),
+                    void *arg) {
     size_t i;
     if (tasks != NULL && tasks->run != NULL && n > 1) {
         tasks->run(tasks->user, n, fn, arg);
@@ -1973,7 +2041,8 @@ static int aqi_open_read(const char *path) {
     return fd;
 }
 
-static aq_status aqi_source_open(aqi_source *s, const char *path, aq_io io, aq_error *err) {
+static aq_status aqi_source_open(aqi_source *s, const char *path, aq_io io,
+                                 aq_error *err) {
     struct stat st;
     size_t size;
     aqi_source_init(s);
@@ -2012,7 +2081,8 @@ static aq_status aqi_source_open(aqi_source *s, const char *path, aq_io io, aq_e
     (void)size;
     if (io == AQ_IO_MAP) {
         aqi_source_close(s);
-        return aqi_fail(err, AQ_E_UNSUPPORTED, "this build has AQ_NO_MMAP; use AQ_IO_READ");
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "this build has AQ_NO_MMAP; use AQ_IO_READ");
     }
 #endif
     return AQ_OK;
@@ -2024,7 +2094,8 @@ AQI_INLINE const uint8_t *aqi_source_view(const aqi_source *s, int64_t offset) {
     return s->map == NULL ? NULL : s->map + offset;
 }
 
-static aq_status aqi_pread_all(int fd, int64_t offset, void *dst, size_t bytes, aq_error *err) {
+static aq_status aqi_pread_all(int fd, int64_t offset, void *dst, size_t bytes,
+                               aq_error *err) {
     uint8_t *p = (uint8_t *)dst;
     while (bytes > 0) {
         size_t part = AQI_MIN(bytes, (size_t)1 << 30);
@@ -2038,7 +2109,8 @@ static aq_status aqi_pread_all(int fd, int64_t offset, void *dst, size_t bytes, 
             return AQ_E_IO;
         }
         if (n == 0)
-            return aqi_fail_at(err, AQ_E_IO, offset, "the file became shorter while open");
+            return aqi_fail_at(err, AQ_E_IO, offset,
+                               "the file became shorter while open");
         p += n;
         offset += n;
         bytes -= (size_t)n;
@@ -2047,12 +2119,12 @@ static aq_status aqi_pread_all(int fd, int64_t offset, void *dst, size_t bytes, 
 }
 
 /* Fills dst with [offset, offset + bytes), or says that the file does not have them. */
-static aq_status aqi_source_read(const aqi_source *s, int64_t offset, void *dst, size_t bytes,
-                                 aq_error *err) {
+static aq_status aqi_source_read(const aqi_source *s, int64_t offset, void *dst,
+                                 size_t bytes, aq_error *err) {
     if (offset < 0 || offset > s->bytes || bytes > (uint64_t)(s->bytes - offset))
         return aqi_fail_at(err, AQ_E_FORMAT, offset,
-                           "%zu bytes at offset %lld lie outside the file of %lld bytes", bytes,
-                           (long long)offset, (long long)s->bytes);
+                           "%zu bytes at offset %lld lie outside the file of %lld bytes",
+                           bytes, (long long)offset, (long long)s->bytes);
     if (bytes == 0) return AQ_OK;
     if (s->map != NULL) {
         memcpy(dst, s->map + offset, bytes);
@@ -2066,8 +2138,8 @@ static aq_status aqi_source_read(const aqi_source *s, int64_t offset, void *dst,
 
 #ifndef AQ_NO_WRITER
 
-/* A file that appears under its name only when it is whole: written to a temporary name in
- * the same directory, synced, renamed, and the directory synced. */
+/* A file that appears under its name only when it is whole: written to a temporary
+ * name in the same directory, synced, renamed, and the directory synced. */
 typedef struct aqi_output {
     aq_allocator allocator;
     int fd;
@@ -2093,12 +2165,15 @@ static void aqi_output_abort(aqi_output *o) {
 }
 
 /* The output must not be the input under another name, a directory, or a device. */
-static aq_status aqi_output_check(const char *path, const char *input_path, aq_error *err) {
+static aq_status aqi_output_check(const char *path, const char *input_path,
+                                  aq_error *err) {
     struct stat out, in;
-    if (path == NULL || path[0] == '\0') return aqi_fail(err, AQ_E_ARG, "empty output path");
+    if (path == NULL || path[0] == '\0')
+        return aqi_fail(err, AQ_E_ARG, "empty output path");
     if (stat(path, &out) != 0) return AQ_OK;
     if (!S_ISREG(out.st_mode)) {
-        aqi_fail(err, AQ_E_ARG, "output exists and is not a regular file; choose another name");
+        aqi_fail(err, AQ_E_ARG,
+                 "output exists and is not a regular file; choose another name");
         if (err != NULL) aqi_error_set_name(err, path);
         return AQ_E_ARG;
     }
@@ -2138,7 +2213,8 @@ static aq_status aqi_output_create_temp(aqi_output *o, aq_error *err) {
 }
 
 static aq_status aqi_output_open(aqi_output *o, const char *path, const char *input_path,
-                                 const aq_allocator *allocator, bool no_sync, aq_error *err) {
+                                 const aq_allocator *allocator, bool no_sync,
+                                 aq_error *err) {
     aq_status status;
     memset(o, 0, sizeof *o);
     o->fd = -1;
@@ -2164,7 +2240,8 @@ static aq_status aqi_output_pwrite(aqi_output *o, int64_t offset, const uint8_t 
     while (bytes > 0) {
         ssize_t n = AQI_PWRITE(o->fd, src, AQI_MIN(bytes, (size_t)1 << 30), offset);
         if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return aqi_fail_os(err, n == 0 ? EIO : errno, "cannot write", o->path);
+        if (n <= 0)
+            return aqi_fail_os(err, n == 0 ? EIO : errno, "cannot write", o->path);
         src += n;
         offset += n;
         bytes -= (size_t)n;
@@ -2180,7 +2257,8 @@ static aq_status aqi_output_flush(aqi_output *o, aq_error *err) {
 }
 
 /* Appends. Large blocks go straight from the caller's memory to the file. */
-static aq_status aqi_output_write(aqi_output *o, const void *src, size_t bytes, aq_error *err) {
+static aq_status aqi_output_write(aqi_output *o, const void *src, size_t bytes,
+                                  aq_error *err) {
     aq_status status = AQ_OK;
     if (bytes == 0) return AQ_OK;
     if (bytes > AQI_OUTPUT_BUFFER - o->buffered) {
@@ -2222,7 +2300,8 @@ static aq_status aqi_sync_directory(const char *path, aq_error *err) {
     if (fd < 0) return AQ_OK; /* a directory that may be written but not read */
     if (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP) code = errno;
     close(fd);
-    return code == 0 ? AQ_OK : aqi_fail_os(err, code, "cannot sync the directory of", path);
+    return code == 0 ? AQ_OK
+                     : aqi_fail_os(err, code, "cannot sync the directory of", path);
 }
 
 /* Makes the file visible; on any failure it is gone. Frees the output in any case. */
@@ -2264,7 +2343,8 @@ static aq_status aqi_output_commit(aqi_output *o, aq_error *err) {
 #define AQI_SUM_LANES 8
 
 /* Of finite values min and max; of any values the largest magnitude as bits, which is at
- * least AQI_INF_BITS when a NaN or infinity is among them (then min and max mean nothing). */
+ * least AQI_INF_BITS when a NaN or infinity is among them (then min and max mean
+ * nothing). */
 typedef struct aqi_range {
     float min, max;
     uint32_t absmax_bits;
@@ -2336,12 +2416,14 @@ static void aqi_range_ref(const float *src, size_t n, aqi_range *out) {
         min = src[i] < min ? src[i] : min;
         max = src[i] > max ? src[i] : max;
     }
-    out->min = min + 0.0f; /* -0 becomes +0: instruction sets disagree on which one is less */
+    out->min =
+        min + 0.0f; /* -0 becomes +0: instruction sets disagree on which one is less */
     out->max = max + 0.0f;
     out->absmax_bits = magnitude;
 }
 
-static void aqi_encode_ref(const float *src, size_t n, const aqi_encode *how, uint8_t *dst) {
+static void aqi_encode_ref(const float *src, size_t n, const aqi_encode *how,
+                           uint8_t *dst) {
     size_t i;
     for (i = 0; i < n; i++) {
         float t = (src[i] - how->base) * how->inverse + how->bias;
@@ -2427,53 +2509,61 @@ static void aqi_from_f16_ref(const uint8_t *src, size_t n, float *dst) {
 static void aqi_from_bf16_ref(const uint8_t *src, size_t n, float *dst) {
     size_t i;
     for (i = 0; i < n; i++)
-        dst[i] = aqi_bits_float((uint32_t)src[2 * i] << 16 | (uint32_t)src[2 * i + 1] << 24);
+        dst[i] =
+            aqi_bits_float((uint32_t)src[2 * i] << 16 | (uint32_t)src[2 * i + 1] << 24);
 }
 
 /* Remainders of the reflected polynomial 0xedb88320 for each byte. */
 static const uint32_t aqi_crc32_table[256] = {
-    0x00000000u, 0x77073096u, 0xee0e612cu, 0x990951bau, 0x076dc419u, 0x706af48fu, 0xe963a535u,
-    0x9e6495a3u, 0x0edb8832u, 0x79dcb8a4u, 0xe0d5e91eu, 0x97d2d988u, 0x09b64c2bu, 0x7eb17cbdu,
-    0xe7b82d07u, 0x90bf1d91u, 0x1db71064u, 0x6ab020f2u, 0xf3b97148u, 0x84be41deu, 0x1adad47du,
-    0x6ddde4ebu, 0xf4d4b551u, 0x83d385c7u, 0x136c9856u, 0x646ba8c0u, 0xfd62f97au, 0x8a65c9ecu,
-    0x14015c4fu, 0x63066cd9u, 0xfa0f3d63u, 0x8d080df5u, 0x3b6e20c8u, 0x4c69105eu, 0xd56041e4u,
-    0xa2677172u, 0x3c03e4d1u, 0x4b04d447u, 0xd20d85fdu, 0xa50ab56bu, 0x35b5a8fau, 0x42b2986cu,
-    0xdbbbc9d6u, 0xacbcf940u, 0x32d86ce3u, 0x45df5c75u, 0xdcd60dcfu, 0xabd13d59u, 0x26d930acu,
-    0x51de003au, 0xc8d75180u, 0xbfd06116u, 0x21b4f4b5u, 0x56b3c423u, 0xcfba9599u, 0xb8bda50fu,
-    0x2802b89eu, 0x5f058808u, 0xc60cd9b2u, 0xb10be924u, 0x2f6f7c87u, 0x58684c11u, 0xc1611dabu,
-    0xb6662d3du, 0x76dc4190u, 0x01db7106u, 0x98d220bcu, 0xefd5102au, 0x71b18589u, 0x06b6b51fu,
-    0x9fbfe4a5u, 0xe8b8d433u, 0x7807c9a2u, 0x0f00f934u, 0x9609a88eu, 0xe10e9818u, 0x7f6a0dbbu,
-    0x086d3d2du, 0x91646c97u, 0xe6635c01u, 0x6b6b51f4u, 0x1c6c6162u, 0x856530d8u, 0xf262004eu,
-    0x6c0695edu, 0x1b01a57bu, 0x8208f4c1u, 0xf50fc457u, 0x65b0d9c6u, 0x12b7e950u, 0x8bbeb8eau,
-    0xfcb9887cu, 0x62dd1ddfu, 0x15da2d49u, 0x8cd37cf3u, 0xfbd44c65u, 0x4db26158u, 0x3ab551ceu,
-    0xa3bc0074u, 0xd4bb30e2u, 0x4adfa541u, 0x3dd895d7u, 0xa4d1c46du, 0xd3d6f4fbu, 0x4369e96au,
-    0x346ed9fcu, 0xad678846u, 0xda60b8d0u, 0x44042d73u, 0x33031de5u, 0xaa0a4c5fu, 0xdd0d7cc9u,
-    0x5005713cu, 0x270241aau, 0xbe0b1010u, 0xc90c2086u, 0x5768b525u, 0x206f85b3u, 0xb966d409u,
-    0xce61e49fu, 0x5edef90eu, 0x29d9c998u, 0xb0d09822u, 0xc7d7a8b4u, 0x59b33d17u, 0x2eb40d81u,
-    0xb7bd5c3bu, 0xc0ba6cadu, 0xedb88320u, 0x9abfb3b6u, 0x03b6e20cu, 0x74b1d29au, 0xead54739u,
-    0x9dd277afu, 0x04db2615u, 0x73dc1683u, 0xe3630b12u, 0x94643b84u, 0x0d6d6a3eu, 0x7a6a5aa8u,
-    0xe40ecf0bu, 0x9309ff9du, 0x0a00ae27u, 0x7d079eb1u, 0xf00f9344u, 0x8708a3d2u, 0x1e01f268u,
-    0x6906c2feu, 0xf762575du, 0x806567cbu, 0x196c3671u, 0x6e6b06e7u, 0xfed41b76u, 0x89d32be0u,
-    0x10da7a5au, 0x67dd4accu, 0xf9b9df6fu, 0x8ebeeff9u, 0x17b7be43u, 0x60b08ed5u, 0xd6d6a3e8u,
-    0xa1d1937eu, 0x38d8c2c4u, 0x4fdff252u, 0xd1bb67f1u, 0xa6bc5767u, 0x3fb506ddu, 0x48b2364bu,
-    0xd80d2bdau, 0xaf0a1b4cu, 0x36034af6u, 0x41047a60u, 0xdf60efc3u, 0xa867df55u, 0x316e8eefu,
-    0x4669be79u, 0xcb61b38cu, 0xbc66831au, 0x256fd2a0u, 0x5268e236u, 0xcc0c7795u, 0xbb0b4703u,
-    0x220216b9u, 0x5505262fu, 0xc5ba3bbeu, 0xb2bd0b28u, 0x2bb45a92u, 0x5cb36a04u, 0xc2d7ffa7u,
-    0xb5d0cf31u, 0x2cd99e8bu, 0x5bdeae1du, 0x9b64c2b0u, 0xec63f226u, 0x756aa39cu, 0x026d930au,
-    0x9c0906a9u, 0xeb0e363fu, 0x72076785u, 0x05005713u, 0x95bf4a82u, 0xe2b87a14u, 0x7bb12baeu,
-    0x0cb61b38u, 0x92d28e9bu, 0xe5d5be0du, 0x7cdcefb7u, 0x0bdbdf21u, 0x86d3d2d4u, 0xf1d4e242u,
-    0x68ddb3f8u, 0x1fda836eu, 0x81be16cdu, 0xf6b9265bu, 0x6fb077e1u, 0x18b74777u, 0x88085ae6u,
-    0xff0f6a70u, 0x66063bcau, 0x11010b5cu, 0x8f659effu, 0xf862ae69u, 0x616bffd3u, 0x166ccf45u,
-    0xa00ae278u, 0xd70dd2eeu, 0x4e048354u, 0x3903b3c2u, 0xa7672661u, 0xd06016f7u, 0x4969474du,
-    0x3e6e77dbu, 0xaed16a4au, 0xd9d65adcu, 0x40df0b66u, 0x37d83bf0u, 0xa9bcae53u, 0xdebb9ec5u,
-    0x47b2cf7fu, 0x30b5ffe9u, 0xbdbdf21cu, 0xcabac28au, 0x53b39330u, 0x24b4a3a6u, 0xbad03605u,
-    0xcdd70693u, 0x54de5729u, 0x23d967bfu, 0xb3667a2eu, 0xc4614ab8u, 0x5d681b02u, 0x2a6f2b94u,
+    0x00000000u, 0x77073096u, 0xee0e612cu, 0x990951bau, 0x076dc419u, 0x706af48fu,
+    0xe963a535u, 0x9e6495a3u, 0x0edb8832u, 0x79dcb8a4u, 0xe0d5e91eu, 0x97d2d988u,
+    0x09b64c2bu, 0x7eb17cbdu, 0xe7b82d07u, 0x90bf1d91u, 0x1db71064u, 0x6ab020f2u,
+    0xf3b97148u, 0x84be41deu, 0x1adad47du, 0x6ddde4ebu, 0xf4d4b551u, 0x83d385c7u,
+    0x136c9856u, 0x646ba8c0u, 0xfd62f97au, 0x8a65c9ecu, 0x14015c4fu, 0x63066cd9u,
+    0xfa0f3d63u, 0x8d080df5u, 0x3b6e20c8u, 0x4c69105eu, 0xd56041e4u, 0xa2677172u,
+    0x3c03e4d1u, 0x4b04d447u, 0xd20d85fdu, 0xa50ab56bu, 0x35b5a8fau, 0x42b2986cu,
+    0xdbbbc9d6u, 0xacbcf940u, 0x32d86ce3u, 0x45df5c75u, 0xdcd60dcfu, 0xabd13d59u,
+    0x26d930acu, 0x51de003au, 0xc8d75180u, 0xbfd06116u, 0x21b4f4b5u, 0x56b3c423u,
+    0xcfba9599u, 0xb8bda50fu, 0x2802b89eu, 0x5f058808u, 0xc60cd9b2u, 0xb10be924u,
+    0x2f6f7c87u, 0x58684c11u, 0xc1611dabu, 0xb6662d3du, 0x76dc4190u, 0x01db7106u,
+    0x98d220bcu, 0xefd5102au, 0x71b18589u, 0x06b6b51fu, 0x9fbfe4a5u, 0xe8b8d433u,
+    0x7807c9a2u, 0x0f00f934u, 0x9609a88eu, 0xe10e9818u, 0x7f6a0dbbu, 0x086d3d2du,
+    0x91646c97u, 0xe6635c01u, 0x6b6b51f4u, 0x1c6c6162u, 0x856530d8u, 0xf262004eu,
+    0x6c0695edu, 0x1b01a57bu, 0x8208f4c1u, 0xf50fc457u, 0x65b0d9c6u, 0x12b7e950u,
+    0x8bbeb8eau, 0xfcb9887cu, 0x62dd1ddfu, 0x15da2d49u, 0x8cd37cf3u, 0xfbd44c65u,
+    0x4db26158u, 0x3ab551ceu, 0xa3bc0074u, 0xd4bb30e2u, 0x4adfa541u, 0x3dd895d7u,
+    0xa4d1c46du, 0xd3d6f4fbu, 0x4369e96au, 0x346ed9fcu, 0xad678846u, 0xda60b8d0u,
+    0x44042d73u, 0x33031de5u, 0xaa0a4c5fu, 0xdd0d7cc9u, 0x5005713cu, 0x270241aau,
+    0xbe0b1010u, 0xc90c2086u, 0x5768b525u, 0x206f85b3u, 0xb966d409u, 0xce61e49fu,
+    0x5edef90eu, 0x29d9c998u, 0xb0d09822u, 0xc7d7a8b4u, 0x59b33d17u, 0x2eb40d81u,
+    0xb7bd5c3bu, 0xc0ba6cadu, 0xedb88320u, 0x9abfb3b6u, 0x03b6e20cu, 0x74b1d29au,
+    0xead54739u, 0x9dd277afu, 0x04db2615u, 0x73dc1683u, 0xe3630b12u, 0x94643b84u,
+    0x0d6d6a3eu, 0x7a6a5aa8u, 0xe40ecf0bu, 0x9309ff9du, 0x0a00ae27u, 0x7d079eb1u,
+    0xf00f9344u, 0x8708a3d2u, 0x1e01f268u, 0x6906c2feu, 0xf762575du, 0x806567cbu,
+    0x196c3671u, 0x6e6b06e7u, 0xfed41b76u, 0x89d32be0u, 0x10da7a5au, 0x67dd4accu,
+    0xf9b9df6fu, 0x8ebeeff9u, 0x17b7be43u, 0x60b08ed5u, 0xd6d6a3e8u, 0xa1d1937eu,
+    0x38d8c2c4u, 0x4fdff252u, 0xd1bb67f1u, 0xa6bc5767u, 0x3fb506ddu, 0x48b2364bu,
+    0xd80d2bdau, 0xaf0a1b4cu, 0x36034af6u, 0x41047a60u, 0xdf60efc3u, 0xa867df55u,
+    0x316e8eefu, 0x4669be79u, 0xcb61b38cu, 0xbc66831au, 0x256fd2a0u, 0x5268e236u,
+    0xcc0c7795u, 0xbb0b4703u, 0x220216b9u, 0x5505262fu, 0xc5ba3bbeu, 0xb2bd0b28u,
+    0x2bb45a92u, 0x5cb36a04u, 0xc2d7ffa7u, 0xb5d0cf31u, 0x2cd99e8bu, 0x5bdeae1du,
+    0x9b64c2b0u, 0xec63f226u, 0x756aa39cu, 0x026d930au, 0x9c0906a9u, 0xeb0e363fu,
+    0x72076785u, 0x05005713u, 0x95bf4a82u, 0xe2b87a14u, 0x7bb12baeu, 0x0cb61b38u,
+    0x92d28e9bu, 0xe5d5be0du, 0x7cdcefb7u, 0x0bdbdf21u, 0x86d3d2d4u, 0xf1d4e242u,
+    0x68ddb3f8u, 0x1fda836eu, 0x81be16cdu, 0xf6b9265bu, 0x6fb077e1u, 0x18b74777u,
+    0x88085ae6u, 0xff0f6a70u, 0x66063bcau, 0x11010b5cu, 0x8f659effu, 0xf862ae69u,
+    0x616bffd3u, 0x166ccf45u, 0xa00ae278u, 0xd70dd2eeu, 0x4e048354u, 0x3903b3c2u,
+    0xa7672661u, 0xd06016f7u, 0x4969474du, 0x3e6e77dbu, 0xaed16a4au, 0xd9d65adcu,
+    0x40df0b66u, 0x37d83bf0u, 0xa9bcae53u, 0xdebb9ec5u, 0x47b2cf7fu, 0x30b5ffe9u,
+    0xbdbdf21cu, 0xcabac28au, 0x53b39330u, 0x24b4a3a6u, 0xbad03605u, 0xcdd70693u,
+    0x54de5729u, 0x23d967bfu, 0xb3667a2eu, 0xc4614ab8u, 0x5d681b02u, 0x2a6f2b94u,
     0xb40bbe37u, 0xc30c8ea1u, 0x5a05df1bu, 0x2d02ef8du,
 };
 
 static uint32_t aqi_crc32_ref(uint32_t state, const uint8_t *src, size_t n) {
     size_t i;
-    for (i = 0; i < n; i++) state = state >> 8 ^ aqi_crc32_table[(state ^ src[i]) & 0xffu];
+    for (i = 0; i < n; i++)
+        state = state >> 8 ^ aqi_crc32_table[(state ^ src[i]) & 0xffu];
     return state;
 }
 
@@ -2553,8 +2643,8 @@ AQI_AVX2 static void aqi_range_avx2(const float *src, size_t n, aqi_range *out) 
 }
 
 /* Eight codes as 32-bit integers. */
-AQI_AVX2 static __m256i aqi_encode8(const float *src, __m256 base, __m256 inverse, __m256 bias,
-                                    __m256 max_code) {
+AQI_AVX2 static __m256i aqi_encode8(const float *src, __m256 base, __m256 inverse,
+                                    __m256 bias, __m256 max_code) {
     __m256 t = _mm256_sub_ps(_mm256_loadu_ps(src), base);
     t = _mm256_add_ps(_mm256_mul_ps(t, inverse), bias);
     t = _mm256_min_ps(_mm256_max_ps(t, _mm256_setzero_ps()), max_code);
@@ -2565,7 +2655,8 @@ AQI_AVX2 static __m256i aqi_encode8(const float *src, __m256 base, __m256 invers
 AQI_AVX2 static void aqi_encode_avx2(const float *src, size_t n, const aqi_encode *how,
                                      uint8_t *dst) {
     const __m256 base = _mm256_set1_ps(how->base), inverse = _mm256_set1_ps(how->inverse);
-    const __m256 bias = _mm256_set1_ps(how->bias), max_code = _mm256_set1_ps(how->max_code);
+    const __m256 bias = _mm256_set1_ps(how->bias),
+                 max_code = _mm256_set1_ps(how->max_code);
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     size_t i;
     for (i = 0; i + 32 <= n; i += 32) {
@@ -2573,7 +2664,8 @@ AQI_AVX2 static void aqi_encode_avx2(const float *src, size_t n, const aqi_encod
         __m256i b = aqi_encode8(src + i + 8, base, inverse, bias, max_code);
         __m256i c = aqi_encode8(src + i + 16, base, inverse, bias, max_code);
         __m256i d = aqi_encode8(src + i + 24, base, inverse, bias, max_code);
-        __m256i v = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+        __m256i v =
+            _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
         v = _mm256_permutevar8x32_epi32(v, order);
         _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
     }
@@ -2588,14 +2680,16 @@ AQI_INLINE AQI_AVX2 __m128i aqi_load16(const uint8_t *p) {
     return _mm_loadu_si128((const __m128i *)(const void *)p);
 }
 
-AQI_AVX2 static void aqi_pack_avx2(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
+AQI_AVX2 static void aqi_pack_avx2(const uint8_t *src, size_t n, uint32_t bits,
+                                   uint8_t *dst) {
     size_t i = 0;
     if (bits == 8) {
         memcpy(dst, src, n);
         return;
     }
     if (bits == 4) {
-        const __m256i weights = _mm256_set1_epi16(0x1001); /* low byte x 1, high byte x 16 */
+        const __m256i weights =
+            _mm256_set1_epi16(0x1001); /* low byte x 1, high byte x 16 */
         for (; i + 32 <= n; i += 32) {
             __m256i pairs = _mm256_maddubs_epi16(aqi_load32(src + i), weights);
             __m128i v = _mm_packus_epi16(_mm256_castsi256_si128(pairs),
@@ -2603,7 +2697,8 @@ AQI_AVX2 static void aqi_pack_avx2(const uint8_t *src, size_t n, uint32_t bits, 
             _mm_storeu_si128((__m128i *)(void *)(dst + i / 2), v);
         }
     } else if (bits == 2) {
-        const __m256i by4 = _mm256_set1_epi16(0x0401), by16 = _mm256_set1_epi32(0x00100001);
+        const __m256i by4 = _mm256_set1_epi16(0x0401),
+                      by16 = _mm256_set1_epi32(0x00100001);
         for (; i + 32 <= n; i += 32) {
             __m256i quads = _mm256_maddubs_epi16(aqi_load32(src + i), by4);
             __m128i v;
@@ -2617,7 +2712,8 @@ AQI_AVX2 static void aqi_pack_avx2(const uint8_t *src, size_t n, uint32_t bits, 
     aqi_pack_ref(src + i, n - i, bits, dst + i * bits / 8);
 }
 
-AQI_AVX2 static void aqi_unpack_avx2(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
+AQI_AVX2 static void aqi_unpack_avx2(const uint8_t *src, size_t n, uint32_t bits,
+                                     uint8_t *dst) {
     size_t i = 0;
     if (bits == 8) {
         memcpy(dst, src, n);
@@ -2634,7 +2730,8 @@ AQI_AVX2 static void aqi_unpack_avx2(const uint8_t *src, size_t n, uint32_t bits
         for (; i + 32 <= n; i += 32) {
             __m128i low = _mm_loadl_epi64((const __m128i *)(const void *)(src + i / 4));
             __m256i v = _mm256_cvtepu8_epi32(low);
-            v = _mm256_or_si256(v, _mm256_slli_epi32(v, 12)); /* codes 2, 3 to the high half */
+            v = _mm256_or_si256(
+                v, _mm256_slli_epi32(v, 12)); /* codes 2, 3 to the high half */
             v = _mm256_or_si256(v, _mm256_slli_epi32(v, 6));
             v = _mm256_and_si256(v, _mm256_set1_epi8(3));
             _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
@@ -2643,8 +2740,8 @@ AQI_AVX2 static void aqi_unpack_avx2(const uint8_t *src, size_t n, uint32_t bits
     aqi_unpack_ref(src + i * bits / 8, n - i, bits, dst + i);
 }
 
-AQI_AVX2 static void aqi_decode_avx2(const uint8_t *src, size_t n, float scale, float zero_point,
-                                     float *dst) {
+AQI_AVX2 static void aqi_decode_avx2(const uint8_t *src, size_t n, float scale,
+                                     float zero_point, float *dst) {
     const __m256 s = _mm256_set1_ps(scale), z = _mm256_set1_ps(zero_point);
     size_t i;
     for (i = 0; i + 8 <= n; i += 8) {
@@ -2655,7 +2752,8 @@ AQI_AVX2 static void aqi_decode_avx2(const uint8_t *src, size_t n, float scale, 
     aqi_decode_ref(src + i, n - i, scale, zero_point, dst + i);
 }
 
-AQI_AVX2 static void aqi_dot_avx2(const float *a, const float *b, size_t n, float *lanes) {
+AQI_AVX2 static void aqi_dot_avx2(const float *a, const float *b, size_t n,
+                                  float *lanes) {
     __m256 sum[4];
     size_t i, k;
     for (k = 0; k < 4; k++) sum[k] = _mm256_loadu_ps(lanes + 8 * k);
@@ -2669,13 +2767,16 @@ AQI_AVX2 static void aqi_dot_avx2(const float *a, const float *b, size_t n, floa
     aqi_dot_ref(a + i, b + i, n - i, lanes);
 }
 
-AQI_AVX2 static void aqi_sums_avx2(const float *a, const float *b, size_t n, aqi_sums *out) {
+AQI_AVX2 static void aqi_sums_avx2(const float *a, const float *b, size_t n,
+                                   aqi_sums *out) {
     const __m256d sign = _mm256_set1_pd(-0.0);
     size_t half, i = 0;
     /* Lanes 0-3, then lanes 4-7: five accumulators each stay in registers. */
     for (half = 0; half < AQI_SUM_LANES; half += 4) {
-        __m256d aa = _mm256_loadu_pd(out->aa + half), bb = _mm256_loadu_pd(out->bb + half);
-        __m256d ab = _mm256_loadu_pd(out->ab + half), dd = _mm256_loadu_pd(out->dd + half);
+        __m256d aa = _mm256_loadu_pd(out->aa + half),
+                bb = _mm256_loadu_pd(out->bb + half);
+        __m256d ab = _mm256_loadu_pd(out->ab + half),
+                dd = _mm256_loadu_pd(out->dd + half);
         __m256d max_abs = _mm256_loadu_pd(out->max_abs + half);
         for (i = 0; i + AQI_SUM_LANES <= n; i += AQI_SUM_LANES) {
             __m256d x = _mm256_cvtps_pd(_mm_loadu_ps(a + i + half));
@@ -2714,12 +2815,14 @@ AQI_AVX2 static void aqi_from_bf16_avx2(const uint8_t *src, size_t n, float *dst
 
 /* x folded forward over the distance that k stands for, plus the next bytes. */
 AQI_INLINE AQI_AVX2 __m128i aqi_crc32_fold(__m128i x, __m128i k, __m128i next) {
-    __m128i low = _mm_clmulepi64_si128(x, k, 0x00), high = _mm_clmulepi64_si128(x, k, 0x11);
+    __m128i low = _mm_clmulepi64_si128(x, k, 0x00),
+            high = _mm_clmulepi64_si128(x, k, 0x11);
     return _mm_xor_si128(_mm_xor_si128(low, high), next);
 }
 
 /* Carry-less multiplication. Source: Gopal et al., "Fast CRC Computation for Generic
- * Polynomials Using PCLMULQDQ Instruction", Intel 2009: constants x^n mod P, reflected. */
+ * Polynomials Using PCLMULQDQ Instruction", Intel 2009: constants x^n mod P,
+ * reflected. */
 AQI_AVX2 static uint32_t aqi_crc32_avx2(uint32_t state, const uint8_t *src, size_t n) {
     const __m128i k64 = _mm_set_epi64x(0x01c6e41596, 0x0154442bd4);
     const __m128i k16 = _mm_set_epi64x(0x00ccaa009e, 0x01751997d0);
@@ -2732,7 +2835,8 @@ AQI_AVX2 static uint32_t aqi_crc32_avx2(uint32_t state, const uint8_t *src, size
     for (k = 0; k < 4; k++) x[k] = aqi_load16(src + 16 * k);
     x[0] = _mm_xor_si128(x[0], _mm_cvtsi32_si128((int)state));
     for (src += 64, n -= 64; n >= 64; src += 64, n -= 64) {
-        for (k = 0; k < 4; k++) x[k] = aqi_crc32_fold(x[k], k64, aqi_load16(src + 16 * k));
+        for (k = 0; k < 4; k++)
+            x[k] = aqi_crc32_fold(x[k], k64, aqi_load16(src + 16 * k));
     }
     for (k = 1; k < 4; k++) x[0] = aqi_crc32_fold(x[0], k16, x[k]);
     for (; n >= 16; src += 16, n -= 16) x[0] = aqi_crc32_fold(x[0], k16, aqi_load16(src));
@@ -2754,7 +2858,8 @@ static const struct aqi_kernels aqi_kernels_avx2 = {
 
 /* The CPU has the instructions and the system saves the wide registers. */
 static bool aqi_cpu_has_avx2(void) {
-    const uint32_t leaf1 = 1u << 27 | 1u << 28 | 1u << 29 | 1u << 1; /* osxsave avx f16c clmul */
+    const uint32_t leaf1 =
+        1u << 27 | 1u << 28 | 1u << 29 | 1u << 1; /* osxsave avx f16c clmul */
     uint32_t a, b, c, d, low, high;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & leaf1) != leaf1) return false;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -2777,7 +2882,8 @@ static bool aqi_cpu_has_avx2(void) {
 /* The one mutable global: atomic; any thread may set it, to the same value. */
 static const struct aqi_kernels *aqi_active_kernels;
 
-/* The kernels of an instruction set; NULL when it is not compiled in or not usable here. */
+/* The kernels of an instruction set; NULL when it is not compiled in or not usable
+ * here. */
 static const struct aqi_kernels *aqi_kernels_of(aq_isa isa) {
     if (isa == AQ_ISA_REF) return &aqi_kernels_ref;
 #ifdef AQI_HAVE_AVX2
@@ -2807,7 +2913,8 @@ bool aq_isa_supported(aq_isa isa) {
 }
 
 aq_status aq_isa_force(aq_isa isa) {
-    const struct aqi_kernels *k = isa == AQ_ISA_AUTO ? aqi_kernels_best() : aqi_kernels_of(isa);
+    const struct aqi_kernels *k =
+        isa == AQ_ISA_AUTO ? aqi_kernels_best() : aqi_kernels_of(isa);
     if (k == NULL) return AQ_E_UNSUPPORTED;
     __atomic_store_n(&aqi_active_kernels, k, __ATOMIC_RELEASE);
     return AQ_OK;
@@ -2850,8 +2957,8 @@ typedef enum aqi_thrift_type {
     AQI_T_UUID = 13
 } aqi_thrift_type;
 
-/* C members by kind: bool, int8_t, int16_t, int32_t, int64_t, double, aqi_slice, a struct of
- * its own, or an aqi_list of one of them. */
+/* C members by kind: bool, int8_t, int16_t, int32_t, int64_t, double, aqi_slice, a
+ * struct of its own, or an aqi_list of one of them. */
 typedef enum aqi_kind {
     AQI_KIND_BOOL,
     AQI_KIND_I8,
@@ -2911,7 +3018,8 @@ typedef struct aqi_thrift_struct {
     static const aqi_thrift_struct s##_type = {#s, sizeof(s), s##_num_fields, s##_fields};
 
 #define AQI_HAS(p, s, member) (((p)->has >> s##_field_##member & 1u) != 0)
-#define AQI_SET(p, s, member, value) ((p)->member = (value), (p)->has |= 1u << s##_field_##member)
+#define AQI_SET(p, s, member, value)                                                     \
+    ((p)->member = (value), (p)->has |= 1u << s##_field_##member)
 #define AQI_MARK(p, s, member) ((p)->has |= 1u << s##_field_##member)
 
 typedef struct aqi_thrift_reader {
@@ -2921,7 +3029,8 @@ typedef struct aqi_thrift_reader {
 } aqi_thrift_reader;
 
 static aq_status aqi_thrift_fail(aqi_thrift_reader *r, const char *what) {
-    return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in), "Thrift metadata: %s", what);
+    return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in), "Thrift metadata: %s",
+                       what);
 }
 
 /* int64_t from a zigzag varint. */
@@ -2932,16 +3041,20 @@ AQI_INLINE bool aqi_read_zigzag(aqi_cursor *c, int64_t *out) {
     return true;
 }
 
-static aq_status aqi_thrift_int(aqi_thrift_reader *r, int64_t min, int64_t max, int64_t *out) {
-    if (!aqi_read_zigzag(&r->in, out)) return aqi_thrift_fail(r, "integer cut off or too long");
-    if (*out < min || *out > max) return aqi_thrift_fail(r, "integer too large for its field");
+static aq_status aqi_thrift_int(aqi_thrift_reader *r, int64_t min, int64_t max,
+                                int64_t *out) {
+    if (!aqi_read_zigzag(&r->in, out))
+        return aqi_thrift_fail(r, "integer cut off or too long");
+    if (*out < min || *out > max)
+        return aqi_thrift_fail(r, "integer too large for its field");
     return AQ_OK;
 }
 
 static aq_status aqi_thrift_bytes(aqi_thrift_reader *r, aqi_slice *out) {
     uint64_t n;
     if (!aqi_read_varint(&r->in, &n)) return aqi_thrift_fail(r, "string length cut off");
-    if (n > aqi_remaining(&r->in)) return aqi_thrift_fail(r, "string longer than its file");
+    if (n > aqi_remaining(&r->in))
+        return aqi_thrift_fail(r, "string longer than its file");
     if (n > AQI_THRIFT_STRING_LIMIT)
         return aqi_fail_at(r->err, AQ_E_LIMIT, aqi_offset(&r->in),
                            "Thrift string of %llu bytes; the limit is 100,000,000",
@@ -2959,7 +3072,8 @@ static aq_status aqi_thrift_list_header(aqi_thrift_reader *r, aqi_thrift_type *o
     if (aqi_remaining(&r->in) == 0) return aqi_thrift_fail(r, "list header cut off");
     n = *r->in.p >> 4;
     *out_type = (aqi_thrift_type)(*r->in.p++ & 15);
-    if (n == 15 && !aqi_read_varint(&r->in, &n)) return aqi_thrift_fail(r, "list size cut off");
+    if (n == 15 && !aqi_read_varint(&r->in, &n))
+        return aqi_thrift_fail(r, "list size cut off");
     if (n > aqi_remaining(&r->in)) return aqi_thrift_fail(r, "list longer than its file");
     if (n > AQI_THRIFT_LIST_LIMIT)
         return aqi_fail_at(r->err, AQ_E_LIMIT, aqi_offset(&r->in),
@@ -2990,6 +3104,7 @@ static aq_status aqi_thrift_field_header(aqi_thrift_reader *r, int16_t *id,
     return AQ_OK;
 }
 
+/* Declared before its recursion through lists and maps; the depth is bounded. */
 static aq_status aqi_thrift_skip(aqi_thrift_reader *r, aqi_thrift_type type, int depth);
 
 static aq_status aqi_thrift_skip_elements(aqi_thrift_reader *r, aqi_thrift_type type,
@@ -3066,7 +3181,9 @@ static aq_status aqi_thrift_skip(aqi_thrift_reader *r, aqi_thrift_type type, int
     return aqi_thrift_fail(r, "no such type");
 }
 
-static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *type, void *dst);
+/* Declared before its recursion through fields; as deep as the tables are. */
+static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *type,
+                                 void *dst);
 
 /* Reads one element of a list, or the value of a field that is no list and no bool. */
 static aq_status aqi_thrift_value(aqi_thrift_reader *r, aqi_kind kind,
@@ -3125,7 +3242,8 @@ static const struct {
     {AQI_T_LIST, AQI_KIND_STRUCT, 0},
 };
 
-/* Fewest bytes that a struct of this type can take: bounds what a list's count allocates. */
+/* Fewest bytes that a struct of this type can take: bounds what a list's count
+ * allocates. */
 static size_t aqi_thrift_min_bytes(const aqi_thrift_struct *type) {
     size_t i, n = 1;
     for (i = 0; i < type->num_fields; i++) n += type->fields[i].required ? 2 : 0;
@@ -3159,8 +3277,8 @@ static aq_status aqi_thrift_read_list(aqi_thrift_reader *r, const aqi_thrift_fie
     return status;
 }
 
-/* Reads a struct into zeroed memory. A field of another type than the table's is skipped, as
- * Thrift demands; a required one is then missing, which is an error. */
+/* Reads a struct into zeroed memory. A field of another type than the table's is
+ * skipped, as Thrift demands; a required one is then missing, which is an error. */
 static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *type,
                                  void *dst) {
     uint32_t has = 0;
@@ -3176,7 +3294,8 @@ static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *
         if (k >= type->num_fields || type->fields[k].id > id) k = 0;
         while (k < type->num_fields && type->fields[k].id < id) k++;
         f = k < type->num_fields && type->fields[k].id == id ? &type->fields[k] : NULL;
-        if (f != NULL && f->kind == AQI_KIND_BOOL && wire == AQI_T_FALSE) wire = AQI_T_TRUE;
+        if (f != NULL && f->kind == AQI_KIND_BOOL && wire == AQI_T_FALSE)
+            wire = AQI_T_TRUE;
         if (f == NULL || aqi_kind_info[f->kind].wire != (uint8_t)wire) {
             status = aqi_thrift_skip(r, wire, 1);
             if (status != AQ_OK) return status;
@@ -3203,7 +3322,8 @@ static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *
     return AQ_OK;
 }
 
-/* Writing: a failed allocation sets `failed`, which the caller looks at once, at the end. */
+/* Writing: a failed allocation sets `failed`, which the caller looks at once, at the
+ * end. */
 typedef struct aqi_thrift_writer {
     const aq_allocator *allocator;
     aqi_bytes_builder out;
@@ -3235,11 +3355,13 @@ static void aqi_thrift_put_int(aqi_thrift_writer *w, int64_t v) {
     aqi_thrift_put_varint(w, (uint64_t)v << 1 ^ (v < 0 ? UINT64_MAX : 0));
 }
 
-static void aqi_thrift_put_list_header(aqi_thrift_writer *w, uint32_t wire, uint32_t count) {
+static void aqi_thrift_put_list_header(aqi_thrift_writer *w, uint32_t wire,
+                                       uint32_t count) {
     aqi_thrift_put_byte(w, AQI_MIN(count, 15u) << 4 | wire);
     if (count >= 15) aqi_thrift_put_varint(w, count);
 }
 
+/* Declared before its recursion through fields; as deep as the tables are. */
 static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type,
                              const void *src);
 
@@ -3287,7 +3409,8 @@ static void aqi_thrift_put_list(aqi_thrift_writer *w, const aqi_thrift_field *fi
         return;
     }
     for (i = 0; i < list->count; i++)
-        aqi_thrift_put_value(w, element, field->type, (const uint8_t *)list->items + i * size);
+        aqi_thrift_put_value(w, element, field->type,
+                             (const uint8_t *)list->items + i * size);
 }
 
 static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type,
@@ -3493,7 +3616,8 @@ AQI_THRIFT(aqi_data_page_v2, AQI_DATA_PAGE_V2)
     X(s, 6, STRUCT, aqi_empty, index_page_header, AQI_OPT, &aqi_empty_type)              \
     X(s, 7, STRUCT, aqi_dictionary_page, dictionary_page_header, AQI_OPT,                \
       &aqi_dictionary_page_type)                                                         \
-    X(s, 8, STRUCT, aqi_data_page_v2, data_page_header_v2, AQI_OPT, &aqi_data_page_v2_type)
+    X(s, 8, STRUCT, aqi_data_page_v2, data_page_header_v2, AQI_OPT,                      \
+      &aqi_data_page_v2_type)
 AQI_THRIFT(aqi_page_header, AQI_PAGE_HEADER)
 
 #define AQI_PAGE_DATA 0
@@ -3551,7 +3675,8 @@ static void aqi_logical_resolve(const aqi_schema_element *e, aq_field *f) {
         AQ_LOGICAL_UUID,    AQ_LOGICAL_FLOAT16};
     const aqi_logical *l = &e->logical_type;
     uint32_t c = (uint32_t)e->converted_type;
-    f->converted = AQI_HAS(e, aqi_schema_element, converted_type) ? e->converted_type : -1;
+    f->converted =
+        AQI_HAS(e, aqi_schema_element, converted_type) ? e->converted_type : -1;
     f->precision = e->precision;
     f->scale = e->scale;
     if (AQI_HAS(e, aqi_schema_element, logical_type)) {
@@ -3578,7 +3703,8 @@ static void aqi_logical_resolve(const aqi_schema_element *e, aq_field *f) {
 
 /*==========================================================================
  * MARK: - [72] Levels and RLE / bit-packed hybrid (private)
- * Source: apache/parquet-format, Encodings.md, "Run Length Encoding / Bit-Packing Hybrid".
+ * Source: apache/parquet-format, Encodings.md, "Run Length Encoding / Bit-Packing
+ * Hybrid".
  *========================================================================*/
 
 typedef struct aqi_rle {
@@ -3599,7 +3725,8 @@ static void aqi_rle_init(aqi_rle *r, const uint8_t *data, size_t bytes, uint32_t
     r->width = width;
 }
 
-/* Starts the next run; each call consumes a byte at least. False: malformed or at the end. */
+/* Starts the next run; each call consumes a byte at least. False: malformed or at the
+ * end. */
 static bool aqi_rle_next_run(aqi_rle *r) {
     aqi_cursor c = aqi_cursor_make(r->p, (size_t)(r->end - r->p), 0);
     uint64_t header;
@@ -3625,13 +3752,15 @@ static bool aqi_rle_next_run(aqi_rle *r) {
     return true;
 }
 
-/* n packed values from bit position `bit`; the caller checked that the bytes are there. */
-static void aqi_unpack_bits(const uint8_t *bytes, size_t size, uint64_t bit, uint32_t width,
-                            uint32_t *dst, size_t n) {
+/* n packed values from bit position `bit`; the caller checked that the bytes are
+ * there. */
+static void aqi_unpack_bits(const uint8_t *bytes, size_t size, uint64_t bit,
+                            uint32_t width, uint32_t *dst, size_t n) {
     uint64_t mask = (((uint64_t)1) << width) - 1;
     size_t i;
     for (i = 0; i < n; i++, bit += width) {
-        size_t at = (size_t)(bit >> 3), k, have = AQI_MIN(size - AQI_MIN(at, size), (size_t)5);
+        size_t at = (size_t)(bit >> 3), k,
+               have = AQI_MIN(size - AQI_MIN(at, size), (size_t)5);
         uint64_t word = 0;
         if (size - AQI_MIN(at, size) >= 8) {
             word = aqi_load_le64(bytes + at);
@@ -3654,7 +3783,8 @@ static bool aqi_rle_read(aqi_rle *r, uint32_t *dst, size_t n) {
         if (!r->packed) {
             for (i = 0; i < part; i++) dst[i] = r->value;
         } else {
-            if (r->bit + (uint64_t)part * r->width > (uint64_t)r->bits_bytes * 8) return false;
+            if (r->bit + (uint64_t)part * r->width > (uint64_t)r->bits_bytes * 8)
+                return false;
             aqi_unpack_bits(r->bits, r->bits_bytes, r->bit, r->width, dst, part);
             r->bit += (uint64_t)part * r->width;
         }
@@ -3673,8 +3803,8 @@ typedef struct aqi_level_counts {
 
 #define AQI_LEVEL_BATCH 256
 
-/* Checks n levels against max and counts them; a repeated run costs one step. Fills dst when
- * it is not NULL. */
+/* Checks n levels against max and counts them; a repeated run costs one step. Fills
+ * dst when it is not NULL. */
 static bool aqi_levels_scan(const uint8_t *data, size_t bytes, uint32_t max, int64_t n,
                             uint8_t *dst, aqi_level_counts *out) {
     uint32_t batch[AQI_LEVEL_BATCH];
@@ -3716,10 +3846,10 @@ static size_t aqi_run_length(const uint8_t *v, size_t n, size_t i, size_t limit)
     return k - i;
 }
 
-/* Appends n values (each < 2^width, width 1..8) as runs: 8 or more equal ones repeat, others
- * are packed in groups of 8. */
-AQI_UNUSED static bool aqi_rle_write(const aq_allocator *a, aqi_bytes_builder *out, const uint8_t *v,
-                          size_t n, uint32_t width) {
+/* Appends n values (each < 2^width, width 1..8) as runs: 8 or more equal ones repeat,
+ * others are packed in groups of 8. */
+AQI_UNUSED static bool aqi_rle_write(const aq_allocator *a, aqi_bytes_builder *out,
+                                     const uint8_t *v, size_t n, uint32_t width) {
     size_t i = 0, k, run, groups;
     uint8_t header[10];
     while (i < n) {
@@ -3773,7 +3903,8 @@ static size_t aqi_value_bytes(aq_physical_type type, int32_t type_length) {
     }
 }
 
-/* Bytes that must swap on a big-endian machine: INT96 and FIXED_LEN_BYTE_ARRAY are opaque. */
+/* Bytes that must swap on a big-endian machine: INT96 and FIXED_LEN_BYTE_ARRAY are
+ * opaque. */
 static size_t aqi_swap_width(aq_physical_type type) {
     if (type == AQ_INT32 || type == AQ_FLOAT) return 4;
     if (type == AQ_INT64 || type == AQ_DOUBLE) return 8;
@@ -3804,7 +3935,8 @@ static bool aqi_plain_booleans(aqi_cursor *c, uint8_t *dst, size_t n) {
     return true;
 }
 
-/* Dictionary indices to values of `width` bytes. False: cut off, or an index too large. */
+/* Dictionary indices to values of `width` bytes. False: cut off, or an index too
+ * large. */
 static bool aqi_dictionary_values(aqi_cursor *c, const void *dictionary, size_t entries,
                                   size_t width, void *dst, size_t n) {
     uint32_t batch[256];
@@ -3827,10 +3959,16 @@ static bool aqi_dictionary_values(aqi_cursor *c, const void *dictionary, size_t 
 }
 
 static const char *aqi_encoding_name(int32_t encoding) {
-    static const char *const names[] = {"PLAIN", "GROUP_VAR_INT", "PLAIN_DICTIONARY", "RLE",
-                                        "BIT_PACKED", "DELTA_BINARY_PACKED",
-                                        "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY",
-                                        "RLE_DICTIONARY", "BYTE_STREAM_SPLIT"};
+    static const char *const names[] = {"PLAIN",
+                                        "GROUP_VAR_INT",
+                                        "PLAIN_DICTIONARY",
+                                        "RLE",
+                                        "BIT_PACKED",
+                                        "DELTA_BINARY_PACKED",
+                                        "DELTA_LENGTH_BYTE_ARRAY",
+                                        "DELTA_BYTE_ARRAY",
+                                        "RLE_DICTIONARY",
+                                        "BYTE_STREAM_SPLIT"};
     return (uint32_t)encoding < AQI_COUNT(names) ? names[encoding] : "unknown encoding";
 }
 
@@ -3856,14 +3994,15 @@ static bool aqi_codec_available(int32_t codec) {
 }
 
 static aq_status aqi_codec_missing(int32_t codec, aq_error *err) {
-    return aqi_fail(err, AQ_E_UNSUPPORTED,
-                    "compression codec %s (%d) is not in this build; compile with its AQ_WITH_ "
-                    "macro if there is one",
-                    aqi_codec_name(codec), (int)codec);
+    return aqi_fail(
+        err, AQ_E_UNSUPPORTED,
+        "compression codec %s (%d) is not in this build; compile with its AQ_WITH_ "
+        "macro if there is one",
+        aqi_codec_name(codec), (int)codec);
 }
 
-/* The size that the compressed bytes themselves declare; SIZE_MAX = they do not say. Asked
- * before the output is allocated. */
+/* The size that the compressed bytes themselves declare; SIZE_MAX = they do not say.
+ * Asked before the output is allocated. */
 static size_t aqi_codec_declared_size(int32_t codec, const uint8_t *src, size_t bytes) {
     (void)src;
     (void)bytes;
@@ -3877,7 +4016,8 @@ static size_t aqi_codec_declared_size(int32_t codec, const uint8_t *src, size_t 
 #ifdef AQ_WITH_SNAPPY
     if (codec == AQ_SNAPPY) {
         size_t n = 0;
-        if (snappy_uncompressed_length((const char *)src, bytes, &n) != SNAPPY_OK) return 0;
+        if (snappy_uncompressed_length((const char *)src, bytes, &n) != SNAPPY_OK)
+            return 0;
         return n;
     }
 #endif
@@ -3898,7 +4038,8 @@ static bool aqi_decompress(int32_t codec, const uint8_t *src, size_t bytes, uint
 #ifdef AQ_WITH_SNAPPY
     if (codec == AQ_SNAPPY) {
         size_t n = dst_bytes;
-        return snappy_uncompress((const char *)src, bytes, (char *)dst, &n) == SNAPPY_OK &&
+        return snappy_uncompress((const char *)src, bytes, (char *)dst, &n) ==
+                   SNAPPY_OK &&
                n == dst_bytes;
     }
 #endif
@@ -3914,7 +4055,8 @@ static size_t aqi_compress_bound(int32_t codec, size_t bytes) {
     if (codec == AQ_ZSTD) return bytes > INT32_MAX ? 0 : ZSTD_compressBound(bytes);
 #endif
 #ifdef AQ_WITH_SNAPPY
-    if (codec == AQ_SNAPPY) return bytes > INT32_MAX ? 0 : snappy_max_compressed_length(bytes);
+    if (codec == AQ_SNAPPY)
+        return bytes > INT32_MAX ? 0 : snappy_max_compressed_length(bytes);
 #endif
     (void)codec;
     (void)bytes;
@@ -3938,7 +4080,9 @@ static size_t aqi_compress(int32_t codec, int level, const uint8_t *src, size_t 
 #ifdef AQ_WITH_SNAPPY
     if (codec == AQ_SNAPPY) {
         size_t n = capacity;
-        return snappy_compress((const char *)src, bytes, (char *)dst, &n) == SNAPPY_OK ? n : 0;
+        return snappy_compress((const char *)src, bytes, (char *)dst, &n) == SNAPPY_OK
+                   ? n
+                   : 0;
     }
 #endif
     (void)codec;
@@ -3985,7 +4129,8 @@ static const aqi_row_group *aqi_row_group_at(const aq_parquet *f, int32_t i) {
 
 static const aqi_column_chunk *aqi_chunk_at(const aq_parquet *f, int32_t row_group,
                                             int32_t column) {
-    return (const aqi_column_chunk *)aqi_row_group_at(f, row_group)->columns.items + column;
+    return (const aqi_column_chunk *)aqi_row_group_at(f, row_group)->columns.items +
+           column;
 }
 
 static aq_status aqi_schema_fail(aq_error *err, const char *name, const char *what) {
@@ -3993,12 +4138,14 @@ static aq_status aqi_schema_fail(aq_error *err, const char *name, const char *wh
 }
 
 /* One SchemaElement to one aq_field; `f->name` is set. */
-static aq_status aqi_schema_field(const aqi_schema_element *e, aq_field *f, aq_error *err) {
+static aq_status aqi_schema_field(const aqi_schema_element *e, aq_field *f,
+                                  aq_error *err) {
     f->num_children = AQI_HAS(e, aqi_schema_element, num_children) ? e->num_children : 0;
     f->column = -1;
     f->field_id = AQI_HAS(e, aqi_schema_element, field_id) ? e->field_id : -1;
     f->type = AQ_GROUP;
-    if (f->num_children < 0) return aqi_schema_fail(err, f->name, "has negative num_children");
+    if (f->num_children < 0)
+        return aqi_schema_fail(err, f->name, "has negative num_children");
     if (f->parent >= 0) {
         if (e->repetition_type < 0 || e->repetition_type > AQ_REPEATED)
             return aqi_schema_fail(err, f->name, "has no valid repetition type");
@@ -4038,7 +4185,8 @@ static aq_status aqi_schema_place(aqi_schema *f, aqi_arena *arena, int32_t index
         return aqi_fail(err, AQ_E_LIMIT, "schema has over %u columns; raise max_columns",
                         f->max_columns);
     field->column = f->num_columns;
-    for (k = index; k > 0; k = f->fields[k].parent) bytes += strlen(f->fields[k].name) + 1;
+    for (k = index; k > 0; k = f->fields[k].parent)
+        bytes += strlen(f->fields[k].name) + 1;
     status = aqi_arena_string(arena, NULL, bytes - 1, &path, err);
     if (status != AQ_OK) return status;
     at = path + bytes - 1;
@@ -4077,9 +4225,10 @@ static aq_status aqi_schema_build(aqi_schema *f, aqi_arena *arena,
         char *name = NULL;
         while (depth > 0 && left[depth - 1] == 0) depth--;
         if (i > 0 && depth == 0)
-            return aqi_fail(err, AQ_E_FORMAT, "schema: %u fields outside the tree", n - i);
-        status = aqi_arena_string(arena, elements[i].name.data, elements[i].name.size, &name,
-                                  err);
+            return aqi_fail(err, AQ_E_FORMAT, "schema: %u fields outside the tree",
+                            n - i);
+        status = aqi_arena_string(arena, elements[i].name.data, elements[i].name.size,
+                                  &name, err);
         field->name = name;
         field->parent = depth > 0 ? open[depth - 1] : -1;
         if (depth > 0) left[depth - 1]--;
@@ -4097,15 +4246,16 @@ static aq_status aqi_schema_build(aqi_schema *f, aqi_arena *arena,
     f->num_fields = (int32_t)n;
     while (depth > 0 && left[depth - 1] == 0) depth--;
     if (depth > 0)
-        return aqi_fail(err, AQ_E_FORMAT, "schema: field \"%.80s\" lacks %d of its children",
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "schema: field \"%.80s\" lacks %d of its children",
                         f->fields[open[depth - 1]].name, (int)left[depth - 1]);
     return AQ_OK;
 }
 
 /* File offset of a chunk's first page. Writers put 0 for "no dictionary page". */
 static int64_t aqi_chunk_start(const aqi_column_meta *m) {
-    if (AQI_HAS(m, aqi_column_meta, dictionary_page_offset) && m->dictionary_page_offset > 0 &&
-        m->dictionary_page_offset < m->data_page_offset)
+    if (AQI_HAS(m, aqi_column_meta, dictionary_page_offset) &&
+        m->dictionary_page_offset > 0 && m->dictionary_page_offset < m->data_page_offset)
         return m->dictionary_page_offset;
     return m->data_page_offset;
 }
@@ -4132,11 +4282,13 @@ static aq_status aqi_chunk_check(const aq_parquet *f, const aqi_column_chunk *c,
     }
     if (what == NULL) return AQ_OK;
     aqi_fail_at(err, AQ_E_FORMAT, start, "column chunk %s", what);
-    return aqi_error_in_column(err, AQ_E_FORMAT, row_group, column, f->schema.paths[column]);
+    return aqi_error_in_column(err, AQ_E_FORMAT, row_group, column,
+                               f->schema.paths[column]);
 }
 
-/* Chunks as the writers lay them out ascend; a chunk that begins inside the one before it,
- * in that order, shares bytes. Files with another order are checked page by page only. */
+/* Chunks as the writers lay them out ascend; a chunk that begins inside the one before
+ * it, in that order, shares bytes. Files with another order are checked page by page
+ * only. */
 static aq_status aqi_row_groups_check(const aq_parquet *f, aq_error *err) {
     int64_t end = 0, rows = 0;
     uint32_t i;
@@ -4144,10 +4296,12 @@ static aq_status aqi_row_groups_check(const aq_parquet *f, aq_error *err) {
     for (i = 0; i < f->meta.row_groups.count; i++) {
         const aqi_row_group *g = aqi_row_group_at(f, (int32_t)i);
         if (g->columns.count != (uint32_t)f->schema.num_columns)
-            return aqi_fail(err, AQ_E_FORMAT, "row group %u has %u column chunks; the schema %d",
-                            i, g->columns.count, (int)f->schema.num_columns);
+            return aqi_fail(err, AQ_E_FORMAT,
+                            "row group %u has %u column chunks; the schema %d", i,
+                            g->columns.count, (int)f->schema.num_columns);
         if (g->num_rows < 0 || g->num_rows > INT64_MAX - rows)
-            return aqi_fail(err, AQ_E_FORMAT, "row group %u has an impossible row count", i);
+            return aqi_fail(err, AQ_E_FORMAT, "row group %u has an impossible row count",
+                            i);
         rows += g->num_rows;
         for (c = 0; c < f->schema.num_columns; c++) {
             const aqi_column_chunk *chunk = aqi_chunk_at(f, (int32_t)i, c);
@@ -4161,13 +4315,15 @@ static aq_status aqi_row_groups_check(const aq_parquet *f, aq_error *err) {
                 aqi_chunk_start(m) + m->total_compressed_size > end) {
                 aqi_fail_at(err, AQ_E_FORMAT, aqi_chunk_start(m),
                             "column chunk overlaps the one before it");
-                return aqi_error_in_column(err, AQ_E_FORMAT, (int32_t)i, c, f->schema.paths[c]);
+                return aqi_error_in_column(err, AQ_E_FORMAT, (int32_t)i, c,
+                                           f->schema.paths[c]);
             }
             end = AQI_MAX(end, aqi_chunk_start(m) + m->total_compressed_size);
         }
     }
     if (rows != f->meta.num_rows)
-        return aqi_fail(err, AQ_E_FORMAT, "the file claims %lld rows, its row groups %lld",
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "the file claims %lld rows, its row groups %lld",
                         (long long)f->meta.num_rows, (long long)rows);
     return AQ_OK;
 }
@@ -4183,13 +4339,14 @@ static aq_status aqi_key_values_build(aq_parquet *f, aq_error *err) {
         status = aqi_arena_string(&f->arena, kv[i].key.data, kv[i].key.size, &text, err);
         f->pairs[i].key = text;
         if (status != AQ_OK || !AQI_HAS(&kv[i], aqi_key_value, value)) continue;
-        status = aqi_arena_string(&f->arena, kv[i].value.data, kv[i].value.size, &text, err);
+        status =
+            aqi_arena_string(&f->arena, kv[i].value.data, kv[i].value.size, &text, err);
         f->pairs[i].value = text;
         f->pairs[i].value_bytes = kv[i].value.size;
     }
     if (status != AQ_OK) return status;
-    status = aqi_arena_string(&f->arena, f->meta.created_by.data, f->meta.created_by.size, &text,
-                              err);
+    status = aqi_arena_string(&f->arena, f->meta.created_by.data, f->meta.created_by.size,
+                              &text, err);
     f->created_by = text;
     return status;
 }
@@ -4202,15 +4359,18 @@ static aq_status aqi_footer_read(aq_parquet *f, aq_error *err) {
     void *copy;
     aq_status status;
     if (f->source.bytes < 12)
-        return aqi_fail_at(err, AQ_E_FORMAT, 0, "%lld bytes are too few for a Parquet file",
+        return aqi_fail_at(err, AQ_E_FORMAT, 0,
+                           "%lld bytes are too few for a Parquet file",
                            (long long)f->source.bytes);
     status = aqi_source_read(&f->source, 0, head, 4, err);
-    if (status == AQ_OK) status = aqi_source_read(&f->source, f->source.bytes - 8, tail, 8, err);
+    if (status == AQ_OK)
+        status = aqi_source_read(&f->source, f->source.bytes - 8, tail, 8, err);
     if (status != AQ_OK) return status;
     if (memcmp(tail + 4, "PARE", 4) == 0)
         return aqi_fail(err, AQ_E_UNSUPPORTED, "Parquet file with an encrypted footer");
     if (memcmp(head, "PAR1", 4) != 0)
-        return aqi_fail_at(err, AQ_E_FORMAT, 0, "not a Parquet file: no PAR1 at its start");
+        return aqi_fail_at(err, AQ_E_FORMAT, 0,
+                           "not a Parquet file: no PAR1 at its start");
     if (memcmp(tail + 4, "PAR1", 4) != 0)
         return aqi_fail_at(err, AQ_E_FORMAT, f->source.bytes - 4,
                            "no PAR1 at the end of the file; it is cut off or damaged");
@@ -4222,7 +4382,8 @@ static aq_status aqi_footer_read(aq_parquet *f, aq_error *err) {
     f->footer_bytes = length;
     f->data_end = f->source.bytes - 8 - length;
     status = aqi_arena_take(&f->arena, length, &copy, err);
-    if (status == AQ_OK) status = aqi_source_read(&f->source, f->data_end, copy, length, err);
+    if (status == AQ_OK)
+        status = aqi_source_read(&f->source, f->data_end, copy, length, err);
     if (status != AQ_OK) return status;
     r.in = aqi_cursor_make((const uint8_t *)copy, length, f->data_end);
     r.arena = &f->arena;
@@ -4232,7 +4393,7 @@ static aq_status aqi_footer_read(aq_parquet *f, aq_error *err) {
 
 static aq_status aqi_parquet_parse(aq_parquet *f, aq_error *err) {
     aq_status status = aqi_footer_read(f, err);
-    if (status == AQ_OK) 
+    if (status == AQ_OK)
         status = aqi_schema_build(&f->schema, &f->arena,
                                   (const aqi_schema_element *)f->meta.schema.items,
                                   f->meta.schema.count, err);
@@ -4272,8 +4433,8 @@ static aq_status aqi_parquet_create(const aq_parquet_options *options, aq_parque
 }
 
 /* Parses what aqi_parquet_create and a source made; closes it on failure. */
-static aq_status aqi_parquet_finish_open(aq_parquet *f, aq_status status, aq_parquet **out,
-                                         aq_error *err) {
+static aq_status aqi_parquet_finish_open(aq_parquet *f, aq_status status,
+                                         aq_parquet **out, aq_error *err) {
     if (status == AQ_OK) status = aqi_parquet_parse(f, err);
     if (status != AQ_OK) {
         aq_parquet_close(f);
@@ -4289,7 +4450,8 @@ aq_status aq_parquet_open(const char *path, const aq_parquet_options *options,
     aq_status status = aqi_parquet_create(options, &f, err);
     *out_file = NULL;
     if (status != AQ_OK) return status;
-    status = aqi_source_open(&f->source, path, options == NULL ? AQ_IO_AUTO : options->io, err);
+    status = aqi_source_open(&f->source, path, options == NULL ? AQ_IO_AUTO : options->io,
+                             err);
     return aqi_parquet_finish_open(f, status, out_file, err);
 }
 
@@ -4306,14 +4468,16 @@ aq_status aq_parquet_open_memory(const void *data, size_t bytes,
     return aqi_parquet_finish_open(f, AQ_OK, out_file, err);
 }
 
-aq_status aq_parquet_open_reader(const aq_reader *reader, const aq_parquet_options *options,
-                                 aq_parquet **out_file, aq_error *err) {
+aq_status aq_parquet_open_reader(const aq_reader *reader,
+                                 const aq_parquet_options *options, aq_parquet **out_file,
+                                 aq_error *err) {
     aq_parquet *f;
     aq_status status = aqi_parquet_create(options, &f, err);
     *out_file = NULL;
     if (status != AQ_OK) return status;
     if (reader == NULL || reader->read == NULL || reader->file_bytes < 0) {
-        status = aqi_fail(err, AQ_E_ARG, "reader without a read function or with a negative size");
+        status = aqi_fail(err, AQ_E_ARG,
+                          "reader without a read function or with a negative size");
     } else {
         f->source.reader = *reader;
         f->source.bytes = reader->file_bytes;
@@ -4345,15 +4509,19 @@ void aq_parquet_get_info(const aq_parquet *file, aq_parquet_info *out_info) {
 }
 
 const aq_field *aq_parquet_field(const aq_parquet *file, int32_t index) {
-    return index < 0 || index >= file->schema.num_fields ? NULL : &file->schema.fields[index];
+    return index < 0 || index >= file->schema.num_fields ? NULL
+                                                         : &file->schema.fields[index];
 }
 
 const aq_field *aq_parquet_column_field(const aq_parquet *file, int32_t column) {
-    return column < 0 || column >= file->schema.num_columns ? NULL : &file->schema.fields[file->schema.leaves[column]];
+    return column < 0 || column >= file->schema.num_columns
+               ? NULL
+               : &file->schema.fields[file->schema.leaves[column]];
 }
 
 const char *aq_parquet_column_path(const aq_parquet *file, int32_t column) {
-    return column < 0 || column >= file->schema.num_columns ? "" : file->schema.paths[column];
+    return column < 0 || column >= file->schema.num_columns ? ""
+                                                            : file->schema.paths[column];
 }
 
 int32_t aq_parquet_find_column(const aq_parquet *file, const char *path) {
@@ -4364,13 +4532,14 @@ int32_t aq_parquet_find_column(const aq_parquet *file, const char *path) {
     return -1;
 }
 
-static aq_status aqi_chunk_index_check(const aq_parquet *f, int32_t row_group, int32_t column,
-                                       aq_error *err) {
+static aq_status aqi_chunk_index_check(const aq_parquet *f, int32_t row_group,
+                                       int32_t column, aq_error *err) {
     if (row_group < 0 || (uint32_t)row_group >= f->meta.row_groups.count)
         return aqi_fail(err, AQ_E_ARG, "row group %d of %u", (int)row_group,
                         f->meta.row_groups.count);
     if (column < 0 || column >= f->schema.num_columns)
-        return aqi_fail(err, AQ_E_ARG, "column %d of %d", (int)column, (int)f->schema.num_columns);
+        return aqi_fail(err, AQ_E_ARG, "column %d of %d", (int)column,
+                        (int)f->schema.num_columns);
     return AQ_OK;
 }
 
@@ -4387,8 +4556,8 @@ aq_status aq_parquet_get_row_group(const aq_parquet *file, int32_t row_group,
 }
 
 /* A chunk whose bytes this library can reach. */
-static aq_status aqi_chunk_readable(const aq_parquet *f, int32_t row_group, int32_t column,
-                                    aq_error *err) {
+static aq_status aqi_chunk_readable(const aq_parquet *f, int32_t row_group,
+                                    int32_t column, aq_error *err) {
     const aqi_column_chunk *c = aqi_chunk_at(f, row_group, column);
     aq_status status = AQ_OK;
     if (AQI_HAS(c, aqi_column_chunk, crypto_metadata) ||
@@ -4452,8 +4621,9 @@ const char *aq_parquet_find_key(const aq_parquet *file, const char *key) {
 
 /*==========================================================================
  * MARK: - [76] Parquet reader: pages and column chunks (private)
- * A page is mapped (its bytes stay where they are) or decoded (checked against its CRC-32,
- * decompressed). Sizes are checked before memory is asked for: see aqi_page_budget.
+ * A page is mapped (its bytes stay where they are) or decoded (checked against its
+ * CRC-32, decompressed). Sizes are checked before memory is asked for: see
+ * aqi_page_budget.
  *========================================================================*/
 
 #define AQI_MAX_PAGE_HEADER ((size_t)16 << 20)
@@ -4481,6 +4651,7 @@ struct aq_column {
 /* A page being read: header, then the bytes after decompression. */
 typedef struct aqi_page {
     aqi_page_header header;
+    aqi_arena *arena; /* for what is decoded of it */
     int64_t header_offset, data_offset;
     const uint8_t *data;
     size_t bytes;
@@ -4497,8 +4668,8 @@ static size_t aqi_page_budget(const aq_column *c, size_t stored_bytes) {
     return AQI_MIN(budget, c->file->max_page_bytes);
 }
 
-static aq_status aqi_page_alloc(aq_column *c, aqi_arena *arena, const aqi_page *page,
-                                size_t count, size_t width, void **out, aq_error *err) {
+static aq_status aqi_page_alloc(const aq_column *c, const aqi_page *page, size_t count,
+                                size_t width, void **out, aq_error *err) {
     size_t bytes, budget = aqi_page_budget(c, (size_t)page->header.compressed_page_size);
     *out = NULL;
     if (!aqi_mul_size(count, width, &bytes) || bytes > budget)
@@ -4506,13 +4677,16 @@ static aq_status aqi_page_alloc(aq_column *c, aqi_arena *arena, const aqi_page *
                            "page of %d stored bytes would take over %zu in memory; "
                            "raise max_page_bytes if the file is to be trusted",
                            (int)page->header.compressed_page_size, budget);
-    return aqi_arena_take(arena, bytes, out, err);
+    return aqi_arena_take(page->arena, bytes, out, err);
 }
 
-/* Parses the page header at c->at. From a mapping in place; else through a growing window. */
-static aq_status aqi_page_header_read(aq_column *c, aqi_page *page, aq_error *err) {
+/* Parses the page header at c->at. From a mapping in place; else through a growing
+ * window. */
+static aq_status aqi_page_header_read(aq_column *c, aqi_arena *arena, aqi_page *page,
+                                      aq_error *err) {
     const aqi_source *source = &c->file->source;
-    size_t room = (size_t)AQI_MIN((uint64_t)(c->end - c->at), (uint64_t)AQI_MAX_PAGE_HEADER);
+    size_t room =
+        (size_t)AQI_MIN((uint64_t)(c->end - c->at), (uint64_t)AQI_MAX_PAGE_HEADER);
     size_t window = source->map != NULL ? room : AQI_MIN(room, (size_t)512);
     aqi_thrift_reader r;
     aq_status status;
@@ -4520,10 +4694,12 @@ static aq_status aqi_page_header_read(aq_column *c, aqi_page *page, aq_error *er
         const uint8_t *bytes = aqi_source_view(source, c->at);
         void *copy = NULL;
         memset(page, 0, sizeof *page);
+        page->arena = arena;
         page->header_offset = c->at;
         if (bytes == NULL) {
             status = aqi_arena_alloc(&c->page, window, &copy, err);
-            if (status == AQ_OK) status = aqi_source_read(source, c->at, copy, window, err);
+            if (status == AQ_OK)
+                status = aqi_source_read(source, c->at, copy, window, err);
             if (status != AQ_OK) return status;
             bytes = (const uint8_t *)copy;
         }
@@ -4546,31 +4722,35 @@ static aq_status aqi_page_header_read(aq_column *c, aqi_page *page, aq_error *er
     return AQ_OK;
 }
 
-static aq_status aqi_page_check_crc(const aqi_page *page, const uint8_t *stored, aq_error *err) {
+static aq_status aqi_page_check_crc(const aqi_page *page, const uint8_t *stored,
+                                    aq_error *err) {
     uint32_t crc, want = (uint32_t)page->header.crc;
     if (!AQI_HAS(&page->header, aqi_page_header, crc)) return AQ_OK;
     crc = ~aqi_crc32(UINT32_MAX, stored, (size_t)page->header.compressed_page_size);
     if (crc == want) return AQ_OK;
-    return aqi_fail_at(err, AQ_E_CHECKSUM, page->data_offset,
-                       "page has CRC-32 %08x, its header says %08x; the file is damaged, fetch "
-                       "it anew",
-                       (unsigned)crc, (unsigned)want);
+    return aqi_fail_at(
+        err, AQ_E_CHECKSUM, page->data_offset,
+        "page has CRC-32 %08x, its header says %08x; the file is damaged, fetch "
+        "it anew",
+        (unsigned)crc, (unsigned)want);
 }
 
-/* Decompresses stored[skip..] behind the first `skip` bytes, which are stored as they are. */
-static aq_status aqi_page_decompress(aq_column *c, aqi_arena *arena, aqi_page *page,
+/* Decompresses stored[skip..] behind the first `skip` bytes, which are stored as they
+ * are. */
+static aq_status aqi_page_decompress(const aq_column *c, aqi_page *page,
                                      const uint8_t *stored, size_t skip, aq_error *err) {
     size_t in = (size_t)page->header.compressed_page_size - skip;
     size_t out = (size_t)page->header.uncompressed_page_size - skip, declared;
     void *buffer;
     aq_status status;
-    if (!aqi_codec_available(c->meta->codec)) return aqi_codec_missing(c->meta->codec, err);
+    if (!aqi_codec_available(c->meta->codec))
+        return aqi_codec_missing(c->meta->codec, err);
     declared = in == 0 ? 0 : aqi_codec_declared_size(c->meta->codec, stored + skip, in);
     if (declared != SIZE_MAX && declared != out)
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
                            "%s data of %zu bytes in a page that claims %zu",
                            aqi_codec_name(c->meta->codec), declared, out);
-    status = aqi_page_alloc(c, arena, page, skip + out, 1, &buffer, err);
+    status = aqi_page_alloc(c, page, skip + out, 1, &buffer, err);
     if (status != AQ_OK) return status;
     if (skip > 0) memcpy(buffer, stored, skip);
     if (in > 0 &&
@@ -4583,16 +4763,18 @@ static aq_status aqi_page_decompress(aq_column *c, aqi_arena *arena, aqi_page *p
     return AQ_OK;
 }
 
-/* Brings page->data: the mapping itself, or bytes read, verified and decompressed. `plain` is
- * the number of leading bytes that are never compressed (levels of a V2 page). */
-static aq_status aqi_page_load(aq_column *c, aqi_arena *arena, aqi_page *page, size_t plain,
+/* Brings page->data: the mapping itself, or bytes read, verified and decompressed.
+ * `plain` is the number of leading bytes that are never compressed (levels of a V2
+ * page). */
+static aq_status aqi_page_load(const aq_column *c, aqi_page *page, size_t plain,
                                bool compressed, aq_error *err) {
     size_t bytes = (size_t)page->header.compressed_page_size;
     const uint8_t *stored = aqi_source_view(&c->file->source, page->data_offset);
     bool mapped = stored != NULL;
     void *copy;
     aq_status status = AQ_OK;
-    if (!compressed && page->header.uncompressed_page_size != page->header.compressed_page_size)
+    if (!compressed &&
+        page->header.uncompressed_page_size != page->header.compressed_page_size)
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
                            "uncompressed page with two different sizes, %d and %d",
                            (int)page->header.compressed_page_size,
@@ -4601,27 +4783,30 @@ static aq_status aqi_page_load(aq_column *c, aqi_arena *arena, aqi_page *page, s
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
                            "page smaller than its levels");
     if (!mapped) {
-        status = aqi_page_alloc(c, arena, page, bytes, 1, &copy, err);
+        status = aqi_page_alloc(c, page, bytes, 1, &copy, err);
         if (status == AQ_OK)
-            status = aqi_source_read(&c->file->source, page->data_offset, copy, bytes, err);
+            status =
+                aqi_source_read(&c->file->source, page->data_offset, copy, bytes, err);
         stored = (const uint8_t *)copy;
     }
-    if (status == AQ_OK && (c->verify || (!c->file->skip_checksums && (compressed || !mapped))))
+    if (status == AQ_OK &&
+        (c->verify || (!c->file->skip_checksums && (compressed || !mapped))))
         status = aqi_page_check_crc(page, stored, err);
     if (status != AQ_OK) return status;
     page->data = stored;
     page->bytes = bytes;
     page->mapped = mapped;
-    if (compressed) status = aqi_page_decompress(c, arena, page, stored, plain, err);
+    if (compressed) status = aqi_page_decompress(c, page, stored, plain, err);
     return status;
 }
 
 /* `count` values in `in` to *out; fixed-width PLAIN ones stay where they are. */
-static aq_status aqi_page_values(aq_column *c, aqi_arena *arena, const aqi_page *page,
-                                 aqi_cursor *in, size_t count, const void **out, aq_error *err) {
+static aq_status aqi_page_values(const aq_column *c, const aqi_page *page, aqi_cursor *in,
+                                 size_t count, const void **out, aq_error *err) {
     aq_physical_type type = c->field->type;
     size_t width = aqi_value_bytes(type, c->field->type_length), bytes = 0;
-    bool dictionary = page->encoding == AQ_PLAIN_DICTIONARY || page->encoding == AQ_RLE_DICTIONARY;
+    bool dictionary =
+        page->encoding == AQ_PLAIN_DICTIONARY || page->encoding == AQ_RLE_DICTIONARY;
     bool fits = true;
     void *dst = NULL;
     aq_status status;
@@ -4643,11 +4828,11 @@ static aq_status aqi_page_values(aq_column *c, aqi_arena *arena, const aqi_page 
         fits = false;
     }
     if (fits) {
-        status = aqi_page_alloc(c, arena, page, count, width, &dst, err);
+        status = aqi_page_alloc(c, page, count, width, &dst, err);
         if (status != AQ_OK) return status;
         if (dictionary) {
-            fits = aqi_dictionary_values(in, c->dictionary, c->dictionary_entries, width, dst,
-                                         count);
+            fits = aqi_dictionary_values(in, c->dictionary, c->dictionary_entries, width,
+                                         dst, count);
         } else if (type == AQ_BOOLEAN) {
             fits = aqi_plain_booleans(in, (uint8_t *)dst, count);
         } else if (type == AQ_BYTE_ARRAY) {
@@ -4658,17 +4843,19 @@ static aq_status aqi_page_values(aq_column *c, aqi_arena *arena, const aqi_page 
     }
     *out = dst;
     if (fits) return AQ_OK;
-    return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
-                       "page does not hold the %zu values that it claims, or has an index "
-                       "outside its dictionary",
-                       count);
+    return aqi_fail_at(
+        err, AQ_E_FORMAT, page->header_offset,
+        "page does not hold the %zu values that it claims, or has an index "
+        "outside its dictionary",
+        count);
 }
 
 static aq_status aqi_dictionary_load(aq_column *c, aqi_page *page, aq_error *err) {
     const aqi_dictionary_page *d = &page->header.dictionary_page_header;
     aqi_cursor in;
     aq_status status;
-    if (!AQI_HAS(&page->header, aqi_page_header, dictionary_page_header) || d->num_values < 0)
+    if (!AQI_HAS(&page->header, aqi_page_header, dictionary_page_header) ||
+        d->num_values < 0)
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
                            "dictionary page without a valid header");
     if (c->has_dictionary || c->levels_left != c->meta->num_values)
@@ -4676,107 +4863,131 @@ static aq_status aqi_dictionary_load(aq_column *c, aqi_page *page, aq_error *err
                            "dictionary page is not the first of its chunk");
     if (d->encoding != AQ_PLAIN && d->encoding != AQ_PLAIN_DICTIONARY)
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
-                           "dictionary page with encoding %s", aqi_encoding_name(d->encoding));
+                           "dictionary page with encoding %s",
+                           aqi_encoding_name(d->encoding));
     page->num_values = d->num_values;
     page->encoding = AQ_PLAIN;
-    status = aqi_page_load(c, &c->kept, page, 0, c->meta->codec != AQ_UNCOMPRESSED, err);
+    page->arena = &c->kept;
+    status = aqi_page_load(c, page, 0, c->meta->codec != AQ_UNCOMPRESSED, err);
     if (status != AQ_OK) return status;
     in = aqi_cursor_make(page->data, page->bytes, page->data_offset);
-    status = aqi_page_values(c, &c->kept, page, &in, (size_t)d->num_values, &c->dictionary, err);
+    status = aqi_page_values(c, page, &in, (size_t)d->num_values,
+                             &c->dictionary, err);
     c->dictionary_entries = (size_t)d->num_values;
     c->has_dictionary = status == AQ_OK;
     return status;
 }
 
-/* Bytes of one level stream: behind a 4-byte length in a V1 page, given in a V2 page. */
-static bool aqi_levels_take(aqi_cursor *in, bool v2, int32_t v2_bytes, aqi_slice *out) {
-    uint32_t bytes = (uint32_t)v2_bytes;
+/* Definition or repetition levels of a page. */
+typedef struct aqi_levels {
+    const char *what;
+    uint32_t max;
+    const uint8_t *data; /* encoded */
+    size_t bytes;
+    aqi_level_counts counts;
+    const uint8_t *values; /* NULL: constant, see aq_span */
+} aqi_levels;
+
+/* Takes a level stream from the page: behind a 4-byte length in V1, else `v2_bytes`. */
+static aq_status aqi_levels_take(const aqi_page *page, aqi_cursor *in, bool v2,
+                                 int32_t v2_bytes, aqi_levels *levels, aq_error *err) {
+    size_t bytes = (size_t)v2_bytes;
+    bool fits = true;
+    if (!v2 && levels->max == 0) return AQ_OK;
     if (!v2) {
-        if (aqi_remaining(in) < 4) return false;
-        bytes = aqi_load_le32(in->p);
-        in->p += 4;
+        fits = aqi_remaining(in) >= 4;
+        bytes = fits ? aqi_load_le32(in->p) : 0;
+        in->p += fits ? 4 : 0;
     }
-    if (bytes > aqi_remaining(in)) return false;
-    out->data = in->p;
-    out->size = bytes;
+    if (!fits || bytes > aqi_remaining(in))
+        return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset, "%s levels cut off",
+                           levels->what);
+    levels->data = in->p;
+    levels->bytes = bytes;
     in->p += bytes;
-    return true;
+    return AQ_OK;
 }
 
-/* Checks and counts a level stream; materializes it only when `keep` says so of the counts. */
-static aq_status aqi_levels_decode(aq_column *c, aqi_arena *arena, const aqi_page *page,
-                                   const aqi_slice *in, uint32_t max, bool repetition,
-                                   aqi_level_counts *counts, const uint8_t **out,
-                                   aq_error *err) {
+/* Checks and counts a level stream. Levels that are all the maximum, or those of one list
+ * (0, max, max...), are not materialized. */
+static aq_status aqi_levels_decode(const aq_column *c, const aqi_page *page,
+                                   aqi_levels *levels, aq_error *err) {
     int64_t n = page->num_values;
+    const aqi_level_counts *counts = &levels->counts;
     void *dst = NULL;
     aq_status status;
-    *out = NULL;
-    if (!aqi_levels_scan(in->data, in->size, max, n, NULL, counts))
+    if (!aqi_levels_scan(levels->data, levels->bytes, levels->max, n, NULL,
+                         &levels->counts))
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
-                           "%s levels are cut off or above %u",
-                           repetition ? "repetition" : "definition", max);
-    if (!repetition && counts->maxima == n) return AQ_OK;
-    if (repetition && n > 0 && counts->zeros == 1 && counts->first == 0 &&
-        counts->maxima == n - 1)
+                           "%s levels are cut off or above %u", levels->what,
+                           levels->max);
+    if (counts->maxima == n) return AQ_OK;
+    if (levels->max == c->field->max_rep && levels->what[0] == 'r' &&
+        counts->zeros == 1 && counts->first == 0 && counts->maxima == n - 1)
         return AQ_OK;
-    status = aqi_page_alloc(c, arena, page, (size_t)n, 1, &dst, err);
+    status = aqi_page_alloc(c, page, (size_t)n, 1, &dst, err);
     if (status != AQ_OK) return status;
-    aqi_levels_scan(in->data, in->size, max, n, (uint8_t *)dst, counts);
-    *out = (const uint8_t *)dst;
+    aqi_levels_scan(levels->data, levels->bytes, levels->max, n, (uint8_t *)dst,
+                    &levels->counts);
+    levels->values = (const uint8_t *)dst;
+    return AQ_OK;
+}
+
+/* Levels of a data page to the span; `in` is left at the values. */
+static aq_status aqi_page_levels(const aq_column *c, const aqi_page *page, bool v2,
+                                 aqi_cursor *in, aq_span *span, aq_error *err) {
+    const aqi_data_page_v2 *h2 = &page->header.data_page_header_v2;
+    aqi_levels rep = {"repetition", 0, NULL, 0, {0, 0, 0}, NULL};
+    aqi_levels def = {"definition", 0, NULL, 0, {0, 0, 0}, NULL};
+    aq_status status;
+    rep.max = c->field->max_rep;
+    def.max = c->field->max_def;
+    span->num_levels = page->num_values;
+    span->num_values = page->num_values;
+    span->num_rows = page->num_values;
+    status = aqi_levels_take(page, in, v2, h2->repetition_levels_byte_length, &rep, err);
+    if (status == AQ_OK)
+        status =
+            aqi_levels_take(page, in, v2, h2->definition_levels_byte_length, &def, err);
+    if (status == AQ_OK && rep.max > 0) {
+        status = aqi_levels_decode(c, page, &rep, err);
+        span->num_rows = rep.counts.zeros;
+        span->rep_levels = rep.values;
+        span->single_list = rep.values == NULL && rep.counts.first == 0;
+    }
+    if (status == AQ_OK && def.max > 0) {
+        status = aqi_levels_decode(c, page, &def, err);
+        span->num_values = def.counts.maxima;
+        span->def_levels = def.values;
+    }
+    if (status != AQ_OK) return status;
+    if (c->levels_left == c->meta->num_values && rep.counts.first != 0)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
+                           "first repetition level is %u, not 0", rep.counts.first);
+    if (v2 && h2->num_rows != span->num_rows)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "page claims %d rows, its levels %lld", (int)h2->num_rows,
+                           (long long)span->num_rows);
     return AQ_OK;
 }
 
 /* Levels and values of a loaded data page to a span. */
-static aq_status aqi_page_decode(aq_column *c, aqi_arena *arena, const aqi_page *page, bool v2,
+static aq_status aqi_page_decode(aq_column *c, const aqi_page *page, bool v2,
                                  aq_span *span, aq_error *err) {
-    const aqi_data_page_v2 *h2 = &page->header.data_page_header_v2;
     aqi_cursor in = aqi_cursor_make(page->data, page->bytes, page->data_offset);
-    uint32_t max_rep = c->field->max_rep, max_def = c->field->max_def;
-    aqi_slice rep = {NULL, 0}, def = {NULL, 0};
-    aqi_level_counts counts;
-    int64_t n = page->num_values, rows = n;
-    aq_status status;
-    span->num_levels = n;
-    span->num_values = n;
-    if ((max_rep > 0 || v2) && (max_rep > 0 || h2->repetition_levels_byte_length > 0) &&
-        !aqi_levels_take(&in, v2, h2->repetition_levels_byte_length, &rep))
-        return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset, "repetition levels cut off");
-    if ((max_def > 0 || v2) && (max_def > 0 || h2->definition_levels_byte_length > 0) &&
-        !aqi_levels_take(&in, v2, h2->definition_levels_byte_length, &def))
-        return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset, "definition levels cut off");
-    if (max_rep > 0) {
-        status = aqi_levels_decode(c, arena, page, &rep, max_rep, true, &counts,
-                                   &span->rep_levels, err);
-        if (status != AQ_OK) return status;
-        rows = counts.zeros;
-        span->single_list = span->rep_levels == NULL && n > 0;
-        if (c->levels_left == c->meta->num_values && n > 0 && counts.first != 0)
-            return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
-                               "first repetition level is %u, not 0", counts.first);
-    }
-    if (max_def > 0) {
-        status = aqi_levels_decode(c, arena, page, &def, max_def, false, &counts,
-                                   &span->def_levels, err);
-        if (status != AQ_OK) return status;
-        span->num_values = counts.maxima;
-    }
-    if (v2 && h2->num_rows != rows)
-        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
-                           "page claims %d rows, its levels %lld", (int)h2->num_rows,
-                           (long long)rows);
-    if (rows > c->rows_left || n > c->levels_left)
+    aq_physical_type type = c->field->type;
+    aq_status status = aqi_page_levels(c, page, v2, &in, span, err);
+    if (status != AQ_OK) return status;
+    if (span->num_rows > c->rows_left || span->num_levels > c->levels_left)
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
                            "pages hold more values or rows than the column chunk");
-    c->rows_left -= rows;
-    c->levels_left -= n;
-    span->num_rows = rows;
-    status = aqi_page_values(c, arena, page, &in, (size_t)span->num_values, &span->values, err);
+    c->rows_left -= span->num_rows;
+    c->levels_left -= span->num_levels;
+    status = aqi_page_values(c, page, &in, (size_t)span->num_values, &span->values, err);
     if (status != AQ_OK) return status;
-    span->mapped = page->mapped &&
-                   (c->field->type == AQ_BYTE_ARRAY ||
-                    (const uint8_t *)span->values == in.p) &&
-                   page->encoding == AQ_PLAIN && c->field->type != AQ_BOOLEAN;
+    /* Byte arrays always point into the page; fixed-width values may have been copied. */
+    span->mapped = page->mapped && page->encoding == AQ_PLAIN && type != AQ_BOOLEAN &&
+                   (type == AQ_BYTE_ARRAY || (const uint8_t *)span->values == in.p);
     return AQ_OK;
 }
 
@@ -4788,12 +4999,14 @@ static void aqi_span_locate(const aq_column *c, const aqi_page *page, aq_span *s
     span->alignment = aqi_alignment_of(p);
     span->file_offset = page->header_offset;
     if (span->mapped) span->file_offset = page->data_offset + (p - page->data);
-    if (span->values == NULL) span->values = page->data; /* not NULL: that means the end */
+    if (span->values == NULL)
+        span->values = page->data; /* not NULL: that means the end */
 }
 
 /* Header fields that the two versions of data pages share. */
-static aq_status aqi_data_page_prepare(const aq_column *c, aqi_page *page, size_t *out_plain,
-                                       bool *out_compressed, aq_error *err) {
+static aq_status aqi_data_page_prepare(const aq_column *c, aqi_page *page,
+                                       size_t *out_plain, bool *out_compressed,
+                                       aq_error *err) {
     const aqi_page_header *h = &page->header;
     const aqi_data_page_v2 *h2 = &h->data_page_header_v2;
     bool v2 = h->type == AQI_PAGE_DATA_V2;
@@ -4812,9 +5025,10 @@ static aq_status aqi_data_page_prepare(const aq_column *c, aqi_page *page, size_
                  h->data_page_header.repetition_level_encoding != AQ_RLE) ||
                 (c->field->max_def > 0 &&
                  h->data_page_header.definition_level_encoding != AQ_RLE)))
-        return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
-                           "levels in another encoding than RLE are not supported by this "
-                           "version");
+        return aqi_fail_at(
+            err, AQ_E_UNSUPPORTED, page->header_offset,
+            "levels in another encoding than RLE are not supported by this "
+            "version");
     if (!v2) return AQ_OK;
     if (h2->definition_levels_byte_length < 0 || h2->repetition_levels_byte_length < 0)
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
@@ -4826,9 +5040,10 @@ static aq_status aqi_data_page_prepare(const aq_column *c, aqi_page *page, size_
     return AQ_OK;
 }
 
-/* The next data page to a span, in memory of `arena`; dictionary and index pages on the way
- * are taken in. num_levels stays 0 and values NULL at the end of the chunk. */
-static aq_status aqi_column_step(aq_column *c, aqi_arena *arena, aq_span *span, aq_error *err) {
+/* The next data page to a span, in memory of `arena`; dictionary and index pages on
+ * the way are taken in. num_levels stays 0 and values NULL at the end of the chunk. */
+static aq_status aqi_column_step(aq_column *c, aqi_arena *arena, aq_span *span,
+                                 aq_error *err) {
     aqi_page page;
     size_t plain;
     bool compressed, v2;
@@ -4839,7 +5054,7 @@ static aq_status aqi_column_step(aq_column *c, aqi_arena *arena, aq_span *span, 
             return aqi_fail_at(err, AQ_E_FORMAT, c->at,
                                "column chunk ends %lld values before its count",
                                (long long)c->levels_left);
-        status = aqi_page_header_read(c, &page, err);
+        status = aqi_page_header_read(c, arena, &page, err);
         if (status != AQ_OK) return status;
         if (page.header.type == AQI_PAGE_DICTIONARY) {
             status = aqi_dictionary_load(c, &page, err);
@@ -4854,8 +5069,9 @@ static aq_status aqi_column_step(aq_column *c, aqi_arena *arena, aq_span *span, 
             continue;
         }
         status = aqi_data_page_prepare(c, &page, &plain, &compressed, err);
-        if (status == AQ_OK) status = aqi_page_load(c, arena, &page, plain, compressed, err);
-        if (status == AQ_OK) status = aqi_page_decode(c, arena, &page, v2, span, err);
+        if (status == AQ_OK)
+            status = aqi_page_load(c, &page, plain, compressed, err);
+        if (status == AQ_OK) status = aqi_page_decode(c, &page, v2, span, err);
         if (status != AQ_OK) return status;
         if (page.num_values == 0) continue;
         aqi_span_locate(c, &page, span);
@@ -4868,7 +5084,8 @@ static aq_status aqi_column_step(aq_column *c, aqi_arena *arena, aq_span *span, 
 }
 
 static aq_status aqi_column_located(const aq_column *c, aq_status status, aq_error *err) {
-    return aqi_error_in_column(err, status, c->row_group, c->column, c->file->schema.paths[c->column]);
+    return aqi_error_in_column(err, status, c->row_group, c->column,
+                               c->file->schema.paths[c->column]);
 }
 
 aq_status aq_column_open(const aq_parquet *file, int32_t row_group, int32_t column,
@@ -4949,8 +5166,9 @@ aq_status aq_column_spans(aq_column *column, const aq_span **out_spans, size_t *
     *out_count = 0;
     if (!column->spans_done) {
         if (column->spans != NULL || column->levels_left != column->meta->num_values)
-            return aqi_fail(err, AQ_E_STATE, "pages were already taken from this aq_column; "
-                                             "open another one");
+            return aqi_fail(err, AQ_E_STATE,
+                            "pages were already taken from this aq_column; "
+                            "open another one");
         status = aqi_column_collect(column, err);
     }
     if (status != AQ_OK) return aqi_column_located(column, status, err);
@@ -4986,7 +5204,8 @@ static aq_status aqi_column_join(aq_column *c, aq_span *out, aq_error *err) {
     }
     if (!aqi_mul_size(values, width, &bytes)) return aqi_fail_nomem(err, values);
     status = aqi_arena_alloc(&c->kept, bytes, &joined, err);
-    if (status == AQ_OK && max_rep > 0) status = aqi_arena_alloc(&c->kept, levels, &rep, err);
+    if (status == AQ_OK && max_rep > 0)
+        status = aqi_arena_alloc(&c->kept, levels, &rep, err);
     if (status == AQ_OK && nulls) status = aqi_arena_alloc(&c->kept, levels, &def, err);
     if (status != AQ_OK) return status;
     levels = 0;
@@ -4995,7 +5214,8 @@ static aq_status aqi_column_join(aq_column *c, aq_span *out, aq_error *err) {
         const aq_span *s = &c->spans[i];
         size_t n = (size_t)s->num_levels;
         if (s->num_values > 0)
-            memcpy((uint8_t *)joined + values * width, s->values, (size_t)s->num_values * width);
+            memcpy((uint8_t *)joined + values * width, s->values,
+                   (size_t)s->num_values * width);
         if (rep != NULL)
             aqi_levels_join((uint8_t *)rep + levels, s->rep_levels, n, 0, max_rep);
         if (def != NULL)
@@ -5037,7 +5257,7 @@ aq_status aq_column_next_page(aq_column *column, aq_page_info *out_page, aq_erro
     memset(out_page, 0, sizeof *out_page);
     aqi_arena_deinit(&column->page);
     if (column->levels_left <= 0 || column->at >= column->end) return AQ_OK;
-    status = aqi_page_header_read(column, &page, err);
+    status = aqi_page_header_read(column, &column->page, &page, err);
     if (status != AQ_OK) return aqi_column_located(column, status, err);
     h = &page.header;
     out_page->header_offset = page.header_offset;
@@ -5135,7 +5355,8 @@ static aq_status aqi_spec_logical(const aq_field_spec *spec, aqi_schema_element 
         break;
     case AQ_LOGICAL_INTEGER:
         while (widths < 4 && 8 << widths != spec->bit_width) widths++;
-        if (widths == 4) return aqi_schema_fail(err, spec->name, "has a bit_width not 8..64");
+        if (widths == 4)
+            return aqi_schema_fail(err, spec->name, "has a bit_width not 8..64");
         AQI_MARK(l, aqi_logical, integer);
         AQI_SET(&l->integer, aqi_integer, bit_width, (int8_t)spec->bit_width);
         AQI_SET(&l->integer, aqi_integer, is_signed, spec->is_signed);
@@ -5146,10 +5367,11 @@ static aq_status aqi_spec_logical(const aq_field_spec *spec, aqi_schema_element 
         AQI_MARK(l, aqi_logical, float16);
         break;
     default:
-        return aqi_fail(err, AQ_E_UNSUPPORTED,
-                        "field \"%.80s\": this version writes the logical types STRING, LIST, "
-                        "INTEGER and FLOAT16",
-                        spec->name);
+        return aqi_fail(
+            err, AQ_E_UNSUPPORTED,
+            "field \"%.80s\": this version writes the logical types STRING, LIST, "
+            "INTEGER and FLOAT16",
+            spec->name);
     }
     AQI_MARK(e, aqi_schema_element, logical_type);
     return AQ_OK;
@@ -5159,13 +5381,15 @@ static aq_status aqi_spec_element(const aq_field_spec *spec, aqi_schema_element 
                                   aq_error *err) {
     size_t n = spec->name == NULL ? 0 : strlen(spec->name);
     bool group = spec->type == AQ_GROUP;
-    if (n == 0 || n > UINT32_MAX) return aqi_fail(err, AQ_E_ARG, "schema field without a name");
+    if (n == 0 || n > UINT32_MAX)
+        return aqi_fail(err, AQ_E_ARG, "schema field without a name");
     if ((int)spec->type < AQ_GROUP || spec->type > AQ_FIXED_LEN_BYTE_ARRAY ||
         (int)spec->repetition < 0 || spec->repetition > AQ_REPEATED ||
         group != (spec->num_children > 0) ||
         (spec->type == AQ_FIXED_LEN_BYTE_ARRAY) != (spec->type_length > 0)) {
-        aqi_schema_fail(err, spec->name, "has a type, repetition, type_length or number of "
-                                         "children that do not go together");
+        aqi_schema_fail(err, spec->name,
+                        "has a type, repetition, type_length or number of "
+                        "children that do not go together");
         if (err != NULL) err->status = AQ_E_ARG;
         return AQ_E_ARG;
     }
@@ -5180,13 +5404,14 @@ static aq_status aqi_spec_element(const aq_field_spec *spec, aqi_schema_element 
     } else {
         AQI_SET(e, aqi_schema_element, type, (int32_t)spec->type);
     }
-    if (spec->type_length > 0) AQI_SET(e, aqi_schema_element, type_length, spec->type_length);
+    if (spec->type_length > 0)
+        AQI_SET(e, aqi_schema_element, type_length, spec->type_length);
     return aqi_spec_logical(spec, e, err);
 }
 
 /* Copies the specs, with their names, into the arena. */
-static aq_status aqi_writer_copy_specs(aq_writer *w, const aq_field_spec *fields, size_t n,
-                                       aq_error *err) {
+static aq_status aqi_writer_copy_specs(aq_writer *w, const aq_field_spec *fields,
+                                       size_t n, aq_error *err) {
     size_t i;
     void *p;
     char *name = NULL;
@@ -5196,7 +5421,8 @@ static aq_status aqi_writer_copy_specs(aq_writer *w, const aq_field_spec *fields
     if (n > 0) memcpy(w->specs, fields, n * sizeof *fields);
     for (i = 0; i < n && status == AQ_OK; i++) {
         if (fields[i].name == NULL) continue;
-        status = aqi_arena_string(&w->arena, fields[i].name, strlen(fields[i].name), &name, err);
+        status = aqi_arena_string(&w->arena, fields[i].name, strlen(fields[i].name),
+                                  &name, err);
         w->specs[i].name = name;
     }
     return status;
@@ -5208,23 +5434,27 @@ static aq_status aqi_writer_build_paths(aq_writer *w, aq_error *err) {
     int32_t c, k;
     void *p;
     aq_status status = aqi_arena_alloc(
-        &w->arena, (size_t)s->num_columns * AQI_MAX_SCHEMA_DEPTH * sizeof(aqi_slice), &p, err);
+        &w->arena, (size_t)s->num_columns * AQI_MAX_SCHEMA_DEPTH * sizeof(aqi_slice), &p,
+        err);
     if (status != AQ_OK) return status;
     w->path_parts = (aqi_slice *)p;
-    status = aqi_arena_alloc(&w->arena, (size_t)s->num_columns * sizeof(aqi_list), &p, err);
+    status =
+        aqi_arena_alloc(&w->arena, (size_t)s->num_columns * sizeof(aqi_list), &p, err);
     if (status != AQ_OK) return status;
     w->column_paths = (aqi_list *)p;
     for (c = 0; c < s->num_columns; c++) {
-        aqi_slice *end = w->path_parts + (size_t)(c + 1) * AQI_MAX_SCHEMA_DEPTH, *at = end;
-        for (k = s->leaves[c]; k > 0; k = s->fields[k].parent) *--at = w->elements[k].name;
+        aqi_slice *end = w->path_parts + (size_t)(c + 1) * AQI_MAX_SCHEMA_DEPTH,
+                  *at = end;
+        for (k = s->leaves[c]; k > 0; k = s->fields[k].parent)
+            *--at = w->elements[k].name;
         w->column_paths[c].items = at;
         w->column_paths[c].count = (uint32_t)(end - at);
     }
     return AQ_OK;
 }
 
-static aq_status aqi_writer_build_schema(aq_writer *w, const aq_field_spec *fields, size_t n,
-                                         aq_error *err) {
+static aq_status aqi_writer_build_schema(aq_writer *w, const aq_field_spec *fields,
+                                         size_t n, aq_error *err) {
     static const uint8_t root_name[] = "schema";
     size_t i, k;
     void *p;
@@ -5261,16 +5491,18 @@ static aq_status aqi_writer_build_schema(aq_writer *w, const aq_field_spec *fiel
     return aqi_writer_build_paths(w, err);
 }
 
-static aq_status aqi_writer_options_resolve(const aq_writer_options *in, aq_writer_options *out,
-                                            aq_error *err) {
+static aq_status aqi_writer_options_resolve(const aq_writer_options *in,
+                                            aq_writer_options *out, aq_error *err) {
     memset(out, 0, sizeof *out);
     if (in != NULL) *out = *in;
     if (out->value_alignment == 0) out->value_alignment = AQ_ALIGNMENT;
     if (out->compression_level == 0) out->compression_level = 1;
-    if (out->created_by == NULL) out->created_by = "arrowquant.h version " AQ_VERSION_STRING;
+    if (out->created_by == NULL)
+        out->created_by = "arrowquant.h version " AQ_VERSION_STRING;
     if (out->value_alignment > 4096 ||
         (out->value_alignment & (out->value_alignment - 1)) != 0)
-        return aqi_fail(err, AQ_E_ARG, "value_alignment %zu is not a power of 2 in 1..4096",
+        return aqi_fail(err, AQ_E_ARG,
+                        "value_alignment %zu is not a power of 2 in 1..4096",
                         out->value_alignment);
     return AQ_OK;
 }
@@ -5304,8 +5536,8 @@ static aq_status aqi_writer_open(const char *path, const char *input_path,
     aqi_arena_init(&w->arena, &a, 0);
     status = aqi_writer_build_schema(w, fields, num_fields, err);
     if (status == AQ_OK)
-        status = aqi_arena_string(&w->arena, o.created_by, strlen(o.created_by), &created_by,
-                                  err);
+        status = aqi_arena_string(&w->arena, o.created_by, strlen(o.created_by),
+                                  &created_by, err);
     if (status == AQ_OK) {
         w->created_by.data = (const uint8_t *)created_by;
         w->created_by.size = (uint32_t)strlen(created_by);
@@ -5335,7 +5567,8 @@ static aq_status aqi_writer_failed(aq_writer *w, aq_status status) {
 
 static aq_status aqi_writer_usable(const aq_writer *w, aq_error *err) {
     if (w->failed == AQ_OK) return AQ_OK;
-    return aqi_fail(err, AQ_E_STATE, "the writer failed before (%s); only finish or abort it",
+    return aqi_fail(err, AQ_E_STATE,
+                    "the writer failed before (%s); only finish or abort it",
                     aq_status_name(w->failed));
 }
 
@@ -5349,7 +5582,8 @@ aq_status aq_writer_add_key_value(aq_writer *writer, const char *key, const char
     memset(&kv, 0, sizeof kv);
     if (key == NULL || strlen(key) > AQI_THRIFT_STRING_LIMIT ||
         (value != NULL && strlen(value) > AQI_THRIFT_STRING_LIMIT))
-        return aqi_fail(err, AQ_E_ARG, "metadata key missing, or a pair over 100,000,000 bytes");
+        return aqi_fail(err, AQ_E_ARG,
+                        "metadata key missing, or a pair over 100,000,000 bytes");
     kv.key.data = (const uint8_t *)key;
     kv.key.size = (uint32_t)strlen(key);
     AQI_MARK(&kv, aqi_key_value, key);
@@ -5365,7 +5599,8 @@ aq_status aq_writer_add_key_value(aq_writer *writer, const char *key, const char
 }
 
 /* Appends one level stream with its 4-byte length. */
-static bool aqi_writer_put_levels(aq_writer *w, const uint8_t *levels, size_t n, uint8_t max) {
+static bool aqi_writer_put_levels(aq_writer *w, const uint8_t *levels, size_t n,
+                                  uint8_t max) {
     size_t at = w->body.size;
     uint8_t length[4] = {0, 0, 0, 0};
     if (!aqi_builder_append(&w->allocator, &w->body, length, 4) ||
@@ -5386,8 +5621,9 @@ static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_
         if (v->num_levels == 0 || v->num_levels == v->num_values) return AQ_OK;
         return aqi_fail(err, AQ_E_ARG, "required column with levels");
     }
-    if (v->num_levels < 0 || (v->num_levels > 0 && ((field->max_def > 0 && !v->def_levels) ||
-                                                    (field->max_rep > 0 && !v->rep_levels))))
+    if (v->num_levels < 0 ||
+        (v->num_levels > 0 && ((field->max_def > 0 && !v->def_levels) ||
+                               (field->max_rep > 0 && !v->rep_levels))))
         return aqi_fail(err, AQ_E_ARG, "column needs levels and has none");
     for (i = 0; i < v->num_levels; i++) {
         if (v->def_levels[i] > field->max_def ||
@@ -5406,7 +5642,8 @@ static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_
 }
 
 /* Bytes of the PLAIN form; false when they overflow. */
-static bool aqi_plain_size(const aq_field *field, const aq_column_values *v, size_t *out) {
+static bool aqi_plain_size(const aq_field *field, const aq_column_values *v,
+                           size_t *out) {
     const aq_bytes *b = (const aq_bytes *)v->values;
     size_t n = (size_t)v->num_values, i;
     *out = 0;
@@ -5425,7 +5662,8 @@ static bool aqi_plain_size(const aq_field *field, const aq_column_values *v, siz
 }
 
 /* Appends the PLAIN form of the values to the page body (reserved before). */
-static void aqi_plain_encode(const aq_field *field, const aq_column_values *v, uint8_t *dst) {
+static void aqi_plain_encode(const aq_field *field, const aq_column_values *v,
+                             uint8_t *dst) {
     const aq_bytes *b = (const aq_bytes *)v->values;
     size_t n = (size_t)v->num_values, i;
     if (field->type == AQ_BOOLEAN) {
@@ -5445,12 +5683,16 @@ static void aqi_plain_encode(const aq_field *field, const aq_column_values *v, u
     }
 }
 
-/* A page about to be written: `body` of the writer, then `tail` from the caller's memory. */
+/* A page about to be written: `body` of the writer, then `tail` from the caller's
+ * memory. */
 typedef struct aqi_page_parts {
     const uint8_t *tail;
     size_t tail_bytes;
     size_t plain_bytes; /* of levels and values before compression */
     size_t prefix;      /* bytes before the first value byte       */
+    int32_t num_levels;
+    int64_t start; /* file offset of the header, once written */
+    size_t stored; /* bytes in the file, header included      */
 } aqi_page_parts;
 
 /* Levels and values to the page's parts. Values that are stored as they lie in memory are
@@ -5470,8 +5712,10 @@ static aq_status aqi_writer_build_page(aq_writer *w, const aq_field *field,
     w->body.size = 0;
     if (!aqi_plain_size(field, v, &plain) || plain > INT32_MAX)
         return aqi_fail(err, AQ_E_LIMIT, "column chunk of over 2 GiB in one page");
-    if (field->max_rep > 0) ok = ok && aqi_writer_put_levels(w, v->rep_levels, n, field->max_rep);
-    if (field->max_def > 0) ok = ok && aqi_writer_put_levels(w, v->def_levels, n, field->max_def);
+    if (field->max_rep > 0)
+        ok = ok && aqi_writer_put_levels(w, v->rep_levels, n, field->max_rep);
+    if (field->max_def > 0)
+        ok = ok && aqi_writer_put_levels(w, v->def_levels, n, field->max_def);
     out->plain_bytes = w->body.size + plain;
     out->prefix = w->body.size + (field->type == AQ_BYTE_ARRAY ? 4 : 0);
     if (ok && in_place && single) {
@@ -5500,8 +5744,8 @@ static aq_status aqi_writer_compress(aq_writer *w, aq_codec codec, aq_error *err
     if (bound > 0 && !aqi_builder_reserve(&w->allocator, &w->packed, bound))
         return aqi_fail_nomem(err, bound);
     if (bound > 0)
-        n = aqi_compress((int32_t)codec, w->level, w->body.data, w->body.size, w->packed.data,
-                         w->packed.capacity);
+        n = aqi_compress((int32_t)codec, w->level, w->body.data, w->body.size,
+                         w->packed.data, w->packed.capacity);
     if (n == 0 || n > INT32_MAX)
         return aqi_fail(err, AQ_E_LIMIT, "%s could not compress %zu bytes",
                         aqi_codec_name((int32_t)codec), w->body.size);
@@ -5512,8 +5756,10 @@ static aq_status aqi_writer_compress(aq_writer *w, aq_codec codec, aq_error *err
     return AQ_OK;
 }
 
-/* Order of two PLAIN values in memory; sets *ordered = false for what has no order here. */
-static int aqi_value_compare(const aq_field *f, const void *a, const void *b, bool *ordered) {
+/* Order of two PLAIN values in memory; sets *ordered = false for what has no order
+ * here. */
+static int aqi_value_compare(const aq_field *f, const void *a, const void *b,
+                             bool *ordered) {
     bool is_unsigned = f->logical == AQ_LOGICAL_INTEGER && !f->is_signed;
     if (f->type == AQ_BYTE_ARRAY) {
         const aq_bytes *x = (const aq_bytes *)a, *y = (const aq_bytes *)b;
@@ -5541,15 +5787,16 @@ static int aqi_value_compare(const aq_field *f, const void *a, const void *b, bo
 
 #define AQI_STATISTICS_VALUE_LIMIT 1024
 
-/* Statistics of integers and byte arrays. Long byte arrays have none: a shortened bound would
- * not be exact. `store` holds the little-endian form of min and max. */
-static void aqi_statistics_make(const aq_field *f, const aq_column_values *v, uint8_t store[16],
-                                aqi_statistics *out) {
+/* Statistics of integers and byte arrays. Long byte arrays have none: a shortened
+ * bound would not be exact. `store` holds the little-endian form of min and max. */
+static void aqi_statistics_make(const aq_field *f, const aq_column_values *v,
+                                uint8_t store[16], aqi_statistics *out) {
     size_t width = aqi_value_bytes(f->type, f->type_length), i;
     const uint8_t *values = (const uint8_t *)v->values, *min = values, *max = values;
     bool ordered = true, has_levels = f->max_def > 0 || f->max_rep > 0;
     memset(out, 0, sizeof *out);
-    AQI_SET(out, aqi_statistics, null_count, has_levels ? v->num_levels - v->num_values : 0);
+    AQI_SET(out, aqi_statistics, null_count,
+            has_levels ? v->num_levels - v->num_values : 0);
     for (i = 0; i < (size_t)v->num_values && ordered; i++) {
         const uint8_t *p = values + i * width;
         if (aqi_value_compare(f, p, min, &ordered) < 0) min = p;
@@ -5559,7 +5806,8 @@ static void aqi_statistics_make(const aq_field *f, const aq_column_values *v, ui
     if (f->type == AQ_BYTE_ARRAY) {
         const aq_bytes *lo = (const aq_bytes *)(const void *)min;
         const aq_bytes *hi = (const aq_bytes *)(const void *)max;
-        if (lo->size > AQI_STATISTICS_VALUE_LIMIT || hi->size > AQI_STATISTICS_VALUE_LIMIT)
+        if (lo->size > AQI_STATISTICS_VALUE_LIMIT ||
+            hi->size > AQI_STATISTICS_VALUE_LIMIT)
             return;
         out->min_value.data = lo->data;
         out->min_value.size = (uint32_t)lo->size;
@@ -5581,8 +5829,7 @@ static void aqi_statistics_make(const aq_field *f, const aq_column_values *v, ui
 
 /* Gap, page header, body, tail to the file. Sets where the header begins. */
 static aq_status aqi_writer_emit_page(aq_writer *w, const aq_field_spec *spec,
-                                      const aqi_page_parts *parts, int32_t num_levels,
-                                      int64_t *out_start, size_t *out_stored, aq_error *err) {
+                                      aqi_page_parts *parts, aq_error *err) {
     size_t stored = w->body.size + parts->tail_bytes, gap = 0;
     aqi_page_header h;
     uint32_t crc;
@@ -5597,7 +5844,7 @@ static aq_status aqi_writer_emit_page(aq_writer *w, const aq_field_spec *spec,
         AQI_SET(&h, aqi_page_header, crc, (int32_t)crc);
     }
     AQI_MARK(&h, aqi_page_header, data_page_header);
-    AQI_SET(&h.data_page_header, aqi_data_page, num_values, num_levels);
+    AQI_SET(&h.data_page_header, aqi_data_page, num_values, parts->num_levels);
     AQI_SET(&h.data_page_header, aqi_data_page, encoding, AQ_PLAIN);
     AQI_SET(&h.data_page_header, aqi_data_page, definition_level_encoding, AQ_RLE);
     AQI_SET(&h.data_page_header, aqi_data_page, repetition_level_encoding, AQ_RLE);
@@ -5609,20 +5856,21 @@ static aq_status aqi_writer_emit_page(aq_writer *w, const aq_field_spec *spec,
         gap = (w->alignment - at % w->alignment) % w->alignment;
     }
     status = aqi_output_zeros(&w->out, gap, err);
-    *out_start = w->out.offset;
-    *out_stored = w->header.out.size + stored;
+    parts->start = w->out.offset;
+    parts->stored = w->header.out.size + stored;
     if (status == AQ_OK)
         status = aqi_output_write(&w->out, w->header.out.data, w->header.out.size, err);
-    if (status == AQ_OK) status = aqi_output_write(&w->out, w->body.data, w->body.size, err);
-    if (status == AQ_OK) status = aqi_output_write(&w->out, parts->tail, parts->tail_bytes, err);
+    if (status == AQ_OK)
+        status = aqi_output_write(&w->out, w->body.data, w->body.size, err);
+    if (status == AQ_OK)
+        status = aqi_output_write(&w->out, parts->tail, parts->tail_bytes, err);
     return status;
 }
 
 /* Encodes the ColumnChunk of the page just written, for the row group. */
 static aq_status aqi_writer_note_chunk(aq_writer *w, const aq_field_spec *spec,
                                        const aq_field *field, const aq_column_values *v,
-                                       int64_t num_levels, int64_t start, size_t stored,
-                                       size_t plain, aq_error *err) {
+                                       const aqi_page_parts *parts, aq_error *err) {
     static const int32_t encodings[] = {AQ_PLAIN, AQ_RLE};
     uint8_t store[16];
     aqi_column_chunk chunk;
@@ -5636,11 +5884,11 @@ static aq_status aqi_writer_note_chunk(aq_writer *w, const aq_field_spec *spec,
     AQI_MARK(m, aqi_column_meta, encodings);
     AQI_SET(m, aqi_column_meta, path_in_schema, w->column_paths[field->column]);
     AQI_SET(m, aqi_column_meta, codec, (int32_t)spec->codec);
-    AQI_SET(m, aqi_column_meta, num_values, num_levels);
+    AQI_SET(m, aqi_column_meta, num_values, parts->num_levels);
     AQI_SET(m, aqi_column_meta, total_uncompressed_size,
-            (int64_t)(plain + w->header.out.size));
-    AQI_SET(m, aqi_column_meta, total_compressed_size, (int64_t)stored);
-    AQI_SET(m, aqi_column_meta, data_page_offset, start);
+            (int64_t)(parts->plain_bytes + w->header.out.size));
+    AQI_SET(m, aqi_column_meta, total_compressed_size, (int64_t)parts->stored);
+    AQI_SET(m, aqi_column_meta, data_page_offset, parts->start);
     if (spec->write_statistics) {
         AQI_MARK(m, aqi_column_meta, statistics);
         aqi_statistics_make(field, v, store, &m->statistics);
@@ -5649,7 +5897,7 @@ static aq_status aqi_writer_note_chunk(aq_writer *w, const aq_field_spec *spec,
     if (w->columns.failed) return aqi_fail_nomem(err, 256);
     w->group_bytes += m->total_uncompressed_size;
     w->group_stored += m->total_compressed_size;
-    if (w->column == 0) w->group_start = start;
+    if (w->column == 0) w->group_start = parts->start;
     return AQ_OK;
 }
 
@@ -5659,24 +5907,22 @@ static aq_status aqi_writer_put(aq_writer *w, const aq_column_values *v, aq_erro
     const aq_field_spec *spec = &w->specs[index - 1];
     bool compressed = spec->codec != AQ_UNCOMPRESSED;
     aqi_page_parts parts;
-    int64_t rows, start = 0, levels;
-    size_t stored = 0;
+    int64_t rows, levels;
     aq_status status = aqi_writer_check_levels(field, v, &rows, err);
     if (status != AQ_OK) return status;
     levels = field->max_def > 0 || field->max_rep > 0 ? v->num_levels : v->num_values;
     if (levels > INT32_MAX)
-        return aqi_fail(err, AQ_E_LIMIT, "column chunk of over 2^31 - 1 values in one page");
+        return aqi_fail(err, AQ_E_LIMIT,
+                        "column chunk of over 2^31 - 1 values in one page");
     if (w->column > 0 && rows != w->group_rows)
         return aqi_fail(err, AQ_E_ARG, "column has %lld rows, the ones before it %lld",
                         (long long)rows, (long long)w->group_rows);
     w->group_rows = rows;
     status = aqi_writer_build_page(w, field, v, compressed, &parts, err);
     if (status == AQ_OK && compressed) status = aqi_writer_compress(w, spec->codec, err);
-    if (status == AQ_OK)
-        status = aqi_writer_emit_page(w, spec, &parts, (int32_t)levels, &start, &stored, err);
-    if (status == AQ_OK)
-        status = aqi_writer_note_chunk(w, spec, field, v, levels, start, stored,
-                                       parts.plain_bytes, err);
+    parts.num_levels = (int32_t)levels;
+    if (status == AQ_OK) status = aqi_writer_emit_page(w, spec, &parts, err);
+    if (status == AQ_OK) status = aqi_writer_note_chunk(w, spec, field, v, &parts, err);
     if (status == AQ_OK) w->column++;
     return status;
 }
@@ -5688,7 +5934,8 @@ aq_status aq_writer_put_column(aq_writer *writer, const aq_column_values *values
     status = aqi_writer_usable(writer, err);
     if (status != AQ_OK) return status;
     if (writer->column == writer->schema.num_columns)
-        return aqi_fail(err, AQ_E_STATE, "the row group has all of its %d columns; end it",
+        return aqi_fail(err, AQ_E_STATE,
+                        "the row group has all of its %d columns; end it",
                         (int)writer->schema.num_columns);
     status = aqi_writer_put(writer, values, err);
     if (status == AQ_OK) return AQ_OK;
@@ -5706,7 +5953,8 @@ aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows, aq_error 
     if (writer->column != writer->schema.num_columns)
         return aqi_fail(err, AQ_E_STATE, "the row group has %d of its %d columns",
                         (int)writer->column, (int)writer->schema.num_columns);
-    if (num_rows < 0 || (writer->schema.num_columns > 0 && num_rows != writer->group_rows))
+    if (num_rows < 0 ||
+        (writer->schema.num_columns > 0 && num_rows != writer->group_rows))
         return aqi_fail(err, AQ_E_ARG, "row group of %lld rows; its columns hold %lld",
                         (long long)num_rows, (long long)writer->group_rows);
     if (writer->num_row_groups == AQI_THRIFT_LIST_LIMIT)
@@ -5724,7 +5972,8 @@ aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows, aq_error 
         AQI_SET(&g, aqi_row_group, ordinal, (int16_t)writer->num_row_groups);
     aqi_thrift_write(&writer->row_groups, &aqi_row_group_type, &g);
     if (writer->row_groups.failed)
-        return aqi_writer_failed(writer, aqi_fail_nomem(err, writer->row_groups.out.size));
+        return aqi_writer_failed(writer,
+                                 aqi_fail_nomem(err, writer->row_groups.out.size));
     writer->columns.out.size = 0;
     writer->column = 0;
     writer->group_bytes = 0;
@@ -5741,7 +5990,8 @@ static aq_status aqi_writer_footer(aq_writer *w, aq_error *err) {
     int32_t i;
     void *orders;
     aq_status status = aqi_arena_alloc(
-        &w->arena, (size_t)w->schema.num_columns * sizeof(aqi_column_order), &orders, err);
+        &w->arena, (size_t)w->schema.num_columns * sizeof(aqi_column_order), &orders,
+        err);
     if (status != AQ_OK) return status;
     memset(&order, 0, sizeof order);
     AQI_MARK(&order, aqi_column_order, type_order);
@@ -5797,8 +6047,9 @@ void aq_writer_abort(aq_writer *writer) {
 
 /*==========================================================================
  * MARK: - [80] Quantization, dequantization, dot, metrics (private)
- * A tensor is cut into tiles whose borders depend on its layout only. Tiles run in parallel;
- * what they report is joined in their order, so that threads cannot change a result.
+ * A tensor is cut into tiles whose borders depend on its layout only. Tiles run in
+ * parallel; what they report is joined in their order, so that threads cannot change a
+ * result.
  *========================================================================*/
 
 #ifdef __clang__
@@ -5849,14 +6100,15 @@ static aq_status aqi_layout_complete(aq_layout *l, aq_error *err) {
         !aqi_mul_size(l->rows, bits / 8, &l->code_bytes) ||
         !aqi_mul_size(group_rows, l->groups_per_row, &l->num_groups) ||
         l->num_groups > SIZE_MAX / sizeof(float))
-        return aqi_fail(err, AQ_E_LIMIT, "tensor of %zu x %zu is too large for this machine",
-                        l->rows, l->cols);
+        return aqi_fail(err, AQ_E_LIMIT,
+                        "tensor of %zu x %zu is too large for this machine", l->rows,
+                        l->cols);
     l->row_bytes = bits / 8;
     return AQ_OK;
 }
 
-static aq_status aqi_quant_options_resolve(const aq_quant_options *in, aq_quant_options *out,
-                                           aq_error *err) {
+static aq_status aqi_quant_options_resolve(const aq_quant_options *in,
+                                           aq_quant_options *out, aq_error *err) {
     memset(out, 0, sizeof *out);
     if (in != NULL) *out = *in;
     if (out->bits == 0) out->bits = 4;
@@ -5864,8 +6116,8 @@ static aq_status aqi_quant_options_resolve(const aq_quant_options *in, aq_quant_
     if (out->bits != 2 && out->bits != 4 && out->bits != 8)
         return aqi_fail(err, AQ_E_ARG, "%u bits; choose 2, 4 or 8", out->bits);
     if (out->group_size < AQ_MIN_GROUP_SIZE)
-        return aqi_fail(err, AQ_E_ARG, "group size %zu; choose %d or more", out->group_size,
-                        AQ_MIN_GROUP_SIZE);
+        return aqi_fail(err, AQ_E_ARG, "group size %zu; choose %d or more",
+                        out->group_size, AQ_MIN_GROUP_SIZE);
     if ((int)out->granularity < AQ_PER_GROUP || out->granularity > AQ_PER_TENSOR)
         return aqi_fail(err, AQ_E_ARG, "granularity %d is none of aq_granularity",
                         (int)out->granularity);
@@ -5888,7 +6140,8 @@ aq_status aq_layout_init(size_t rows, size_t cols, const aq_quant_options *optio
     l.rows = rows;
     l.cols = cols;
     l.group_rows = o.granularity == AQ_PER_TENSOR ? AQI_MAX(rows, (size_t)1) : 1;
-    l.group_cols = o.granularity == AQ_PER_GROUP ? o.group_size : AQI_MAX(cols, (size_t)1);
+    l.group_cols =
+        o.granularity == AQ_PER_GROUP ? o.group_size : AQI_MAX(cols, (size_t)1);
     status = aqi_layout_complete(&l, err);
     if (status == AQ_OK) *out_layout = l;
     return status;
@@ -5898,7 +6151,8 @@ aq_status aq_layout_init(size_t rows, size_t cols, const aq_quant_options *optio
 static aq_status aqi_layout_check(const aq_layout *l, aq_error *err) {
     aq_layout again;
     if (l == NULL || l->code_bits < l->bits || l->code_bits > 8 || l->bits == 0 ||
-        (l->code_bits & (l->code_bits - 1)) != 0 || l->group_rows == 0 || l->group_cols == 0)
+        (l->code_bits & (l->code_bits - 1)) != 0 || l->group_rows == 0 ||
+        l->group_cols == 0)
         return aqi_fail(err, AQ_E_ARG, "layout was not made by aq_layout_init");
     again = *l;
     if (aqi_layout_complete(&again, NULL) != AQ_OK || again.row_bytes != l->row_bytes ||
@@ -5992,8 +6246,8 @@ static void aqi_metrics_tile(void *arg, size_t index) {
     aqi_sums_close(&sums, n, &t->parts[index]);
 }
 
-aq_status aq_metrics_of(const float *a, const float *b, size_t count, const aq_tasks *tasks,
-                        aq_metrics *out_metrics, aq_error *err) {
+aq_status aq_metrics_of(const float *a, const float *b, size_t count,
+                        const aq_tasks *tasks, aq_metrics *out_metrics, aq_error *err) {
     aq_metrics parts[AQI_WAVE];
     aqi_metrics_task t;
     size_t tiles = count / AQI_TILE_VALUES + (count % AQI_TILE_VALUES != 0), done, i;
@@ -6057,7 +6311,8 @@ aq_status aq_to_f32(const void *src, aq_dtype src_dtype, size_t count, float *ds
 
 /* ---- tiles ---- */
 
-/* Rows [row, row_end) and columns [col, col_end); col is a multiple of 8 and of the group. */
+/* Rows [row, row_end) and columns [col, col_end); col is a multiple of 8 and of the
+ * group. */
 typedef struct aqi_tile {
     size_t row, row_end, col, col_end;
 } aqi_tile;
@@ -6123,8 +6378,9 @@ static float aqi_float_up(double x) {
     return f;
 }
 
-/* Groups near the ends of float32's range: in double, the scale rounded up so that subnormal
- * scales still span the group, then down while a decoded value would overflow. */
+/* Groups near the ends of float32's range: in double, the scale rounded up so that
+ * subnormal scales still span the group, then down while a decoded value would
+ * overflow. */
 static void aqi_group_extreme(const aq_layout *l, const aqi_range *r, aqi_group *g) {
     double max_code = (double)g->how.max_code;
     double magnitude = (double)aqi_bits_float(r->absmax_bits);
@@ -6170,7 +6426,8 @@ static void aqi_group_make(const aq_layout *l, const aqi_range *r, aqi_group *g)
 }
 
 /* The codes of aqi_encode in double: the same formula without float32's limits. */
-static void aqi_encode_extreme(const aqi_group *g, const float *src, size_t n, uint8_t *dst) {
+static void aqi_encode_extreme(const aqi_group *g, const float *src, size_t n,
+                               uint8_t *dst) {
     double scale = (double)g->scale, zero_point = (double)g->zero_point;
     double max_code = (double)g->how.max_code;
     size_t i;
@@ -6207,8 +6464,8 @@ typedef struct aqi_quantize_task {
     aqi_tile_report *reports;
 } aqi_quantize_task;
 
-/* Codes of a tile's row on their way to memory: packed AQI_PIECE at a time, which ends on a
- * byte for every width. */
+/* Codes of a tile's row on their way to memory: packed AQI_PIECE at a time, which ends
+ * on a byte for every width. */
 typedef struct aqi_packer {
     uint8_t codes[AQI_PIECE];
     size_t fill;
@@ -6251,9 +6508,10 @@ static bool aqi_range_of(const aqi_quantize_task *t, size_t at, size_t n, aqi_ra
     return true;
 }
 
-/* Encodes n elements from index `at`, all of group g, and measures what decoding gives. */
-static void aqi_encode_group(const aqi_quantize_task *t, const aqi_group *g, size_t at, size_t n,
-                             aqi_packer *packer, aqi_sums *sums) {
+/* Encodes n elements from index `at`, all of group g, and measures what decoding
+ * gives. */
+static void aqi_encode_group(const aqi_quantize_task *t, const aqi_group *g, size_t at,
+                             size_t n, aqi_packer *packer, aqi_sums *sums) {
     float room[AQI_PIECE], decoded[AQI_PIECE];
     const struct aqi_kernels *k = aqi_k();
     while (n > 0) {
@@ -6290,8 +6548,10 @@ static void aqi_quantize_tile(void *arg, size_t index) {
     report->bad_index = SIZE_MAX;
     for (row = tile.row; row < tile.row_end; row++) {
         packer.dst = t->dst->codes + row * l->row_bytes + tile.col / 8 * l->bits;
-        for (col = tile.col; col < tile.col_end; col += AQI_MIN(l->group_cols, l->cols - col)) {
-            size_t n = AQI_MIN(l->group_cols, tile.col_end - col), at = row * l->cols + col;
+        for (col = tile.col; col < tile.col_end;
+             col += AQI_MIN(l->group_cols, l->cols - col)) {
+            size_t n = AQI_MIN(l->group_cols, tile.col_end - col),
+                   at = row * l->cols + col;
             aqi_group own;
             const aqi_group *g = t->tensor_group;
             if (g == NULL) {
@@ -6334,17 +6594,18 @@ static aq_status aqi_nonfinite(const aqi_quantize_task *t, size_t index, aq_erro
     float room[1];
     float value = aqi_floats_at(t->src, t->dtype, index, 1, room)[0];
     const char *what = value != value ? "NaN" : value > 0.0f ? "+infinity" : "-infinity";
-    return aqi_fail(err, AQ_E_NONFINITE,
-                    "%s%s at index %zu (row %zu, column %zu); repair the tensor or keep it "
-                    "unquantized",
-                    what, t->dtype == AQ_F64 && value == value ? " in float32" : "", index,
-                    index / t->layout->cols, index % t->layout->cols);
+    return aqi_fail(
+        err, AQ_E_NONFINITE,
+        "%s%s at index %zu (row %zu, column %zu); repair the tensor or keep it "
+        "unquantized",
+        what, t->dtype == AQ_F64 && value == value ? " in float32" : "", index,
+        index / t->layout->cols, index % t->layout->cols);
 }
 
 /* Runs fn over all tiles in waves and joins the reports in order. */
 static aq_status aqi_quantize_waves(aqi_quantize_task *t, void (*fn)(void *, size_t),
-                                    const aq_tasks *tasks, aqi_range *range, aq_metrics *metrics,
-                                    aq_error *err) {
+                                    const aq_tasks *tasks, aqi_range *range,
+                                    aq_metrics *metrics, aq_error *err) {
     aqi_tile_report reports[AQI_WAVE];
     size_t done, i;
     for (done = 0; done < t->tiling.count; done += AQI_WAVE) {
@@ -6380,7 +6641,8 @@ aq_status aq_quantize_into(const aq_layout *layout, const void *src, aq_dtype sr
         return aqi_fail(err, AQ_E_ARG, "cannot quantize values of type %s",
                         aq_dtype_name(src_dtype));
     if (layout->code_bits != layout->bits)
-        return aqi_fail(err, AQ_E_ARG, "layout of another writer; make one by aq_layout_init");
+        return aqi_fail(err, AQ_E_ARG,
+                        "layout of another writer; make one by aq_layout_init");
     if (layout->rows == 0 || layout->cols == 0) return AQ_OK;
     if (src == NULL || dst == NULL || dst->codes == NULL || dst->scales == NULL ||
         dst->zero_points == NULL)
@@ -6419,7 +6681,8 @@ static void aqi_decode_span(const aq_layout *l, const aq_quantized_view *src, si
             size_t g = (col + at) / l->group_cols;
             size_t left = l->group_cols - (col + at) % l->group_cols;
             size_t m = AQI_MIN(part - at, left);
-            k->decode(room + at, m, src->scales[slot + g], src->zero_points[slot + g], dst + at);
+            k->decode(room + at, m, src->scales[slot + g], src->zero_points[slot + g],
+                      dst + at);
             at += m;
         }
         codes += part / 8 * l->code_bits;
@@ -6452,8 +6715,8 @@ static aq_status aqi_view_check(const aq_layout *layout, const aq_quantized_view
                                 aq_error *err) {
     aq_status status = aqi_layout_check(layout, err);
     if (status != AQ_OK) return status;
-    if (layout->code_bytes > 0 && (src == NULL || src->codes == NULL || src->scales == NULL ||
-                                   src->zero_points == NULL))
+    if (layout->code_bytes > 0 && (src == NULL || src->codes == NULL ||
+                                   src->scales == NULL || src->zero_points == NULL))
         return aqi_fail(err, AQ_E_ARG, "codes, scales or zero points missing");
     return AQ_OK;
 }
@@ -6467,8 +6730,8 @@ aq_status aq_dequantize_rows(const aq_layout *layout, const aq_quantized_view *s
     status = aqi_view_check(layout, src, err);
     if (status != AQ_OK) return status;
     if (first_row > layout->rows || num_rows > layout->rows - first_row)
-        return aqi_fail(err, AQ_E_ARG, "rows %zu to %zu of %zu", first_row, first_row + num_rows,
-                        layout->rows);
+        return aqi_fail(err, AQ_E_ARG, "rows %zu to %zu of %zu", first_row,
+                        first_row + num_rows, layout->rows);
     if (num_rows == 0 || layout->cols == 0) return AQ_OK;
     if (dst == NULL) return aqi_fail(err, AQ_E_ARG, "destination missing");
     memset(&t, 0, sizeof t);
@@ -6540,8 +6803,10 @@ aq_status aq_matvec(const aq_layout *layout, const aq_quantized_view *src, const
     t.num_rows = layout->rows;
     t.dst = y;
     t.x = x;
-    t.tiling.rows = AQI_MAX(AQI_TILE_VALUES / AQI_MAX(layout->cols, (size_t)1), (size_t)1);
-    aqi_run(tasks, (layout->rows + t.tiling.rows - 1) / t.tiling.rows, aqi_matvec_tile, &t);
+    t.tiling.rows =
+        AQI_MAX(AQI_TILE_VALUES / AQI_MAX(layout->cols, (size_t)1), (size_t)1);
+    aqi_run(tasks, (layout->rows + t.tiling.rows - 1) / t.tiling.rows, aqi_matvec_tile,
+            &t);
     return AQ_OK;
 }
 
@@ -6563,8 +6828,9 @@ typedef struct aqi_json {
 } aqi_json;
 
 static aq_status aqi_json_fail(aqi_json *j, const char *what) {
-    return aqi_fail_at(j->err, AQ_E_FORMAT, aqi_offset(&j->in), "JSON header: %s at offset %lld",
-                       what, (long long)aqi_offset(&j->in));
+    return aqi_fail_at(j->err, AQ_E_FORMAT, aqi_offset(&j->in),
+                       "JSON header: %s at offset %lld", what,
+                       (long long)aqi_offset(&j->in));
 }
 
 /* The next character that is not white space; 0 at the end. */
@@ -6623,7 +6889,12 @@ static size_t aqi_utf8_put(uint32_t cp, char *dst) {
 
 /* Length of the valid UTF-8 sequence at p, 0 when it is not one. */
 static size_t aqi_utf8_length(const uint8_t *p, size_t left) {
-    size_t n = *p < 0x80 ? 1 : *p >> 5 == 6 ? 2 : *p >> 4 == 14 ? 3 : *p >> 3 == 30 ? 4 : 0, i;
+    size_t n = *p < 0x80       ? 1
+               : *p >> 5 == 6  ? 2
+               : *p >> 4 == 14 ? 3
+               : *p >> 3 == 30 ? 4
+                               : 0,
+           i;
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     uint32_t cp;
     if (n == 0 || n > left) return 0;
@@ -6645,7 +6916,8 @@ static bool aqi_utf8_valid(const void *text, size_t bytes) {
     return true;
 }
 
-/* The escape sequence after a backslash, to dst (4 bytes of room); 0 when there is none. */
+/* The escape sequence after a backslash, to dst (4 bytes of room); 0 when there is
+ * none. */
 static size_t aqi_json_escape(aqi_json *j, char *dst) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char *found;
@@ -6660,14 +6932,15 @@ static size_t aqi_json_escape(aqi_json *j, char *dst) {
     }
     j->in.p++;
     high = aqi_json_hex4(j);
-    if (high <= 0 || (high >= 0xdc00 && high < 0xe000)) return 0; /* NUL would end a name */
+    if (high <= 0 || (high >= 0xdc00 && high < 0xe000))
+        return 0; /* NUL would end a name */
     if (high < 0xd800 || high >= 0xe000) return aqi_utf8_put((uint32_t)high, dst);
     if (aqi_remaining(&j->in) < 6 || j->in.p[0] != '\\' || j->in.p[1] != 'u') return 0;
     j->in.p += 2;
     low = aqi_json_hex4(j);
     if (low < 0xdc00 || low >= 0xe000) return 0;
-    return aqi_utf8_put(0x10000u + ((uint32_t)(high - 0xd800) << 10) + (uint32_t)(low - 0xdc00),
-                        dst);
+    return aqi_utf8_put(
+        0x10000u + ((uint32_t)(high - 0xd800) << 10) + (uint32_t)(low - 0xdc00), dst);
 }
 
 /* A string, unescaped, NUL-terminated, in the arena. */
@@ -6715,7 +6988,8 @@ static aq_status aqi_json_u64(aqi_json *j, uint64_t *out) {
         if (v > (UINT64_MAX - digit) / 10) return aqi_json_fail(j, "number over 64 bits");
         v = v * 10 + digit;
     }
-    if (c == '0' && j->in.p - begin > 1) return aqi_json_fail(j, "number with a leading 0");
+    if (c == '0' && j->in.p - begin > 1)
+        return aqi_json_fail(j, "number with a leading 0");
     *out = v;
     return AQ_OK;
 }
@@ -6727,7 +7001,8 @@ static bool aqi_put_text(const aq_allocator *a, aqi_bytes_builder *b, const char
 }
 
 /* Appends a quoted JSON string. `text` is valid UTF-8. */
-static bool aqi_put_json_string(const aq_allocator *a, aqi_bytes_builder *b, const char *text) {
+static bool aqi_put_json_string(const aq_allocator *a, aqi_bytes_builder *b,
+                                const char *text) {
     bool ok = aqi_put_text(a, b, "\"");
     for (; *text != '\0' && ok; text++) {
         char escaped[8];
@@ -6765,8 +7040,8 @@ static aq_status aqi_tensor_geometry(aq_tensor *t, aq_error *err) {
     uint32_t i;
     for (i = 0; i < t->num_dims; i++) {
         size_t *side = i == 0 && t->num_dims > 1 ? &rows : &cols;
-        if (__builtin_mul_overflow(params, t->shape[i], &params) || t->shape[i] > SIZE_MAX ||
-            !aqi_mul_size(*side, (size_t)t->shape[i], side))
+        if (__builtin_mul_overflow(params, t->shape[i], &params) ||
+            t->shape[i] > SIZE_MAX || !aqi_mul_size(*side, (size_t)t->shape[i], side))
             return aqi_fail(err, AQ_E_LIMIT, "shape has over 2^64 elements");
     }
     if (!aqi_mul_size((size_t)params, 8, &bytes) || params > SIZE_MAX / 8)
@@ -6797,11 +7072,11 @@ aq_status aq_tensor_init(aq_tensor *out_tensor, const char *name, aq_dtype dtype
     if (name == NULL || name[0] == '\0' || !aqi_utf8_valid(name, strlen(name)))
         return aqi_fail(err, AQ_E_ARG, "tensor name missing or not UTF-8");
     if (aq_dtype_bytes(dtype) == 0)
-        return aqi_fail(err, AQ_E_ARG, "tensor \"%.80s\": dtype %d is none of aq_dtype", name,
-                        (int)dtype);
+        return aqi_fail(err, AQ_E_ARG, "tensor \"%.80s\": dtype %d is none of aq_dtype",
+                        name, (int)dtype);
     if (num_dims > AQ_MAX_DIMS || (num_dims > 0 && shape == NULL))
-        return aqi_fail(err, AQ_E_ARG, "tensor \"%.80s\": %u dimensions; at most %d", name,
-                        num_dims, AQ_MAX_DIMS);
+        return aqi_fail(err, AQ_E_ARG, "tensor \"%.80s\": %u dimensions; at most %d",
+                        name, num_dims, AQ_MAX_DIMS);
     t.name = name;
     t.dtype = dtype;
     t.num_dims = num_dims;
@@ -6826,8 +7101,8 @@ static aq_status aqi_tensor_check_float(const aq_tensor *t, aq_error *err) {
     if (t->num_params > 0 && t->data == NULL)
         return aqi_fail(err, AQ_E_ARG, "tensor has no data; use aq_model_tensor");
     if (t->layout.bits == 0 && !aq_dtype_is_float(t->dtype))
-        return aqi_fail(err, AQ_E_TYPE, "tensor \"%.80s\" is %s, not a float type", t->name,
-                        aq_dtype_name(t->dtype));
+        return aqi_fail(err, AQ_E_TYPE, "tensor \"%.80s\" is %s, not a float type",
+                        t->name, aq_dtype_name(t->dtype));
     return AQ_OK;
 }
 
@@ -6842,8 +7117,8 @@ aq_status aq_tensor_rows_f32(const aq_tensor *tensor, size_t first_row, size_t n
     if (l->bits != 0)
         return aq_dequantize_rows(l, &view, first_row, num_rows, dst, tasks, err);
     if (first_row > l->rows || num_rows > l->rows - first_row)
-        return aqi_fail(err, AQ_E_ARG, "rows %zu to %zu of %zu", first_row, first_row + num_rows,
-                        l->rows);
+        return aqi_fail(err, AQ_E_ARG, "rows %zu to %zu of %zu", first_row,
+                        first_row + num_rows, l->rows);
     if (num_rows == 0 || l->cols == 0) return AQ_OK;
     return aq_to_f32(tensor->data + first_row * l->cols * aq_dtype_bytes(tensor->dtype),
                      tensor->dtype, num_rows * l->cols, dst, err);
@@ -6862,8 +7137,8 @@ static float aqi_float_dot(const aq_tensor *t, size_t row, const float *x) {
     return aqi_dot_close(lanes);
 }
 
-aq_status aq_tensor_dot(const aq_tensor *tensor, size_t row, const float *x, float *out_dot,
-                        aq_error *err) {
+aq_status aq_tensor_dot(const aq_tensor *tensor, size_t row, const float *x,
+                        float *out_dot, aq_error *err) {
     aq_quantized_view view = aqi_tensor_view(tensor);
     aq_status status;
     aqi_error_clear(err);
@@ -6873,7 +7148,8 @@ aq_status aq_tensor_dot(const aq_tensor *tensor, size_t row, const float *x, flo
     if (tensor->layout.bits != 0)
         return aq_dot_row(&tensor->layout, &view, row, x, out_dot, err);
     if (row >= tensor->layout.rows || (tensor->layout.cols > 0 && x == NULL))
-        return aqi_fail(err, AQ_E_ARG, "row %zu of %zu, or no vector", row, tensor->layout.rows);
+        return aqi_fail(err, AQ_E_ARG, "row %zu of %zu, or no vector", row,
+                        tensor->layout.rows);
     *out_dot = aqi_float_dot(tensor, row, x);
     return AQ_OK;
 }
@@ -6917,7 +7193,8 @@ aq_status aq_tensor_matvec(const aq_tensor *tensor, const float *x, float *y,
  * Opening reads the metadata of all tensors; data is found when a tensor is asked for.
  *========================================================================*/
 
-/* Leaf columns of the model schema; -1 = the file has none. X(member, name, type, required) */
+/* Leaf columns of the model schema; -1 = the file has none. X(member, name, type,
+ * required) */
 #define AQI_MODEL_COLUMNS(X)                                                             \
     X(layer_name, AQ_BYTE_ARRAY, true)                                                   \
     X(shape, AQ_INT64, true)                                                             \
@@ -7000,8 +7277,8 @@ typedef struct aqi_cells {
     uint8_t max_def;
 } aqi_cells;
 
-static aq_status aqi_cells_open(const aqi_model_file *f, int32_t row_group, int32_t column,
-                                aqi_cells *out, aq_error *err) {
+static aq_status aqi_cells_open(const aqi_model_file *f, int32_t row_group,
+                                int32_t column, aqi_cells *out, aq_error *err) {
     aq_status status;
     memset(out, 0, sizeof *out);
     if (column < 0) return AQ_OK;
@@ -7082,7 +7359,8 @@ static bool aqi_bytes_equal(const aq_bytes *b, const char *text) {
 static int32_t aqi_model_leaf(const aq_parquet *f, const char *name) {
     int32_t i;
     for (i = 1; i < f->schema.num_fields; i++) {
-        if (f->schema.fields[i].parent != 0 || strcmp(f->schema.fields[i].name, name) != 0)
+        if (f->schema.fields[i].parent != 0 ||
+            strcmp(f->schema.fields[i].name, name) != 0)
             continue;
         while (f->schema.fields[i].num_children == 1) i++;
         return f->schema.fields[i].column;
@@ -7101,26 +7379,27 @@ static aq_status aqi_model_columns_find(aqi_model_file *f, aq_error *err) {
     AQI_MODEL_COLUMNS(AQ_X)
 #undef AQ_X
     if (missing != NULL)
-        return aqi_fail(err, AQ_E_TYPE,
-                        "Parquet, but not a model: no column %s; a model has layer_name, shape, "
-                        "data",
-                        missing);
+        return aqi_fail(
+            err, AQ_E_TYPE,
+            "Parquet, but not a model: no column %s; a model has layer_name, shape, "
+            "data",
+            missing);
     if (mistyped != NULL)
-        return aqi_fail(err, AQ_E_TYPE, "Parquet, but not a model: column %s has another type",
-                        mistyped);
+        return aqi_fail(err, AQ_E_TYPE,
+                        "Parquet, but not a model: column %s has another type", mistyped);
     return AQ_OK;
 }
 
 /* Columns that describe the tensors of a row group. */
 typedef struct aqi_model_rows {
-    aqi_cells layer_name, shape, dtype, num_params, quant_type, scales, quant_axis, group_size,
-        bit_width, packing, cosine, sqnr_db, max_abs_error, chunk_count;
+    aqi_cells layer_name, shape, dtype, num_params, quant_type, scales, quant_axis,
+        group_size, bit_width, packing, cosine, sqnr_db, max_abs_error, chunk_count;
 } aqi_model_rows;
 
 #define AQI_MODEL_ROWS(X)                                                                \
-    X(layer_name) X(shape) X(dtype) X(num_params) X(quant_type) X(scales) X(quant_axis)   \
-    X(group_size) X(bit_width) X(packing) X(cosine) X(sqnr_db) X(max_abs_error)          \
-    X(chunk_count)
+    X(layer_name) X(shape) X(dtype) X(num_params) X(quant_type) X(scales)                \
+    X(quant_axis) X(group_size) X(bit_width) X(packing) X(cosine) X(sqnr_db)             \
+    X(max_abs_error) X(chunk_count)
 
 static void aqi_model_rows_close(aqi_model_rows *r) {
 #define AQ_X(name) aqi_cells_close(&r->name);
@@ -7141,12 +7420,14 @@ static aq_status aqi_model_rows_open(const aqi_model_file *f, int32_t row_group,
     return status;
 }
 
-/* bits of the codes: bit_width, or "intN" of quant_type; 0 = not quantized; -1 = nonsense. */
+/* bits of the codes: bit_width, or "intN" of quant_type; 0 = not quantized; -1 =
+ * nonsense. */
 static int32_t aqi_model_bits(const aqi_model_rows *r, int64_t row) {
     const aq_bytes *type = aqi_cells_bytes(&r->quant_type, row);
     int32_t bits = 0, width;
     if (type != NULL && !aqi_bytes_equal(type, "none") && type->size > 0) {
-        bits = type->size == 4 && memcmp(type->data, "int", 3) == 0 ? type->data[3] - '0' : -1;
+        bits = type->size == 4 && memcmp(type->data, "int", 3) == 0 ? type->data[3] - '0'
+                                                                    : -1;
         if (bits < 1 || bits > 8) return -1;
     }
     width = aqi_cells_i32(&r->bit_width, row, bits);
@@ -7167,7 +7448,8 @@ static aq_status aqi_model_layout(const aqi_model_rows *r, int64_t row, aq_tenso
     aqi_cells_row(&r->scales, row, &first, &scales);
     if (packed && !aqi_bytes_equal(packing, "lsb"))
         return aqi_fail(err, AQ_E_UNSUPPORTED, "packing \"%.*s\" is not known",
-                        (int)AQI_MIN(packing->size, (size_t)40), (const char *)packing->data);
+                        (int)AQI_MIN(packing->size, (size_t)40),
+                        (const char *)packing->data);
     if (packed && bits != 2 && bits != 4 && bits != 8)
         return aqi_fail(err, AQ_E_UNSUPPORTED, "packed codes of %d bits", (int)bits);
     if (group < 0 || !aqi_to_size(group, &size))
@@ -7200,7 +7482,8 @@ static aq_status aqi_model_shape(const aqi_cells *cells, int64_t row, aq_tensor 
                         AQ_MAX_DIMS);
     t->num_dims = (uint32_t)count;
     for (i = 0; i < count; i++)
-        memcpy(&t->shape[i], (const uint8_t *)cells->span.values + (size_t)(first + i) * 8, 8);
+        memcpy(&t->shape[i],
+               (const uint8_t *)cells->span.values + (size_t)(first + i) * 8, 8);
     return aqi_tensor_geometry(t, err);
 }
 
@@ -7222,15 +7505,19 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aq_tensor *
         return aqi_fail(err, AQ_E_UNSUPPORTED, "dtype \"%s\" is not known", text);
     params = aqi_cells_i64(&r->num_params, row, (int64_t)t->num_params);
     if ((uint64_t)params != t->num_params)
-        return aqi_fail(err, AQ_E_FORMAT, "num_params %lld, but its shape has %llu elements",
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "num_params %lld, but its shape has %llu elements",
                         (long long)params, (unsigned long long)t->num_params);
     if (chunks != 1)
-        return aqi_fail(err, AQ_E_UNSUPPORTED, "tensor in %d rows is not supported by this "
-                                               "version",
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "tensor in %d rows is not supported by this "
+                        "version",
                         (int)chunks);
     bits = aqi_model_bits(r, row);
-    if (bits < 0) return aqi_fail(err, AQ_E_FORMAT, "quant_type and bit_width disagree or make "
-                                                    "no sense");
+    if (bits < 0)
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "quant_type and bit_width disagree or make "
+                        "no sense");
     if (bits > 0) status = aqi_model_layout(r, row, t, bits, err);
     if (status != AQ_OK) return status;
     t->data_bytes = bits > 0 ? t->layout.code_bytes
@@ -7253,16 +7540,19 @@ static aq_status aqi_model_read_row_group(aq_model *m, uint32_t file, int32_t ro
         const aq_bytes *name = aqi_cells_bytes(&r.layer_name, row);
         aqi_model_entry *e;
         char *copy = NULL;
-        if (name == NULL || name->size == 0 || memchr(name->data, 0, name->size) != NULL ||
+        if (name == NULL || name->size == 0 ||
+            memchr(name->data, 0, name->size) != NULL ||
             !aqi_utf8_valid(name->data, name->size)) {
-            status = aqi_fail(err, AQ_E_FORMAT,
-                              "layer_name of row %lld in row group %d is missing or no text",
-                              (long long)row, (int)row_group);
+            status =
+                aqi_fail(err, AQ_E_FORMAT,
+                         "layer_name of row %lld in row group %d is missing or no text",
+                         (long long)row, (int)row_group);
             break;
         }
         e = aqi_model_push(m);
-        status = e == NULL ? aqi_fail_nomem(err, sizeof *e)
-                           : aqi_arena_string(&m->arena, name->data, name->size, &copy, err);
+        status = e == NULL
+                     ? aqi_fail_nomem(err, sizeof *e)
+                     : aqi_arena_string(&m->arena, name->data, name->size, &copy, err);
         if (status != AQ_OK) break;
         e->tensor.name = copy;
         e->file = file;
@@ -7323,7 +7613,8 @@ static aq_status aqi_model_read_parquet(aq_model *m, uint32_t file, aq_error *er
 
 #define AQI_SAFETENSORS_HEADER_LIMIT 100000000u
 
-/* {"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}. Offsets end in e->offset and size. */
+/* {"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}. Offsets end in e->offset and
+ * size. */
 static aq_status aqi_safetensors_entry(aqi_json *j, aqi_model_entry *e, uint64_t *begin,
                                        uint64_t *end, aq_error *err) {
     const char *key, *text;
@@ -7341,7 +7632,8 @@ static aq_status aqi_safetensors_entry(aqi_json *j, aqi_model_entry *e, uint64_t
             if (status != AQ_OK) return status;
             t->dtype = aqi_dtype_of(text, true);
             if (t->dtype == AQ_DTYPE_NONE)
-                return aqi_fail(err, AQ_E_UNSUPPORTED, "dtype \"%.40s\" is not known", text);
+                return aqi_fail(err, AQ_E_UNSUPPORTED, "dtype \"%.40s\" is not known",
+                                text);
         } else if (strcmp(key, "shape") == 0 && !has_shape) {
             has_shape = true;
             if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no shape");
@@ -7357,7 +7649,8 @@ static aq_status aqi_safetensors_entry(aqi_json *j, aqi_model_entry *e, uint64_t
             has_offsets = true;
             if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no offsets");
             status = aqi_json_u64(j, begin);
-            if (status == AQ_OK && !aqi_json_take(j, ',')) status = aqi_json_fail(j, "no comma");
+            if (status == AQ_OK && !aqi_json_take(j, ','))
+                status = aqi_json_fail(j, "no comma");
             if (status == AQ_OK) status = aqi_json_u64(j, end);
             if (status == AQ_OK && !aqi_json_take(j, ']'))
                 status = aqi_json_fail(j, "offsets without an end");
@@ -7383,10 +7676,12 @@ static aq_status aqi_safetensors_metadata(aq_model *m, aqi_json *j, aq_error *er
     if (aqi_json_take(j, '}')) return AQ_OK;
     do {
         status = aqi_json_string(j, &key, err);
-        if (status == AQ_OK && !aqi_json_take(j, ':')) status = aqi_json_fail(j, "no colon");
+        if (status == AQ_OK && !aqi_json_take(j, ':'))
+            status = aqi_json_fail(j, "no colon");
         if (status == AQ_OK) status = aqi_json_string(j, &value, err);
         if (status == AQ_OK && m->num_pairs == capacity)
-            status = aqi_fail(err, AQ_E_LIMIT, "__metadata__ with over %zu keys", capacity);
+            status =
+                aqi_fail(err, AQ_E_LIMIT, "__metadata__ with over %zu keys", capacity);
         if (status == AQ_OK)
             status = aqi_model_add_pair(m, key, value, strlen(value), capacity, err);
     } while (status == AQ_OK && aqi_json_take(j, ','));
@@ -7396,15 +7691,16 @@ static aq_status aqi_safetensors_metadata(aq_model *m, aqi_json *j, aq_error *er
 }
 
 static int aqi_compare_offsets(const void *a, const void *b) {
-    const aqi_model_entry *x = (const aqi_model_entry *)a, *y = (const aqi_model_entry *)b;
+    const aqi_model_entry *x = (const aqi_model_entry *)a,
+                          *y = (const aqi_model_entry *)b;
     if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
     return (x->tensor.data_bytes > y->tensor.data_bytes) -
            (x->tensor.data_bytes < y->tensor.data_bytes);
 }
 
 /* Data must follow the header without holes or overlaps, to the end of the file. */
-static aq_status aqi_safetensors_cover(aq_model *m, int64_t data_begin, int64_t file_bytes,
-                                       aq_error *err) {
+static aq_status aqi_safetensors_cover(aq_model *m, int64_t data_begin,
+                                       int64_t file_bytes, aq_error *err) {
     int64_t at = data_begin;
     size_t i;
     if (m->num_entries > 0)
@@ -7422,26 +7718,29 @@ static aq_status aqi_safetensors_cover(aq_model *m, int64_t data_begin, int64_t 
         at += (int64_t)e->tensor.data_bytes;
     }
     if (at == file_bytes) return AQ_OK;
-    return aqi_fail_at(err, AQ_E_FORMAT, at,
-                       "data ends at offset %lld, the file at %lld; it is cut off or damaged",
-                       (long long)at, (long long)file_bytes);
+    return aqi_fail_at(
+        err, AQ_E_FORMAT, at,
+        "data ends at offset %lld, the file at %lld; it is cut off or damaged",
+        (long long)at, (long long)file_bytes);
 }
 
 /* Checks one entry's numbers against each other and the file. */
 static aq_status aqi_safetensors_place(aqi_model_entry *e, uint64_t begin, uint64_t end,
-                                       int64_t data_begin, int64_t file_bytes, aq_error *err) {
+                                       int64_t data_begin, int64_t file_bytes,
+                                       aq_error *err) {
     uint64_t room = (uint64_t)(file_bytes - data_begin);
     aq_status status = aqi_tensor_geometry(&e->tensor, err);
     if (status != AQ_OK) return status;
     if (begin > end || end > room)
-        return aqi_fail(err, AQ_E_FORMAT,
-                        "data_offsets [%llu, %llu] lie outside the %llu bytes of data; the file "
-                        "is cut off or damaged",
-                        (unsigned long long)begin, (unsigned long long)end,
-                        (unsigned long long)room);
+        return aqi_fail(
+            err, AQ_E_FORMAT,
+            "data_offsets [%llu, %llu] lie outside the %llu bytes of data; the file "
+            "is cut off or damaged",
+            (unsigned long long)begin, (unsigned long long)end, (unsigned long long)room);
     e->tensor.data_bytes = (size_t)e->tensor.num_params * aq_dtype_bytes(e->tensor.dtype);
     if (end - begin != e->tensor.data_bytes)
-        return aqi_fail(err, AQ_E_FORMAT, "dtype and shape need %zu bytes, data_offsets give %llu",
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "dtype and shape need %zu bytes, data_offsets give %llu",
                         e->tensor.data_bytes, (unsigned long long)(end - begin));
     e->offset = data_begin + (int64_t)begin;
     return AQ_OK;
@@ -7469,7 +7768,8 @@ static aq_status aqi_safetensors_header(aq_model *m, aqi_json *j, int64_t data_b
             e->tensor.name = name;
             status = aqi_safetensors_entry(j, e, &begin, &end, err);
             if (status == AQ_OK)
-                status = aqi_safetensors_place(e, begin, end, data_begin, file_bytes, err);
+                status =
+                    aqi_safetensors_place(e, begin, end, data_begin, file_bytes, err);
             status = aqi_error_in_tensor(err, status, name);
         } while (status == AQ_OK && aqi_json_take(j, ','));
         if (status == AQ_OK && !aqi_json_take(j, '}'))
@@ -7497,15 +7797,17 @@ static aq_status aqi_model_read_safetensors(aq_model *m, aq_error *err) {
     if (status != AQ_OK) return status;
     bytes = aqi_load_le64(length);
     if (bytes > (uint64_t)f->source.bytes - 8)
-        return aqi_fail_at(err, AQ_E_FORMAT, 0,
-                           "not a safetensors file: header of %llu bytes in a file of %lld",
-                           (unsigned long long)bytes, (long long)f->source.bytes);
+        return aqi_fail_at(
+            err, AQ_E_FORMAT, 0,
+            "not a safetensors file: header of %llu bytes in a file of %lld",
+            (unsigned long long)bytes, (long long)f->source.bytes);
     if (bytes > AQI_SAFETENSORS_HEADER_LIMIT)
         return aqi_fail_at(err, AQ_E_LIMIT, 0,
                            "safetensors header of %llu bytes; the limit is 100,000,000",
                            (unsigned long long)bytes);
     status = aqi_arena_take(&m->arena, (size_t)bytes, &header, err);
-    if (status == AQ_OK) status = aqi_source_read(&f->source, 8, header, (size_t)bytes, err);
+    if (status == AQ_OK)
+        status = aqi_source_read(&f->source, 8, header, (size_t)bytes, err);
     if (status != AQ_OK) return status;
     j.in = aqi_cursor_make((const uint8_t *)header, (size_t)bytes, 8);
     j.arena = &m->arena;
@@ -7529,13 +7831,15 @@ static aq_status aqi_model_add_file(aq_model *m, const char *directory, const ch
     void *p = m->files;
     char *path = NULL;
     aq_status status = AQ_OK;
-    if ((m->num_files & (m->num_files - 1)) == 0) { /* a power of two is full: double it */
-        status = aqi_arena_alloc(&m->arena, AQI_MAX(m->num_files * 2, (size_t)1) * sizeof *m->files,
-                                 &p, err);
+    if ((m->num_files & (m->num_files - 1)) ==
+        0) { /* a power of two is full: double it */
+        status = aqi_arena_alloc(
+            &m->arena, AQI_MAX(m->num_files * 2, (size_t)1) * sizeof *m->files, &p, err);
         if (status == AQ_OK && m->num_files > 0)
             memcpy(p, m->files, m->num_files * sizeof *m->files);
     }
-    if (status == AQ_OK) status = aqi_arena_string(&m->arena, NULL, d + n + 1, &path, err);
+    if (status == AQ_OK)
+        status = aqi_arena_string(&m->arena, NULL, d + n + 1, &path, err);
     if (status != AQ_OK) return status;
     if (d > 0) memcpy(path, directory, d);
     if (d > 0) path[d++] = '/';
@@ -7628,8 +7932,8 @@ static aq_status aqi_model_read(aq_model *m, const char *path, aq_error *err) {
     return status == AQ_OK ? aqi_model_sort(m, err) : status;
 }
 
-aq_status aq_model_open(const char *path, const aq_model_options *options, aq_model **out_model,
-                        aq_error *err) {
+aq_status aq_model_open(const char *path, const aq_model_options *options,
+                        aq_model **out_model, aq_error *err) {
     aq_model_options o;
     aq_allocator a;
     aq_model *m;
@@ -7747,25 +8051,28 @@ void aq_tensor_release(aq_tensor *tensor) {
     aqi_free(&a, o, sizeof *o);
 }
 
-/* The float list of a row; copied only where its bytes are not aligned for floats. */
-static aq_status aqi_tensor_floats(aqi_tensor_owned *o, const aqi_cells *cells, int64_t row,
-                                   size_t want, int slot, const float **out, bool *mapped,
-                                   aq_error *err) {
+/* The scales (slot 0) or zero points (slot 1) of a row; copied only where the file's bytes
+ * are not aligned for floats. */
+static aq_status aqi_tensor_floats(aqi_tensor_owned *o, const aqi_cells *cells,
+                                   int64_t row, int slot, aq_tensor *t, aq_error *err) {
     const char *what = slot == 0 ? "scales" : "zero points";
+    const float **out = slot == 0 ? &t->scales : &t->zero_points;
+    size_t i, want = t->layout.num_groups;
     int64_t first, count;
     const uint8_t *p;
-    float f;
-    size_t i;
     aqi_cells_row(cells, row, &first, &count);
     if ((uint64_t)count != want)
-        return aqi_fail(err, AQ_E_FORMAT, "%lld %s for %zu groups", (long long)count, what, want);
+        return aqi_fail(err, AQ_E_FORMAT, "%lld %s for %zu groups", (long long)count,
+                        what, want);
     p = (const uint8_t *)cells->span.values + (size_t)first * sizeof(float);
     for (i = 0; i < want; i++) {
+        float f;
         memcpy(&f, p + i * sizeof f, sizeof f);
         if (!aqi_is_finite(f))
-            return aqi_fail(err, AQ_E_NONFINITE, "%s hold NaN or infinity at group %zu", what, i);
+            return aqi_fail(err, AQ_E_NONFINITE, "%s hold NaN or infinity at group %zu",
+                            what, i);
     }
-    *mapped = *mapped && cells->span.mapped;
+    t->mapped = t->mapped && cells->span.mapped;
     if (want == 0 || (uintptr_t)p % sizeof(float) == 0) {
         *out = (const float *)(const void *)p;
         return AQ_OK;
@@ -7775,13 +8082,14 @@ static aq_status aqi_tensor_floats(aqi_tensor_owned *o, const aqi_cells *cells, 
     if (o->aligned[slot] == NULL) return aqi_fail_nomem(err, o->aligned_bytes);
     memcpy(o->aligned[slot], p, o->aligned_bytes);
     *out = o->aligned[slot];
-    *mapped = false;
+    t->mapped = false;
     return AQ_OK;
 }
 
-/* Bytes [offset, offset + bytes) of a source: where they are mapped, else read to memory. */
-static aq_status aqi_tensor_from_source(aqi_tensor_owned *o, const aqi_source *s, int64_t offset,
-                                        aq_tensor *t, aq_error *err) {
+/* Bytes [offset, offset + bytes) of a source: where they are mapped, else read to
+ * memory. */
+static aq_status aqi_tensor_from_source(aqi_tensor_owned *o, const aqi_source *s,
+                                        int64_t offset, aq_tensor *t, aq_error *err) {
     t->data = aqi_source_view(s, offset);
     t->mapped = t->data != NULL || t->data_bytes == 0;
     if (t->data != NULL || t->data_bytes == 0) return AQ_OK;
@@ -7793,9 +8101,11 @@ static aq_status aqi_tensor_from_source(aqi_tensor_owned *o, const aqi_source *s
     return aqi_source_read(s, offset, o->copy, o->copy_bytes, err);
 }
 
-/* Raw float32 values beside "x.parquet" in "x.bin", as the reference converter leaves them. */
+/* Raw float32 values beside "x.parquet" in "x.bin", as the reference converter leaves
+ * them. */
 static aq_status aqi_tensor_from_sibling(const aq_model *m, const aqi_model_file *f,
-                                         aqi_tensor_owned *o, aq_tensor *t, aq_error *err) {
+                                         aqi_tensor_owned *o, aq_tensor *t,
+                                         aq_error *err) {
     size_t n = strlen(f->path), stem = aqi_ends_with(f->path, ".parquet") ? n - 8 : n;
     char *path = (char *)aqi_alloc(&m->allocator, stem + 5);
     aq_status status;
@@ -7814,7 +8124,8 @@ static aq_status aqi_tensor_from_sibling(const aq_model *m, const aqi_model_file
 }
 
 static aq_status aqi_tensor_from_parquet(const aq_model *m, const aqi_model_entry *e,
-                                         aqi_tensor_owned *o, aq_tensor *t, aq_error *err) {
+                                         aqi_tensor_owned *o, aq_tensor *t,
+                                         aq_error *err) {
     const aqi_model_file *f = &m->files[e->file];
     const aq_bytes *data;
     aq_status status = aqi_cells_open(f, e->row_group, f->columns.data, &o->data, err);
@@ -7823,20 +8134,20 @@ static aq_status aqi_tensor_from_parquet(const aq_model *m, const aqi_model_entr
     if ((data == NULL || data->size == 0) && t->data_bytes > 0 && t->layout.bits == 0)
         return aqi_tensor_from_sibling(m, f, o, t, err);
     if ((data == NULL ? 0 : data->size) != t->data_bytes)
-        return aqi_fail(err, AQ_E_FORMAT, "data has %zu bytes; its shape and type need %zu",
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "data has %zu bytes; its shape and type need %zu",
                         data == NULL ? (size_t)0 : data->size, t->data_bytes);
     t->data = data == NULL ? NULL : data->data;
     t->mapped = o->data.span.mapped || t->data_bytes == 0;
     if (t->layout.bits == 0) return AQ_OK;
     status = aqi_cells_open(f, e->row_group, f->columns.scales, &o->scales, err);
     if (status == AQ_OK)
-        status = aqi_cells_open(f, e->row_group, f->columns.zero_points, &o->zero_points, err);
+        status =
+            aqi_cells_open(f, e->row_group, f->columns.zero_points, &o->zero_points, err);
     if (status == AQ_OK)
-        status = aqi_tensor_floats(o, &o->scales, e->row, t->layout.num_groups, 0, &t->scales,
-                                   &t->mapped, err);
+        status = aqi_tensor_floats(o, &o->scales, e->row, 0, t, err);
     if (status == AQ_OK)
-        status = aqi_tensor_floats(o, &o->zero_points, e->row, t->layout.num_groups, 1,
-                                   &t->zero_points, &t->mapped, err);
+        status = aqi_tensor_floats(o, &o->zero_points, e->row, 1, t, err);
     return status;
 }
 
@@ -7856,7 +8167,8 @@ aq_status aq_model_tensor(const aq_model *model, size_t index, aq_tensor *out_te
     aqi_source_init(&o->file);
     t.owned = o;
     if (model->format == AQ_MODEL_SAFETENSORS) {
-        status = aqi_tensor_from_source(o, &model->files[e->file].source, e->offset, &t, err);
+        status =
+            aqi_tensor_from_source(o, &model->files[e->file].source, e->offset, &t, err);
     } else {
         status = aqi_tensor_from_parquet(model, e, o, &t, err);
     }
@@ -7876,7 +8188,8 @@ aq_status aq_model_find(const aq_model *model, const char *name, aq_tensor *out_
     aqi_error_clear(err);
     aqi_tensor_reset(out_tensor);
     if (model->num_entries == 0)
-        return aqi_fail(err, AQ_E_NOT_FOUND, "no tensor \"%.80s\": the model is empty", name);
+        return aqi_fail(err, AQ_E_NOT_FOUND, "no tensor \"%.80s\": the model is empty",
+                        name);
     /* One of the two neighbours in order shares the longest beginning. */
     for (k = i > 0 ? i - 1 : i; k <= i && k < model->num_entries; k++) {
         const char *other = model->entries[k].tensor.name;
@@ -7885,8 +8198,9 @@ aq_status aq_model_find(const aq_model *model, const char *name, aq_tensor *out_
         if (n >= best || near >= model->num_entries) near = k;
         best = AQI_MAX(best, n);
     }
-    return aqi_fail(err, AQ_E_NOT_FOUND, "no tensor \"%.80s\"; the nearest name is \"%.80s\"",
-                    name, model->entries[near].tensor.name);
+    return aqi_fail(err, AQ_E_NOT_FOUND,
+                    "no tensor \"%.80s\"; the nearest name is \"%.80s\"", name,
+                    model->entries[near].tensor.name);
 }
 
 #ifndef AQ_NO_WRITER
@@ -7896,8 +8210,8 @@ aq_status aq_model_find(const aq_model *model, const char *name, aq_tensor *out_
  * Parquet: a row group per tensor, a page per column. Safetensors: a header, then data.
  *========================================================================*/
 
-/* Columns of the model file, in order: X(name, repetition, type, logical, bits) of leaves, and
- * the three lists. Source: docs/FORMAT.md. */
+/* Columns of the model file, in order: X(name, repetition, type, logical, bits) of
+ * leaves, and the three lists. Source: docs/FORMAT.md. */
 #define AQI_LIST_FIELDS(name, type, logical, bits, align)                                \
     {name, AQ_REQUIRED, AQ_GROUP, 1, 0, AQ_LOGICAL_LIST, 0, false, false, false,         \
      AQ_UNCOMPRESSED},                                                                   \
@@ -7909,23 +8223,34 @@ aq_status aq_model_find(const aq_model *model, const char *name, aq_tensor *out_
     {name, repetition, type, 0, 0, logical, bits, false, align, stats, AQ_UNCOMPRESSED}
 
 static const aq_field_spec aqi_model_fields[] = {
-    AQI_LEAF_FIELD("layer_name", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false, true),
+    AQI_LEAF_FIELD("layer_name", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false,
+                   true),
     AQI_LIST_FIELDS("shape", AQ_INT64, AQ_LOGICAL_INTEGER, 64, false),
-    AQI_LEAF_FIELD("dtype", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false, false),
+    AQI_LEAF_FIELD("dtype", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false,
+                   false),
     AQI_LEAF_FIELD("data", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_NONE, 0, true, false),
-    AQI_LEAF_FIELD("num_params", AQ_REQUIRED, AQ_INT64, AQ_LOGICAL_INTEGER, 64, false, false),
-    AQI_LEAF_FIELD("quant_type", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false, false),
+    AQI_LEAF_FIELD("num_params", AQ_REQUIRED, AQ_INT64, AQ_LOGICAL_INTEGER, 64, false,
+                   false),
+    AQI_LEAF_FIELD("quant_type", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false,
+                   false),
     AQI_LIST_FIELDS("scales", AQ_FLOAT, AQ_LOGICAL_NONE, 0, true),
     AQI_LIST_FIELDS("zero_points", AQ_FLOAT, AQ_LOGICAL_NONE, 0, true),
-    AQI_LEAF_FIELD("quant_axis", AQ_OPTIONAL, AQ_INT64, AQ_LOGICAL_INTEGER, 64, false, false),
-    AQI_LEAF_FIELD("group_size", AQ_OPTIONAL, AQ_INT64, AQ_LOGICAL_INTEGER, 64, false, false),
-    AQI_LEAF_FIELD("bit_width", AQ_REQUIRED, AQ_INT32, AQ_LOGICAL_INTEGER, 8, false, false),
-    AQI_LEAF_FIELD("packing", AQ_OPTIONAL, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false, false),
+    AQI_LEAF_FIELD("quant_axis", AQ_OPTIONAL, AQ_INT64, AQ_LOGICAL_INTEGER, 64, false,
+                   false),
+    AQI_LEAF_FIELD("group_size", AQ_OPTIONAL, AQ_INT64, AQ_LOGICAL_INTEGER, 64, false,
+                   false),
+    AQI_LEAF_FIELD("bit_width", AQ_REQUIRED, AQ_INT32, AQ_LOGICAL_INTEGER, 8, false,
+                   false),
+    AQI_LEAF_FIELD("packing", AQ_OPTIONAL, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false,
+                   false),
     AQI_LEAF_FIELD("cosine", AQ_OPTIONAL, AQ_DOUBLE, AQ_LOGICAL_NONE, 0, false, false),
     AQI_LEAF_FIELD("sqnr_db", AQ_OPTIONAL, AQ_DOUBLE, AQ_LOGICAL_NONE, 0, false, false),
-    AQI_LEAF_FIELD("max_abs_error", AQ_OPTIONAL, AQ_DOUBLE, AQ_LOGICAL_NONE, 0, false, false),
-    AQI_LEAF_FIELD("chunk_index", AQ_REQUIRED, AQ_INT32, AQ_LOGICAL_NONE, 0, false, false),
-    AQI_LEAF_FIELD("chunk_count", AQ_REQUIRED, AQ_INT32, AQ_LOGICAL_NONE, 0, false, false),
+    AQI_LEAF_FIELD("max_abs_error", AQ_OPTIONAL, AQ_DOUBLE, AQ_LOGICAL_NONE, 0, false,
+                   false),
+    AQI_LEAF_FIELD("chunk_index", AQ_REQUIRED, AQ_INT32, AQ_LOGICAL_NONE, 0, false,
+                   false),
+    AQI_LEAF_FIELD("chunk_count", AQ_REQUIRED, AQ_INT32, AQ_LOGICAL_NONE, 0, false,
+                   false),
 };
 
 struct aq_model_writer {
@@ -7964,8 +8289,8 @@ static const char *aqi_safetensors_dtype(aq_dtype dtype) {
     return "";
 }
 
-/* Data in order of element size, largest first, so that every tensor is aligned to its type;
- * within a size in the order given. */
+/* Data in order of element size, largest first, so that every tensor is aligned to its
+ * type; within a size in the order given. */
 static int64_t aqi_safetensors_offsets(aq_model_writer *w) {
     int64_t at = 0;
     size_t size, i;
@@ -7983,11 +8308,13 @@ static bool aqi_safetensors_put_entry(const aq_allocator *a, aqi_bytes_builder *
                                       const aq_tensor *t, int64_t offset) {
     char text[64];
     uint32_t i;
-    bool ok = aqi_put_json_string(a, b, t->name) && aqi_put_text(a, b, ":{\"dtype\":\"") &&
+    bool ok = aqi_put_json_string(a, b, t->name) &&
+              aqi_put_text(a, b, ":{\"dtype\":\"") &&
               aqi_put_text(a, b, aqi_safetensors_dtype(t->dtype)) &&
               aqi_put_text(a, b, "\",\"shape\":[");
     for (i = 0; i < t->num_dims && ok; i++) {
-        snprintf(text, sizeof text, "%s%llu", i > 0 ? "," : "", (unsigned long long)t->shape[i]);
+        snprintf(text, sizeof text, "%s%llu", i > 0 ? "," : "",
+                 (unsigned long long)t->shape[i]);
         ok = aqi_put_text(a, b, text);
     }
     snprintf(text, sizeof text, "],\"data_offsets\":[%lld,%lld]}", (long long)offset,
@@ -7995,9 +8322,10 @@ static bool aqi_safetensors_put_entry(const aq_allocator *a, aqi_bytes_builder *
     return ok && aqi_put_text(a, b, text);
 }
 
-/* {"__metadata__":{...},"name":{...},...}, padded with spaces to a multiple of 64 bytes. */
-static aq_status aqi_safetensors_begin(aq_model_writer *w, const aq_model_writer_options *o,
-                                       aq_error *err) {
+/* {"__metadata__":{...},"name":{...},...}, padded with spaces to a multiple of 64
+ * bytes. */
+static aq_status aqi_safetensors_begin(aq_model_writer *w,
+                                       const aq_model_writer_options *o, aq_error *err) {
     const aq_allocator *a = &w->allocator;
     aqi_bytes_builder b = {NULL, 0, 0};
     uint8_t length[8];
@@ -8023,8 +8351,8 @@ static aq_status aqi_safetensors_begin(aq_model_writer *w, const aq_model_writer
     if (!ok) {
         status = aqi_fail_nomem(err, b.size);
     } else if (b.size > AQI_SAFETENSORS_HEADER_LIMIT) {
-        status = aqi_fail(err, AQ_E_LIMIT, "safetensors header of %zu bytes; at most 100,000,000",
-                          b.size);
+        status = aqi_fail(err, AQ_E_LIMIT,
+                          "safetensors header of %zu bytes; at most 100,000,000", b.size);
     } else {
         status = aqi_output_write(&w->out, length, 8, err);
         if (status == AQ_OK) status = aqi_output_write(&w->out, b.data, b.size, err);
@@ -8036,7 +8364,8 @@ static aq_status aqi_safetensors_begin(aq_model_writer *w, const aq_model_writer
 
 /* ---- Parquet rows ---- */
 
-static aq_status aqi_put_list(aq_model_writer *w, const void *values, size_t n, aq_error *err) {
+static aq_status aqi_put_list(aq_model_writer *w, const void *values, size_t n,
+                              aq_error *err) {
     aq_column_values v;
     size_t levels = AQI_MAX(n, (size_t)1); /* an empty list has one level of 0 */
     w->levels.size = 0;
@@ -8066,8 +8395,8 @@ static aq_status aqi_put_cell(aq_model_writer *w, const void *value, bool option
     return aq_writer_put_column(w->parquet, &v, err);
 }
 
-static aq_status aqi_put_bytes(aq_model_writer *w, const void *data, size_t bytes, bool optional,
-                               aq_error *err) {
+static aq_status aqi_put_bytes(aq_model_writer *w, const void *data, size_t bytes,
+                               bool optional, aq_error *err) {
     aq_bytes b;
     b.data = (const uint8_t *)data;
     b.size = bytes;
@@ -8092,8 +8421,8 @@ static bool aqi_layout_words(const aq_layout *l, const uint64_t **group_size,
     *quant_axis = NULL;
     store[0] = (uint64_t)l->group_cols;
     store[1] = 0;
-    if (l->bits == 0 || (l->group_rows == AQI_MAX(l->rows, (size_t)1) && l->group_cols == cols &&
-                         l->rows > 1))
+    if (l->bits == 0 || (l->group_rows == AQI_MAX(l->rows, (size_t)1) &&
+                         l->group_cols == cols && l->rows > 1))
         return true;
     if (l->group_rows != 1) return false;
     if (l->group_cols != cols) {
@@ -8104,7 +8433,8 @@ static bool aqi_layout_words(const aq_layout *l, const uint64_t **group_size,
     return true;
 }
 
-static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t, aq_error *err) {
+static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t,
+                                    aq_error *err) {
     static const int32_t zero = 0, one = 1;
     const aq_layout *l = &t->layout;
     const uint64_t *group_size, *quant_axis;
@@ -8114,10 +8444,12 @@ static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t, aq_e
     bool packed = l->bits != 0 && l->code_bits == l->bits;
     aq_status s;
     if (l->bits != 0) snprintf(type, sizeof type, "int%u", (unsigned)(l->bits % 10));
-    if (!aqi_layout_words(l, &group_size, &quant_axis, store) || (l->bits != 0 && !packed))
-        return aqi_fail(err, AQ_E_UNSUPPORTED,
-                        "codes in another program's layout cannot be written as they are; "
-                        "dequantize them");
+    if (!aqi_layout_words(l, &group_size, &quant_axis, store) ||
+        (l->bits != 0 && !packed))
+        return aqi_fail(
+            err, AQ_E_UNSUPPORTED,
+            "codes in another program's layout cannot be written as they are; "
+            "dequantize them");
     s = aqi_put_text_cell(w, t->name, err);
     if (s == AQ_OK) s = aqi_put_list(w, t->shape, t->num_dims, err);
     if (s == AQ_OK) s = aqi_put_text_cell(w, aq_dtype_name(t->dtype), err);
@@ -8125,12 +8457,14 @@ static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t, aq_e
     if (s == AQ_OK) s = aqi_put_cell(w, &params, false, err);
     if (s == AQ_OK) s = aqi_put_text_cell(w, type, err);
     if (s == AQ_OK) s = aqi_put_list(w, t->scales, l->bits == 0 ? 0 : l->num_groups, err);
-    if (s == AQ_OK) s = aqi_put_list(w, t->zero_points, l->bits == 0 ? 0 : l->num_groups, err);
+    if (s == AQ_OK)
+        s = aqi_put_list(w, t->zero_points, l->bits == 0 ? 0 : l->num_groups, err);
     if (s == AQ_OK) s = aqi_put_cell(w, quant_axis, true, err);
     if (s == AQ_OK) s = aqi_put_cell(w, group_size, true, err);
     if (s == AQ_OK) s = aqi_put_cell(w, &bits, false, err);
     if (s == AQ_OK)
-        s = packed ? aqi_put_bytes(w, "lsb", 3, true, err) : aqi_put_cell(w, NULL, true, err);
+        s = packed ? aqi_put_bytes(w, "lsb", 3, true, err)
+                   : aqi_put_cell(w, NULL, true, err);
     if (s == AQ_OK) s = aqi_put_metric(w, t->cosine, err);
     if (s == AQ_OK) s = aqi_put_metric(w, t->sqnr_db, err);
     if (s == AQ_OK) s = aqi_put_metric(w, t->max_abs_error, err);
@@ -8155,15 +8489,19 @@ static aq_status aqi_model_writer_check(const aq_model_writer *w, aq_error *err)
     for (i = 0; i < w->num_tensors && status == AQ_OK; i++) {
         const aq_tensor *t = &w->tensors[i];
         names[i] = t->name;
-        if (t->name == NULL || t->name[0] == '\0' || !aqi_utf8_valid(t->name, strlen(t->name))) {
-            status = aqi_fail(err, AQ_E_ARG, "tensor %zu has no name, or not in UTF-8", i);
+        if (t->name == NULL || t->name[0] == '\0' ||
+            !aqi_utf8_valid(t->name, strlen(t->name))) {
+            status =
+                aqi_fail(err, AQ_E_ARG, "tensor %zu has no name, or not in UTF-8", i);
         } else if (w->safetensors && t->layout.bits != 0) {
-            status = aqi_fail(err, AQ_E_UNSUPPORTED,
-                              "safetensors cannot hold quantized tensors; dequantize, or choose "
-                              "a .parquet output");
+            status = aqi_fail(
+                err, AQ_E_UNSUPPORTED,
+                "safetensors cannot hold quantized tensors; dequantize, or choose "
+                "a .parquet output");
             aqi_error_in_tensor(err, status, t->name);
         } else if (w->safetensors && strcmp(t->name, "__metadata__") == 0) {
-            status = aqi_fail(err, AQ_E_ARG, "safetensors reserves the name __metadata__");
+            status =
+                aqi_fail(err, AQ_E_ARG, "safetensors reserves the name __metadata__");
         }
     }
     if (status == AQ_OK && w->num_tensors > 0)
@@ -8184,24 +8522,25 @@ static aq_status aqi_model_writer_begin(aq_model_writer *w, const char *path,
     aq_status status = aqi_model_writer_check(w, err);
     if (status != AQ_OK) return status;
     if (w->safetensors) {
-        status = aqi_output_open(&w->out, path, o->input_path, &w->allocator, o->no_sync, err);
+        status =
+            aqi_output_open(&w->out, path, o->input_path, &w->allocator, o->no_sync, err);
         return status == AQ_OK ? aqi_safetensors_begin(w, o, err) : status;
     }
     memset(&wo, 0, sizeof wo);
     wo.allocator = &w->allocator;
     wo.no_sync = o->no_sync;
-    status = aqi_writer_open(path, o->input_path, aqi_model_fields, AQI_COUNT(aqi_model_fields),
-                             &wo, &w->parquet, err);
+    status = aqi_writer_open(path, o->input_path, aqi_model_fields,
+                             AQI_COUNT(aqi_model_fields), &wo, &w->parquet, err);
     if (status == AQ_OK)
         status = aq_writer_add_key_value(w->parquet, "arrowquant.format", "1", err);
     for (i = 0; i < o->num_metadata && status == AQ_OK; i++)
-        status = aq_writer_add_key_value(w->parquet, o->metadata[i].key, o->metadata[i].value,
-                                         err);
+        status = aq_writer_add_key_value(w->parquet, o->metadata[i].key,
+                                         o->metadata[i].value, err);
     return status;
 }
 
-aq_status aq_model_writer_open(const char *path, const aq_tensor *tensors, size_t num_tensors,
-                               const aq_model_writer_options *options,
+aq_status aq_model_writer_open(const char *path, const aq_tensor *tensors,
+                               size_t num_tensors, const aq_model_writer_options *options,
                                aq_model_writer **out_writer, aq_error *err) {
     aq_model_writer_options o;
     aq_allocator a;
@@ -8215,7 +8554,8 @@ aq_status aq_model_writer_open(const char *path, const aq_tensor *tensors, size_
         num_tensors > SIZE_MAX / sizeof(aq_tensor))
         return aqi_fail(err, AQ_E_ARG, "path or tensors missing");
     if ((int)o.format < AQ_MODEL_AUTO || o.format > AQ_MODEL_SAFETENSORS)
-        return aqi_fail(err, AQ_E_ARG, "model format %d cannot be written", (int)o.format);
+        return aqi_fail(err, AQ_E_ARG, "model format %d cannot be written",
+                        (int)o.format);
     status = aqi_allocator_resolve(o.allocator, &a, err);
     if (status != AQ_OK) return status;
     w = (aq_model_writer *)aqi_alloc(&a, sizeof *w);
@@ -8255,25 +8595,29 @@ static aq_status aqi_model_put_check(const aq_model_writer *w, const aq_tensor *
         status = aqi_layout_check(l, err);
         if (status != AQ_OK) return status;
         if (l->num_groups > 0 && (t->scales == NULL || t->zero_points == NULL))
-            return aqi_fail(err, AQ_E_ARG, "quantized tensor without scales or zero points");
+            return aqi_fail(err, AQ_E_ARG,
+                            "quantized tensor without scales or zero points");
     }
-    bytes = l->bits != 0 ? l->code_bytes : (size_t)t->num_params * aq_dtype_bytes(t->dtype);
+    bytes =
+        l->bits != 0 ? l->code_bytes : (size_t)t->num_params * aq_dtype_bytes(t->dtype);
     if (t->data_bytes != bytes || (bytes > 0 && t->data == NULL))
         return aqi_fail(err, AQ_E_ARG, "tensor has %zu bytes of data; it needs %zu",
                         t->data == NULL ? (size_t)0 : t->data_bytes, bytes);
     return AQ_OK;
 }
 
-aq_status aq_model_writer_put(aq_model_writer *writer, const aq_tensor *tensor, aq_error *err) {
+aq_status aq_model_writer_put(aq_model_writer *writer, const aq_tensor *tensor,
+                              aq_error *err) {
     aq_model_writer *w = writer;
     aq_status status;
     aqi_error_clear(err);
     if (w->failed != AQ_OK || w->next == w->num_tensors)
-        return aqi_fail(err, AQ_E_STATE, "the model writer failed before, or has all its tensors");
+        return aqi_fail(err, AQ_E_STATE,
+                        "the model writer failed before, or has all its tensors");
     status = aqi_model_put_check(w, tensor, err);
     if (status == AQ_OK && w->safetensors) {
-        status = aqi_output_pwrite(&w->out, w->out.offset + w->offsets[w->next], tensor->data,
-                                   tensor->data_bytes, err);
+        status = aqi_output_pwrite(&w->out, w->out.offset + w->offsets[w->next],
+                                   tensor->data, tensor->data_bytes, err);
     } else if (status == AQ_OK) {
         status = aqi_put_tensor_row(w, tensor, err);
     }
@@ -8289,8 +8633,8 @@ aq_status aq_model_writer_finish(aq_model_writer *writer, aq_error *err) {
     aq_status status = AQ_OK;
     aqi_error_clear(err);
     if (writer->failed != AQ_OK || writer->next != writer->num_tensors) {
-        status = aqi_fail(err, AQ_E_STATE, "the model has %zu of its %zu tensors", writer->next,
-                          writer->num_tensors);
+        status = aqi_fail(err, AQ_E_STATE, "the model has %zu of its %zu tensors",
+                          writer->next, writer->num_tensors);
     } else if (writer->safetensors) {
         status = aqi_output_commit(&writer->out, err);
     } else {
@@ -8374,20 +8718,24 @@ static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
     aq_layout layout;
     aq_status status = AQ_OK;
     j->reports[i].bytes_in = aqi_tensor_bytes(t);
-    if (j->options.operation == AQ_DEQUANTIZE && t->layout.bits != 0) aqi_tensor_set_float32(t);
+    if (j->options.operation == AQ_DEQUANTIZE && t->layout.bits != 0)
+        aqi_tensor_set_float32(t);
     if (j->options.operation == AQ_QUANTIZE) {
         plan.keep = t->num_dims < 2 || t->num_params == 0 || !aq_dtype_is_float(t->dtype);
         plan.quant = j->quant;
         if (j->options.plan != NULL && !j->options.plan(j->options.plan_user, t, &plan))
             return aqi_fail(err, AQ_E_CANCELLED, "the plan hook asked to stop");
         if (!plan.keep && t->layout.bits != 0)
-            status = aqi_fail(err, AQ_E_TYPE, "is quantized already; dequantize the model first, "
-                                              "or keep this tensor");
+            status = aqi_fail(err, AQ_E_TYPE,
+                              "is quantized already; dequantize the model first, "
+                              "or keep this tensor");
         if (!plan.keep && status == AQ_OK && !aq_dtype_is_float(t->dtype))
-            status = aqi_fail(err, AQ_E_TYPE, "%s values cannot be quantized; keep this tensor",
+            status = aqi_fail(err, AQ_E_TYPE,
+                              "%s values cannot be quantized; keep this tensor",
                               aq_dtype_name(t->dtype));
         if (!plan.keep && status == AQ_OK) {
-            status = aq_layout_init(t->layout.rows, t->layout.cols, &plan.quant, &layout, err);
+            status =
+                aq_layout_init(t->layout.rows, t->layout.cols, &plan.quant, &layout, err);
             if (status == AQ_OK) aqi_tensor_set_layout(t, &layout);
         }
         status = aqi_error_in_tensor(err, status, t->name);
@@ -8434,14 +8782,16 @@ static void aqi_job_buffers_release(aqi_job_buffers *b) {
 }
 
 static aq_status aqi_job_quantize(aqi_job *j, const aq_tensor *in, aq_tensor *out,
-                                  aqi_job_buffers *b, aq_metrics *metrics, aq_error *err) {
+                                  aqi_job_buffers *b, aq_metrics *metrics,
+                                  aq_error *err) {
     const aq_layout *l = &out->layout;
     aq_quantized dst;
     aq_status status = aq_pool_acquire(j->pool, l->code_bytes, &b->data, err);
     if (status == AQ_OK)
         status = aq_pool_acquire(j->pool, l->num_groups * sizeof(float), &b->scales, err);
     if (status == AQ_OK)
-        status = aq_pool_acquire(j->pool, l->num_groups * sizeof(float), &b->zero_points, err);
+        status =
+            aq_pool_acquire(j->pool, l->num_groups * sizeof(float), &b->zero_points, err);
     if (status != AQ_OK) return status;
     dst.codes = b->data.data;
     dst.scales = (float *)(void *)b->scales.data;
@@ -8471,7 +8821,8 @@ static aq_status aqi_job_dequantize(aqi_job *j, const aq_tensor *in, aq_tensor *
 }
 
 /* One tensor from the input, through the operation, to the writer (NULL in a dry run). */
-static aq_status aqi_job_tensor(aqi_job *j, size_t i, aq_model_writer *writer, aq_error *err) {
+static aq_status aqi_job_tensor(aqi_job *j, size_t i, aq_model_writer *writer,
+                                aq_error *err) {
     aq_tensor_report *report = &j->reports[i];
     aq_tensor in, *out = &report->tensor;
     aqi_job_buffers buffers;
@@ -8507,7 +8858,8 @@ static aq_status aqi_job_progress(const aqi_job *j, size_t done, aq_error *err) 
     p.bytes_done = j->bytes_done;
     p.bytes_total = j->bytes_total;
     if (j->options.progress.fn(j->options.progress.user, &p)) return AQ_OK;
-    return aqi_fail(err, AQ_E_CANCELLED, "cancelled; nothing was written under the output's name");
+    return aqi_fail(err, AQ_E_CANCELLED,
+                    "cancelled; nothing was written under the output's name");
 }
 
 static const char *aqi_base_name(const char *path) {
@@ -8525,11 +8877,12 @@ static aq_status aqi_job_lineage(const aqi_job *j, aq_writer *parquet, aq_error 
     bool ok;
     aq_status status = AQ_OK;
     if (parquet == NULL) return AQ_OK;
-    snprintf(text, sizeof text,
-             "{\"operation\":\"%s\",\"bits\":%u,\"group_size\":%zu,\"granularity\":\"%s\","
-             "\"symmetric\":%s,\"method\":\"minmax\"}",
-             operation[j->options.operation], q->bits, q->group_size,
-             granularity[q->granularity], q->symmetric ? "true" : "false");
+    snprintf(
+        text, sizeof text,
+        "{\"operation\":\"%s\",\"bits\":%u,\"group_size\":%zu,\"granularity\":\"%s\","
+        "\"symmetric\":%s,\"method\":\"minmax\"}",
+        operation[j->options.operation], q->bits, q->group_size,
+        granularity[q->granularity], q->symmetric ? "true" : "false");
     if (j->options.operation == AQ_QUANTIZE)
         status = aq_writer_add_key_value(parquet, "arrowquant.config", text, err);
     if (status != AQ_OK) return status;
@@ -8537,14 +8890,17 @@ static aq_status aqi_job_lineage(const aqi_job *j, aq_writer *parquet, aq_error 
              (unsigned long long)aq_model_file_bytes(j->model), (unsigned)~j->crc);
     ok = aqi_put_text(&j->allocator, &b, "{\"file\":") &&
          aqi_put_json_string(&j->allocator, &b, aqi_base_name(j->input)) &&
-         aqi_put_text(&j->allocator, &b, text) && aqi_builder_append(&j->allocator, &b, "", 1);
-    status = ok ? aq_writer_add_key_value(parquet, "arrowquant.source", (const char *)b.data, err)
+         aqi_put_text(&j->allocator, &b, text) &&
+         aqi_builder_append(&j->allocator, &b, "", 1);
+    status = ok ? aq_writer_add_key_value(parquet, "arrowquant.source",
+                                          (const char *)b.data, err)
                 : aqi_fail_nomem(err, b.size);
     aqi_builder_free(&j->allocator, &b);
     return status;
 }
 
-/* The input's own metadata goes on to the output; what describes the container does not. */
+/* The input's own metadata goes on to the output; what describes the container does
+ * not. */
 static bool aqi_metadata_travels(const char *key) {
     return strncmp(key, "arrowquant.", 11) != 0 && strcmp(key, "ARROW:schema") != 0;
 }
@@ -8604,7 +8960,8 @@ static void aqi_job_summarize(const aqi_job *j, aq_job_report *r) {
             r->num_quantized++;
         if (t->metrics.count == 0) continue;
         aq_metrics_add(&r->total, &t->metrics);
-        if (r->worst == SIZE_MAX || t->metrics.sqnr_db < j->reports[r->worst].metrics.sqnr_db)
+        if (r->worst == SIZE_MAX ||
+            t->metrics.sqnr_db < j->reports[r->worst].metrics.sqnr_db)
             r->worst = i;
     }
     r->file_bytes_in = aq_model_file_bytes(j->model);
@@ -8630,7 +8987,8 @@ static aq_status aqi_job_start(aqi_job *j, aq_error *err) {
         j->pool = j->own_pool;
     }
     if (status == AQ_OK && j->tasks == NULL && !j->options.dry_run) {
-        status = aq_threads_create(j->options.threads, &j->allocator, &j->own_threads, err);
+        status =
+            aq_threads_create(j->options.threads, &j->allocator, &j->own_threads, err);
         if (status == AQ_OK) j->tasks = aq_threads_tasks(j->own_threads);
     }
     return status;
