@@ -1,0 +1,219 @@
+/* aq.h - what the source files of the `aq` command share: the command line, text and
+ * JSON output, the terminal, tensors as people and machines see them. */
+#ifndef AQ_TOOL_H
+#define AQ_TOOL_H
+
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L /* isatty, sigaction, regcomp, opendir, clock_gettime */
+#endif
+#if defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
+#define _DARWIN_C_SOURCE /* TIOCGWINSZ */
+#endif
+
+#include <stdio.h>
+
+#include "../arrowquant.h"
+
+/* Exit codes of every command; a job stopped by a signal exits with 128 + its number. */
+enum { CLI_GOOD = 0, CLI_BAD = 1, CLI_ERROR = 2 };
+
+/*==========================================================================
+ * MARK: - Command line (aq.c)
+ *========================================================================*/
+
+/* Options that several commands have. Those of one command count from CLI_OPTION_OWN. */
+enum { CLI_HELP = 256, CLI_VERSION, CLI_JSON, CLI_THREADS, CLI_OPTION_OWN };
+
+typedef struct cli_option {
+    const char *name;  /* without the dashes; NULL ends a list                         */
+    const char *value; /* what its value is called; NULL = a flag                      */
+    int id;
+    bool repeats;
+    const char *help; /* further lines after \n                                        */
+} cli_option;
+
+/* An option as it was given, in the order of the command line. */
+typedef struct cli_setting {
+    int id;
+    const char *value;
+} cli_setting;
+
+typedef struct cli_args {
+    const struct cli_command *command;
+    char **files;
+    size_t num_files;
+    cli_setting *settings;
+    size_t num_settings;
+    bool help, json;
+    uint32_t threads; /* 0 = not given */
+} cli_args;
+
+typedef struct cli_command {
+    const char *name;
+    const char *files;   /* the operands in the usage line                             */
+    const char *summary; /* one line, for `aq --help`                                  */
+    const char *details; /* for `aq COMMAND --help`                                    */
+    const cli_option *options;
+    size_t min_files, max_files;
+    int (*run)(const cli_args *args);
+} cli_command;
+
+#define CLI_OPTION_JSON                                                                  \
+    { "json", NULL, CLI_JSON, false, "one JSON document on stdout" }
+#define CLI_OPTION_THREADS                                                               \
+    { "threads", "N", CLI_THREADS, false, "threads (default: one per processor)" }
+#define CLI_OPTIONS_END                                                                  \
+    { NULL, NULL, 0, false, NULL }
+
+extern const cli_command command_inspect, command_schema, command_meta, command_verify,
+    command_quantize, command_dequantize, command_convert, command_compare;
+
+/* cli_error - prints "aq: SUBJECT: message" as one line to stderr; returns CLI_ERROR. */
+int cli_error(const char *subject, const char *format, ...) AQ_PRINTF(2, 3);
+/* cli_usage_error - the same for wrong use of a command, with its usage line. */
+int cli_usage_error(const cli_command *command, const char *format, ...) AQ_PRINTF(2, 3);
+/* cli_failure - the same for an error of the library. */
+int cli_failure(const char *subject, const aq_error *err);
+/* cli_parse_number - a whole decimal number in [min, max]. */
+bool cli_parse_number(const char *text, uint32_t min, uint32_t max, uint32_t *out_number);
+/* cli_has - whether an option was given. */
+bool cli_has(const cli_args *args, int id);
+/* cli_resize - realloc for count items; exits when there is no memory. */
+void *cli_resize(void *items, size_t count, size_t item_bytes);
+
+/*==========================================================================
+ * MARK: - Text (aq_text.c)
+ *========================================================================*/
+
+/* Text in the making: NUL-terminated once anything was put. Starts from {0}. */
+typedef struct buffer {
+    char *data;
+    size_t size, room;
+} buffer;
+
+void buffer_put(buffer *out, const char *bytes, size_t size);
+void buffer_print(buffer *out, const char *format, ...) AQ_PRINTF(2, 3);
+/* buffer_visible - text from a file for people: whatever is not printable UTF-8 as \xNN,
+ * so that a hostile name cannot drive the terminal. */
+void buffer_visible(buffer *out, const char *text, size_t size);
+void buffer_free(buffer *text);
+/* buffer_show - writes the text to stdout and frees it. */
+void buffer_show(buffer *text);
+
+/* utf8_length - bytes of the well-formed UTF-8 character at text; 0 = it is not one. */
+size_t utf8_length(const char *text, size_t size);
+/* text_columns - columns that buffer_visible's output takes on a terminal. */
+size_t text_columns(const char *visible);
+/* buffer_elided - visible text in at most max_columns, "..." in its middle if need be. */
+void buffer_elided(buffer *out, const char *visible, size_t max_columns);
+
+/* Figures for people, written to a caller's array, which they return. */
+enum { TEXT_ROOM = 48 };
+const char *text_count(char out[TEXT_ROOM], uint64_t count);   /* "1,338,499"           */
+const char *text_bytes(char out[TEXT_ROOM], uint64_t bytes);   /* "36.0 KiB"            */
+const char *text_rate(char out[TEXT_ROOM], double per_second); /* "1.24 GB/s"           */
+/* text_measure - a measured figure; "-" for NaN (not recorded), "inf". */
+const char *text_measure(char out[TEXT_ROOM], double value, int decimals);
+/* text_plural - "s" unless there is one. */
+const char *text_plural(uint64_t count);
+
+/*==========================================================================
+ * MARK: - JSON (aq_json.c)
+ *========================================================================*/
+
+/* One document in the making. It reaches stdout whole or, after an error, not at all. */
+typedef struct json {
+    buffer text;
+    int depth;
+    bool comma; /* the next member follows another */
+} json;
+
+/* Each call writes a member, `key` being NULL inside an array. Starts from {0}. */
+void json_open(json *out, const char *key, char bracket);
+void json_close(json *out, char bracket);
+void json_string(json *out, const char *key, const char *text); /* NULL = null         */
+void json_bytes(json *out, const char *key, const char *text, size_t size);
+void json_unsigned(json *out, const char *key, uint64_t value);
+void json_signed(json *out, const char *key, int64_t value);
+void json_bool(json *out, const char *key, bool value);
+void json_null(json *out, const char *key);
+/* json_number - shortest digits that read back as the same double; "NaN", "Infinity". */
+void json_number(json *out, const char *key, double value);
+/* json_measure - the same, with null for NaN: not recorded. */
+void json_measure(json *out, const char *key, double value);
+/* json_show - writes the document to stdout and frees it. */
+void json_show(json *out);
+
+/*==========================================================================
+ * MARK: - Terminal: colour, tables, progress (aq_term.c)
+ *========================================================================*/
+
+typedef enum term_style { TERM_PLAIN, TERM_BOLD, TERM_RED, TERM_GREEN } term_style;
+
+/* term_code - the escape sequence; "" unless the stream is a terminal with colour. */
+const char *term_code(FILE *stream, term_style style);
+
+/* A table whose columns are as wide as their widest cell. On a terminal that is too
+ * narrow the first column is elided. */
+typedef struct table {
+    const char *align; /* a letter a column: l or r */
+    size_t columns;
+    char **cells; /* row by row, the headings first */
+    size_t num_cells;
+} table;
+
+/* table_init - headings: separated by '|'. */
+void table_init(table *out, const char *headings, const char *align);
+void table_cell(table *rows, const char *visible);
+/* table_name - a cell with text from a file. */
+void table_name(table *rows, const char *name);
+/* table_show - puts the table as text. */
+void table_show(const table *rows, buffer *out);
+void table_free(table *rows);
+
+/* A line on stderr about work that goes on; nothing unless stderr is a terminal. */
+typedef struct progress {
+    const char *verb;
+    bool shown;
+    double started, drawn; /* seconds */
+} progress;
+
+void progress_start(progress *line, const char *verb);
+void progress_step(progress *line, const char *name, uint64_t done, uint64_t total);
+void progress_end(progress *line);
+/* term_clear_line - takes a progress line off the screen before other text. */
+void term_clear_line(void);
+
+/*==========================================================================
+ * MARK: - Tensors (aq_tensor.c)
+ *========================================================================*/
+
+int tensor_open_model(const char *path, aq_model **out_model);
+const char *tensor_format_name(aq_model_format format);
+/* tensor_bytes - of data, scales and zero points. */
+uint64_t tensor_bytes(const aq_tensor *tensor);
+/* tensor_bits_per_weight - NaN without a weight. */
+double tensor_bits_per_weight(uint64_t bytes, uint64_t num_params);
+/* tensor_put_shape - "64x32x3x3", "scalar". */
+void tensor_put_shape(buffer *out, const aq_tensor *tensor);
+/* tensor_cells - shape, dtype, bits, group of a table row; tensor_headings names them. */
+#define TENSOR_HEADINGS "shape|dtype|bits|group"
+#define TENSOR_ALIGN "llrr"
+void tensor_cells(table *rows, const aq_tensor *tensor);
+void tensor_measure_cell(table *rows, double value, int decimals);
+void tensor_bytes_cell(table *rows, uint64_t bytes);
+void tensor_json_shape(json *out, const char *key, const aq_tensor *tensor);
+/* tensor_json_type - name, shape, dtype, num_params, quant_type, bit_width, group_size */
+void tensor_json_type(json *out, const aq_tensor *tensor);
+/* tensor_json_metrics - cosine, sqnr_db, mse, max_abs_error; null without a value. */
+void tensor_json_metrics(json *out, const aq_metrics *metrics);
+
+/*==========================================================================
+ * MARK: - Jobs (aq_job.c)
+ *========================================================================*/
+
+/* job_run - runs *options from files[0] to files[1] with a progress line, and shows the
+ * report. It sets the hook for progress and signals, and the number of threads. */
+int job_run(const cli_args *args, aq_job_options *options);
+
+#endif /* AQ_TOOL_H */

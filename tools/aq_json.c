@@ -1,0 +1,127 @@
+/* aq_json.c - a JSON document, valid whatever bytes the names in a file are made of. */
+#include "aq.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Members down to this depth have a line each; deeper ones share their parent's line. */
+enum { MAX_LINE_DEPTH = 2 };
+
+static void new_line(json *out) {
+    if (out->depth <= MAX_LINE_DEPTH)
+        buffer_print(&out->text, "\n%*s", 2 * out->depth, "");
+}
+
+static void put_quoted(json *out, const char *text, size_t size) {
+    size_t i = 0, length;
+    buffer_put(&out->text, "\"", 1);
+    for (; i < size; i += length) {
+        unsigned char c = (unsigned char)text[i];
+        length = utf8_length(text + i, size - i);
+        if (length == 0) {
+            buffer_print(&out->text, "\\ufffd"); /* U+FFFD REPLACEMENT CHARACTER */
+            length = 1;
+        } else if (c == '"' || c == '\\') {
+            buffer_print(&out->text, "\\%c", c);
+        } else if (c < 0x20 || c == 0x7f) {
+            buffer_print(&out->text, "\\u%04x", (unsigned)c);
+        } else {
+            buffer_put(&out->text, text + i, length);
+        }
+    }
+    buffer_put(&out->text, "\"", 1);
+}
+
+/* What stands before a value: comma, line, key. */
+static void begin_member(json *out, const char *key) {
+    if (out->comma) buffer_put(&out->text, ",", 1);
+    if (out->depth != 0) {
+        new_line(out);
+        if (out->depth > MAX_LINE_DEPTH && out->comma) buffer_put(&out->text, " ", 1);
+    }
+    if (key != NULL) {
+        put_quoted(out, key, strlen(key));
+        buffer_put(&out->text, ": ", 2);
+    }
+    out->comma = true;
+}
+
+void json_open(json *out, const char *key, char bracket) {
+    begin_member(out, key);
+    buffer_put(&out->text, &bracket, 1);
+    out->depth++;
+    out->comma = false;
+}
+
+void json_close(json *out, char bracket) {
+    bool empty = !out->comma;
+    out->depth--;
+    if (!empty && out->depth < MAX_LINE_DEPTH) new_line(out);
+    buffer_put(&out->text, &bracket, 1);
+    out->comma = true;
+}
+
+void json_bytes(json *out, const char *key, const char *text, size_t size) {
+    begin_member(out, key);
+    put_quoted(out, text, size);
+}
+
+void json_string(json *out, const char *key, const char *text) {
+    if (text == NULL) {
+        json_null(out, key);
+    } else {
+        json_bytes(out, key, text, strlen(text));
+    }
+}
+
+void json_unsigned(json *out, const char *key, uint64_t value) {
+    begin_member(out, key);
+    buffer_print(&out->text, "%" PRIu64, value);
+}
+
+void json_signed(json *out, const char *key, int64_t value) {
+    begin_member(out, key);
+    buffer_print(&out->text, "%" PRId64, value);
+}
+
+void json_bool(json *out, const char *key, bool value) {
+    begin_member(out, key);
+    buffer_print(&out->text, value ? "true" : "false");
+}
+
+void json_null(json *out, const char *key) {
+    begin_member(out, key);
+    buffer_print(&out->text, "null");
+}
+
+void json_number(json *out, const char *key, double value) {
+    char digits[40];
+    int precision = 15;
+    if (isnan(value)) {
+        json_string(out, key, "NaN");
+    } else if (isinf(value)) {
+        json_string(out, key, value > 0 ? "Infinity" : "-Infinity");
+    } else {
+        do {
+            snprintf(digits, sizeof digits, "%.*g", precision++, value);
+        } while (precision <= 17 && strtod(digits, NULL) != value);
+        begin_member(out, key);
+        buffer_print(&out->text, "%s", digits);
+    }
+}
+
+void json_measure(json *out, const char *key, double value) {
+    if (isnan(value)) {
+        json_null(out, key);
+    } else {
+        json_number(out, key, value);
+    }
+}
+
+void json_show(json *out) {
+    buffer_put(&out->text, "\n", 1);
+    buffer_show(&out->text);
+    memset(out, 0, sizeof *out);
+}

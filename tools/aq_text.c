@@ -1,0 +1,199 @@
+/* aq_text.c - text in memory, and figures for people. */
+#include "aq.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*==========================================================================
+ * MARK: - Buffer
+ *========================================================================*/
+
+/* Room for `size` more bytes and the NUL. */
+static char *reserve(buffer *out, size_t size) {
+    if (size >= out->room - out->size) {
+        size_t room = out->room < 256 ? 256 : out->room;
+        while (room - out->size <= size) {
+            if (room > SIZE_MAX / 2) cli_resize(NULL, SIZE_MAX, 2); /* exits */
+            room *= 2;
+        }
+        out->data = (char *)cli_resize(out->data, room, 1);
+        out->room = room;
+    }
+    return out->data + out->size;
+}
+
+void buffer_put(buffer *out, const char *bytes, size_t size) {
+    char *end = reserve(out, size);
+    memcpy(end, bytes, size);
+    end[size] = '\0';
+    out->size += size;
+}
+
+void buffer_print(buffer *out, const char *format, ...) {
+    va_list arguments;
+    int size;
+    va_start(arguments, format);
+    size = vsnprintf(NULL, 0, format, arguments);
+    va_end(arguments);
+    if (size < 0) return;
+    va_start(arguments, format);
+    vsnprintf(reserve(out, (size_t)size), (size_t)size + 1, format, arguments);
+    va_end(arguments);
+    out->size += (size_t)size;
+}
+
+void buffer_free(buffer *text) {
+    free(text->data);
+    memset(text, 0, sizeof *text);
+}
+
+void buffer_show(buffer *text) {
+    if (text->size != 0) fwrite(text->data, 1, text->size, stdout);
+    buffer_free(text);
+}
+
+/*==========================================================================
+ * MARK: - UTF-8
+ *========================================================================*/
+
+size_t utf8_length(const char *text, size_t size) {
+    const unsigned char *s = (const unsigned char *)text;
+    size_t length, i;
+    if (size == 0) return 0;
+    if (s[0] < 0x80) return 1;
+    if (s[0] < 0xc2 || s[0] > 0xf4) return 0; /* continuation, overlong, above U+10FFFF */
+    length = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+    if (size < length) return 0;
+    for (i = 1; i < length; i++) {
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    }
+    if (s[0] == 0xe0 && s[1] < 0xa0) return 0; /* overlong */
+    if (s[0] == 0xed && s[1] > 0x9f) return 0; /* surrogate */
+    if (s[0] == 0xf0 && s[1] < 0x90) return 0; /* overlong */
+    if (s[0] == 0xf4 && s[1] > 0x8f) return 0; /* above U+10FFFF */
+    return length;
+}
+
+/* Characters that act on the terminal or reorder what is shown: C0 and C1 controls, line
+ * and paragraph separators, marks, overrides and isolates of the writing direction. */
+static bool is_acting(const char *text, size_t length) {
+    const unsigned char *s = (const unsigned char *)text;
+    if (length == 1) return s[0] < 0x20 || s[0] == 0x7f;
+    if (length == 2) return s[0] == 0xc2 && s[1] < 0xa0;
+    if (length != 3 || s[0] != 0xe2) return false;
+    if (s[1] == 0x80)
+        return s[2] == 0x8e || s[2] == 0x8f || (s[2] >= 0xa8 && s[2] <= 0xae);
+    return s[1] == 0x81 && s[2] >= 0xa6 && s[2] <= 0xa9;
+}
+
+void buffer_visible(buffer *out, const char *text, size_t size) {
+    size_t i = 0;
+    reserve(out, 0)[0] = '\0';
+    while (i < size) {
+        size_t length = utf8_length(text + i, size - i),
+               escaped = length == 0 ? 1 : length;
+        if (length != 0 && !is_acting(text + i, length)) {
+            buffer_put(out, text + i, length);
+            i += length;
+            continue;
+        }
+        for (; escaped != 0; escaped--, i++)
+            buffer_print(out, "\\x%02x", (unsigned)(unsigned char)text[i]);
+    }
+}
+
+static bool starts_character(char byte) { return ((unsigned char)byte & 0xc0) != 0x80; }
+
+size_t text_columns(const char *visible) {
+    size_t columns = 0;
+    for (; *visible != '\0'; visible++)
+        columns += starts_character(*visible);
+    return columns;
+}
+
+/* Bytes of the first `columns` characters. */
+static size_t prefix_bytes(const char *visible, size_t columns) {
+    size_t i;
+    for (i = 0; visible[i] != '\0'; i++) {
+        if (!starts_character(visible[i])) continue;
+        if (columns-- == 0) break;
+    }
+    return i;
+}
+
+void buffer_elided(buffer *out, const char *visible, size_t max_columns) {
+    size_t columns = text_columns(visible), kept, tail;
+    if (columns <= max_columns) {
+        buffer_put(out, visible, strlen(visible));
+        return;
+    }
+    kept = max_columns > 3 ? max_columns - 3 : 0;
+    tail = prefix_bytes(visible, columns - kept / 2);
+    buffer_put(out, visible, prefix_bytes(visible, kept - kept / 2));
+    buffer_put(out, "...", max_columns < 3 ? max_columns : 3);
+    buffer_put(out, visible + tail, strlen(visible + tail));
+}
+
+/*==========================================================================
+ * MARK: - Figures
+ *========================================================================*/
+
+const char *text_count(char out[TEXT_ROOM], uint64_t count) {
+    char digits[TEXT_ROOM];
+    size_t n = (size_t)snprintf(digits, sizeof digits, "%" PRIu64, count), i, at = 0;
+    for (i = 0; i < n; i++) {
+        if (i != 0 && (n - i) % 3 == 0) out[at++] = ',';
+        out[at++] = digits[i];
+    }
+    out[at] = '\0';
+    return out;
+}
+
+/* Three figures and the unit that suits them. */
+static const char *scaled(char out[TEXT_ROOM], double value, double step,
+                          const char *const *units, size_t num_units) {
+    size_t unit = 0;
+    /* 999.5 and more would be shown with four figures */
+    while (unit + 1 < num_units && value >= (step > 1000 ? 1023.5 : 999.5)) {
+        value /= step;
+        unit++;
+    }
+    snprintf(out, TEXT_ROOM, "%.*f %s",
+             value < 9.995   ? 2
+             : value < 99.95 ? 1
+                             : 0,
+             value, units[unit]);
+    return out;
+}
+
+const char *text_bytes(char out[TEXT_ROOM], uint64_t bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    if (bytes < 1024) {
+        snprintf(out, TEXT_ROOM, "%" PRIu64 " B", bytes);
+        return out;
+    }
+    return scaled(out, (double)bytes, 1024, units, sizeof units / sizeof units[0]);
+}
+
+const char *text_rate(char out[TEXT_ROOM], double per_second) {
+    static const char *const units[] = {"MB/s", "GB/s", "TB/s"};
+    return scaled(out, per_second / 1e6, 1000, units, sizeof units / sizeof units[0]);
+}
+
+const char *text_measure(char out[TEXT_ROOM], double value, int decimals) {
+    if (isnan(value)) {
+        snprintf(out, TEXT_ROOM, "-");
+    } else if (isinf(value)) {
+        snprintf(out, TEXT_ROOM, value > 0 ? "inf" : "-inf");
+    } else if (fabs(value) < 1e15) {
+        snprintf(out, TEXT_ROOM, "%.*f", decimals, value);
+    } else {
+        snprintf(out, TEXT_ROOM, "%.*e", decimals, value);
+    }
+    return out;
+}
+
+const char *text_plural(uint64_t count) { return count == 1 ? "" : "s"; }
