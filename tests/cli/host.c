@@ -1,0 +1,94 @@
+/* host.c - runs a command where the tests of the command need it.
+ *
+ *   host terminal COLUMNS COMMAND...     on a terminal that wide; what it shows to stdout
+ *   host stop SIGNAL FOLDER COMMAND...   sends SIGNAL (a number) when a new file shows up in
+ *                                        FOLDER; prints "exit N", "signal N" or "too late"
+ */
+#define _XOPEN_SOURCE 700
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static void fail(const char *what) {
+    fprintf(stderr, "host: %s: %s\n", what, strerror(errno));
+    exit(99);
+}
+
+static int run_on_terminal(int columns, char **command) {
+    struct winsize size = {24, 0, 0, 0};
+    char text[4096];
+    ssize_t n;
+    int status, master = posix_openpt(O_RDWR | O_NOCTTY);
+    pid_t child;
+    size.ws_col = (unsigned short)columns;
+    if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0) fail("terminal");
+    child = fork();
+    if (child < 0) fail("fork");
+    if (child == 0) {
+        int slave;
+        setsid();
+        slave = open(ptsname(master), O_RDWR);
+        if (slave < 0 || ioctl(slave, TIOCSWINSZ, &size) != 0) fail("terminal");
+        dup2(slave, 0);
+        dup2(slave, 1);
+        dup2(slave, 2);
+        execvp(command[0], command);
+        fail(command[0]);
+    }
+    /* The last close of the other side shows as EIO. */
+    while ((n = read(master, text, sizeof text)) > 0 || (n < 0 && errno == EINTR)) {
+        if (n > 0 && fwrite(text, 1, (size_t)n, stdout) != (size_t)n) fail("stdout");
+    }
+    if (waitpid(child, &status, 0) != child) fail("wait");
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int count_files(const char *folder) {
+    DIR *files = opendir(folder);
+    int n = 0;
+    if (files == NULL) fail(folder);
+    while (readdir(files) != NULL) n++;
+    closedir(files);
+    return n;
+}
+
+static int run_and_stop(int number, const char *folder, char **command) {
+    struct timespec pause = {0, 200000};
+    int before = count_files(folder), status;
+    pid_t child = fork();
+    if (child < 0) fail("fork");
+    if (child == 0) {
+        signal(number, SIG_DFL); /* a shell's background job starts with SIGINT ignored */
+        execvp(command[0], command);
+        fail(command[0]);
+    }
+    while (count_files(folder) == before) {
+        if (waitpid(child, &status, WNOHANG) == child) {
+            puts("too late");
+            return 0;
+        }
+        nanosleep(&pause, NULL);
+    }
+    kill(child, number);
+    if (waitpid(child, &status, 0) != child) fail("wait");
+    if (WIFEXITED(status)) printf("exit %d\n", WEXITSTATUS(status));
+    if (WIFSIGNALED(status)) printf("signal %d\n", WTERMSIG(status));
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 3 && strcmp(argv[1], "terminal") == 0)
+        return run_on_terminal(atoi(argv[2]), argv + 3);
+    if (argc > 4 && strcmp(argv[1], "stop") == 0)
+        return run_and_stop(atoi(argv[2]), argv[3], argv + 4);
+    fputs("usage: see the head of host.c\n", stderr);
+    return 99;
+}

@@ -1,0 +1,744 @@
+#!/bin/sh
+# Tests of the aq command: what it prints, where, and how it ends.
+#
+#   AQ=build/aq sh tests/cli/run.sh          UPDATE=1 rewrites golden/ instead of comparing
+#
+# Prints "ok NAME" or "FAIL NAME" for each test, and last "N passed, N failed[, N skipped]".
+# shellcheck disable=SC2016  # dollars in quotes are jq's
+set -u
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+shared=$here/../../../shared
+aq=${AQ:-$here/../../build/aq}
+case $aq in /*) ;; *) aq=$PWD/$aq ;; esac
+export TERM=xterm
+unset NO_COLOR POSIXLY_CORRECT
+
+w=$(mktemp -d) || exit 1
+trap 'umount "$w/small_disk" 2>/dev/null; chmod -R u+w "$w"; rm -rf "$w"' EXIT
+trap 'exit 130' INT TERM
+gen=$w/bin/gen host=$w/bin/host
+mkdir "$w/bin" && "${CC:-cc}" -O1 "$here/gen.c" -o "$gen" &&
+    "${CC:-cc}" -O1 "$here/host.c" -o "$host" || exit 1
+cd "$w" || exit 1
+
+passed=0 failed=0 skipped=0 name='' faults=
+
+# --- Harness --------------------------------------------------------------------------------
+
+# begin NAME: a test starts, and the one before it ends.
+begin() {
+    end
+    name=$1 faults=
+}
+
+end() {
+    [ -n "$name" ] || return 0
+    if [ -z "$faults" ]; then
+        echo "ok $name"
+        passed=$((passed + 1))
+    else
+        echo "FAIL $name"
+        printf '%s\n' "$faults" | sed 's/^/    /'
+        failed=$((failed + 1))
+    fi
+    name=
+}
+
+# skip WHY: instead of the rest of the test.
+skip() {
+    echo "skipped $name: $1"
+    skipped=$((skipped + 1))
+    name=
+}
+
+fault() {
+    faults="$faults${faults:+
+}$1"
+}
+
+# expect EXIT COMMAND...: runs it; its output goes to the files out and err.
+expect() {
+    wanted=$1
+    shift
+    "$@" >"$w/out" 2>"$w/err" </dev/null
+    got=$?
+    [ "$got" -eq "$wanted" ] && return
+    fault "$*: exit $got, not $wanted"
+    fault "$(head -c 600 "$w/err")"
+}
+
+# run EXIT ARGUMENT...: expect, of aq.
+run() {
+    wanted=$1
+    shift
+    expect "$wanted" "$aq" "$@"
+}
+
+# same FILE: its content is what stands on stdin.
+same() {
+    cat >"$w/wanted"
+    cmp -s "$w/wanted" "$1" || fault "$(diff "$w/wanted" "$1" | head -20)"
+}
+
+out_is() { printf '%s\n' "$@" | same "$w/out"; }
+err_is() { printf '%s\n' "$@" | same "$w/err"; }
+quiet() { [ ! -s "$w/err" ] || fault "unexpected on stderr: $(head -c 300 "$w/err")"; }
+silent() { [ ! -s "$w/out" ] || fault "unexpected on stdout: $(head -c 300 "$w/out")"; }
+out_has() { grep -Eq -- "$1" "$w/out" || fault "stdout without /$1/: $(head -c 400 "$w/out")"; }
+err_has() { grep -Eq -- "$1" "$w/err" || fault "stderr without /$1/: $(head -c 400 "$w/err")"; }
+out_lacks() { ! grep -Eq -- "$1" "$w/out" || fault "stdout with /$1/"; }
+
+# an_error LINE: nothing on stdout, and this one line on stderr.
+an_error() {
+    silent
+    err_is "$@"
+}
+
+# usage_error LINE COMMAND: the line, and under it the usage of the command.
+usage_error() {
+    silent
+    "$aq" "$2" --help | head -1 >"$w/usage"
+    { echo "$1"; cat "$w/usage"; } | same "$w/err"
+}
+
+# golden NAME: stdout is golden/NAME.
+golden() {
+    if [ -n "${UPDATE:-}" ]; then cp "$w/out" "$here/golden/$1"; fi
+    if [ -f "$here/golden/$1" ]; then
+        same "$w/out" <"$here/golden/$1"
+    else
+        fault "no golden/$1"
+    fi
+}
+
+# json FILTER VALUE: what jq makes of stdout.
+json() {
+    jq -c "$1" "$w/out" 2>"$w/jq" | head -20 >"$w/value"
+    [ "$(cat "$w/value")" = "$2" ] || fault "$1 is $(cat "$w/value" "$w/jq"), not $2"
+}
+
+holds() { json "$1" true; }
+
+# files FOLDER NAME...: it has these and no others, hidden ones included.
+files() {
+    folder=$1
+    shift
+    # shellcheck disable=SC2012  # the names are ours
+    [ "$(ls -A "$folder" | tr '\n' ' ')" = "$*${*:+ }" ] ||
+        fault "in $folder: $(ls -A "$folder" | tr '\n' ' '), not $*"
+}
+
+# big FILE: 96 MiB in 96 tensors.
+big() {
+    set -- "$1"
+    i=100
+    while [ $i -lt 196 ]; do
+        set -- "$@" "t$i" F32 512x512 random
+        i=$((i + 1))
+    done
+    file=$1
+    shift
+    "$gen" "$@" >"$file"
+}
+
+COMMANDS='inspect schema meta verify quantize dequantize convert compare'
+
+"$gen" layer.weight F32 4x64 ramp layer.bias F32 64 ramp half F16 2x3x8 ramp \
+    ids I64 3 ramp none F32 0x4 ramp one F32 "" ramp \
+    --metadata '{"note":"a \"b\" \u00fc"}' >small.safetensors
+"$gen" w F32 256x512 random b F32 512 random ids I64 3 ramp >model.safetensors
+
+# --- Command line ---------------------------------------------------------------------------
+
+begin 'help'
+run 0 --help
+golden help
+quiet
+run 0 -h
+golden help
+
+begin 'help of each command'
+for command in $COMMANDS; do
+    run 0 "$command" --help
+    golden "help-$command"
+    quiet
+    awk 'NR > 1 && length > 80' "$w/out" >"$w/long"
+    [ ! -s "$w/long" ] || fault "wider than 80: $(cat "$w/long")"
+done
+run 0 quantize a b c --bits 3 -h
+run 0 quantize --help a b c
+
+begin 'version'
+run 0 --version
+out_has '^aq [0-9]+\.[0-9]+\.[0-9]+$'
+
+begin 'no command'
+run 2
+silent
+same "$w/err" <"$here/golden/help"
+
+begin 'unknown command'
+run 2 frobnicate
+an_error 'aq: frobnicate: no such command; try aq --help'
+
+begin 'unknown option'
+for command in $COMMANDS; do
+    run 2 "$command" a b --frobnicate
+    usage_error "aq: $command: unknown option --frobnicate" "$command"
+    run 2 "$command" -z a b
+    usage_error "aq: $command: unknown option -z" "$command"
+done
+
+begin 'wrong use of options'
+run 2 inspect --json=1 small.safetensors
+usage_error 'aq: inspect: option --json=1 takes no value' inspect
+run 2 quantize a b --bits
+usage_error 'aq: quantize: option --bits needs a value (2|4|8)' quantize
+run 2 quantize a b --bits 4 --bits 8
+usage_error 'aq: quantize: option --bits is given twice' quantize
+for threads in 0 -1 1025 x '' ' 4' 99999999999999999999; do
+    run 2 quantize a b --threads "$threads"
+    usage_error "aq: quantize: --threads takes a number from 1 to 1024, not \"$threads\"" quantize
+done
+
+begin 'operands'
+run 2 inspect
+usage_error 'aq: inspect: missing operand' inspect
+run 2 compare a
+usage_error 'aq: compare: missing operand' compare
+run 2 inspect a b
+usage_error 'aq: inspect: unexpected operand "b"' inspect
+run 2 verify
+usage_error 'aq: verify: missing operand' verify
+
+begin 'options before, between and behind operands'
+for arguments in '--bits 8 model.safetensors o.parquet --json' \
+    'model.safetensors --json --bits 8 o.parquet' \
+    'model.safetensors o.parquet --json --bits=8'; do
+    # shellcheck disable=SC2086
+    run 0 quantize $arguments
+    json '.tensors[] | select(.name == "w").bit_width' 8
+done
+expect 0 env POSIXLY_CORRECT=1 "$aq" quantize model.safetensors o.parquet --json --bits 8
+rm -f o.parquet
+
+begin 'a file whose name begins with a dash'
+cp small.safetensors ./--json
+run 0 inspect --json -- --json
+json .file '"--json"'
+
+# --- inspect --------------------------------------------------------------------------------
+
+begin 'inspect: text'
+run 0 inspect small.safetensors
+golden inspect-small
+quiet
+
+begin 'inspect: JSON'
+run 0 inspect small.safetensors --json
+golden inspect-small.json
+json '[.format, .num_tensors, .num_params, .tensor_bytes]' '["safetensors",6,372,1404]'
+json '.file_bytes' "$(wc -c <small.safetensors | tr -d ' ')"
+json .metadata '{"note":"a \"b\" ü"}'
+json '[.tensors[].name]' '["half","ids","layer.bias","layer.weight","none","one"]'
+json '.tensors[0] | [.shape, .dtype, .quant_type, .bit_width, .group_size, .cosine]' \
+    '[[2,3,8],"float16","none",0,null,null]'
+
+begin 'inspect: names that would drive the terminal'
+"$gen" 'a\u001b[31mred\u0007' F32 8 ramp 'b\"\\\n' F32 8 ramp 'cü\u202e\u0085' F32 8 ramp \
+    >hostile.safetensors
+run 0 inspect hostile.safetensors
+out_has 'a\\x1b\[31mred\\x07'
+out_has 'b"\\\\x0a'
+out_has 'cü\\xe2\\x80\\xae\\xc2\\x85'
+run 0 inspect hostile.safetensors --json
+json '[.tensors[].name]' '["a\u001b[31mred\u0007","b\"\\\n","cü‮'"$(printf '\302\205')"'"]'
+
+begin 'inspect: unreadable'
+run 2 inspect missing.safetensors
+an_error 'aq: missing.safetensors: cannot open: No such file or directory'
+head -c 100 small.safetensors >cut.safetensors
+run 2 inspect cut.safetensors
+silent
+err_has '^aq: cut.safetensors: .'
+: >empty
+run 2 inspect empty --json
+silent
+err_has '^aq: empty: .'
+
+# --- quantize -------------------------------------------------------------------------------
+
+begin 'quantize: text'
+run 0 quantize model.safetensors q4.parquet --threads 1
+quiet
+out_has '^quantized 1 of 3 tensors; 2 kept as they are$'
+out_has '^tensors  514 KiB -> [0-9.]+ KiB \([0-9.]+ %\), 32\.0[0-9] -> 4\.[0-9]+ bits per weight$'
+out_has '^error    cosine 0\.9[0-9]+, SQNR [0-9.]+ dB, largest 0\.[0-9]+$'
+out_has '^worst    w: cosine 0\.9[0-9]+, SQNR [0-9.]+ dB$'
+out_has '^file     q4\.parquet, [0-9.]+ KiB$'
+out_has '^time     [0-9.]+ s, [0-9.]+ [MG]B/s$'
+out_lacks "$(printf '\033')"
+
+begin 'quantize: JSON'
+run 0 quantize model.safetensors o.parquet --json
+quiet
+json '[.operation, .input, .output, .dry_run]' \
+    '["quantize","model.safetensors","o.parquet",false]'
+json '[.num_tensors, .num_quantized, .num_params, .bytes_in]' '[3,1,131587,526360]'
+json .file_bytes_out "$(wc -c <o.parquet | tr -d ' ')"
+json .worst '"w"'
+holds '.sqnr_db > 18 and .cosine > 0.99 and .max_abs_error < 0.1 and .seconds >= 0'
+json '[.tensors[] | [.name, .quant_type, .bit_width, .group_size]]' \
+    '[["b","none",0,null],["ids","none",0,null],["w","int4",4,128]]'
+json '.tensors[] | select(.name == "b") | [.cosine, .sqnr_db, .mse, .max_abs_error]' \
+    '[null,null,null,null]'
+holds '.bytes_out == ([.tensors[].bytes_out] | add)'
+
+begin 'quantize: what inspect says of it'
+run 0 inspect q4.parquet
+golden inspect-q4
+run 0 inspect q4.parquet --json
+json '[.format, .num_tensors]' '["parquet",3]'
+json '.tensors[] | select(.name == "w") | [.shape, .dtype, .data_bytes, .bytes]' \
+    '[[256,512],"float32",65536,73728]'
+holds '.tensors[] | select(.name == "w") | .sqnr_db > 18 and .cosine > 0.99'
+
+begin 'quantize: bits, groups, symmetric'
+last=0
+for bits in 2 4 8; do
+    run 0 quantize model.safetensors o.parquet --bits $bits --group-size 32 --json
+    json '.tensors[2] | [.bit_width, .group_size]' "[$bits,32]"
+    sqnr=$(jq '.sqnr_db | floor' "$w/out")
+    [ "$sqnr" -gt "$last" ] || fault "$bits bits: SQNR $sqnr after $last"
+    last=$sqnr
+done
+run 0 quantize model.safetensors o.parquet --granularity channel --json
+json '.tensors[2] | [.group_size, .bytes_out]' '[512,67584]'
+run 0 quantize model.safetensors o.parquet --granularity tensor --json
+json '.tensors[2].bytes_out' 65544
+run 0 quantize model.safetensors o.parquet --symmetric --json
+holds '.tensors[2].sqnr_db > 17'
+
+begin 'quantize: wrong values'
+for bits in 0 1 3 5 16 x ''; do
+    run 2 quantize a b --bits "$bits"
+    usage_error "aq: quantize: --bits takes 2, 4 or 8, not \"$bits\"" quantize
+done
+run 2 quantize a b --group-size 7
+usage_error 'aq: quantize: --group-size takes a number from 8, not "7"' quantize
+run 2 quantize a b --granularity row
+usage_error 'aq: quantize: --granularity takes group, channel or tensor, not "row"' quantize
+run 2 quantize a b --granularity channel --group-size 64
+usage_error 'aq: quantize: --group-size has a meaning with --granularity group only' quantize
+
+begin 'quantize: --tensor and --keep'
+many="blocks.0.w F32 8x64 random blocks.1.w F32 8x64 random blocks.1.b F32 64 random ids I64 8x8 ramp"
+# shellcheck disable=SC2086
+"$gen" $many >many.safetensors
+bits='[.tensors[] | .bit_width]'
+run 0 quantize many.safetensors o.parquet --json
+json "$bits" '[4,0,4,0]'
+run 0 quantize many.safetensors o.parquet --json --tensor '^blocks\.1=2'
+json "$bits" '[4,2,2,0]'
+run 0 quantize many.safetensors o.parquet --json --tensor '.=8' --tensor '(0|9)\.w$=2'
+json "$bits" '[2,8,8,0]'
+run 0 quantize many.safetensors o.parquet --json --tensor '(0|9)\.w$=2' --tensor '.=8'
+json "$bits" '[8,8,8,0]'
+run 0 quantize many.safetensors o.parquet --json --keep '1\.w' --tensor '1\.w=8' --tensor '0=8'
+json "$bits" '[8,0,0,0]'
+"$gen" 'a=b' F32 8x64 random >equals.safetensors
+run 0 quantize equals.safetensors o.parquet --json --tensor 'a=b=2'
+json "$bits" '[2]'
+rm -f o.parquet
+
+begin 'quantize: rules that are mistakes'
+run 2 quantize many.safetensors o.parquet --tensor 'blocks\.7=4'
+an_error 'aq: many.safetensors: no float tensor has a name that matches --tensor blocks\.7=4'
+run 2 quantize many.safetensors o.parquet --tensor 'ids=4'
+an_error 'aq: many.safetensors: no float tensor has a name that matches --tensor ids=4'
+run 2 quantize many.safetensors o.parquet --keep 'nothing'
+an_error 'aq: many.safetensors: no tensor has a name that matches --keep nothing'
+for rule in 'w' 'w=' 'w=3' 'w=4x'; do
+    run 2 quantize many.safetensors o.parquet --tensor "$rule"
+    usage_error "aq: quantize: --tensor takes REGEX=BITS with 2, 4 or 8 bits, not \"$rule\"" \
+        quantize
+done
+run 2 quantize many.safetensors o.parquet --keep '('
+err_has '^aq: quantize: regular expression "\(": .'
+[ ! -e o.parquet ] || fault 'there is an output'
+
+begin 'quantize: --dry-run writes nothing'
+mkdir dry
+run 0 quantize many.safetensors dry/o.parquet --dry-run --bits 8 --tensor '0=2'
+golden dry-run
+quiet
+run 0 quantize many.safetensors dry/o.parquet --dry-run --bits 8 --tensor '0=2' --json
+json '[.dry_run, .file_bytes_out, .cosine]' '[true,null,null]'
+dry=$(jq -c '[.bytes_out, [.tensors[].bytes_out]]' "$w/out")
+files dry
+run 0 quantize many.safetensors o.parquet --bits 8 --tensor '0=2' --json
+json '[.bytes_out, [.tensors[].bytes_out]]' "$dry"
+
+begin 'quantize: the same bytes for any number of threads'
+run 0 quantize model.safetensors t1.parquet --threads 1
+run 0 quantize model.safetensors t2.parquet --threads 2
+run 0 quantize model.safetensors t7.parquet --threads 7
+for threads in 2 7; do
+    cmp -s t1.parquet t$threads.parquet || fault "$threads threads: other bytes"
+done
+
+begin 'quantize: a NaN is named, and nothing is written'
+mkdir nan
+"$gen" good F32 8x64 random 'bad one' F32 8x64 nan >nan.safetensors
+run 2 quantize nan.safetensors nan/o.parquet
+silent
+err_has '^aq: nan\.safetensors: .*bad one.*'
+[ "$(wc -l <"$w/err")" -eq 1 ] || fault 'more than one line'
+files nan
+
+begin 'quantize: not a model'
+echo '{"a": 1}' >text.json
+run 2 quantize text.json o2.parquet
+silent
+err_has '^aq: text\.json: .'
+run 2 quantize missing.safetensors o2.parquet
+an_error 'aq: missing.safetensors: cannot open: No such file or directory'
+[ ! -e o2.parquet ] || fault 'there is an output'
+
+# --- The output file ------------------------------------------------------------------------
+
+begin 'output is input'
+mkdir same
+cp model.safetensors same/a.safetensors
+ln -s a.safetensors same/link.safetensors
+ln same/a.safetensors same/hard.parquet
+for output in a.safetensors link.safetensors hard.parquet ../same/a.safetensors; do
+    run 2 quantize same/a.safetensors "same/$output"
+    silent
+    err_has '^aq: same/a\.safetensors: .'
+    run 2 convert same/a.safetensors "same/$output"
+    silent
+done
+cmp -s model.safetensors same/a.safetensors || fault 'the input was changed'
+files same a.safetensors hard.parquet link.safetensors
+
+begin 'a folder that is not there'
+run 2 quantize model.safetensors nowhere/o.parquet
+silent
+err_has '^aq: nowhere/o\.parquet: .*No such file or directory'
+
+begin 'a folder that must not be written'
+mkdir locked
+chmod 555 locked
+if touch locked/try 2>/dev/null; then
+    rm -f locked/try
+    as_nobody='setpriv --reuid=65534 --regid=65534 --clear-groups'
+    chmod 755 "$w"
+else
+    as_nobody='env'
+fi
+if $as_nobody "$aq" --version >/dev/null 2>&1; then
+    # shellcheck disable=SC2086
+    expect 2 $as_nobody "$aq" quantize model.safetensors locked/o.parquet
+    silent
+    err_has '^aq: locked/o\.parquet: .*Permission denied'
+    files locked
+else
+    skip 'root may write everywhere, and aq cannot run as another user'
+fi
+
+begin 'a full disk'
+mkdir small_disk
+if mount -t tmpfs -o size=64k none small_disk 2>/dev/null; then
+    cp small.safetensors small_disk/o.parquet
+    run 2 quantize model.safetensors small_disk/o.parquet --bits 8
+    silent
+    err_has '^aq: small_disk/o\.parquet: .*No space left on device'
+    cmp -s small.safetensors small_disk/o.parquet || fault 'the old file was changed'
+    files small_disk o.parquet
+    umount small_disk
+else
+    skip 'no right to mount a small file system'
+fi
+
+begin 'stdout that takes nothing'
+if [ -c /dev/full ]; then
+    for arguments in 'inspect small.safetensors' 'inspect small.safetensors --json' --help \
+        --version 'quantize --help' 'verify small.safetensors'; do
+        # shellcheck disable=SC2086
+        "$aq" $arguments >/dev/full 2>"$w/err"
+        [ $? -eq 2 ] || fault "$arguments: exit $?"
+        err_is 'aq: standard output: No space left on device'
+    done
+    "$aq" inspect small.safetensors >&- 2>"$w/err"
+    [ $? -eq 2 ] || fault "closed: exit $?"
+    err_is 'aq: standard output: Bad file descriptor'
+else
+    skip 'no /dev/full'
+fi
+
+begin 'closed streams do not end up in the output'
+"$aq" quantize model.safetensors closed.parquet <&- >&- 2>&-
+run 0 verify closed.parquet
+
+begin 'a reader that leaves'
+"$aq" inspect small.safetensors --json 2>"$w/err" | :
+quiet
+
+begin 'signals leave nothing behind'
+mkdir stop
+big big.safetensors
+for signal in 2:130 15:143 1:129; do
+    expect 0 "$host" stop "${signal%:*}" stop "$aq" quantize big.safetensors stop/o.parquet
+    out_is "exit ${signal#*:}"
+    err_is 'aq: stop/o.parquet: interrupted; nothing was written'
+    files stop
+done
+expect 0 "$host" stop 2 stop "$aq" convert big.safetensors stop/o.parquet --json
+out_is 'exit 130'
+files stop
+
+begin 'kill -9 leaves the old file as it was'
+mkdir kill
+cp q4.parquet kill/o.parquet
+expect 0 "$host" stop 9 kill "$aq" quantize big.safetensors kill/o.parquet
+out_is 'signal 9'
+cmp -s q4.parquet kill/o.parquet || fault 'the old file was changed'
+rm -rf kill
+mkdir kill
+expect 0 "$host" stop 9 kill "$aq" quantize big.safetensors kill/o.parquet
+[ ! -e kill/o.parquet ] || fault 'there is an output'
+rm -rf kill
+
+# --- dequantize, convert, compare -----------------------------------------------------------
+
+begin 'dequantize'
+run 0 dequantize q4.parquet back.safetensors
+out_has '^dequantized 3 tensors$'
+out_has '^file     back\.safetensors, '
+run 0 inspect back.safetensors --json
+json '[.format, [.tensors[] | [.name, .dtype, .bit_width]]]' \
+    '["safetensors",[["b","float32",0],["ids","int64",0],["w","float32",0]]]'
+run 0 dequantize q4.parquet back.parquet --json
+json '[.operation, .num_tensors]' '["dequantize",3]'
+run 0 compare back.safetensors back.parquet --json
+json '[.total.max_abs_error, .total.sqnr_db]' '[0,"Infinity"]'
+
+begin 'convert: to Parquet and back'
+run 0 convert model.safetensors c.parquet
+out_has '^converted 3 tensors$'
+run 0 convert c.parquet c.safetensors --json
+json '[.operation, .bytes_in, .bytes_out]' '["convert",526360,526360]'
+run 0 compare model.safetensors c.safetensors --json
+json '[.tensors[] | .max_abs_error, .different_bytes]' '[0,null,null,0,0,null]'
+run 0 verify c.parquet c.safetensors
+
+begin 'convert: codes cannot go to safetensors'
+run 2 convert q4.parquet no.safetensors
+silent
+err_has '^aq: q4\.parquet: .'
+[ ! -e no.safetensors ] || fault 'there is an output'
+
+begin 'compare: text'
+run 0 compare model.safetensors q4.parquet
+golden compare-q4
+quiet
+
+begin 'compare: JSON'
+run 0 compare model.safetensors q4.parquet --json
+quiet
+json '[.a, .b]' '["model.safetensors","q4.parquet"]'
+json '[.tensors[] | [.name, .bit_width]]' '[["b",0],["ids",0],["w",4]]'
+json '[.shape_differs, .only_in_a, .only_in_b]' '[[],[],[]]'
+holds '.total.num_params == 131584 and .total.sqnr_db > 18'
+sqnr=$(jq '.tensors[2].sqnr_db' "$w/out")
+run 0 inspect q4.parquet --json
+json "(.tensors[2].sqnr_db - $sqnr) | fabs < 1e-6" true
+
+begin 'compare: what does not match'
+"$gen" w F32 256x256 random b F32 512 random new F32 8 ramp ids I64 3 zero >other.safetensors
+run 1 compare model.safetensors other.safetensors
+quiet
+out_has '^w: float32 256x512 in A, float32 256x256 in B$'
+out_has '^ids: 2 bytes differ$'
+out_has '^new: only in B$'
+out_has '; 3 do not match$'
+run 1 compare model.safetensors other.safetensors --json
+json '.shape_differs' \
+    '[{"name":"w","shape_a":[256,512],"dtype_a":"float32","shape_b":[256,256],"dtype_b":"float32"}]'
+json '[.only_in_a, .only_in_b]' '[[],["new"]]'
+json '.tensors[] | select(.name == "ids").different_bytes' 2
+run 1 compare other.safetensors model.safetensors --json
+json '[.only_in_a, .only_in_b]' '[["new"],[]]'
+run 2 compare model.safetensors missing.safetensors
+an_error 'aq: missing.safetensors: cannot open: No such file or directory'
+
+# --- schema, meta ---------------------------------------------------------------------------
+
+begin 'schema'
+run 0 schema q4.parquet
+golden schema-q4
+run 0 schema q4.parquet --json
+json '.fields[0] | [.name, .repetition, .type, .logical_type, .column]' \
+    '["layer_name","required","binary","STRING",0]'
+json '[.fields[] | select(.name == "shape") | .. | objects | .name]' '["shape","list","element"]'
+run 2 schema small.safetensors
+silent
+err_has '^aq: small\.safetensors: .'
+
+begin 'meta'
+run 0 meta q4.parquet
+out_has '^q4\.parquet: 3 rows in 3 row groups, [0-9]+ columns$'
+out_has '^created by: arrowquant\.h '
+out_has '^data  *2  *binary  *none  *PLAIN'
+out_lacks '^page of'
+run 0 meta q4.parquet --json
+json '.num_rows' 3
+json '.file_bytes' "$(wc -c <q4.parquet | tr -d ' ')"
+json '[.row_groups[].columns[] | select(.path == "layer_name") | .min, .max]' \
+    '["b","b","ids","ids","w","w"]'
+json '[.row_groups[].columns[].pages] | unique' '[null]'
+
+begin 'meta: pages'
+run 0 meta q4.parquet --pages
+out_has '^page of'
+run 0 meta q4.parquet --pages --json
+json '[.row_groups[].columns[] | select(.path == "data").pages[].alignment >= 64] | unique' '[true]'
+json '[.row_groups[].columns[] | select(.path | test("^(scales|zero_points)")) | .pages[] |
+    select(.num_values > 1).alignment >= 64] | unique' '[true]'
+json '[.row_groups[].columns[].pages[] | .header_offset + .header_bytes == .data_offset] | unique' \
+    '[true]'
+json '[.row_groups[].columns[].pages[].crc == null] | unique' '[false]'
+
+# --- verify ---------------------------------------------------------------------------------
+
+begin 'verify: good files'
+run 0 verify q4.parquet small.safetensors
+quiet
+out_has '^q4\.parquet: ok \(3 tensors, 3 row groups, [0-9]+ pages, [0-9.]+ KiB\)$'
+out_has '^small\.safetensors: ok \(6 tensors, [0-9.]+ KiB\)$'
+
+begin 'verify: a flipped bit in the codes'
+run 0 meta q4.parquet --pages --json
+at=$(jq '.row_groups[2].columns[] | select(.path == "data").pages[0].values_offset' "$w/out")
+cp q4.parquet flipped.parquet
+byte=$(od -An -tu1 -j "$((at + 1000))" -N 1 q4.parquet)
+# shellcheck disable=SC2059
+printf "\\$(printf %o $(((byte + 1) % 256)))" |
+    dd of=flipped.parquet bs=1 seek="$((at + 1000))" conv=notrunc 2>/dev/null
+run 1 verify flipped.parquet
+silent
+err_has '^aq: flipped\.parquet: .*CRC-32'
+run 1 verify q4.parquet flipped.parquet small.safetensors
+out_has '^q4\.parquet: ok '
+out_has '^small\.safetensors: ok '
+
+begin 'verify: cut files'
+head -c 5000 q4.parquet >cut.parquet
+run 1 verify cut.parquet
+silent
+err_has '^aq: cut\.parquet: .'
+run 1 verify cut.safetensors
+err_has '^aq: cut\.safetensors: .'
+
+begin 'verify: unreadable beats bad'
+run 2 verify missing.parquet
+an_error 'aq: missing.parquet: cannot open: No such file or directory'
+run 2 verify missing.parquet flipped.parquet
+[ "$(wc -l <"$w/err")" -eq 2 ] || fault 'not one line for each file'
+
+# --- Terminal -------------------------------------------------------------------------------
+
+escape=$(printf '\033')
+
+begin 'colour only on a terminal'
+run 0 inspect model.safetensors
+out_lacks "$escape"
+expect 0 "$host" terminal 100 "$aq" inspect model.safetensors
+out_has "$escape\[1m"
+expect 0 env NO_COLOR=1 "$host" terminal 100 "$aq" inspect model.safetensors
+out_lacks "$escape"
+expect 0 env TERM=dumb "$host" terminal 100 "$aq" inspect model.safetensors
+out_lacks "$escape"
+expect 0 "$host" terminal 100 "$aq" inspect model.safetensors --json
+out_lacks "$escape"
+
+begin 'progress only on a terminal'
+run 0 quantize big.safetensors o.parquet
+quiet
+expect 0 "$host" terminal 120 "$aq" quantize big.safetensors o.parquet
+out_has 'quantizing +[0-9]+% \[#*-*\] .* of 96\.0 MiB'
+expect 0 "$host" terminal 120 sh -c "'$aq' quantize big.safetensors o.parquet 2>/dev/null"
+out_lacks quantizing
+expect 0 env TERM=dumb "$host" terminal 120 "$aq" quantize big.safetensors o.parquet
+out_lacks quantizing
+rm -f big.safetensors o.parquet
+
+begin 'names are elided on a narrow terminal only'
+long=model.layers.27.self_attention.query_key_value.projection.weight
+"$gen" "$long" F32 128x256 ramp short F32 8x8 ramp >long.safetensors
+run 0 inspect long.safetensors
+out_has "^$long "
+expect 0 env NO_COLOR=1 "$host" terminal 80 "$aq" inspect long.safetensors
+out_lacks "^$long"
+out_has '^model\..*\.\.\..*\.weight '
+head -3 "$w/out" | tr -d '\r' | awk 'length > 80' >"$w/long"
+[ ! -s "$w/long" ] || fault "wider than the terminal: $(cat "$w/long")"
+expect 0 env NO_COLOR=1 "$host" terminal 160 "$aq" inspect long.safetensors
+out_has "^$long "
+
+# --- Real files -----------------------------------------------------------------------------
+
+begin 'a real model'
+if [ -f "$shared/models/taef2_decoder.safetensors" ]; then
+    cp "$shared/models/taef2_decoder.safetensors" real.safetensors
+    run 0 inspect real.safetensors --json
+    json '[.num_tensors, .num_params]' '[79,1338499]'
+    run 0 quantize real.safetensors real.parquet --json
+    holds '.num_quantized > 30 and .sqnr_db > 15 and .bits_per_weight < 5'
+    run 0 verify real.safetensors real.parquet
+    run 0 compare real.safetensors real.parquet --json
+    json '.tensors | length' 79
+    run 0 dequantize real.parquet real-back.safetensors
+    run 0 compare real.parquet real-back.safetensors --json
+    json .total.sqnr_db '"Infinity"'
+else
+    skip 'no ../shared/models'
+fi
+
+begin 'Parquet files of other writers'
+if [ -d "$shared/parquet-testing/data" ]; then
+    data=$shared/parquet-testing/data
+    for file in alltypes_plain nested_lists.snappy nested_maps.snappy nulls.snappy \
+        alltypes_dictionary delta_byte_array datapage_v2.snappy; do
+        run 0 schema "$data/$file.parquet"
+        run 0 schema "$data/$file.parquet" --json
+        holds '.fields | length > 0'
+        run 0 meta "$data/$file.parquet" --pages
+        run 0 meta "$data/$file.parquet" --pages --json
+        holds '.row_groups | length > 0'
+    done
+    for file in alltypes_plain alltypes_dictionary nested_lists.snappy nested_maps.snappy nulls.snappy; do
+        run 0 verify "$data/$file.parquet"
+        out_has ': ok \(1 row group, [0-9]+ pages?, '
+    done
+    run 0 schema "$data/nested_maps.snappy.parquet"
+    golden schema-nested-maps
+    run 1 verify "$data/datapage_v1-corrupt-checksum.parquet"
+    err_has CRC-32
+    run 2 verify "$data/encrypt_columns_and_footer.parquet.encrypted"
+    err_has encrypt
+    run 2 inspect "$data/alltypes_plain.parquet"
+    silent
+else
+    skip 'no ../shared/parquet-testing'
+fi
+
+end
+if [ "$skipped" -eq 0 ]; then
+    echo "$passed passed, $failed failed"
+else
+    echo "$passed passed, $failed failed, $skipped skipped"
+fi
+[ "$failed" -eq 0 ]
