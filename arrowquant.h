@@ -4118,6 +4118,7 @@ struct aq_parquet {
     aqi_file_meta meta;
     int64_t data_end; /* file offset of the footer */
     int64_t footer_bytes;
+    int64_t num_rows; /* of all row groups */
     const char *created_by;
     aqi_schema schema;
     aq_key_value *pairs; /* key-value metadata */
@@ -4289,7 +4290,7 @@ static aq_status aqi_chunk_check(const aq_parquet *f, const aqi_column_chunk *c,
 /* Chunks as the writers lay them out ascend; a chunk that begins inside the one before
  * it, in that order, shares bytes. Files with another order are checked page by page
  * only. */
-static aq_status aqi_row_groups_check(const aq_parquet *f, aq_error *err) {
+static aq_status aqi_row_groups_check(aq_parquet *f, aq_error *err) {
     int64_t end = 0, rows = 0;
     uint32_t i;
     int32_t c;
@@ -4497,7 +4498,7 @@ void aq_parquet_close(aq_parquet *file) {
 void aq_parquet_get_info(const aq_parquet *file, aq_parquet_info *out_info) {
     memset(out_info, 0, sizeof *out_info);
     out_info->file_bytes = file->source.bytes;
-    out_info->num_rows = file->meta.num_rows;
+    out_info->num_rows = file->num_rows;
     out_info->num_row_groups = (int32_t)file->meta.row_groups.count;
     out_info->num_columns = file->schema.num_columns;
     out_info->num_fields = file->schema.num_fields;
@@ -4627,6 +4628,7 @@ const char *aq_parquet_find_key(const aq_parquet *file, const char *key) {
  *========================================================================*/
 
 #define AQI_MAX_PAGE_HEADER ((size_t)16 << 20)
+#define AQI_CHUNK_SLACK 100 /* parquet-mr left the dictionary's header out (PARQUET-816) */
 #define AQI_MAX_RATIO 131072u /* zstd on zeros reaches about 32,000 */
 
 struct aq_column {
@@ -5106,7 +5108,8 @@ aq_status aq_column_open(const aq_parquet *file, int32_t row_group, int32_t colu
     c->row_group = row_group;
     c->column = column;
     c->at = aqi_chunk_start(c->meta);
-    c->end = c->at + c->meta->total_compressed_size;
+    c->end = AQI_MIN(c->at + c->meta->total_compressed_size + AQI_CHUNK_SLACK,
+                     file->data_end);
     c->levels_left = c->meta->num_values;
     c->rows_left = aqi_row_group_at(file, row_group)->num_rows;
     aqi_arena_init(&c->kept, &file->allocator, 0);
