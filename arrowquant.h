@@ -4322,10 +4322,10 @@ static aq_status aqi_row_groups_check(aq_parquet *f, aq_error *err) {
             end = AQI_MAX(end, aqi_chunk_start(m) + m->total_compressed_size);
         }
     }
-    if (rows != f->meta.num_rows)
-        return aqi_fail(err, AQ_E_FORMAT,
-                        "the file claims %lld rows, its row groups %lld",
-                        (long long)f->meta.num_rows, (long long)rows);
+    if (rows != f->meta.num_rows) /* some writers leave 0 there */
+        aqi_log(&f->log, "the footer claims %lld rows, the row groups hold %lld",
+                (long long)f->meta.num_rows, (long long)rows);
+    f->num_rows = rows;
     return AQ_OK;
 }
 

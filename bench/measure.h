@@ -12,19 +12,19 @@
 
 #define RUNS 7
 
-static double seconds_now(void) {
+static inline double seconds_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int compare_doubles(const void *a, const void *b) {
+static inline int compare_doubles(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
 /* Median seconds of RUNS calls after one that is not counted. */
-static double median_seconds(void (*fn)(void *), void *arg) {
+static inline double median_seconds(void (*fn)(void *), void *arg) {
     double times[RUNS];
     fn(arg);
     for (int i = 0; i < RUNS; i++) {
