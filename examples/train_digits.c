@@ -166,6 +166,21 @@ static int train_step(trainer *t, float rate) {
     return right;
 }
 
+/* The first pictures that it will learn from, side by side. */
+static void print_pictures(void) {
+    enum { SHOWN = 5 };
+    float pictures[SHOWN][DIGITS_PIXELS];
+    for (size_t i = 0; i < SHOWN; i++)
+        digits_draw(TRAINING_SEED, i, pictures[i]);
+    for (size_t pixel = 0; pixel < DIGITS_PIXELS; pixel += DIGITS_WIDTH) {
+        for (size_t x = 0; x < SHOWN * DIGITS_WIDTH; x++) {
+            float shade = pictures[x / DIGITS_WIDTH][pixel + x % DIGITS_WIDTH];
+            putchar(" .:+*#@@"[shade <= 0 ? 0 : shade < 1 ? (int)(shade * 7) : 7]);
+        }
+        putchar('\n');
+    }
+}
+
 static float *new_floats(size_t count) {
     float *p = (float *)calloc(count, sizeof *p);
     if (p == NULL) {
@@ -257,6 +272,7 @@ int main(int argc, char **argv) {
 
     aq_status status = aq_threads_create(0, NULL, &threads, &err);
     if (status == AQ_OK) {
+        print_pictures();
         init_trainer(&t, aq_threads_tasks(threads));
         for (int step = 1; step <= steps; step++) {
             /* The rate falls to 0 in a straight line. */
