@@ -81,6 +81,8 @@ for macro in $(grep -E '^ *# *(if|elif|ifdef|ifndef)' "$header" |
     else
         fault "macro $macro of the header is not tested"
     fi
+    # The bits of AQ_KERNELS are explained where they are defined.
+    case $macro in AQ_KERNEL_*) continue ;; esac
     if sed -n '1,/\*\//p' "$header" | grep -q "$macro"; then
         passed=$((passed + 1))
     else
