@@ -142,7 +142,9 @@ demo:
 	@$(MAKE) -j $(JOBS) build/aq build/examples/train_digits build/examples/run_digits
 	@CC='$(CC)' sh tools/demo.sh
 
-bench: $(BENCHES)
+bench:
+	@sh tools/deps.sh demo
+	@$(MAKE) -j $(JOBS) $(BENCHES)
 	@set -e; for b in $(BENCHES); do echo "== $$b"; $$b; done
 
 # --- Tests --------------------------------------------------------------------------------
