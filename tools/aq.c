@@ -31,18 +31,18 @@ void *cli_resize(void *items, size_t count, size_t item_bytes) {
 
 /* One line in one write, so that lines of several processes do not mix. */
 static void print_error(const char *subject, const char *format, va_list arguments) {
-    buffer line = {NULL, 0, 0}, message = {NULL, 0, 0};
+    buffer line = {NULL, 0, 0};
     char text[1024];
     buffer_print(&line, "%saq:%s ", term_code(stderr, TERM_RED),
                  term_code(stderr, TERM_PLAIN));
     buffer_visible(&line, subject, strlen(subject));
     /* Only values from the command line are longer; their start will do. */
     vsnprintf(text, sizeof text, format, arguments);
-    buffer_visible(&message, text, strlen(text));
-    buffer_print(&line, ": %s\n", message.data);
+    buffer_print(&line, ": ");
+    buffer_visible(&line, text, strlen(text));
+    buffer_print(&line, "\n");
     term_clear_line();
     fwrite(line.data, 1, line.size, stderr);
-    buffer_free(&message);
     buffer_free(&line);
 }
 

@@ -38,21 +38,16 @@ static bool on_progress(void *user, const aq_progress *at) {
  * MARK: - The report as text
  *========================================================================*/
 
-static const char *ratio_text(char out[TEXT_ROOM], uint64_t part, uint64_t whole) {
-    double percent = whole != 0 ? 100 * (double)part / (double)whole : (double)NAN;
-    return text_measure(out, percent, 1);
-}
-
 /* "2.55 MiB -> 745 KiB (28.5 %), 16.00 -> 4.57 bits per weight" */
 static void put_sizes(buffer *out, const aq_job_report *report) {
-    char in[TEXT_ROOM], to[TEXT_ROOM], percent[TEXT_ROOM], bpw_in[TEXT_ROOM],
-        bpw_out[TEXT_ROOM];
-    double bits_in = tensor_bits_per_weight(report->bytes_in, report->num_params);
-    double bits_out = tensor_bits_per_weight(report->bytes_out, report->num_params);
-    buffer_print(out, "%s -> %s (%s %%), %s -> %s bits per weight",
-                 text_bytes(in, report->bytes_in), text_bytes(to, report->bytes_out),
-                 ratio_text(percent, report->bytes_out, report->bytes_in),
-                 text_measure(bpw_in, bits_in, 2), text_measure(bpw_out, bits_out, 2));
+    uint64_t in = report->bytes_in, written = report->bytes_out;
+    char text_in[TEXT_ROOM], text_out[TEXT_ROOM];
+    buffer_print(out, "%s -> %s", text_bytes(text_in, in), text_bytes(text_out, written));
+    if (in == 0) return;
+    buffer_print(
+        out, " (%.1f %%), %s -> %s bits per weight", 100 * (double)written / (double)in,
+        text_measure(text_in, tensor_bits_per_weight(in, report->num_params), 2),
+        text_measure(text_out, tensor_bits_per_weight(written, report->num_params), 2));
 }
 
 static void put_plan(buffer *out, const aq_job_report *report) {
@@ -120,7 +115,7 @@ static void show_text(const cli_args *args, const aq_job_options *options,
         buffer_visible(&text, path, strlen(path));
         buffer_print(&text, ", %s\n", text_bytes(bytes, report->file_bytes_out));
         buffer_print(&text, "time     %s s", text_measure(seconds, report->seconds, 2));
-        if (report->seconds > 0)
+        if (report->seconds > 0 && report->bytes_in != 0)
             buffer_print(&text, ", %s",
                          text_rate(rate, (double)report->bytes_in / report->seconds));
         buffer_print(&text, "\n");

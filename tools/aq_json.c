@@ -27,6 +27,8 @@ static void put_quoted(json *out, const char *text, size_t size) {
             buffer_print(&out->text, "\\%c", c);
         } else if (c < 0x20 || c == 0x7f) {
             buffer_print(&out->text, "\\u%04x", (unsigned)c);
+        } else if (c == 0xc2 && (unsigned char)text[i + 1] < 0xa0) { /* C1 controls */
+            buffer_print(&out->text, "\\u%04x", (unsigned)(unsigned char)text[i + 1]);
         } else {
             buffer_put(&out->text, text + i, length);
         }

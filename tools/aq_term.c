@@ -172,7 +172,7 @@ static void draw(const progress *line, const char *name, uint64_t done, uint64_t
         put_time_left(&text, total > done ? (double)(total - done) / rate : 0);
     }
     used = text_columns(text.data);
-    if (used + 8 < width && name != NULL) {
+    if (used + 2 + MIN_ELIDED_COLUMNS <= width && name != NULL) {
         buffer_visible(&visible, name, strlen(name));
         buffer_print(&text, "  ");
         buffer_elided(&text, visible.data, width - used - 2);

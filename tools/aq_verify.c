@@ -12,6 +12,7 @@
 /* What was looked at in one operand. */
 typedef struct survey {
     const char *path;
+    bool is_model;
     uint64_t files, tensors, row_groups, pages, bytes;
     progress line;
 } survey;
@@ -188,6 +189,7 @@ static int verify_tensors(survey *of, const aq_model *model) {
         progress_step(&of->line, tensor.name, done, aq_model_file_bytes(model));
         aq_tensor_release(&tensor);
     }
+    of->is_model = true;
     of->tensors = n;
     return code;
 }
@@ -202,7 +204,7 @@ static void show_verdict(const survey *of) {
     buffer_visible(&text, of->path, strlen(of->path));
     buffer_print(&text, ": %sok%s (", term_code(stdout, TERM_GREEN),
                  term_code(stdout, TERM_PLAIN));
-    if (of->tensors != 0)
+    if (of->is_model)
         buffer_print(&text, "%" PRIu64 " tensor%s, ", of->tensors,
                      text_plural(of->tensors));
     if (of->files > 1) buffer_print(&text, "%" PRIu64 " files, ", of->files);

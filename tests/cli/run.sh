@@ -642,6 +642,33 @@ err_has '^aq: cut\.parquet: .'
 run 1 verify cut.safetensors
 err_has '^aq: cut\.safetensors: .'
 
+begin 'a folder of Parquet files is a model'
+mkdir folder
+cp q4.parquet folder/a.parquet
+"$gen" other F32 8x64 random >other1.safetensors
+run 0 quantize other1.safetensors folder/b.parquet --bits 8
+echo text >folder/notes.txt
+run 0 inspect folder --json
+json '[.format, [.tensors[].name]]' '["directory",["b","ids","other","w"]]'
+run 0 verify folder
+out_has '^folder: ok \(4 tensors, 2 files, 4 row groups, [0-9]+ pages, [0-9.]+ KiB\)$'
+cp flipped.parquet folder/a.parquet
+run 1 verify folder
+err_has '^aq: folder/a\.parquet: page has CRC-32'
+run 2 inspect bin
+an_error 'aq: bin: no .parquet file in the directory'
+
+begin 'a model without a tensor'
+"$gen" >none.safetensors
+run 0 inspect none.safetensors
+out_has '^0 tensors, 0 parameters, - bits per weight$'
+run 0 quantize none.safetensors none.parquet
+out_has '^tensors  0 B -> 0 B$'
+run 0 verify none.parquet none.safetensors
+out_has '^none\.parquet: ok \(0 tensors, 0 row groups, 0 pages, '
+run 0 compare none.safetensors none.parquet --json
+json .total null
+
 begin 'verify: unreadable beats bad'
 run 2 verify missing.parquet
 an_error 'aq: missing.parquet: cannot open: No such file or directory'
