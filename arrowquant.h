@@ -230,8 +230,8 @@ typedef struct aq_tasks {
     uint32_t width; /* threads that run() uses, a hint; 0 = unknown                 */
 } aq_tasks;
 
-/* Rare notes for people (an input oddity that was tolerated). Never called concurrently
- * from one object. */
+/* Rare notes for people: an input oddity that was tolerated. May come from any thread that
+ * uses the object. */
 typedef struct aq_log {
     void (*fn)(void *user, const char *message);
     void *user;
@@ -1386,6 +1386,10 @@ AQI_INLINE int64_t aqi_offset(const aqi_cursor *c) { return c->base + (c->p - c-
 AQI_INLINE bool aqi_read_varint(aqi_cursor *c, uint64_t *out) {
     uint64_t value = 0;
     unsigned shift = 0;
+    if (AQI_LIKELY(c->p < c->end && *c->p < 0x80)) {
+        *out = *c->p++;
+        return true;
+    }
     while (c->p < c->end && shift < 64) {
         uint8_t byte = *c->p++;
         if (shift == 63 && byte > 1) return false;
@@ -3041,7 +3045,7 @@ AQI_INLINE bool aqi_read_zigzag(aqi_cursor *c, int64_t *out) {
     return true;
 }
 
-static aq_status aqi_thrift_int(aqi_thrift_reader *r, int64_t min, int64_t max,
+AQI_INLINE aq_status aqi_thrift_int(aqi_thrift_reader *r, int64_t min, int64_t max,
                                 int64_t *out) {
     if (!aqi_read_zigzag(&r->in, out))
         return aqi_thrift_fail(r, "integer cut off or too long");
@@ -3084,8 +3088,8 @@ static aq_status aqi_thrift_list_header(aqi_thrift_reader *r, aqi_thrift_type *o
 }
 
 /* Type and id of the next field; AQI_T_STOP at the end of the struct. */
-static aq_status aqi_thrift_field_header(aqi_thrift_reader *r, int16_t *id,
-                                         aqi_thrift_type *out_type) {
+AQI_INLINE aq_status aqi_thrift_field_header(aqi_thrift_reader *r, int16_t *id,
+                                             aqi_thrift_type *out_type) {
     uint8_t byte;
     int64_t next;
     if (aqi_remaining(&r->in) == 0) return aqi_thrift_fail(r, "struct cut off");
@@ -4628,7 +4632,7 @@ const char *aq_parquet_find_key(const aq_parquet *file, const char *key) {
  *========================================================================*/
 
 #define AQI_MAX_PAGE_HEADER ((size_t)16 << 20)
-#define AQI_CHUNK_SLACK 100 /* parquet-mr left the dictionary's header out (PARQUET-816) */
+#define AQI_CHUNK_SLACK 100 /* parquet-mr left out the dictionary's header: PARQUET-816 */
 #define AQI_MAX_RATIO 131072u /* zstd on zeros reaches about 32,000 */
 
 struct aq_column {
@@ -8054,8 +8058,8 @@ void aq_tensor_release(aq_tensor *tensor) {
     aqi_free(&a, o, sizeof *o);
 }
 
-/* The scales (slot 0) or zero points (slot 1) of a row; copied only where the file's bytes
- * are not aligned for floats. */
+/* The scales (slot 0) or zero points (slot 1) of a row; copied only where the bytes of the
+ * file are not aligned for floats. */
 static aq_status aqi_tensor_floats(aqi_tensor_owned *o, const aqi_cells *cells,
                                    int64_t row, int slot, aq_tensor *t, aq_error *err) {
     const char *what = slot == 0 ? "scales" : "zero points";
