@@ -230,8 +230,8 @@ typedef struct aq_tasks {
     uint32_t width; /* threads that run() uses, a hint; 0 = unknown                 */
 } aq_tasks;
 
-/* Rare notes for people: an input oddity that was tolerated. May come from any thread that
- * uses the object. */
+/* Rare notes for people: an input oddity that was tolerated. May come from any thread
+ * that uses the object. */
 typedef struct aq_log {
     void (*fn)(void *user, const char *message);
     void *user;
@@ -8058,8 +8058,8 @@ void aq_tensor_release(aq_tensor *tensor) {
     aqi_free(&a, o, sizeof *o);
 }
 
-/* The scales (slot 0) or zero points (slot 1) of a row; copied only where the bytes of the
- * file are not aligned for floats. */
+/* The scales (slot 0) or zero points (slot 1) of a row; copied only where the bytes of
+ * the file are not aligned for floats. */
 static aq_status aqi_tensor_floats(aqi_tensor_owned *o, const aqi_cells *cells,
                                    int64_t row, int slot, aq_tensor *t, aq_error *err) {
     const char *what = slot == 0 ? "scales" : "zero points";
