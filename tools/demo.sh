@@ -1,7 +1,7 @@
 #!/bin/sh
 # The tour of `make demo`: train a small network on pictures that are drawn here, quantize it
 # to 8, 4 and 2 bits, look at the files, run the network from the codes. All files go to
-# build/demo, every figure printed comes from the commands' output of this run.
+# build/demo; every figure of the table is read from the output of these commands.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 for program in build/aq build/examples/train_digits build/examples/run_digits; do
@@ -58,9 +58,6 @@ run aq verify digits-float.parquet digits-int8.parquet digits-int4.parquet digit
 title 'The 4-bit weights beside the original ones'
 run aq compare digits-float.parquet digits-int4.parquet
 
-title 'Back to float32, for a program that knows nothing of codes'
-run aq dequantize digits-int4.parquet digits-int4-float.safetensors
-
 # --- Run ------------------------------------------------------------------------------------
 
 title 'Read 4000 new pictures, straight from the codes in the mapped file'
@@ -68,6 +65,10 @@ for name in float int8 int4 int2; do
     run_to "$name.run" run_digits "digits-$name.parquet"
     cat "$name.run"
 done
+
+title 'Back to float32, for a program that knows nothing of codes'
+run aq dequantize digits-int4.parquet digits-int4-float.safetensors
+run run_digits digits-int4-float.safetensors
 
 # --- Table ----------------------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ awk '
         for (i = 1; i <= NF; i++) cell[i, NR] = $i
         sub(/-/, " ", cell[1, NR])
         cell[13, NR] = $12 > 0 ? $11 / $12 / 1e9 : "-"
-        if (NF != 12) { print "demo: a figure is missing: " $0; exit bad = 1 }
+        if (NF != 12) { print "demo: a figure is missing: " $0; bad = 1; exit 1 }
     }
     END {
         if (bad) exit 1
@@ -129,20 +130,20 @@ awk '
         row("tensors, bytes", 2, "bytes")
         row("file, bytes", 3, "bytes")
         row("bits per weight, with scales", 4, "%.2f")
-        row("cosine with float32", 5, "%.6f")
-        row("SQNR, all weights (dB)", 6, "%.1f")
+        row("cosine with float32 weights", 5, "%.6f")
+        row("SQNR, quantized weights (dB)", 6, "%.1f")
         row("SQNR, worst tensor (dB)", 8, "%.1f")
         row("    which is", 7)
         row("digits read right (%)", 9, "%.2f")
         row("pictures/s, one thread", 10, "%d")
-        row("seconds to quantize the file", 12, "%.4f")
+        row("seconds to quantize and store", 12, "%.4f")
         row("    float32 weights, GB/s", 13, "%.2f")
     }' table.txt || exit 1
 
 cat <<'END'
 
 Next:
-  build/aq quantize build/demo/digits.parquet build/demo/mixed.parquet \\
+  build/aq quantize build/demo/digits.parquet build/demo/mixed.parquet \
       --bits 2 --tensor 'fc3.weight=8'
   build/aq meta build/demo/digits-int4.parquet
   duckdb -c "SELECT layer_name, bit_width, sqnr_db FROM 'build/demo/digits-int4.parquet'"
