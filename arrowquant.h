@@ -3258,7 +3258,7 @@ static aq_status aqi_thrift_read_list(aqi_thrift_reader *r, const aqi_thrift_fie
                                       aqi_list *dst) {
     aqi_kind element = (aqi_kind)aqi_kind_info[field->kind].element;
     size_t size = aqi_kind_info[field->kind].size, min_bytes = 1;
-    aqi_thrift_type wire;
+    aqi_thrift_type wire = AQI_T_STOP;
     uint32_t i, count = 0;
     void *items;
     aq_status status = aqi_thrift_list_header(r, &wire, &count);
@@ -3290,7 +3290,7 @@ static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *
     int16_t id = 0;
     for (;;) {
         const aqi_thrift_field *f;
-        aqi_thrift_type wire;
+        aqi_thrift_type wire = AQI_T_STOP;
         uint8_t *at;
         aq_status status = aqi_thrift_field_header(r, &id, &wire);
         if (status != AQ_OK) return status;
