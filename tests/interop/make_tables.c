@@ -1,0 +1,463 @@
+/* The tables of make_models: every physical type, required, optional and in lists, in several
+ * row groups, with and without compression and statistics. */
+#include "emit.h"
+
+enum { ROW_GROUPS = 3, ROWS = 13 /* a row group */ };
+
+/*==========================================================================
+ * Kinds of values
+ *========================================================================*/
+
+typedef enum kind {
+    BOOLEAN,
+    I8,
+    I16,
+    I32,
+    I64,
+    U8,
+    U16,
+    U32,
+    U64,
+    I96,
+    F32,
+    F64,
+    F16,
+    STRING,
+    BYTES,
+    FIXED,
+    NUM_KINDS
+} kind;
+
+/* How a kind is declared, and how its JSON expectation is named. */
+static const struct {
+    const char *name, *type;
+    aq_physical_type physical;
+    aq_logical_type logical;
+    int32_t type_length, bit_width;
+    bool is_signed;
+} kinds[NUM_KINDS] = {
+    {"bool", "bool", AQ_BOOLEAN, AQ_LOGICAL_NONE, 0, 0, false},
+    {"i8", "int", AQ_INT32, AQ_LOGICAL_INTEGER, 0, 8, true},
+    {"i16", "int", AQ_INT32, AQ_LOGICAL_INTEGER, 0, 16, true},
+    {"i32", "int", AQ_INT32, AQ_LOGICAL_NONE, 0, 0, false},
+    {"i64", "int", AQ_INT64, AQ_LOGICAL_NONE, 0, 0, false},
+    {"u8", "int", AQ_INT32, AQ_LOGICAL_INTEGER, 0, 8, false},
+    {"u16", "int", AQ_INT32, AQ_LOGICAL_INTEGER, 0, 16, false},
+    {"u32", "int", AQ_INT32, AQ_LOGICAL_INTEGER, 0, 32, false},
+    {"u64", "int", AQ_INT64, AQ_LOGICAL_INTEGER, 0, 64, false},
+    {"int96", "int", AQ_INT96, AQ_LOGICAL_NONE, 0, 0, false},
+    {"f32", "f32", AQ_FLOAT, AQ_LOGICAL_NONE, 0, 0, false},
+    {"f64", "f64", AQ_DOUBLE, AQ_LOGICAL_NONE, 0, 0, false},
+    {"f16", "f16", AQ_FIXED_LEN_BYTE_ARRAY, AQ_LOGICAL_FLOAT16, 2, 0, false},
+    {"string", "string", AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, 0, false},
+    {"bytes", "bytes", AQ_BYTE_ARRAY, AQ_LOGICAL_NONE, 0, 0, false},
+    {"fixed", "bytes", AQ_FIXED_LEN_BYTE_ARRAY, AQ_LOGICAL_NONE, 5, 0, false},
+};
+
+/* Integers whose low bits are the extremes of every width. */
+static const uint64_t edge_integers[] = {0,
+                                         1,
+                                         0x7f,
+                                         0x80,
+                                         0xff,
+                                         0x7fff,
+                                         0x8000,
+                                         0xffff,
+                                         0x7fffffff,
+                                         0x80000000u,
+                                         0xffffffffu,
+                                         0x7fffffffffffffffu,
+                                         0x8000000000000000u,
+                                         0xffffffffffffffffu};
+static const uint32_t edge_floats[] = {0x00000000, 0x80000000, 0x7f800000, 0xff800000,
+                                       0x7fc00000, 0x00000001, 0x7f7fffff, 0xff7fffff,
+                                       0x3f800000, 0xbf99999a};
+static const uint16_t edge_halves[] = {0x0000, 0x8000, 0x7c00, 0xfc00, 0x7e00,
+                                       0x0001, 0x7bff, 0xfbff, 0x3c00, 0xbe66};
+/* The same values: written down, since a converter of halves could be wrong in both places. */
+static const uint32_t edge_halves_as_f32[] = {
+    0x00000000, 0x80000000, 0x7f800000, 0xff800000, 0x7fc00000,
+    0x33800000, 0x477fe000, 0xc77fe000, 0x3f800000, 0xbfccc000};
+static const char *const edge_strings[] = {
+    "",          "a",  "\xc3\xa4",     "\xf0\x9f\xa7\xae", "a\"b\\c",
+    "tab\there", "zz", "\xef\xbf\xbd", "line\nbreak"};
+#define PICK(array, i) ((array)[(i) % (sizeof(array) / sizeof((array)[0]))])
+
+/*==========================================================================
+ * Columns
+ *========================================================================*/
+
+/* A leaf with the values of the current row group, and its expectation so far. */
+typedef struct leaf {
+    kind kind;
+    text values; /* in the form of aq_column_values                     */
+    uint8_t def[ROWS * 16], rep[ROWS * 16];
+    int64_t num_values, num_levels;
+} leaf;
+
+static void put_level(leaf *l, uint8_t def, uint8_t rep) {
+    l->def[l->num_levels] = def;
+    l->rep[l->num_levels] = rep;
+    l->num_levels++;
+}
+
+static void put_raw(leaf *l, const void *bytes, size_t size) {
+    memcpy(text_room(&l->values, size), bytes, size);
+    l->values.size += size;
+    l->num_values++;
+}
+
+static void put_integer(leaf *l, text *expect, uint64_t bits) {
+    const int32_t narrow = (int32_t)(uint32_t)bits;
+    int32_t stored = narrow;
+    switch (l->kind) {
+    case I8:
+        stored = (int8_t)bits;
+        break;
+    case I16:
+        stored = (int16_t)bits;
+        break;
+    case U8:
+        stored = (uint8_t)bits;
+        break;
+    case U16:
+        stored = (uint16_t)bits;
+        break;
+    default:
+        break;
+    }
+    if (l->kind == U64) {
+        text_u64(expect, bits);
+        put_raw(l, &bits, 8);
+    } else if (l->kind == I64) {
+        text_i64(expect, (int64_t)bits);
+        put_raw(l, &bits, 8);
+    } else {
+        text_i64(expect, l->kind == U32 ? (int64_t)(uint32_t)bits : stored);
+        put_raw(l, &stored, 4);
+    }
+}
+
+/* INT96 is a timestamp to readers: nanoseconds of the day, then the Julian day. */
+static void put_timestamp(leaf *l, text *expect, uint64_t seed) {
+    const uint64_t micros_of_day = seed * 0x9e3779b97f4a7c15u % 86400000000u;
+    const uint64_t nanos = micros_of_day * 1000;
+    const uint32_t days = (uint32_t)(seed * 977 % 30000);
+    const uint32_t julian_day = days + 2440588;
+    uint8_t bytes[12];
+    memcpy(bytes, &nanos, 8);
+    memcpy(bytes + 8, &julian_day, 4);
+    put_raw(l, bytes, sizeof bytes);
+    text_u64(expect, days * 86400000000u + micros_of_day);
+}
+
+static void put_float(leaf *l, text *expect, size_t i) {
+    float value;
+    double wide;
+    memcpy(&value, &PICK(edge_floats, i), 4);
+    wide = (double)value * (i % 2 == 0 ? 1.0 : 1.1);
+    switch (l->kind) {
+    case F32:
+        text_f32(expect, value);
+        put_raw(l, &value, 4);
+        break;
+    case F64:
+        text_f64(expect, wide);
+        put_raw(l, &wide, 8);
+        break;
+    default:
+        memcpy(&value, &PICK(edge_halves_as_f32, i), 4);
+        text_f32(expect, value);
+        put_raw(l, &PICK(edge_halves, i), 2);
+        break;
+    }
+}
+
+static void put_text(leaf *l, text *expect, const char *string) {
+    const aq_bytes bytes = {(const uint8_t *)string, strlen(string)};
+    text_string(expect, bytes.data, bytes.size);
+    put_raw(l, &bytes, sizeof bytes);
+}
+
+static void put_bytes(leaf *l, text *expect, size_t i) {
+    static const uint8_t zeros_and_ones[] = {
+        0,    0xff, 0,    1,    0x80, 0x7f, 0x0a, 0x0d, 0xc3, 0x28, 0x22, 0x5c,
+        0x41, 0xfe, 0xed, 0xfa, 0xce, 0x00, 0xff, 0xff, 0x10, 0x20, 0x30, 0x40};
+    const uint8_t *from = zeros_and_ones + i % 8;
+    const size_t size = l->kind == BYTES ? i % 16 : (size_t)kinds[l->kind].type_length;
+    const aq_bytes bytes = {from, size};
+    text_hex(expect, from, size);
+    if (l->kind == BYTES) {
+        put_raw(l, &bytes, sizeof bytes);
+    } else {
+        put_raw(l, from, size);
+    }
+}
+
+/* A value of the leaf's kind. A row group has few of them, so that its statistics tell it
+ * from the others. */
+static void put_value(leaf *l, text *expect, size_t row) {
+    const size_t i = row / ROWS * 5 + row % 5;
+    const uint8_t bit = i % 3 != 0;
+    switch (l->kind) {
+    case BOOLEAN:
+        text_add(expect, bit ? "\"true\"" : "\"false\"");
+        put_raw(l, &bit, 1);
+        break;
+    case I96:
+        put_timestamp(l, expect, i);
+        break;
+    case F32:
+    case F64:
+    case F16:
+        put_float(l, expect, i);
+        break;
+    case STRING:
+        put_text(l, expect, PICK(edge_strings, i));
+        break;
+    case BYTES:
+    case FIXED:
+        put_bytes(l, expect, i);
+        break;
+    default:
+        put_integer(l, expect, PICK(edge_integers, i));
+        break;
+    }
+}
+
+static void put_required(leaf *l, text *expect, size_t row) {
+    put_level(l, 0, 0);
+    put_value(l, expect, row);
+}
+
+static void put_optional(leaf *l, text *expect, size_t row) {
+    const bool present = row % 4 != 1;
+    put_level(l, present, 0);
+    if (present) {
+        put_value(l, expect, row);
+    } else {
+        text_add(expect, "null");
+    }
+}
+
+/* A required list of required elements, as in model files. */
+static void put_list(leaf *l, text *expect, size_t row) {
+    const size_t count = row % 5;
+    text_add(expect, "[");
+    for (size_t i = 0; i < count; i++) {
+        text_add(expect, i == 0 ? "" : ",");
+        put_level(l, 1, i != 0);
+        put_value(l, expect, row + i);
+    }
+    if (count == 0) {
+        put_level(l, 0, 0);
+    }
+    text_add(expect, "]");
+}
+
+/* An optional list of optional elements: definition level 0 no list, 1 empty, 2 null, 3 value. */
+static void put_optional_list(leaf *l, text *expect, size_t row) {
+    const size_t count = row % 4;
+    if (row % 7 == 2) {
+        put_level(l, 0, 0);
+        text_add(expect, "null");
+        return;
+    }
+    text_add(expect, "[");
+    for (size_t i = 0; i < count; i++) {
+        const bool present = (row + i) % 3 != 0;
+        text_add(expect, i == 0 ? "" : ",");
+        put_level(l, present ? 3 : 2, i != 0);
+        if (present) {
+            put_value(l, expect, row + i);
+        } else {
+            text_add(expect, "null");
+        }
+    }
+    if (count == 0) {
+        put_level(l, 1, 0);
+    }
+    text_add(expect, "]");
+}
+
+/* A list of lists, all required: definition level 0 empty, 1 empty inner list, 2 value. */
+static void put_nested_list(leaf *l, text *expect, size_t row) {
+    const size_t outer = row % 3;
+    text_add(expect, "[");
+    for (size_t i = 0; i < outer; i++) {
+        const size_t inner = (row + i) % 3;
+        text_add(expect, i == 0 ? "[" : ",[");
+        for (size_t j = 0; j < inner; j++) {
+            text_add(expect, j == 0 ? "" : ",");
+            put_level(l, 2, j != 0 ? 2 : i != 0);
+            put_value(l, expect, row + i + j);
+        }
+        if (inner == 0) {
+            put_level(l, 1, i != 0);
+        }
+        text_add(expect, "]");
+    }
+    if (outer == 0) {
+        put_level(l, 0, 0);
+    }
+    text_add(expect, "]");
+}
+
+/* An optional struct of one optional field. */
+static void put_struct(leaf *l, text *expect, size_t row) {
+    const uint8_t def = (uint8_t)((row + 2) % 3);
+    put_level(l, def, 0);
+    text_add(expect, def == 0 ? "null" : def == 1 ? "[null]" : "[");
+    if (def == 2) {
+        put_value(l, expect, row);
+        text_add(expect, "]");
+    }
+}
+
+/*==========================================================================
+ * Schemas
+ *========================================================================*/
+
+/* The shapes a column can have. */
+typedef struct column_shape {
+    const char *prefix;
+    const char *type; /* JSON, %s = the leaf's                              */
+    aq_repetition outer, leaf;
+    int lists;
+    bool in_struct;
+    void (*put)(leaf *l, text *expect, size_t row);
+} column_shape;
+
+static const column_shape column_shapes[] = {
+    {"required", "\"%s\"", AQ_REQUIRED, AQ_REQUIRED, 0, false, put_required},
+    {"optional", "\"%s\"", AQ_REQUIRED, AQ_OPTIONAL, 0, false, put_optional},
+    {"list", "{\"list\": \"%s\"}", AQ_REQUIRED, AQ_REQUIRED, 1, false, put_list},
+    {"optional_list", "{\"list\": \"%s\"}", AQ_OPTIONAL, AQ_OPTIONAL, 1, false,
+     put_optional_list},
+    {"nested_list", "{\"list\": {\"list\": \"%s\"}}", AQ_REQUIRED, AQ_REQUIRED, 2, false,
+     put_nested_list},
+    {"struct", "{\"struct\": {\"value\": \"%s\"}}", AQ_OPTIONAL, AQ_OPTIONAL, 0, true,
+     put_struct},
+};
+
+enum {
+    NUM_SHAPES = sizeof column_shapes / sizeof column_shapes[0],
+    NUM_LEAVES = NUM_SHAPES * NUM_KINDS
+};
+
+typedef struct table {
+    aq_codec codec;
+    bool statistics;
+    aq_field_spec fields[NUM_LEAVES * 5]; /* at most two lists around a leaf */
+    size_t num_fields;
+    leaf leaves[NUM_LEAVES];
+    expected_column expected[NUM_LEAVES];
+} table;
+
+static aq_field_spec *add_field(table *t, const char *name, aq_repetition repetition) {
+    aq_field_spec *field = &t->fields[t->num_fields++];
+    memset(field, 0, sizeof *field);
+    field->name = name;
+    field->repetition = repetition;
+    field->type = AQ_GROUP;
+    field->num_children = 1;
+    return field;
+}
+
+static void add_column(table *t, const char *name, const column_shape *shape, kind k) {
+    const char *leaf_name = name;
+    if (shape->in_struct) {
+        add_field(t, name, shape->outer);
+        leaf_name = "value";
+    }
+    for (int i = 0; i < shape->lists; i++) {
+        add_field(t, leaf_name, shape->outer)->logical = AQ_LOGICAL_LIST;
+        add_field(t, "list", AQ_REPEATED);
+        leaf_name = "element";
+    }
+    aq_field_spec *field = add_field(t, leaf_name, shape->leaf);
+    field->num_children = 0;
+    field->type = kinds[k].physical;
+    field->logical = kinds[k].logical;
+    field->type_length = kinds[k].type_length;
+    field->bit_width = kinds[k].bit_width;
+    field->is_signed = kinds[k].is_signed;
+    field->align_values = true;
+    field->write_statistics = t->statistics;
+    field->codec = t->codec;
+}
+
+static const column_shape *shape_of(size_t leaf_index) {
+    return &column_shapes[leaf_index / NUM_KINDS];
+}
+
+static void init_table(table *t, aq_codec codec, bool statistics) {
+    memset(t, 0, sizeof *t);
+    t->codec = codec;
+    t->statistics = statistics;
+    for (size_t i = 0; i < NUM_LEAVES; i++) {
+        expected_column *column = &t->expected[i];
+        const column_shape *shape = shape_of(i);
+        t->leaves[i].kind = (kind)(i % NUM_KINDS);
+        snprintf(column->name, sizeof column->name, "%s_%s", shape->prefix,
+                 kinds[t->leaves[i].kind].name);
+        snprintf(column->type, sizeof column->type, shape->type,
+                 kinds[t->leaves[i].kind].type);
+        add_column(t, column->name, shape, t->leaves[i].kind);
+    }
+}
+
+/* Hands the rows [first_row, first_row + ROWS) of one leaf to the writer. */
+static void put_leaf(table *t, size_t leaf_index, size_t first_row, aq_writer *writer) {
+    leaf *l = &t->leaves[leaf_index];
+    expected_column *column = &t->expected[leaf_index];
+    aq_column_values values;
+    aq_error err;
+    l->values.size = 0;
+    l->num_values = l->num_levels = 0;
+    for (size_t row = first_row; row < first_row + ROWS; row++) {
+        shape_of(leaf_index)->put(l, next_value(column), row);
+    }
+    values.values = l->values.data;
+    values.num_values = l->num_values;
+    values.def_levels = l->def;
+    values.rep_levels = l->rep;
+    values.num_levels = l->num_levels;
+    check(column->name, aq_writer_put_column(writer, &values, &err), &err);
+}
+
+static void write_table(const char *dir, const char *name, aq_codec codec,
+                        bool statistics, size_t row_groups) {
+    table *t = (table *)need(malloc(sizeof *t));
+    char path[1024];
+    aq_error err;
+    aq_writer *writer;
+    aq_writer_options options = {0};
+    init_table(t, codec, statistics);
+    snprintf(path, sizeof path, "%s/%s.parquet", dir, name);
+    options.no_sync = true;
+    check(path, aq_writer_open(path, t->fields, t->num_fields, &options, &writer, &err),
+          &err);
+    check(path, aq_writer_add_key_value(writer, "note", "\xc3\xa4 = a umlaut", &err),
+          &err);
+    for (size_t group = 0; group < row_groups; group++) {
+        for (size_t i = 0; i < NUM_LEAVES; i++) {
+            put_leaf(t, i, group * ROWS, writer);
+        }
+        check(path, aq_writer_end_row_group(writer, ROWS, &err), &err);
+    }
+    check(path, aq_writer_finish(writer, &err), &err);
+    write_expected(dir, name, t->expected, NUM_LEAVES);
+    for (size_t i = 0; i < NUM_LEAVES; i++) {
+        free(t->leaves[i].values.data);
+    }
+    free(t);
+}
+
+void write_tables(const char *dir) {
+    write_table(dir, "table_plain", AQ_UNCOMPRESSED, false, ROW_GROUPS);
+    write_table(dir, "table_statistics", AQ_UNCOMPRESSED, true, ROW_GROUPS);
+    write_table(dir, "table_zstd", AQ_ZSTD, true, ROW_GROUPS);
+    write_table(dir, "table_snappy", AQ_SNAPPY, true, ROW_GROUPS);
+    write_table(dir, "table_no_rows", AQ_UNCOMPRESSED, true, 0);
+}
