@@ -7,10 +7,12 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const buildDir = join(root, 'build', 'interop')
+// run.sh gives each of its runs a directory, so that several can go on at a time.
+const runDir = process.env.INTEROP_RUN ?? buildDir
 const aqPath = resolve(process.env.AQ ?? join(root, 'build', 'aq'))
 
 /** Files that make_models wrote: NAME.parquet and, with what is in it, NAME.json. */
-export const dataDir = join(buildDir, 'data')
+export const dataDir = join(runDir, 'data')
 /** Models shared by several projects on a machine; absent elsewhere. */
 export const sharedModels = join(root, '..', 'shared', 'models')
 
@@ -22,7 +24,7 @@ export function load(name) {
 
 /** An empty directory for the files of one test. */
 export function scratchDir(name) {
-  const dir = join(buildDir, 'scratch', name)
+  const dir = join(runDir, 'scratch', name)
   rmSync(dir, { recursive: true, force: true })
   mkdirSync(dir, { recursive: true })
   return dir

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Other people's Parquet readers on the files of arrowquant.h, and arrowquant.h on theirs.
 # Usage: tests/interop/run.sh        (environment: AQ, the command; CC, the compiler)
+# One test program alone, after that: INTEROP_RUN=DIR node tests/interop/test_tables.mjs
 set -eu
 cd "$(dirname "$0")/../.."
 here=tests/interop
@@ -19,7 +20,6 @@ install_packages() {
     cmp -s $here/package-lock.json $build/installed-lock.json && return
     rm -f $build/installed-lock.json
     cp $here/package.json $here/package-lock.json $build/
-    # The engine warning is about the declared minimum of one package; it runs on older ones.
     if ! (cd $build && npm ci --ignore-scripts --no-audit --no-fund --prefer-offline \
             --fetch-retries=1 --fetch-retry-mintimeout=1000) >$build/npm.log 2>&1; then
         if grep -qE 'ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|E(NET|HOST)UNREACH|TIMEDOUT|TIMEOUT' \
@@ -32,33 +32,39 @@ install_packages() {
     cp $here/package-lock.json $build/installed-lock.json
 }
 
-# The files that this project writes, each with the values that went in.
-make_files() {
-    sources="$here/make_models.c $here/make_tables.c"
-    # shellcheck disable=SC2086
-    if [ -z "$(find $build/make_models -newer arrowquant.h -newer $here/emit.h \
-            -newer $here/make_models.c -newer $here/make_tables.c 2>/dev/null)" ]; then
-        ${CC:-cc} -std=c99 -O1 -DAQ_WITH_ZSTD -DAQ_WITH_SNAPPY $sources -o $build/make_models \
-            -lzstd -lsnappy -pthread -lm
+# The program that writes our files; with ZSTD and SNAPPY whatever the build at large has.
+compile() {
+    [ -z "$(find $build/make_models -newer arrowquant.h -newer $here/emit.h \
+        -newer $here/make_models.c -newer $here/make_tables.c 2>/dev/null)" ] || return 0
+    ${CC:-cc} -std=c99 -O1 -DAQ_WITH_ZSTD -DAQ_WITH_SNAPPY $here/make_models.c \
+        $here/make_tables.c -o $build/make_models -lzstd -lsnappy -pthread -lm
+}
+
+# Two runs may start at a time; the second waits for the first one's install and compiler.
+prepare() {
+    mkdir -p $build
+    if command -v flock >/dev/null; then
+        exec 9>$build/lock
+        flock 9
     fi
-    rm -rf $build/data
-    mkdir $build/data
-    $build/make_models $build/data
+    install_packages
+    compile
+    exec 9>&-
 }
 
 # Runs one test program; a program that dies without a FAIL line is a failure too.
 run_test() {
     status=0
-    node "$1" >$build/output.txt 2>&1 || status=$?
-    cat $build/output.txt
-    if [ $status -ne 0 ] && ! grep -q '^FAIL ' $build/output.txt; then
-        echo "FAIL $1: exit status $status" | tee -a $build/output.txt
+    node "$1" >"$run/output.txt" 2>&1 || status=$?
+    cat "$run/output.txt"
+    if [ $status -ne 0 ] && ! grep -q '^FAIL ' "$run/output.txt"; then
+        echo "FAIL $1: exit status $status" | tee -a "$run/output.txt"
     fi
-    cat $build/output.txt >>$build/all.txt
+    cat "$run/output.txt" >>"$run/all.txt"
 }
 
 count() {
-    grep -c "^$1 " $build/all.txt || true
+    grep -c "^$1 " "$run/all.txt" || true
 }
 
 command -v node >/dev/null && command -v npm >/dev/null || skip_all "there is no node or npm"
@@ -66,12 +72,19 @@ command -v node >/dev/null && command -v npm >/dev/null || skip_all "there is no
 [ "$(node -p 'process.platform + process.arch')" = linuxx64 ] ||
     skip_all "the readers are pinned for Linux on x86-64"
 [ -x "$AQ" ] || { echo "$AQ is missing: build it first" >&2; exit 2; }
-mkdir -p $build
-install_packages
-make_files
-: >$build/all.txt
+prepare
+run=$(mktemp -d "$PWD/$build/run.XXXXXX")
+export INTEROP_RUN="$run"
+trap 'rm -rf "$run"' EXIT
+trap 'exit 130' INT TERM
+mkdir "$run/data"
+$build/make_models "$run/data"
 for program in $here/test_*.mjs; do
     run_test "$program"
 done
+if [ "$(count FAIL)" -ne 0 ]; then
+    trap - EXIT
+    echo "The files of this run: $run"
+fi
 echo "$(count ok) passed, $(count FAIL) failed, $(count skip) skipped"
 [ "$(count FAIL)" -eq 0 ]
