@@ -18,6 +18,12 @@
 #define SUPPORT __attribute__((unused)) static
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
+/* An assertion for inner loops: one of Criterion sends a message each time that it holds. */
+#define CHECK(good, ...)                                                                 \
+    do {                                                                                 \
+        if (!(good)) cr_assert_fail(__VA_ARGS__);                                        \
+    } while (0)
+
 /* ---- counting allocator ---- */
 
 /* Thread-safe. `mistakes` counts blocks freed or resized that are not live or whose size is
@@ -149,6 +155,18 @@ SUPPORT void rng_floats(rng *r, float *dst, size_t count, float magnitude) {
     for (i = 0; i < count; i++)
         dst[i] = magnitude * rng_float(r);
 }
+
+/* ---- memory at an offset ---- */
+
+/* `bytes` bytes that begin `offset` bytes after a multiple of 64 and end where the memory of
+ * malloc ends. */
+SUPPORT void *offset_alloc(size_t offset, size_t bytes) {
+    void *raw;
+    if (posix_memalign(&raw, 64, offset + bytes + (offset + bytes == 0)) != 0) abort();
+    return (uint8_t *)raw + offset;
+}
+
+SUPPORT void offset_free(void *block, size_t offset) { free((uint8_t *)block - offset); }
 
 /* ---- temporary directory ---- */
 
