@@ -1286,7 +1286,7 @@ static aq_status aqi_fail_nomem(aq_error *err, size_t bytes) {
  * most. */
 AQ_PRINTF(2, 3) static void aqi_error_locate(aq_error *err, const char *format, ...) {
     char where[256], rest[sizeof err->message];
-    const char *advice;
+    const char *advice, *merge = " (";
     size_t head;
     va_list args;
     if (err == NULL || err->status == AQ_OK) return;
@@ -1295,15 +1295,21 @@ AQ_PRINTF(2, 3) static void aqi_error_locate(aq_error *err, const char *format, 
     va_end(args);
     advice = strstr(err->message, "; ");
     head = advice != NULL ? (size_t)(advice - err->message) : strlen(err->message);
-    memcpy(rest, err->message + head, strlen(err->message + head) + 1);
+    if (head > 0 && err->message[head - 1] == ')') {
+        head--; /* "(column x)" becomes "(column x, tensor y)" */
+        merge = ", ";
+    }
+    memcpy(rest, advice != NULL ? advice : "", advice != NULL ? strlen(advice) + 1 : 1);
     if (head + strlen(where) + strlen(rest) + 4 > sizeof err->message) return;
-    snprintf(err->message + head, sizeof err->message - head, " (%s)%s", where, rest);
+    snprintf(err->message + head, sizeof err->message - head, "%s%s)%s", merge, where,
+             rest);
 }
 
 /* Adds the row group and column to an error that has none. */
 static aq_status aqi_error_in_column(aq_error *err, aq_status status, int32_t row_group,
                                      int32_t column, const char *path) {
     if (err == NULL || status == AQ_OK || err->column >= 0) return status;
+    if (status == AQ_E_IO && err->name[0] != '\0') return status; /* names the file */
     err->row_group = row_group;
     err->column = column;
     aqi_error_set_name(err, path);
@@ -1319,6 +1325,7 @@ static aq_status aqi_error_in_column(aq_error *err, aq_status status, int32_t ro
 /* Adds the tensor's name to an error. */
 static aq_status aqi_error_in_tensor(aq_error *err, aq_status status, const char *name) {
     if (err == NULL || status == AQ_OK) return status;
+    if (status == AQ_E_IO && err->name[0] != '\0') return status; /* names the file */
     aqi_error_set_name(err, name);
     aqi_error_locate(err, "tensor \"%s\"", err->name);
     return status;
@@ -1582,7 +1589,7 @@ static aq_status aqi_arena_take(aqi_arena *arena, size_t bytes, void **out,
 static aq_status aqi_arena_alloc(aqi_arena *arena, size_t bytes, void **out,
                                  aq_error *err) {
     aq_status status = aqi_arena_take(arena, bytes, out, err);
-    if (status == AQ_OK) memset(*out, 0, bytes);
+    if (status == AQ_OK && bytes > 0) memset(*out, 0, bytes);
     return status;
 }
 
@@ -6459,6 +6466,12 @@ typedef struct aqi_tile_report {
     size_t bad_index; /* of the first NaN or infinity; SIZE_MAX = none */
 } aqi_tile_report;
 
+/* Called between waves; false stops the work. */
+typedef struct aqi_watch {
+    bool (*fn)(void *user, size_t done, size_t total);
+    void *user;
+} aqi_watch;
+
 typedef struct aqi_quantize_task {
     const aq_layout *layout;
     const uint8_t *src;
@@ -6469,6 +6482,7 @@ typedef struct aqi_quantize_task {
     aqi_tiling tiling;
     size_t first_tile;
     aqi_tile_report *reports;
+    aqi_watch watch;
 } aqi_quantize_task;
 
 /* Codes of a tile's row on their way to memory: packed AQI_PIECE at a time, which ends
@@ -6628,48 +6642,59 @@ static aq_status aqi_quantize_waves(aqi_quantize_task *t, void (*fn)(void *, siz
             if (range != NULL) aqi_range_join(range, &reports[i].range);
             if (metrics != NULL) aq_metrics_add(metrics, &reports[i].metrics);
         }
+        if (t->watch.fn != NULL &&
+            !t->watch.fn(t->watch.user, done + wave, t->tiling.count))
+            return aqi_fail(err, AQ_E_CANCELLED, "cancelled");
     }
     return AQ_OK;
+}
+
+/* Quantizes what the task describes: layout, src, dtype, dst and watch are set. */
+static aq_status aqi_quantize_run(aqi_quantize_task *t, const aq_tasks *tasks,
+                                  aq_metrics *out_metrics, aq_error *err) {
+    const aq_layout *l = t->layout;
+    aqi_range range;
+    aqi_group group;
+    aq_status status = aqi_layout_check(l, err);
+    if (out_metrics != NULL) memset(out_metrics, 0, sizeof *out_metrics);
+    if (out_metrics != NULL) aqi_metrics_finish(out_metrics);
+    if (status != AQ_OK) return status;
+    if (!aq_dtype_is_float(t->dtype))
+        return aqi_fail(err, AQ_E_ARG, "cannot quantize values of type %s",
+                        aq_dtype_name(t->dtype));
+    if (l->code_bits != l->bits)
+        return aqi_fail(err, AQ_E_ARG,
+                        "layout of another writer; make one by aq_layout_init");
+    if (l->rows == 0 || l->cols == 0) return AQ_OK;
+    if (t->src == NULL || t->dst == NULL || t->dst->codes == NULL ||
+        t->dst->scales == NULL || t->dst->zero_points == NULL)
+        return aqi_fail(err, AQ_E_ARG, "source or destination missing");
+    t->measure = out_metrics != NULL;
+    t->tiling = aqi_tiling_make(l, l->rows);
+    if (l->group_rows > 1) {
+        status = aqi_quantize_waves(t, aqi_range_tile, tasks, &range, NULL, err);
+        if (status != AQ_OK) return status;
+        aqi_group_make(l, &range, &group);
+        t->dst->scales[0] = group.scale;
+        t->dst->zero_points[0] = group.zero_point;
+        t->tensor_group = &group;
+    }
+    status = aqi_quantize_waves(t, aqi_quantize_tile, tasks, NULL, out_metrics, err);
+    t->tensor_group = NULL;
+    return status;
 }
 
 aq_status aq_quantize_into(const aq_layout *layout, const void *src, aq_dtype src_dtype,
                            const aq_quantized *dst, const aq_tasks *tasks,
                            aq_metrics *out_metrics, aq_error *err) {
     aqi_quantize_task t;
-    aqi_range range;
-    aqi_group group;
-    aq_status status;
     aqi_error_clear(err);
-    if (out_metrics != NULL) memset(out_metrics, 0, sizeof *out_metrics);
-    if (out_metrics != NULL) aqi_metrics_finish(out_metrics);
-    status = aqi_layout_check(layout, err);
-    if (status != AQ_OK) return status;
-    if (!aq_dtype_is_float(src_dtype))
-        return aqi_fail(err, AQ_E_ARG, "cannot quantize values of type %s",
-                        aq_dtype_name(src_dtype));
-    if (layout->code_bits != layout->bits)
-        return aqi_fail(err, AQ_E_ARG,
-                        "layout of another writer; make one by aq_layout_init");
-    if (layout->rows == 0 || layout->cols == 0) return AQ_OK;
-    if (src == NULL || dst == NULL || dst->codes == NULL || dst->scales == NULL ||
-        dst->zero_points == NULL)
-        return aqi_fail(err, AQ_E_ARG, "source or destination missing");
     memset(&t, 0, sizeof t);
     t.layout = layout;
     t.src = (const uint8_t *)src;
     t.dtype = src_dtype;
     t.dst = dst;
-    t.measure = out_metrics != NULL;
-    t.tiling = aqi_tiling_make(layout, layout->rows);
-    if (layout->group_rows > 1) {
-        status = aqi_quantize_waves(&t, aqi_range_tile, tasks, &range, NULL, err);
-        if (status != AQ_OK) return status;
-        aqi_group_make(layout, &range, &group);
-        dst->scales[0] = group.scale;
-        dst->zero_points[0] = group.zero_point;
-        t.tensor_group = &group;
-    }
-    return aqi_quantize_waves(&t, aqi_quantize_tile, tasks, NULL, out_metrics, err);
+    return aqi_quantize_run(&t, tasks, out_metrics, err);
 }
 
 /* ---- dequantize, dot ---- */
@@ -8689,6 +8714,8 @@ typedef struct aqi_job {
     aq_tensor *outputs; /* descriptions for the writer */
     size_t num_tensors;
     uint64_t bytes_total, bytes_done;
+    size_t current;      /* tensor in work                        */
+    uint64_t bytes_part; /* of its input that is done             */
     uint32_t crc; /* of the input's tensor data, in name order */
 } aqi_job;
 
@@ -8788,22 +8815,55 @@ static void aqi_job_buffers_release(aqi_job_buffers *b) {
     aq_buffer_release(&b->zero_points);
 }
 
+/* Tells the caller how far the job is; false to stop. */
+static bool aqi_job_progress(const aqi_job *j) {
+    aq_progress p;
+    if (j->options.progress.fn == NULL) return true;
+    p.name = j->current < j->num_tensors ? j->reports[j->current].name : NULL;
+    p.tensors_done = j->current;
+    p.tensors_total = j->num_tensors;
+    p.bytes_done = j->bytes_done + j->bytes_part;
+    p.bytes_total = j->bytes_total;
+    return j->options.progress.fn(j->options.progress.user, &p);
+}
+
+/* The same from inside a tensor, of which done / total is finished. */
+static bool aqi_job_watch(void *user, size_t done, size_t total) {
+    aqi_job *j = (aqi_job *)user;
+    double bytes = (double)j->reports[j->current].bytes_in;
+    j->bytes_part = (uint64_t)(bytes * (double)done / (double)total);
+    return aqi_job_progress(j);
+}
+
+static aq_status aqi_job_cancelled(aq_error *err) {
+    return aqi_fail(err, AQ_E_CANCELLED,
+                    "cancelled; nothing was written under the output's name");
+}
+
 static aq_status aqi_job_quantize(aqi_job *j, const aq_tensor *in, aq_tensor *out,
                                   aqi_job_buffers *b, aq_metrics *metrics,
                                   aq_error *err) {
     const aq_layout *l = &out->layout;
+    size_t group_bytes = l->num_groups * sizeof(float);
+    aqi_quantize_task t;
     aq_quantized dst;
     aq_status status = aq_pool_acquire(j->pool, l->code_bytes, &b->data, err);
+    if (status == AQ_OK) status = aq_pool_acquire(j->pool, group_bytes, &b->scales, err);
     if (status == AQ_OK)
-        status = aq_pool_acquire(j->pool, l->num_groups * sizeof(float), &b->scales, err);
-    if (status == AQ_OK)
-        status =
-            aq_pool_acquire(j->pool, l->num_groups * sizeof(float), &b->zero_points, err);
+        status = aq_pool_acquire(j->pool, group_bytes, &b->zero_points, err);
     if (status != AQ_OK) return status;
     dst.codes = b->data.data;
     dst.scales = (float *)(void *)b->scales.data;
     dst.zero_points = (float *)(void *)b->zero_points.data;
-    status = aq_quantize_into(l, in->data, in->dtype, &dst, j->tasks, metrics, err);
+    memset(&t, 0, sizeof t);
+    t.layout = l;
+    t.src = in->data;
+    t.dtype = in->dtype;
+    t.dst = &dst;
+    t.watch.fn = aqi_job_watch;
+    t.watch.user = j;
+    status = aqi_quantize_run(&t, j->tasks, metrics, err);
+    if (status == AQ_E_CANCELLED) return aqi_job_cancelled(err);
     if (status != AQ_OK) return status;
     out->data = dst.codes;
     out->scales = dst.scales;
@@ -8816,15 +8876,23 @@ static aq_status aqi_job_quantize(aqi_job *j, const aq_tensor *in, aq_tensor *ou
 
 static aq_status aqi_job_dequantize(aqi_job *j, const aq_tensor *in, aq_tensor *out,
                                     aqi_job_buffers *b, aq_error *err) {
+    size_t rows = in->layout.rows, cols = AQI_MAX(in->layout.cols, (size_t)1), row = 0;
+    size_t step = AQI_MAX((size_t)AQI_TILE_VALUES * AQI_WAVE / cols, (size_t)1);
     float *dst;
     aq_status status = aq_pool_acquire(j->pool, out->data_bytes, &b->data, err);
     if (status != AQ_OK) return status;
     dst = (float *)(void *)b->data.data;
     out->data = b->data.data;
-    status = aq_tensor_rows_f32(in, 0, in->layout.rows, dst, j->tasks, err);
-    if (AQI_BIG_ENDIAN && status == AQ_OK)
-        aqi_copy_le(dst, dst, (size_t)in->num_params, sizeof(float));
-    return status;
+    while (row < rows) {
+        size_t n = AQI_MIN(step, rows - row);
+        status =
+            aq_tensor_rows_f32(in, row, n, dst + row * in->layout.cols, j->tasks, err);
+        if (status != AQ_OK) return status;
+        row += n;
+        if (!aqi_job_watch(j, row, rows)) return aqi_job_cancelled(err);
+    }
+    if (AQI_BIG_ENDIAN) aqi_copy_le(dst, dst, (size_t)in->num_params, sizeof(float));
+    return AQ_OK;
 }
 
 /* One tensor from the input, through the operation, to the writer (NULL in a dry run). */
@@ -8846,7 +8914,7 @@ static aq_status aqi_job_tensor(aqi_job *j, size_t i, aq_model_writer *writer,
         out->scales = in.scales;
         out->zero_points = in.zero_points;
     }
-    status = aqi_error_in_tensor(err, status, report->name);
+    if (status != AQ_E_CANCELLED) aqi_error_in_tensor(err, status, report->name);
     if (status == AQ_OK) status = aq_model_writer_put(writer, out, err);
     out->data = NULL;
     out->scales = NULL;
@@ -8854,19 +8922,6 @@ static aq_status aqi_job_tensor(aqi_job *j, size_t i, aq_model_writer *writer,
     aqi_job_buffers_release(&buffers);
     aq_tensor_release(&in);
     return status;
-}
-
-static aq_status aqi_job_progress(const aqi_job *j, size_t done, aq_error *err) {
-    aq_progress p;
-    if (j->options.progress.fn == NULL) return AQ_OK;
-    p.name = done < j->num_tensors ? j->reports[done].name : NULL;
-    p.tensors_done = done;
-    p.tensors_total = j->num_tensors;
-    p.bytes_done = j->bytes_done;
-    p.bytes_total = j->bytes_total;
-    if (j->options.progress.fn(j->options.progress.user, &p)) return AQ_OK;
-    return aqi_fail(err, AQ_E_CANCELLED,
-                    "cancelled; nothing was written under the output's name");
 }
 
 static const char *aqi_base_name(const char *path) {
@@ -8940,11 +8995,15 @@ static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
     aq_status status = aqi_job_open_writer(j, &writer, err);
     if (status != AQ_OK) return status;
     for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
-        status = aqi_job_progress(j, i, err);
+        j->current = i;
+        j->bytes_part = 0;
+        if (!aqi_job_progress(j)) status = aqi_job_cancelled(err);
         if (status == AQ_OK) status = aqi_job_tensor(j, i, writer, err);
         j->bytes_done += j->reports[i].bytes_in;
     }
-    if (status == AQ_OK) status = aqi_job_progress(j, j->num_tensors, err);
+    j->current = j->num_tensors;
+    j->bytes_part = 0;
+    if (status == AQ_OK && !aqi_job_progress(j)) status = aqi_job_cancelled(err);
     if (status == AQ_OK) status = aqi_job_lineage(j, writer->parquet, err);
     if (status == AQ_OK) return aq_model_writer_finish(writer, err);
     aq_model_writer_abort(writer);
