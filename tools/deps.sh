@@ -47,7 +47,7 @@ test)
         need_file libboost-dev boost/version.hpp
         need thrift-compiler thrift
     fi
-    if [ -e tests/interop ]; then   # other Parquet readers
+    if [ -e tests/interop ] || [ -e tests/thrift ]; then    # other Parquet readers, by npm
         need nodejs node
         need npm npm
         need_file ca-certificates ../../etc/ssl/certs/ca-certificates.crt
