@@ -1,0 +1,107 @@
+/* files.h - files and errors in tests: whole files as blocks of memory, assertions that show
+ * the library's message, and small tensors to write. Beside support.h. */
+#ifndef TEST_FILES_H
+#define TEST_FILES_H
+
+#include "support.h"
+
+#include <criterion/criterion.h>
+
+/* Filled by the calls below; a test runs in a process of its own. */
+static aq_error err;
+
+#define ASSERT_STATUS(call, wanted)                                                      \
+    do {                                                                                 \
+        aq_status got_ = (call), wanted_ = (wanted);                                     \
+        cr_assert_eq(got_, wanted_, "%s is %s, not %s: %s", #call, aq_status_name(got_), \
+                     aq_status_name(wanted_), got_ == AQ_OK ? "" : err.message);         \
+    } while (0)
+#define ASSERT_OK(call) ASSERT_STATUS(call, AQ_OK)
+
+/* An error that helps: one line, and a place or a name. */
+#define ASSERT_HELPFUL(what)                                                             \
+    do {                                                                                 \
+        cr_assert(err.message[0] != '\0' && strchr(err.message, '\n') == NULL,           \
+                  "%s: message \"%s\"", what, err.message);                              \
+        cr_assert(err.file_offset >= 0 || err.name[0] != '\0' ||                         \
+                      strpbrk(err.message, "0123456789\"") != NULL,                      \
+                  "%s: neither place nor name in \"%s\"", what, err.message);            \
+    } while (0)
+
+#define ASSERT_MESSAGE(what, part)                                                       \
+    cr_assert(strstr(err.message, part) != NULL, "%s: no \"%s\" in \"%s\"", what, part,  \
+              err.message)
+
+typedef struct file {
+    uint8_t *data; /* exactly `size` bytes of malloc: AddressSanitizer guards both ends */
+    size_t size;
+} file;
+
+SUPPORT file file_make(const void *data, size_t size) {
+    file f = {malloc(size > 0 ? size : 1), size};
+    cr_assert_not_null(f.data);
+    if (size > 0) memcpy(f.data, data, size);
+    return f;
+}
+
+SUPPORT file file_read(const char *path) {
+    FILE *in = fopen(path, "rb");
+    struct stat info;
+    file f;
+    cr_assert_not_null(in, "%s", path);
+    cr_assert_eq(fstat(fileno(in), &info), 0);
+    f.size = (size_t)info.st_size;
+    f.data = malloc(f.size > 0 ? f.size : 1);
+    cr_assert_not_null(f.data);
+    cr_assert_eq(fread(f.data, 1, f.size, in), f.size);
+    fclose(in);
+    return f;
+}
+
+SUPPORT void file_write(const char *path, const void *data, size_t size) {
+    FILE *out = fopen(path, "wb");
+    cr_assert_not_null(out, "%s", path);
+    cr_assert_eq(fwrite(data, 1, size, out), size);
+    cr_assert_eq(fclose(out), 0);
+}
+
+SUPPORT void file_free(file *f) {
+    free(f->data);
+    f->data = NULL;
+    f->size = 0;
+}
+
+SUPPORT bool file_equal(const file *a, const file *b) {
+    return a->size == b->size && memcmp(a->data, b->data, a->size) == 0;
+}
+
+/* The directory of the running test, and a path in it. */
+static temp_dir here;
+
+SUPPORT void enter_temp_dir(void) { cr_assert(temp_dir_make(&here)); }
+SUPPORT void leave_temp_dir(void) { temp_dir_remove(&here); }
+
+/* Two paths at a time may be in use. */
+SUPPORT const char *in_dir(const char *name) {
+    static char paths[4][512];
+    static unsigned next;
+    return temp_dir_file(&here, name, paths[next++ % 4], sizeof paths[0]);
+}
+
+/* ---- tensors ---- */
+
+/* A tensor of num_dims dimensions that borrows `data`. */
+SUPPORT aq_tensor tensor_of(const char *name, aq_dtype dtype, const uint64_t *shape,
+                            uint32_t num_dims, const void *data) {
+    aq_tensor t;
+    ASSERT_OK(aq_tensor_init(&t, name, dtype, shape, num_dims, data, &err));
+    return t;
+}
+
+SUPPORT aq_tensor matrix_of(const char *name, uint64_t rows, uint64_t cols,
+                            const float *data) {
+    const uint64_t shape[2] = {rows, cols};
+    return tensor_of(name, AQ_F32, shape, 2, data);
+}
+
+#endif
