@@ -58,6 +58,14 @@ static const char *const column_text[NUM_COLUMNS][2] = {
  * Tensors
  *========================================================================*/
 
+static uint64_t count_of(const spec *s) {
+    uint64_t count = 1;
+    for (uint32_t i = 0; i < s->num_dims; i++) {
+        count *= s->shape[i];
+    }
+    return count;
+}
+
 static float random_weight(uint64_t *state) {
     return (float)((double)(int64_t)random_u64(state) * 0x1p-63) * 0.25f;
 }
@@ -97,12 +105,9 @@ static aq_tensor make_tensor(const spec *s, aq_metrics *out_metrics, uint64_t *s
     const size_t element = aq_dtype_bytes(s->dtype);
     aq_tensor tensor;
     aq_error err;
-    uint64_t count = 1;
-    for (uint32_t i = 0; i < s->num_dims; i++) {
-        count *= s->shape[i];
-    }
-    uint8_t *values = (uint8_t *)need(malloc((size_t)count * element + 1));
-    for (size_t i = 0; i < (size_t)count; i++) {
+    const size_t count = (size_t)count_of(s);
+    uint8_t *values = (uint8_t *)need(malloc(count * element + 1));
+    for (size_t i = 0; i < count; i++) {
         fill_element(values + i * element, s->dtype, state);
     }
     check(s->name,
@@ -205,15 +210,11 @@ static void expect_quantization(expected_column *columns, const spec *s,
 
 static void expect_tensor(expected_column *columns, const spec *s,
                           const aq_tensor *tensor, const aq_metrics *metrics) {
-    uint64_t count = 1;
-    for (uint32_t i = 0; i < s->num_dims; i++) {
-        count *= s->shape[i];
-    }
     text_string(next_value(&columns[LAYER_NAME]), s->name, strlen(s->name));
     expect_shape(next_value(&columns[SHAPE]), s);
     text_add(next_value(&columns[DTYPE]), "\"%s\"", aq_dtype_name(s->dtype));
     text_hex(next_value(&columns[DATA]), tensor->data, tensor->data_bytes);
-    text_u64(next_value(&columns[NUM_PARAMS]), count);
+    text_u64(next_value(&columns[NUM_PARAMS]), count_of(s));
     expect_quantization(columns, s, tensor);
     expect_f64_or_null(next_value(&columns[COSINE]), s->quantize, metrics->cosine);
     expect_f64_or_null(next_value(&columns[SQNR_DB]), s->quantize, metrics->sqnr_db);
@@ -324,8 +325,7 @@ static const spec names[] = {
      {4, 32},
      GROUPS(4, 16)},
     {"model.layers.0.a_name_so_long_that_statistics_of_some_writers_would_be_cut_off_"
-     "somewhere_"
-     "inside_of_it.q_proj.weight",
+     "somewhere_inside_of_it.q_proj.weight",
      AQ_F32,
      2,
      {4, 32},

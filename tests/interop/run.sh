@@ -15,6 +15,9 @@ skip_all() {
     exit 0
 }
 
+# What npm's log has when there is no way to the registry.
+unreachable='ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|E(NET|HOST)UNREACH|TIMED?_?OUT'
+
 # Installs the pinned packages, unless the last install was of this very lock file.
 install_packages() {
     cmp -s $here/package-lock.json $build/installed-lock.json && return
@@ -22,8 +25,7 @@ install_packages() {
     cp $here/package.json $here/package-lock.json $build/
     if ! (cd $build && npm ci --ignore-scripts --no-audit --no-fund --prefer-offline \
             --fetch-retries=1 --fetch-retry-mintimeout=1000) >$build/npm.log 2>&1; then
-        if grep -qE 'ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|E(NET|HOST)UNREACH|TIMEDOUT|TIMEOUT' \
-                $build/npm.log; then
+        if grep -qE "$unreachable" $build/npm.log; then
             skip_all "the package registry cannot be reached"
         fi
         cat $build/npm.log >&2
@@ -67,7 +69,9 @@ count() {
     grep -c "^$1 " "$run/all.txt" || true
 }
 
-command -v node >/dev/null && command -v npm >/dev/null || skip_all "there is no node or npm"
+for tool in node npm; do
+    command -v $tool >/dev/null || skip_all "there is no $tool"
+done
 # The lock file pins readers that are compiled for this platform.
 [ "$(node -p 'process.platform + process.arch')" = linuxx64 ] ||
     skip_all "the readers are pinned for Linux on x86-64"
@@ -79,7 +83,7 @@ trap 'rm -rf "$run"' EXIT
 trap 'exit 130' INT TERM
 mkdir "$run/data"
 $build/make_models "$run/data"
-for program in $here/test_*.mjs; do
+for program in "$here"/test_*.mjs; do
     run_test "$program"
 done
 if [ "$(count FAIL)" -ne 0 ]; then

@@ -1,7 +1,9 @@
 // Model files of every kind, written by make_models, in the eyes of other readers.
-import { copyFileSync, openSync, writeSync, closeSync } from 'node:fs'
+import { closeSync, copyFileSync, openSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
-import { expectChecksums, expectDequantized, expectInspected, pagesOf, readTensors } from './checks.mjs'
+import {
+  expectChecksums, expectDequantized, expectInspected, pagesOf, readTensors
+} from './checks.mjs'
 import { aq, dataDir, readJson, same, scratchDir, test } from './lib.mjs'
 import { expectFile, quoted, readers, sql } from './readers.mjs'
 
@@ -28,7 +30,8 @@ await test('DuckDB sees the documented types', async () => {
     layer_name: 'VARCHAR', shape: 'UBIGINT[]', dtype: 'VARCHAR', data: 'BLOB',
     num_params: 'UBIGINT', quant_type: 'VARCHAR', scales: 'FLOAT[]', zero_points: 'FLOAT[]',
     quant_axis: 'UBIGINT', group_size: 'UBIGINT', bit_width: 'UTINYINT', packing: 'VARCHAR',
-    cosine: 'DOUBLE', sqnr_db: 'DOUBLE', max_abs_error: 'DOUBLE', chunk_index: 'INTEGER', chunk_count: 'INTEGER'
+    cosine: 'DOUBLE', sqnr_db: 'DOUBLE', max_abs_error: 'DOUBLE',
+    chunk_index: 'INTEGER', chunk_count: 'INTEGER'
   }, 'types')
 })
 

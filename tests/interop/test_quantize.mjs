@@ -1,7 +1,9 @@
 // A real model, quantized by aq: all readers agree on it, and with aq.
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { expectAgreement, expectChecksums, expectDequantized, expectInspected, readTensors } from './checks.mjs'
+import {
+  expectAgreement, expectChecksums, expectDequantized, expectInspected, readTensors
+} from './checks.mjs'
 import { aq, aqJson, readSafetensors, same, scratchDir, sharedModels, skip, test } from './lib.mjs'
 import { columnTypes } from './model.mjs'
 import { quoted, sql } from './readers.mjs'
@@ -21,8 +23,9 @@ async function testWidth(bits) {
   await test(`aq quantizes ${title}`, () => {
     aq(['quantize', original, path, '--bits', `${bits}`])
     aq(['verify', path])
-    same(aqJson(['inspect', path]).tensors.map(({ name, shape }) => [name, shape]),
-      [...readSafetensors(original)].map(([name, { shape }]) => [name, shape]).sort(byName), 'tensors')
+    const expected = [...readSafetensors(original)].map(([name, { shape }]) => [name, shape])
+    const actual = aqJson(['inspect', path]).tensors.map(({ name, shape }) => [name, shape])
+    same(actual, expected.sort(byName), 'tensors')
   })
   await test(`all readers agree on ${title}`, () => expectAgreement(path, columnTypes))
   await test(`aq inspects ${title}`, async () => expectInspected(path, await readTensors(path)))

@@ -6,7 +6,9 @@ import { expectAgreement, expectDequantized } from './checks.mjs'
 import { aq, aqJson, load, same, scratchDir, test, writeSafetensors } from './lib.mjs'
 import { columnTypes } from './model.mjs'
 import { quoted, readers, sql } from './readers.mjs'
-import { countOf, quantizedLayer, rawLayer, stemOf, writeArrowRs, writeDirectory } from './reference.mjs'
+import {
+  countOf, quantizedLayer, rawLayer, stemOf, writeArrowRs, writeDirectory
+} from './reference.mjs'
 
 const timeAware = {
   enabled: true,
@@ -147,8 +149,8 @@ const writers = {
 }
 
 function duckdbWriter(codec, query = file => `SELECT * FROM ${file}`) {
-  return (from, to) =>
-    sql(`COPY (${query(quoted(from))}) TO ${quoted(to)} (FORMAT parquet, COMPRESSION ${codec})`)
+  return (from, to) => sql(
+    `COPY (${query(quoted(from))}) TO ${quoted(to)} (FORMAT parquet, COMPRESSION ${codec})`)
 }
 
 function nullsForEmpty(file) {
@@ -177,7 +179,7 @@ async function testOneFile() {
   // With V2 pages, what is in no dictionary is DELTA_BYTE_ARRAY: the next test.
   const small = inFile.filter(layer => layer.name !== larger)
   for (const [writerVersion, layers] of [['V1', inFile], ['V2', small]]) {
-    await test(`aq reads a file of many tensors, arrow-rs, data pages ${writerVersion}`, async () => {
+    await test(`aq reads many tensors in a file, arrow-rs, pages ${writerVersion}`, async () => {
       const path = join(dir, `${writerVersion}.parquet`)
       writeArrowRs(path, layers, { writerVersion })
       await expectAgreement(path, columnTypes)
@@ -194,13 +196,13 @@ async function testOneFile() {
       if (!/encoding DELTA_BYTE_ARRAY .*not supported/.test(error.message)) throw error
     }
   })
-  await test('aq reads a file of many tensors, DuckDB, columns that only some of them have', async () => {
+  await test('aq reads many tensors in a file, DuckDB, not all with the same columns', async () => {
     const parts = scratchDir('reference parts')
     const path = join(dir, 'duckdb.parquet')
     const layers = [...base, ...extended].filter(layer => !layer.bin)
     writeDirectory(parts, layers)
-    await sql(`COPY (SELECT * FROM read_parquet(${quoted(join(parts, '*.parquet'))}, union_by_name = true))
-      TO ${quoted(path)} (FORMAT parquet, ROW_GROUP_SIZE 2048)`)
+    const union = `read_parquet(${quoted(join(parts, '*.parquet'))}, union_by_name = true)`
+    await sql(`COPY (SELECT * FROM ${union}) TO ${quoted(path)} (FORMAT parquet)`)
     await expectAgreement(path, columnTypes)
     aq(['verify', path])
     expectDequantized(path, out, layers.map(tensorOf))

@@ -5,7 +5,8 @@ import { aq, dataDir, load, readJson, same, test } from './lib.mjs'
 import { expectFile, quoted, readers, sql } from './readers.mjs'
 
 const tables = ['table_plain', 'table_statistics', 'table_zstd', 'table_snappy', 'table_no_rows']
-const filtered = ['bool', 'i8', 'i16', 'i32', 'i64', 'u8', 'u16', 'u32', 'u64', 'f32', 'f64', 'string']
+const filtered =
+  ['bool', 'i8', 'i16', 'i32', 'i64', 'u8', 'u16', 'u32', 'u64', 'f32', 'f64', 'string']
 
 for (const name of tables) {
   for (const reader of readers) {
@@ -22,7 +23,8 @@ for (const column of filtered.flatMap(kind => [`required_${kind}`, `optional_${k
 
 await test('DuckDB sees the null counts', async () => {
   const { columns: [paths, counts] } = await sql(
-    `SELECT path_in_schema, sum(stats_null_count) FROM parquet_metadata(${fileOf('table_statistics')})
+    `SELECT path_in_schema, sum(stats_null_count)
+     FROM parquet_metadata(${fileOf('table_statistics')})
      WHERE path_in_schema NOT LIKE '%,%' GROUP BY ALL`)
   const expected = readJson(join(dataDir, 'table_statistics.json'))
   paths.forEach((path, i) =>
