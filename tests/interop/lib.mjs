@@ -36,7 +36,7 @@ export async function test(name, body) {
     await body()
     console.log(`ok   ${name}`)
   } catch (error) {
-    console.log(`FAIL ${name}: ${error.message}`)
+    console.log(`FAIL ${name}: ${error.message.split('\n')[0]}`)
     process.exitCode = 1
   }
 }

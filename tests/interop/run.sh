@@ -18,10 +18,11 @@ skip_all() {
 # What npm's log has when there is no way to the registry.
 unreachable='ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|E(NET|HOST)UNREACH|TIMED?_?OUT'
 
-# Installs the pinned packages, unless the last install was of this very lock file.
+# Installs the pinned packages, unless the last install was of this very lock file. The mark
+# of an install lies inside of what npm ci begins by removing.
 install_packages() {
-    cmp -s $here/package-lock.json $build/installed-lock.json && return
-    rm -f $build/installed-lock.json
+    installed=$build/node_modules/.installed-lock.json
+    cmp -s $here/package-lock.json $installed && return
     cp $here/package.json $here/package-lock.json $build/
     if ! (cd $build && npm ci --ignore-scripts --no-audit --no-fund --prefer-offline \
             --fetch-retries=1 --fetch-retry-mintimeout=1000) >$build/npm.log 2>&1; then
@@ -31,7 +32,7 @@ install_packages() {
         cat $build/npm.log >&2
         exit 2
     fi
-    cp $here/package-lock.json $build/installed-lock.json
+    cp $here/package-lock.json $installed
 }
 
 # The program that writes our files; with ZSTD and SNAPPY whatever the build at large has.
