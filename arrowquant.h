@@ -467,6 +467,8 @@ typedef struct aq_parquet_options {
     aq_io io;
     bool skip_checksums;           /* do not verify the CRC-32 of decoded pages      */
     size_t max_page_bytes;         /* one decoded page; 0 = 2 GiB - 1                */
+    size_t max_column_bytes;       /* decoded pages held by one aq_column; 0 = 128 MiB,
+                                      or 131,072 times the stored size if that is more */
     size_t max_metadata_bytes;     /* heap that a footer may ask for; 0 = 1 GiB      */
     uint32_t max_columns;          /* leaves; 0 = 100,000                            */
 } aq_parquet_options;
@@ -1528,14 +1530,18 @@ typedef struct aqi_arena {
     uint8_t *free_begin;
     size_t free_bytes;
     size_t total_bytes;
-    size_t budget_bytes; /* 0 = none */
+    size_t budget_bytes;      /* 0 = none                  */
+    const char *budget_option; /* what the user may raise  */
 } aqi_arena;
 
-static void aqi_arena_init(aqi_arena *arena, const aq_allocator *allocator,
-                           size_t budget) {
+static void aqi_arena_init(aqi_arena *arena, const aq_allocator *allocator) {
     memset(arena, 0, sizeof *arena);
     arena->allocator = *allocator;
-    arena->budget_bytes = budget;
+}
+
+static void aqi_arena_limit(aqi_arena *arena, size_t bytes, const char *option) {
+    arena->budget_bytes = bytes;
+    arena->budget_option = option;
 }
 
 static void aqi_arena_deinit(aqi_arena *arena) {
@@ -1566,9 +1572,11 @@ static aq_status aqi_arena_take(aqi_arena *arena, size_t bytes, void **out,
         if (arena->budget_bytes != 0 &&
             (block_bytes > arena->budget_bytes ||
              arena->total_bytes > arena->budget_bytes - block_bytes))
-            return aqi_fail(err, AQ_E_LIMIT,
-                            "metadata needs over %zu bytes; raise max_metadata_bytes",
-                            arena->budget_bytes);
+            return aqi_fail(
+                err, AQ_E_LIMIT,
+                "more than %zu bytes of memory needed; raise %s if the file is to be "
+                "trusted",
+                arena->budget_bytes, arena->budget_option);
         if (!aqi_add_size(block_bytes, header, &block_bytes))
             return aqi_fail_nomem(err, bytes);
         block = (aqi_arena_block *)aqi_alloc(&arena->allocator, block_bytes);
@@ -3257,7 +3265,9 @@ static const struct {
  * allocates. */
 static size_t aqi_thrift_min_bytes(const aqi_thrift_struct *type) {
     size_t i, n = 1;
-    for (i = 0; i < type->num_fields; i++) n += type->fields[i].required ? 2 : 0;
+    for (i = 0; i < type->num_fields; i++) {
+        if (type->fields[i].required) n += type->fields[i].kind == AQI_KIND_BOOL ? 1 : 2;
+    }
     return n;
 }
 
@@ -3299,22 +3309,23 @@ static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *
         const aqi_thrift_field *f;
         aqi_thrift_type wire = AQI_T_STOP;
         uint8_t *at;
+        bool is_bool;
         aq_status status = aqi_thrift_field_header(r, &id, &wire);
         if (status != AQ_OK) return status;
         if (wire == AQI_T_STOP) break;
         if (k >= type->num_fields || type->fields[k].id > id) k = 0;
         while (k < type->num_fields && type->fields[k].id < id) k++;
         f = k < type->num_fields && type->fields[k].id == id ? &type->fields[k] : NULL;
-        if (f != NULL && f->kind == AQI_KIND_BOOL && wire == AQI_T_FALSE)
-            wire = AQI_T_TRUE;
-        if (f == NULL || aqi_kind_info[f->kind].wire != (uint8_t)wire) {
+        is_bool = f != NULL && f->kind == AQI_KIND_BOOL;
+        if (f == NULL || (aqi_kind_info[f->kind].wire != (uint8_t)wire &&
+                          !(is_bool && wire == AQI_T_FALSE))) {
             status = aqi_thrift_skip(r, wire, 1);
             if (status != AQ_OK) return status;
             continue;
         }
         at = (uint8_t *)dst + f->offset;
-        if (f->kind == AQI_KIND_BOOL) {
-            *(bool *)at = (r->in.p[-1] & 15) == AQI_T_TRUE;
+        if (is_bool) {
+            *(bool *)at = wire == AQI_T_TRUE; /* the value is in the field's header */
         } else if (f->kind >= AQI_KIND_LIST_I32) {
             status = aqi_thrift_read_list(r, f, (aqi_list *)(void *)at);
         } else {
@@ -4123,7 +4134,7 @@ struct aq_parquet {
     aq_allocator allocator;
     aq_log log;
     bool skip_checksums;
-    size_t max_page_bytes;
+    size_t max_page_bytes, max_column_bytes;
     aqi_source source;
     aqi_arena arena; /* all metadata below */
     aqi_file_meta meta;
@@ -4437,8 +4448,10 @@ static aq_status aqi_parquet_create(const aq_parquet_options *options, aq_parque
     f->log = o.log;
     f->skip_checksums = o.skip_checksums;
     f->max_page_bytes = o.max_page_bytes;
+    f->max_column_bytes = o.max_column_bytes;
     f->schema.max_columns = o.max_columns;
-    aqi_arena_init(&f->arena, &a, o.max_metadata_bytes);
+    aqi_arena_init(&f->arena, &a);
+    aqi_arena_limit(&f->arena, o.max_metadata_bytes, "max_metadata_bytes");
     aqi_source_init(&f->source);
     *out = f;
     return AQ_OK;
@@ -4894,6 +4907,7 @@ static aq_status aqi_dictionary_load(aq_column *c, aqi_page *page, aq_error *err
 /* Definition or repetition levels of a page. */
 typedef struct aqi_levels {
     const char *what;
+    bool repetition;
     uint32_t max;
     const uint8_t *data; /* encoded */
     size_t bytes;
@@ -4934,9 +4948,9 @@ static aq_status aqi_levels_decode(const aq_column *c, const aqi_page *page,
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
                            "%s levels are cut off or above %u", levels->what,
                            levels->max);
-    if (counts->maxima == n) return AQ_OK;
-    if (levels->max == c->field->max_rep && levels->what[0] == 'r' &&
-        counts->zeros == 1 && counts->first == 0 && counts->maxima == n - 1)
+    if (levels->repetition ? counts->zeros == 1 && counts->first == 0 &&
+                                 counts->maxima == n - 1
+                           : counts->maxima == n)
         return AQ_OK;
     status = aqi_page_alloc(c, page, (size_t)n, 1, &dst, err);
     if (status != AQ_OK) return status;
@@ -4950,8 +4964,8 @@ static aq_status aqi_levels_decode(const aq_column *c, const aqi_page *page,
 static aq_status aqi_page_levels(const aq_column *c, const aqi_page *page, bool v2,
                                  aqi_cursor *in, aq_span *span, aq_error *err) {
     const aqi_data_page_v2 *h2 = &page->header.data_page_header_v2;
-    aqi_levels rep = {"repetition", 0, NULL, 0, {0, 0, 0}, NULL};
-    aqi_levels def = {"definition", 0, NULL, 0, {0, 0, 0}, NULL};
+    aqi_levels rep = {"repetition", true, 0, NULL, 0, {0, 0, 0}, NULL};
+    aqi_levels def = {"definition", false, 0, NULL, 0, {0, 0, 0}, NULL};
     aq_status status;
     rep.max = c->field->max_rep;
     def.max = c->field->max_def;
@@ -4966,7 +4980,7 @@ static aq_status aqi_page_levels(const aq_column *c, const aqi_page *page, bool 
         status = aqi_levels_decode(c, page, &rep, err);
         span->num_rows = rep.counts.zeros;
         span->rep_levels = rep.values;
-        span->single_list = rep.values == NULL && rep.counts.first == 0;
+        span->single_list = rep.values == NULL;
     }
     if (status == AQ_OK && def.max > 0) {
         status = aqi_levels_decode(c, page, &def, err);
@@ -5101,6 +5115,15 @@ static aq_status aqi_column_located(const aq_column *c, aq_status status, aq_err
                                c->file->schema.paths[c->column]);
 }
 
+/* Small pages can stand for many values: what a chunk may hold in memory is bounded. */
+static size_t aqi_column_budget(const aq_column *c) {
+    size_t budget = (size_t)128 << 20, scaled;
+    if (c->file->max_column_bytes != 0) return c->file->max_column_bytes;
+    if (!aqi_mul_size((size_t)(c->end - c->at), AQI_MAX_RATIO, &scaled))
+        scaled = SIZE_MAX;
+    return AQI_MAX(budget, scaled);
+}
+
 aq_status aq_column_open(const aq_parquet *file, int32_t row_group, int32_t column,
                          aq_column **out_column, aq_error *err) {
     aq_column *c;
@@ -5119,12 +5142,15 @@ aq_status aq_column_open(const aq_parquet *file, int32_t row_group, int32_t colu
     c->row_group = row_group;
     c->column = column;
     c->at = aqi_chunk_start(c->meta);
-    c->end = AQI_MIN(c->at + c->meta->total_compressed_size + AQI_CHUNK_SLACK,
-                     file->data_end);
     c->levels_left = c->meta->num_values;
+    c->end = c->at; /* offsets of an empty chunk mean nothing: they were not checked */
+    if (c->levels_left > 0)
+        c->end = AQI_MIN(c->at + c->meta->total_compressed_size + AQI_CHUNK_SLACK,
+                         file->data_end);
     c->rows_left = aqi_row_group_at(file, row_group)->num_rows;
-    aqi_arena_init(&c->kept, &file->allocator, 0);
-    aqi_arena_init(&c->page, &file->allocator, 0);
+    aqi_arena_init(&c->kept, &file->allocator);
+    aqi_arena_limit(&c->kept, aqi_column_budget(c), "max_column_bytes");
+    aqi_arena_init(&c->page, &file->allocator);
     *out_column = c;
     return AQ_OK;
 }
@@ -5288,12 +5314,17 @@ aq_status aq_column_next_page(aq_column *column, aq_page_info *out_page, aq_erro
     } else if (h->type == AQI_PAGE_DATA_V2) {
         out_page->num_values = h->data_page_header_v2.num_values;
         out_page->encoding = (aq_encoding)h->data_page_header_v2.encoding;
-        column->levels_left -= out_page->num_values;
     } else if (h->type == AQI_PAGE_DATA) {
         out_page->num_values = h->data_page_header.num_values;
         out_page->encoding = (aq_encoding)h->data_page_header.encoding;
-        column->levels_left -= out_page->num_values;
     }
+    if (out_page->num_values < 0) {
+        memset(out_page, 0, sizeof *out_page);
+        status = aqi_fail_at(err, AQ_E_FORMAT, page.header_offset,
+                             "page with a negative number of values");
+        return aqi_column_located(column, status, err);
+    }
+    if (h->type != AQI_PAGE_DICTIONARY) column->levels_left -= out_page->num_values;
     return AQ_OK;
 }
 
@@ -5547,7 +5578,7 @@ static aq_status aqi_writer_open(const char *path, const char *input_path,
     w->alignment = o.value_alignment;
     w->level = o.compression_level;
     w->skip_checksums = o.skip_checksums;
-    aqi_arena_init(&w->arena, &a, 0);
+    aqi_arena_init(&w->arena, &a);
     status = aqi_writer_build_schema(w, fields, num_fields, err);
     if (status == AQ_OK)
         status = aqi_arena_string(&w->arena, o.created_by, strlen(o.created_by),
@@ -7984,7 +8015,7 @@ aq_status aq_model_open(const char *path, const aq_model_options *options,
     m->log = o.log;
     m->io = o.io;
     m->skip_checksums = o.skip_checksums;
-    aqi_arena_init(&m->arena, &a, 0);
+    aqi_arena_init(&m->arena, &a);
     status = aqi_model_read(m, path, err);
     if (status != AQ_OK) {
         aq_model_close(m);
@@ -9094,7 +9125,7 @@ aq_status aq_job_run(const char *input, const char *output, const aq_job_options
     j.crc = UINT32_MAX;
     j.arena = (aqi_arena *)aqi_alloc(&j.allocator, sizeof *j.arena);
     if (j.arena == NULL) return aqi_fail_nomem(err, sizeof *j.arena);
-    aqi_arena_init(j.arena, &j.allocator, 0);
+    aqi_arena_init(j.arena, &j.allocator);
     report.allocator = j.allocator;
     report.arena = j.arena;
     status = aqi_job_start(&j, err);
