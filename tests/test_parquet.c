@@ -1,6 +1,6 @@
-/* test_parquet.c - the Parquet writer and reader against each other and against pages made by
- * hand: types, nesting, codecs, sources, alignment, checksums, levels, hostile pages. What
- * must not be left behind by a writer: test_writer.c. */
+/* test_parquet.c - the Parquet writer and reader against each other and against pages made
+ * by hand: types, nesting, codecs, sources, alignment, checksums, levels, hostile pages.
+ * Misuse of the writer and what it leaves behind: test_writer.c. */
 #define AQ_STATIC
 #define ARROWQUANT_IMPLEMENTATION
 #include "craft.h"
@@ -246,8 +246,8 @@ static aq_parquet *open_source(const char *path, const file *copy, source from,
     return f;
 }
 
-/* Every type, nesting and codec; row groups of none, one and many rows; read from each source
- * in each way, with all memory from the hooks and all of it given back. */
+/* Every type, nesting and codec; row groups of none, one and many rows; read from each
+ * source in each way, with all memory from the hooks and all of it given back. */
 Test(parquet, everything_comes_back) {
     static const int64_t rows[] = {0, 1, 7, MAX_ROWS};
     int groups = COUNT_OF(rows);
@@ -438,7 +438,7 @@ Test(parquet, values_stand_on_their_alignment) {
     }
 }
 
-/* {type, logical, bits, signed} with three values, and the bounds that the footer must give. */
+/* A field with three values, and the bounds that the footer must give. */
 typedef struct bounds_case {
     aq_field_spec field;
     const void *values;
@@ -673,7 +673,7 @@ static const aq_field_spec list_fields[] = {
     {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
     {.name = "element", .type = AQ_INT32}};
 
-/* Dictionary, V1 and V2 pages, a list that goes on in the next page, joined by the view. */
+/* A dictionary, a V1 and a V2 page, joined by the view. */
 Test(parquet, pages_join) {
     static const uint8_t dictionary[] = {10, 0, 0, 0, 20, 0, 0, 0};
     /* indices of 1 bit: packed 0 1 1 0 0 0 0 0, then a run of 2 times 1 */
@@ -950,8 +950,8 @@ Test(parquet, hostile_dictionaries) {
     free(c);
 }
 
-/* Small pages that stand for many levels: what one column may make us allocate is bounded,
- * not only what one page may. */
+/* Small pages that stand for many levels: what one column may make us allocate is
+ * bounded, not only what one page may. */
 Test(parquet, small_pages_of_many_levels_stay_small) {
     uint8_t body[16] = {0};
     enum { LEVELS = 30000000, PAGES = 20 };
@@ -982,7 +982,7 @@ Test(parquet, small_pages_of_many_levels_stay_small) {
     free(c);
 }
 
-/* Footers with sizes near 2^63, and pages with negative counts: no overflow on the way. */
+/* Footers with sizes near 2^63, pages with negative counts: no overflow on the way. */
 Test(parquet, hostile_chunk_sizes) {
     static const int64_t sizes[] = {INT64_MAX, INT64_MIN, -1, 0};
     static const int64_t counts[] = {0, 1, INT64_MAX};
