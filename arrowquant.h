@@ -743,6 +743,7 @@ typedef struct aq_quant_options {
 typedef struct aq_layout {
     uint32_t bits;         /* information in a code: 2, 4, 8                         */
     uint32_t code_bits;    /* room a code takes; = bits unless another writer made it */
+    aq_granularity granularity;
     bool symmetric;
     size_t rows, cols;
     size_t group_rows, group_cols;
@@ -3324,6 +3325,8 @@ static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *
             continue;
         }
         at = (uint8_t *)dst + f->offset;
+        if ((has >> k & 1u) != 0 && f->kind == AQI_KIND_STRUCT)
+            memset(at, 0, f->type->size); /* it comes again: the last one counts */
         if (is_bool) {
             *(bool *)at = wire == AQI_T_TRUE; /* the value is in the field's header */
         } else if (f->kind >= AQI_KIND_LIST_I32) {
@@ -3473,7 +3476,6 @@ static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type
 #define AQI_REQ true
 #define AQI_OPT false
 
-#define AQI_EMPTY(X, s)
 typedef struct aqi_empty {
     uint32_t has;
 } aqi_empty;
@@ -6181,6 +6183,7 @@ aq_status aq_layout_init(size_t rows, size_t cols, const aq_quant_options *optio
     memset(&l, 0, sizeof l);
     l.bits = o.bits;
     l.code_bits = o.bits;
+    l.granularity = o.granularity;
     l.symmetric = o.symmetric;
     l.rows = rows;
     l.cols = cols;
@@ -7256,28 +7259,28 @@ aq_status aq_tensor_matvec(const aq_tensor *tensor, const float *x, float *y,
  * Opening reads the metadata of all tensors; data is found when a tensor is asked for.
  *========================================================================*/
 
-/* Leaf columns of the model schema; -1 = the file has none. X(member, name, type,
- * required) */
+/* Leaf columns of the model schema; -1 = the file has none.
+ * X(member and name, type, inside a list, required) */
 #define AQI_MODEL_COLUMNS(X)                                                             \
-    X(layer_name, AQ_BYTE_ARRAY, true)                                                   \
-    X(shape, AQ_INT64, true)                                                             \
-    X(dtype, AQ_BYTE_ARRAY, false)                                                       \
-    X(data, AQ_BYTE_ARRAY, true)                                                         \
-    X(num_params, AQ_INT64, false)                                                       \
-    X(quant_type, AQ_BYTE_ARRAY, false)                                                  \
-    X(scales, AQ_FLOAT, false)                                                           \
-    X(zero_points, AQ_FLOAT, false)                                                      \
-    X(quant_axis, AQ_INT64, false)                                                       \
-    X(group_size, AQ_INT64, false)                                                       \
-    X(bit_width, AQ_INT32, false)                                                        \
-    X(packing, AQ_BYTE_ARRAY, false)                                                     \
-    X(cosine, AQ_DOUBLE, false)                                                          \
-    X(sqnr_db, AQ_DOUBLE, false)                                                         \
-    X(max_abs_error, AQ_DOUBLE, false)                                                   \
-    X(chunk_count, AQ_INT32, false)
+    X(layer_name, AQ_BYTE_ARRAY, 0, true)                                                \
+    X(shape, AQ_INT64, 1, true)                                                          \
+    X(dtype, AQ_BYTE_ARRAY, 0, false)                                                    \
+    X(data, AQ_BYTE_ARRAY, 0, true)                                                      \
+    X(num_params, AQ_INT64, 0, false)                                                    \
+    X(quant_type, AQ_BYTE_ARRAY, 0, false)                                               \
+    X(scales, AQ_FLOAT, 1, false)                                                        \
+    X(zero_points, AQ_FLOAT, 1, false)                                                   \
+    X(quant_axis, AQ_INT64, 0, false)                                                    \
+    X(group_size, AQ_INT64, 0, false)                                                    \
+    X(bit_width, AQ_INT32, 0, false)                                                     \
+    X(packing, AQ_BYTE_ARRAY, 0, false)                                                  \
+    X(cosine, AQ_DOUBLE, 0, false)                                                       \
+    X(sqnr_db, AQ_DOUBLE, 0, false)                                                      \
+    X(max_abs_error, AQ_DOUBLE, 0, false)                                                \
+    X(chunk_count, AQ_INT32, 0, false)
 
 typedef struct aqi_model_columns {
-#define AQ_X(name, type, required) int32_t name;
+#define AQ_X(name, type, lists, required) int32_t name;
     AQI_MODEL_COLUMNS(AQ_X)
 #undef AQ_X
 } aqi_model_columns;
@@ -7311,6 +7314,7 @@ struct aq_model {
     aq_key_value *pairs;
     size_t num_pairs;
     uint64_t file_bytes;
+    struct aqi_chunk_cache *cache; /* the only part that changes after opening */
 };
 
 /* Room for one more entry; NULL = no memory. */
@@ -7333,78 +7337,102 @@ static aqi_model_entry *aqi_model_push(aq_model *m) {
 
 /* ---- rows of a model's Parquet columns ---- */
 
-/* A column chunk of a row group, all of it: levels, and values where they lie. */
+/* A column chunk of a row group, all of it, by rows. */
 typedef struct aqi_cells {
-    aq_column *column; /* NULL: the file has no such column */
+    aq_column *column; /* NULL: the file has no such column                        */
     aq_span span;
-    uint8_t max_def;
+    size_t width;       /* bytes of a value                                         */
+    int64_t *row_first; /* value where each row begins, and the end; NULL: one row  */
 } aqi_cells;
-
-static aq_status aqi_cells_open(const aqi_model_file *f, int32_t row_group,
-                                int32_t column, aqi_cells *out, aq_error *err) {
-    aq_status status;
-    memset(out, 0, sizeof *out);
-    if (column < 0) return AQ_OK;
-    status = aq_column_open(f->parquet, row_group, column, &out->column, err);
-    if (status == AQ_OK) status = aq_column_view(out->column, &out->span, err);
-    if (status != AQ_OK) return status;
-    out->max_def = aq_parquet_column_field(f->parquet, column)->max_def;
-    return AQ_OK;
-}
 
 static void aqi_cells_close(aqi_cells *c) {
     aq_column_close(c->column);
     memset(c, 0, sizeof *c);
 }
 
-/* First value and count of values of a row. Walks the levels, unless the row is alone. */
+/* One pass over the levels. A null inside a list has no place in a model. */
+static aq_status aqi_cells_index(aqi_cells *c, const aq_field *field, aq_error *err) {
+    const aq_span *s = &c->span;
+    bool list = field->max_rep > 0, nullable = field->repetition == AQ_OPTIONAL;
+    int64_t i, value = 0, row = 0;
+    void *p;
+    aq_status status;
+    if (list && nullable && s->def_levels != NULL) {
+        for (i = 0; i < s->num_levels; i++) {
+            if (s->def_levels[i] == field->max_def - 1)
+                return aqi_fail(err, AQ_E_FORMAT, "null inside the list at value %lld",
+                                (long long)i);
+        }
+    }
+    if (s->num_rows < 2) return AQ_OK;
+    status = aqi_arena_alloc(&c->column->kept,
+                             ((size_t)s->num_rows + 1) * sizeof(int64_t), &p, err);
+    if (status != AQ_OK) return status;
+    c->row_first = (int64_t *)p;
+    for (i = 0; i < s->num_levels; i++) {
+        if (s->rep_levels == NULL || s->rep_levels[i] == 0) c->row_first[row++] = value;
+        value += s->def_levels == NULL || s->def_levels[i] == field->max_def;
+    }
+    c->row_first[row] = value;
+    return AQ_OK;
+}
+
+static aq_status aqi_cells_open(const aqi_model_file *f, int32_t row_group,
+                                int32_t column, aqi_cells *out, aq_error *err) {
+    const aq_field *field = aq_parquet_column_field(f->parquet, column);
+    aq_status status;
+    memset(out, 0, sizeof *out);
+    if (column < 0) return AQ_OK;
+    status = aq_column_open(f->parquet, row_group, column, &out->column, err);
+    if (status == AQ_OK) status = aq_column_view(out->column, &out->span, err);
+    if (status != AQ_OK) return status;
+    out->width = aqi_value_bytes(field->type, field->type_length);
+    return aqi_column_located(out->column, aqi_cells_index(out, field, err), err);
+}
+
+/* First value and count of values of a row. */
 static void aqi_cells_row(const aqi_cells *c, int64_t row, int64_t *out_first,
                           int64_t *out_count) {
-    const aq_span *s = &c->span;
-    int64_t i, value = 0, at = -1;
     *out_first = 0;
     *out_count = 0;
-    if (c->column == NULL) return;
-    if (s->num_rows == 1 && row == 0) {
-        *out_count = s->num_values;
-        return;
-    }
-    for (i = 0; i < s->num_levels; i++) {
-        bool present = s->def_levels == NULL || s->def_levels[i] == c->max_def;
-        if (s->rep_levels == NULL || s->rep_levels[i] == 0) at++;
-        if (at > row) return;
-        if (at == row && present && *out_count == 0) *out_first = value;
-        if (at == row && present) (*out_count)++;
-        value += present;
-    }
+    if (c->column == NULL || row >= c->span.num_rows) return;
+    *out_count = c->span.num_values;
+    if (c->row_first == NULL) return;
+    *out_first = c->row_first[row];
+    *out_count = c->row_first[row + 1] - *out_first;
 }
 
 /* Address of the only value of a row; NULL when it is null or the column is absent. */
-static const void *aqi_cells_value(const aqi_cells *c, int64_t row, size_t width) {
+static const void *aqi_cells_value(const aqi_cells *c, int64_t row) {
     int64_t first, count;
     aqi_cells_row(c, row, &first, &count);
     if (count == 0) return NULL;
-    return (const uint8_t *)c->span.values + (size_t)first * width;
+    return (const uint8_t *)c->span.values + (size_t)first * c->width;
 }
 
 static const aq_bytes *aqi_cells_bytes(const aqi_cells *c, int64_t row) {
-    return (const aq_bytes *)aqi_cells_value(c, row, sizeof(aq_bytes));
+    return (const aq_bytes *)aqi_cells_value(c, row);
 }
 
-static int64_t aqi_cells_i64(const aqi_cells *c, int64_t row, int64_t missing) {
-    const void *p = aqi_cells_value(c, row, sizeof(int64_t));
-    if (p != NULL) memcpy(&missing, p, sizeof missing);
-    return missing;
+/* An integer of 4 or 8 bytes. */
+static int64_t aqi_load_int(const void *p, size_t width) {
+    int32_t narrow;
+    int64_t wide;
+    if (width == sizeof wide) {
+        memcpy(&wide, p, sizeof wide);
+        return wide;
+    }
+    memcpy(&narrow, p, sizeof narrow);
+    return narrow;
 }
 
-static int32_t aqi_cells_i32(const aqi_cells *c, int64_t row, int32_t missing) {
-    const void *p = aqi_cells_value(c, row, sizeof(int32_t));
-    if (p != NULL) memcpy(&missing, p, sizeof missing);
-    return missing;
+static int64_t aqi_cells_int(const aqi_cells *c, int64_t row, int64_t missing) {
+    const void *p = aqi_cells_value(c, row);
+    return p == NULL ? missing : aqi_load_int(p, c->width);
 }
 
 static double aqi_cells_f64(const aqi_cells *c, int64_t row) {
-    const void *p = aqi_cells_value(c, row, sizeof(double));
+    const void *p = aqi_cells_value(c, row);
     double v = (double)NAN;
     if (p != NULL) memcpy(&v, p, sizeof v);
     return v;
@@ -7431,25 +7459,37 @@ static int32_t aqi_model_leaf(const aq_parquet *f, const char *name) {
     return -1;
 }
 
+/* Integers may have either width. */
+static bool aqi_model_type_fits(const aq_field *field, aq_physical_type wanted,
+                                int lists) {
+    bool integer = field->type == AQ_INT32 || field->type == AQ_INT64;
+    return field->max_rep <= lists &&
+           (field->type == wanted ||
+            (integer && (wanted == AQ_INT32 || wanted == AQ_INT64)));
+}
+
 static aq_status aqi_model_columns_find(aqi_model_file *f, aq_error *err) {
-    const char *missing = NULL, *mistyped = NULL;
-#define AQ_X(name, wanted, required)                                                     \
+    const char *missing = NULL, *mistyped = NULL, *type = "";
+#define AQ_X(name, wanted, lists, required)                                              \
     f->columns.name = aqi_model_leaf(f->parquet, #name);                                 \
     if (f->columns.name < 0 && required) missing = #name;                                \
     if (f->columns.name >= 0 &&                                                          \
-        aq_parquet_column_field(f->parquet, f->columns.name)->type != wanted)            \
-        mistyped = #name;
+        !aqi_model_type_fits(aq_parquet_column_field(f->parquet, f->columns.name),       \
+                             wanted, lists)) {                                           \
+        mistyped = #name;                                                                \
+        type = lists ? "a list of " #wanted : #wanted;                                   \
+    }
     AQI_MODEL_COLUMNS(AQ_X)
 #undef AQ_X
     if (missing != NULL)
-        return aqi_fail(
-            err, AQ_E_TYPE,
-            "Parquet, but not a model: no column %s; a model has layer_name, shape, "
-            "data",
-            missing);
+        return aqi_fail(err, AQ_E_TYPE,
+                        "Parquet, but not a model: no column %s; a model has layer_name, "
+                        "shape, data",
+                        missing);
     if (mistyped != NULL)
         return aqi_fail(err, AQ_E_TYPE,
-                        "Parquet, but not a model: column %s has another type", mistyped);
+                        "Parquet, but not a model: column %s is not %s", mistyped,
+                        type);
     return AQ_OK;
 }
 
@@ -7493,7 +7533,7 @@ static int32_t aqi_model_bits(const aqi_model_rows *r, int64_t row) {
                                                                     : -1;
         if (bits < 1 || bits > 8) return -1;
     }
-    width = aqi_cells_i32(&r->bit_width, row, bits);
+    width = (int32_t)aqi_cells_int(&r->bit_width, row, bits);
     if (type == NULL) bits = width;
     return width == bits ? bits : -1;
 }
@@ -7502,8 +7542,8 @@ static int32_t aqi_model_bits(const aqi_model_rows *r, int64_t row) {
 static aq_status aqi_model_layout(const aqi_model_rows *r, int64_t row, aq_tensor *t,
                                   int32_t bits, aq_error *err) {
     const aq_bytes *packing = aqi_cells_bytes(&r->packing, row);
-    int64_t group = aqi_cells_i64(&r->group_size, row, 0), first, scales;
-    int64_t axis = aqi_cells_i64(&r->quant_axis, row, -1);
+    int64_t group = aqi_cells_int(&r->group_size, row, 0), first, scales;
+    int64_t axis = aqi_cells_int(&r->quant_axis, row, -1);
     aq_layout *l = &t->layout;
     size_t size;
     bool packed = packing != NULL;
@@ -7519,6 +7559,7 @@ static aq_status aqi_model_layout(const aqi_model_rows *r, int64_t row, aq_tenso
         return aqi_fail(err, AQ_E_FORMAT, "group_size %lld", (long long)group);
     l->bits = (uint32_t)bits;
     l->code_bits = packed ? (uint32_t)bits : 8;
+    l->granularity = size > 0 ? AQ_PER_GROUP : AQ_PER_CHANNEL;
     l->group_rows = 1;
     l->group_cols = AQI_MAX(l->cols, (size_t)1);
     if (size > 0 && packed) {
@@ -7526,6 +7567,7 @@ static aq_status aqi_model_layout(const aqi_model_rows *r, int64_t row, aq_tenso
     } else if (size > 0 && scales != 1) {
         l->group_rows = size; /* other writers: groups of rows */
     } else if (scales == 1 && axis != 0) {
+        l->granularity = AQ_PER_TENSOR;
         l->group_rows = AQI_MAX(l->rows, (size_t)1);
     }
     status = aqi_layout_complete(l, err);
@@ -7545,8 +7587,9 @@ static aq_status aqi_model_shape(const aqi_cells *cells, int64_t row, aq_tensor 
                         AQ_MAX_DIMS);
     t->num_dims = (uint32_t)count;
     for (i = 0; i < count; i++)
-        memcpy(&t->shape[i],
-               (const uint8_t *)cells->span.values + (size_t)(first + i) * 8, 8);
+        t->shape[i] = (uint64_t)aqi_load_int(
+            (const uint8_t *)cells->span.values + (size_t)(first + i) * cells->width,
+            cells->width);
     return aqi_tensor_geometry(t, err);
 }
 
@@ -7555,7 +7598,8 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aq_tensor *
                                aq_error *err) {
     const aq_bytes *dtype = aqi_cells_bytes(&r->dtype, row);
     int64_t params;
-    int32_t bits, chunks = aqi_cells_i32(&r->chunk_count, row, 1);
+    int64_t chunks = aqi_cells_int(&r->chunk_count, row, 1);
+    int32_t bits;
     char text[24] = "float32";
     aq_status status = aqi_model_shape(&r->shape, row, t, err);
     if (status != AQ_OK) return status;
@@ -7566,16 +7610,15 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aq_tensor *
     t->dtype = aqi_dtype_of(text, false);
     if (t->dtype == AQ_DTYPE_NONE || (dtype != NULL && dtype->size >= sizeof text))
         return aqi_fail(err, AQ_E_UNSUPPORTED, "dtype \"%s\" is not known", text);
-    params = aqi_cells_i64(&r->num_params, row, (int64_t)t->num_params);
+    params = aqi_cells_int(&r->num_params, row, (int64_t)t->num_params);
     if ((uint64_t)params != t->num_params)
         return aqi_fail(err, AQ_E_FORMAT,
                         "num_params %lld, but its shape has %llu elements",
                         (long long)params, (unsigned long long)t->num_params);
     if (chunks != 1)
         return aqi_fail(err, AQ_E_UNSUPPORTED,
-                        "tensor in %d rows is not supported by this "
-                        "version",
-                        (int)chunks);
+                        "tensor in %lld rows is not supported by this version",
+                        (long long)chunks);
     bits = aqi_model_bits(r, row);
     if (bits < 0)
         return aqi_fail(err, AQ_E_FORMAT,
@@ -7881,6 +7924,111 @@ static aq_status aqi_model_read_safetensors(aq_model *m, aq_error *err) {
     return aqi_safetensors_cover(m, 8 + (int64_t)bytes, f->source.bytes, err);
 }
 
+/* ---- row groups that tensors share ---- */
+
+/* The weights of one row group. Other writers put many tensors into one: these share it,
+ * and the model keeps the last one, so that it is not decoded once for each tensor. */
+typedef struct aqi_model_chunk {
+    uint32_t refs; /* guarded by the cache's lock */
+    uint32_t file;
+    int32_t row_group;
+    aqi_cells data, scales, zero_points;
+} aqi_model_chunk;
+
+typedef struct aqi_chunk_cache {
+    aq_allocator allocator;
+    aqi_mutex lock;
+    aqi_model_chunk *last; /* counted in its refs; NULL = none */
+} aqi_chunk_cache;
+
+/* Gives back one reference. */
+static void aqi_chunk_release(aqi_chunk_cache *cache, aqi_model_chunk *chunk) {
+    bool gone;
+    if (chunk == NULL) return;
+    aqi_mutex_lock(&cache->lock);
+    gone = --chunk->refs == 0;
+    aqi_mutex_unlock(&cache->lock);
+    if (!gone) return;
+    aqi_cells_close(&chunk->data);
+    aqi_cells_close(&chunk->scales);
+    aqi_cells_close(&chunk->zero_points);
+    aqi_free(&cache->allocator, chunk, sizeof *chunk);
+}
+
+static void aqi_chunk_cache_destroy(aqi_chunk_cache *cache) {
+    aq_allocator a;
+    if (cache == NULL) return;
+    a = cache->allocator;
+    aqi_chunk_release(cache, cache->last);
+    aqi_mutex_deinit(&cache->lock);
+    aqi_free(&a, cache, sizeof *cache);
+}
+
+static aq_status aqi_chunk_cache_create(const aq_allocator *a, aqi_chunk_cache **out,
+                                        aq_error *err) {
+    aqi_chunk_cache *cache = (aqi_chunk_cache *)aqi_alloc(a, sizeof *cache);
+    *out = NULL;
+    if (cache == NULL) return aqi_fail_nomem(err, sizeof *cache);
+    memset(cache, 0, sizeof *cache);
+    cache->allocator = *a;
+    if (!aqi_mutex_init(&cache->lock)) {
+        aqi_free(a, cache, sizeof *cache);
+        return aqi_fail_nomem(err, sizeof *cache);
+    }
+    *out = cache;
+    return AQ_OK;
+}
+
+static aq_status aqi_chunk_open(const aq_model *m, const aqi_model_entry *e,
+                                aqi_model_chunk **out, aq_error *err) {
+    const aqi_model_file *f = &m->files[e->file];
+    aqi_model_chunk *c = (aqi_model_chunk *)aqi_alloc(&m->allocator, sizeof *c);
+    aq_status s;
+    *out = NULL;
+    if (c == NULL) return aqi_fail_nomem(err, sizeof *c);
+    memset(c, 0, sizeof *c);
+    c->refs = 1;
+    c->file = e->file;
+    c->row_group = e->row_group;
+    s = aqi_cells_open(f, e->row_group, f->columns.data, &c->data, err);
+    if (s == AQ_OK)
+        s = aqi_cells_open(f, e->row_group, f->columns.scales, &c->scales, err);
+    if (s == AQ_OK)
+        s = aqi_cells_open(f, e->row_group, f->columns.zero_points, &c->zero_points, err);
+    if (s != AQ_OK) {
+        aqi_chunk_release(m->cache, c);
+        return s;
+    }
+    *out = c;
+    return AQ_OK;
+}
+
+/* The row group of an entry, with a reference for the caller. */
+static aq_status aqi_chunk_acquire(const aq_model *m, const aqi_model_entry *e,
+                                   aqi_model_chunk **out, aq_error *err) {
+    aqi_chunk_cache *cache = m->cache;
+    aqi_model_chunk *old;
+    aq_status status;
+    aqi_mutex_lock(&cache->lock);
+    *out = cache->last;
+    if (*out != NULL && ((*out)->file != e->file || (*out)->row_group != e->row_group))
+        *out = NULL;
+    if (*out != NULL) (*out)->refs++;
+    aqi_mutex_unlock(&cache->lock);
+    if (*out != NULL) return AQ_OK;
+    status = aqi_chunk_open(m, e, out, err);
+    if (status != AQ_OK ||
+        aqi_row_group_at(m->files[e->file].parquet, e->row_group)->num_rows < 2)
+        return status;
+    aqi_mutex_lock(&cache->lock);
+    old = cache->last;
+    cache->last = *out;
+    (*out)->refs++;
+    aqi_mutex_unlock(&cache->lock);
+    aqi_chunk_release(cache, old);
+    return AQ_OK;
+}
+
 /* ---- open, close, look up ---- */
 
 static bool aqi_ends_with(const char *text, const char *end) {
@@ -8016,7 +8164,8 @@ aq_status aq_model_open(const char *path, const aq_model_options *options,
     m->io = o.io;
     m->skip_checksums = o.skip_checksums;
     aqi_arena_init(&m->arena, &a);
-    status = aqi_model_read(m, path, err);
+    status = aqi_chunk_cache_create(&a, &m->cache, err);
+    if (status == AQ_OK) status = aqi_model_read(m, path, err);
     if (status != AQ_OK) {
         aq_model_close(m);
         return status;
@@ -8030,6 +8179,7 @@ void aq_model_close(aq_model *model) {
     size_t i;
     if (model == NULL) return;
     a = model->allocator;
+    aqi_chunk_cache_destroy(model->cache);
     for (i = 0; i < model->num_files; i++) {
         aq_parquet_close(model->files[i].parquet);
         aqi_source_close(&model->files[i].source);
@@ -8085,14 +8235,15 @@ aq_status aq_model_describe(const aq_model *model, size_t index, aq_tensor *out_
 
 /* ---- data of one tensor ---- */
 
-/* What a tensor that is not all mapped keeps open until its release. */
+/* What a tensor keeps until its release. */
 typedef struct aqi_tensor_owned {
     aq_allocator allocator;
-    aqi_cells data, scales, zero_points;
-    aqi_source file;  /* a .bin sibling                */
+    aqi_chunk_cache *cache;
+    aqi_model_chunk *chunk;
+    aqi_source file;  /* a .bin sibling                 */
     uint8_t *copy;    /* data of a source without a map */
     size_t copy_bytes;
-    float *aligned[2]; /* scales, zero points           */
+    float *aligned[2]; /* scales, zero points            */
     size_t aligned_bytes;
 } aqi_tensor_owned;
 
@@ -8104,9 +8255,7 @@ void aq_tensor_release(aq_tensor *tensor) {
     aqi_tensor_reset(tensor);
     if (o == NULL) return;
     a = o->allocator;
-    aqi_cells_close(&o->data);
-    aqi_cells_close(&o->scales);
-    aqi_cells_close(&o->zero_points);
+    aqi_chunk_release(o->cache, o->chunk);
     aqi_source_close(&o->file);
     aqi_free(&a, o->copy, o->copy_bytes);
     aqi_free(&a, o->aligned[0], o->aligned_bytes);
@@ -8189,28 +8338,22 @@ static aq_status aqi_tensor_from_sibling(const aq_model *m, const aqi_model_file
 static aq_status aqi_tensor_from_parquet(const aq_model *m, const aqi_model_entry *e,
                                          aqi_tensor_owned *o, aq_tensor *t,
                                          aq_error *err) {
-    const aqi_model_file *f = &m->files[e->file];
     const aq_bytes *data;
-    aq_status status = aqi_cells_open(f, e->row_group, f->columns.data, &o->data, err);
+    aq_status status = aqi_chunk_acquire(m, e, &o->chunk, err);
     if (status != AQ_OK) return status;
-    data = aqi_cells_bytes(&o->data, e->row);
+    data = aqi_cells_bytes(&o->chunk->data, e->row);
     if ((data == NULL || data->size == 0) && t->data_bytes > 0 && t->layout.bits == 0)
-        return aqi_tensor_from_sibling(m, f, o, t, err);
+        return aqi_tensor_from_sibling(m, &m->files[e->file], o, t, err);
     if ((data == NULL ? 0 : data->size) != t->data_bytes)
         return aqi_fail(err, AQ_E_FORMAT,
                         "data has %zu bytes; its shape and type need %zu",
                         data == NULL ? (size_t)0 : data->size, t->data_bytes);
     t->data = data == NULL ? NULL : data->data;
-    t->mapped = o->data.span.mapped || t->data_bytes == 0;
+    t->mapped = o->chunk->data.span.mapped || t->data_bytes == 0;
     if (t->layout.bits == 0) return AQ_OK;
-    status = aqi_cells_open(f, e->row_group, f->columns.scales, &o->scales, err);
+    status = aqi_tensor_floats(o, &o->chunk->scales, e->row, 0, t, err);
     if (status == AQ_OK)
-        status =
-            aqi_cells_open(f, e->row_group, f->columns.zero_points, &o->zero_points, err);
-    if (status == AQ_OK)
-        status = aqi_tensor_floats(o, &o->scales, e->row, 0, t, err);
-    if (status == AQ_OK)
-        status = aqi_tensor_floats(o, &o->zero_points, e->row, 1, t, err);
+        status = aqi_tensor_floats(o, &o->chunk->zero_points, e->row, 1, t, err);
     return status;
 }
 
@@ -8227,6 +8370,7 @@ aq_status aq_model_tensor(const aq_model *model, size_t index, aq_tensor *out_te
     if (o == NULL) return aqi_fail_nomem(err, sizeof *o);
     memset(o, 0, sizeof *o);
     o->allocator = model->allocator;
+    o->cache = model->cache;
     aqi_source_init(&o->file);
     t.owned = o;
     if (model->format == AQ_MODEL_SAFETENSORS) {
@@ -8475,40 +8619,19 @@ static aq_status aqi_put_metric(aq_model_writer *w, double value, aq_error *err)
     return aqi_put_cell(w, value != value ? NULL : &value, true, err);
 }
 
-/* Shape of a layout in the file's terms: group_size per group, quant_axis 0 per channel,
- * neither per tensor. Returns false for layouts that this schema has no words for. */
-static bool aqi_layout_words(const aq_layout *l, const uint64_t **group_size,
-                             const uint64_t **quant_axis, uint64_t store[2]) {
-    size_t cols = AQI_MAX(l->cols, (size_t)1);
-    *group_size = NULL;
-    *quant_axis = NULL;
-    store[0] = (uint64_t)l->group_cols;
-    store[1] = 0;
-    if (l->bits == 0 || (l->group_rows == AQI_MAX(l->rows, (size_t)1) &&
-                         l->group_cols == cols && l->rows > 1))
-        return true;
-    if (l->group_rows != 1) return false;
-    if (l->group_cols != cols) {
-        *group_size = &store[0];
-    } else {
-        *quant_axis = &store[1];
-    }
-    return true;
-}
-
 static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t,
                                     aq_error *err) {
     static const int32_t zero = 0, one = 1;
     const aq_layout *l = &t->layout;
-    const uint64_t *group_size, *quant_axis;
-    uint64_t store[2], params = t->num_params;
+    bool groups = l->bits != 0 && l->granularity == AQ_PER_GROUP;
+    bool channels = l->bits != 0 && l->granularity == AQ_PER_CHANNEL;
+    uint64_t group_size = (uint64_t)l->group_cols, axis = 0, params = t->num_params;
     int32_t bits = (int32_t)l->bits;
     char type[8] = "none";
     bool packed = l->bits != 0 && l->code_bits == l->bits;
     aq_status s;
     if (l->bits != 0) snprintf(type, sizeof type, "int%u", (unsigned)(l->bits % 10));
-    if (!aqi_layout_words(l, &group_size, &quant_axis, store) ||
-        (l->bits != 0 && !packed))
+    if (l->bits != 0 && (!packed || (groups && l->group_rows != 1)))
         return aqi_fail(
             err, AQ_E_UNSUPPORTED,
             "codes in another program's layout cannot be written as they are; "
@@ -8522,8 +8645,8 @@ static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t,
     if (s == AQ_OK) s = aqi_put_list(w, t->scales, l->bits == 0 ? 0 : l->num_groups, err);
     if (s == AQ_OK)
         s = aqi_put_list(w, t->zero_points, l->bits == 0 ? 0 : l->num_groups, err);
-    if (s == AQ_OK) s = aqi_put_cell(w, quant_axis, true, err);
-    if (s == AQ_OK) s = aqi_put_cell(w, group_size, true, err);
+    if (s == AQ_OK) s = aqi_put_cell(w, channels ? &axis : NULL, true, err);
+    if (s == AQ_OK) s = aqi_put_cell(w, groups ? &group_size : NULL, true, err);
     if (s == AQ_OK) s = aqi_put_cell(w, &bits, false, err);
     if (s == AQ_OK)
         s = packed ? aqi_put_bytes(w, "lsb", 3, true, err)

@@ -183,10 +183,7 @@ static void expect_quantization(expected_column *columns, const spec *s,
                                 const aq_tensor *tensor) {
     const aq_quant_options *quant = &s->quant;
     const bool per_group = s->quantize && quant->granularity == AQ_PER_GROUP;
-    /* Groups of exactly a row are written as one group per channel: the same thing. */
-    const bool per_channel =
-        s->quantize && (quant->granularity == AQ_PER_CHANNEL ||
-                        (per_group && quant->group_size == tensor->layout.cols));
+    const bool per_channel = s->quantize && quant->granularity == AQ_PER_CHANNEL;
     text *group_size = next_value(&columns[GROUP_SIZE]);
     text *quant_type = next_value(&columns[QUANT_TYPE]);
     if (s->quantize) {
@@ -194,7 +191,7 @@ static void expect_quantization(expected_column *columns, const spec *s,
     } else {
         text_add(quant_type, "\"none\"");
     }
-    if (per_group && !per_channel) {
+    if (per_group) {
         text_u64(group_size, quant->group_size);
     } else {
         text_add(group_size, "null");
