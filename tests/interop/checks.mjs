@@ -1,7 +1,6 @@
 // What must hold for every model file, whoever wrote it.
 import { readFileSync } from 'node:fs'
-import { crc32 } from 'node:zlib'
-import { aq, aqJson, load, readSafetensors, same } from './lib.mjs'
+import { aq, aqJson, crc32, load, readSafetensors, same } from './lib.mjs'
 import { dequantize, rowsOf } from './model.mjs'
 import { canonical, hexOfBytes, readers } from './readers.mjs'
 

@@ -101,3 +101,16 @@ export function writeSafetensors(path, tensors) {
   size.writeBigUInt64LE(BigInt(text.length))
   writeFileSync(path, Buffer.concat([size, text, ...tensors.map(tensor => tensor.data)]))
 }
+
+const crcTable = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let c = byte
+  for (let bit = 0; bit < 8; bit++) c = c & 1 ? (c >>> 1) ^ 0xedb88320 : c >>> 1
+  return c
+})
+
+/** gzip's CRC-32. node:zlib has one from version 20.15 on only. */
+export function crc32(bytes) {
+  let state = 0xffffffff
+  for (const byte of bytes) state = crcTable[(state ^ byte) & 255] ^ (state >>> 8)
+  return (state ^ 0xffffffff) >>> 0
+}
