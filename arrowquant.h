@@ -6,6 +6,7 @@
 
    A program: quantize a matrix, save it as a model, multiply from the mapped file.
 
+       #define ARROWQUANT_IMPLEMENTATION
        #include "arrowquant.h"
        #include <stdio.h>
        int main(void) {
@@ -1267,6 +1268,13 @@ static aq_status aqi_fail_at(aq_error *err, aq_status status, int64_t offset,
         aqi_error_vset(err, status, offset, format, args);
         va_end(args);
     }
+    return status;
+}
+
+/* Names the file in an error that names nothing yet. */
+static aq_status aqi_error_in_file(aq_error *err, aq_status status, const char *path) {
+    if (err != NULL && status != AQ_OK && err->name[0] == '\0')
+        aqi_error_set_name(err, path);
     return status;
 }
 
@@ -4479,7 +4487,8 @@ aq_status aq_parquet_open(const char *path, const aq_parquet_options *options,
     if (status != AQ_OK) return status;
     status = aqi_source_open(&f->source, path, options == NULL ? AQ_IO_AUTO : options->io,
                              err);
-    return aqi_parquet_finish_open(f, status, out_file, err);
+    status = aqi_parquet_finish_open(f, status, out_file, err);
+    return aqi_error_in_file(err, status, path);
 }
 
 aq_status aq_parquet_open_memory(const void *data, size_t bytes,
@@ -8084,23 +8093,31 @@ static aq_status aqi_model_list_directory(aq_model *m, const char *path, aq_erro
     return status;
 }
 
-/* Parquet by its magic, else safetensors; a directory is one. */
+/* By content: Parquet's magic; a safetensors header begins with { after 8 bytes. Where
+ * neither fits, the ending says what the file was meant to be. */
 static aq_status aqi_model_detect(const char *path, aq_model_format *out, aq_error *err) {
     struct stat st;
-    uint8_t magic[4];
+    uint8_t head[9] = {0};
     int fd;
     if (stat(path, &st) != 0) return aqi_fail_os(err, errno, "cannot open", path);
     *out = AQ_MODEL_DIRECTORY;
     if (S_ISDIR(st.st_mode)) return AQ_OK;
-    if (!S_ISREG(st.st_mode)) return aqi_fail_os(err, EINVAL, "not a regular file", path);
-    *out = aqi_ends_with(path, ".parquet") ? AQ_MODEL_PARQUET : AQ_MODEL_SAFETENSORS;
-    if (st.st_size < 4) return AQ_OK;
+    if (!S_ISREG(st.st_mode))
+        return aqi_fail_os(err, EINVAL, "not a regular file", path);
     fd = aqi_open_read(path);
     if (fd < 0) return aqi_fail_os(err, errno, "cannot open", path);
-    if (aqi_pread_all(fd, 0, magic, 4, NULL) == AQ_OK &&
-        (memcmp(magic, "PAR1", 4) == 0 || memcmp(magic, "PARE", 4) == 0))
-        *out = AQ_MODEL_PARQUET;
+    if (aqi_pread_all(fd, 0, head, (size_t)AQI_MIN(st.st_size, 9), NULL) != AQ_OK)
+        memset(head, 0, sizeof head);
     close(fd);
+    if (memcmp(head, "PAR1", 4) == 0 || memcmp(head, "PARE", 4) == 0) {
+        *out = AQ_MODEL_PARQUET;
+    } else if (head[8] == '{' || aqi_ends_with(path, ".safetensors")) {
+        *out = AQ_MODEL_SAFETENSORS;
+    } else if (aqi_ends_with(path, ".parquet")) {
+        *out = AQ_MODEL_PARQUET;
+    } else {
+        return aqi_fail_at(err, AQ_E_FORMAT, 0, "neither Parquet nor safetensors");
+    }
     return AQ_OK;
 }
 
@@ -8168,7 +8185,7 @@ aq_status aq_model_open(const char *path, const aq_model_options *options,
     if (status == AQ_OK) status = aqi_model_read(m, path, err);
     if (status != AQ_OK) {
         aq_model_close(m);
-        return status;
+        return aqi_error_in_file(err, status, path);
     }
     *out_model = m;
     return AQ_OK;
@@ -8405,6 +8422,7 @@ aq_status aq_model_find(const aq_model *model, const char *name, aq_tensor *out_
         if (n >= best || near >= model->num_entries) near = k;
         best = AQI_MAX(best, n);
     }
+    if (best == 0) return aqi_fail(err, AQ_E_NOT_FOUND, "no tensor \"%.80s\"", name);
     return aqi_fail(err, AQ_E_NOT_FOUND,
                     "no tensor \"%.80s\"; the nearest name is \"%.80s\"", name,
                     model->entries[near].tensor.name);

@@ -200,10 +200,9 @@ static bool names_path(const aq_error *err, const char *path) {
 /* The file that an error is about. What the system refuses while a tensor is in work
  * concerns the output. */
 static const char *failed_file(const cli_args *args, const aq_error *err) {
-    if (err->status != AQ_E_IO) return args->files[0];
     if (names_path(err, args->files[0]) || names_path(err, args->files[1]))
         return err->name;
-    return args->files[1];
+    return args->files[err->status == AQ_E_IO ? 1 : 0];
 }
 
 int job_run(const cli_args *args, aq_job_options *options) {
