@@ -35,6 +35,28 @@ static aq_status failed_first(const first_failure *first) {
     return first->status;
 }
 
+static volatile unsigned touched;
+
+/* Reads what a span hands out: AddressSanitizer sees what is not the file's. */
+static void touch(const aq_span *s, const aq_field *field) {
+    size_t width = aqi_value_bytes(field->type, field->type_length);
+    const aq_bytes *b = s->values;
+    unsigned sum = 0;
+    for (int64_t i = 0; i < s->num_levels; i += 1 + s->num_levels / 1000) {
+        if (s->def_levels != NULL) sum += s->def_levels[i];
+        if (s->rep_levels != NULL) sum += s->rep_levels[i];
+    }
+    for (int64_t i = 0; i < s->num_values && i < 1000; i++) {
+        const uint8_t *p = (const uint8_t *)s->values + (size_t)i * width;
+        size_t n = width;
+        if (field->type == AQ_BYTE_ARRAY) p = b[i].data;
+        if (field->type == AQ_BYTE_ARRAY) n = b[i].size;
+        while (n > 0)
+            sum += p[--n];
+    }
+    touched += sum;
+}
+
 /* One chunk as a view, verified, and page by page without its values. */
 static void read_chunk(const aq_parquet *f, int32_t g, int32_t c, first_failure *first) {
     for (int way = 0; way < 3; way++) {
@@ -45,6 +67,7 @@ static void read_chunk(const aq_parquet *f, int32_t g, int32_t c, first_failure 
         if (status == AQ_OK && way == 0) status = aq_column_view(col, &span, &err);
         if (status == AQ_OK && way == 1) status = aq_column_verify(col, &err);
         note(first, status);
+        if (status == AQ_OK && way == 0) touch(&span, aq_parquet_column_field(f, c));
         while (way == 2 && status == AQ_OK) {
             status = aq_column_next_page(col, &page, &err);
             if (page.header_bytes == 0) break;
@@ -187,7 +210,7 @@ static aq_status survive(const file *bad, read_function read, const char *what,
     cr_assert_lt(now() - start, 5.0, "%s %zu: took too long", what, number);
     if (status != AQ_OK) {
         cr_assert_eq(status, err.status, "%s %zu", what, number);
-        ASSERT_HELPFUL(what);
+        EXPECT_HELPFUL(what);
     }
     return status;
 }
@@ -300,7 +323,7 @@ Test(bad_input, parquet_files) {
         file_cases[i].edit(&f);
         exact = file_make(f.data, f.size);
         ASSERT_STATUS(survive(&exact, read_parquet, "file", i), file_cases[i].wanted);
-        ASSERT_MESSAGE(file_cases[i].message, file_cases[i].message);
+        EXPECT_MESSAGE(file_cases[i].message, file_cases[i].message);
         file_free(&exact);
         file_free(&f);
     }
@@ -384,7 +407,7 @@ Test(bad_input, parquet_footers) {
         footer_cases[i].edit(&f);
         bad = footer_close(&f, good.data, body_bytes_of(&good));
         ASSERT_STATUS(survive(&bad, read_parquet, "footer", i), footer_cases[i].wanted);
-        ASSERT_MESSAGE(footer_cases[i].message, footer_cases[i].message);
+        EXPECT_MESSAGE(footer_cases[i].message, footer_cases[i].message);
         file_free(&bad);
         file_free(&good);
     }
@@ -478,8 +501,8 @@ static const json_case json_cases[] = {
     {"{" T("t", F32(0, 4)) ",}", 4, AQ_E_FORMAT, "no string"},
     {"{" T("t", F32(0, 4)) "} x", 4, AQ_E_FORMAT, "after the header"},
     {"{" T("t", F32(0, 4)), 4, AQ_E_FORMAT, "without an end"},
-    {"[]", 0, AQ_E_FORMAT, "no {"},
-    {" {}", 0, AQ_E_FORMAT, "no {"},
+    {"[]", 0, AQ_E_FORMAT, "neither"},
+    {" {}", 0, AQ_E_FORMAT, "neither"},
     {"{\"t\":[]}", 0, AQ_E_FORMAT, "tensor \"t\""},
     {"{\"t", 0, AQ_E_FORMAT, "string without an end"},
     {"{\"t\\", 0, AQ_E_FORMAT, "string without an end"},
@@ -501,7 +524,7 @@ Test(bad_input, safetensors_headers) {
         aq_status got = survive(&f, read_model, k->json, i);
         cr_expect_eq(got, k->wanted, "%s is %s, not %s: %s", k->json, aq_status_name(got),
                      aq_status_name(k->wanted), got == AQ_OK ? "" : err.message);
-        if (got == k->wanted && got != AQ_OK) ASSERT_MESSAGE(k->json, k->message);
+        if (got == k->wanted && got != AQ_OK) EXPECT_MESSAGE(k->json, k->message);
         file_free(&f);
     }
 }
@@ -694,8 +717,8 @@ static const struct {
     {no_data_column, AQ_E_TYPE, "no column data"},
     {no_name_column, AQ_E_TYPE, "no column layer_name"},
     {no_shape_column, AQ_E_TYPE, "no column shape"},
-    {integer_data, AQ_E_TYPE, "column data has another type"},
-    {integer_scales, AQ_E_TYPE, "column scales has another type"},
+    {integer_data, AQ_E_TYPE, "column data "},
+    {integer_scales, AQ_E_TYPE, "column scales "},
     {no_name, AQ_E_FORMAT, "layer_name of row 0 in row group 0"},
     {name_with_nul, AQ_E_FORMAT, "layer_name of row 0"},
     {name_not_utf8, AQ_E_FORMAT, "layer_name of row 0"},
@@ -733,7 +756,7 @@ Test(bad_input, model_rows) {
         cr_expect_eq(got, row_cases[i].wanted, "case %zu (%s) is %s: %s", i,
                      row_cases[i].message, aq_status_name(got), err.message);
         if (got == row_cases[i].wanted && got != AQ_OK)
-            ASSERT_MESSAGE(row_cases[i].message, row_cases[i].message);
+            EXPECT_MESSAGE(row_cases[i].message, row_cases[i].message);
         file_free(&f);
     }
 }
