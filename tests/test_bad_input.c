@@ -483,7 +483,7 @@ static const json_case json_cases[] = {
     {"{\"__metadata__\":{},\"__metadata__\":{}," T("t", F32(0, 4)) "}", 4, AQ_E_FORMAT,
      "twice"},
     {"{\"__metadata__\":{\"a\":\"1\",\"a\":\"2\"}," T("t", F32(0, 4)) "}", 4, AQ_E_FORMAT,
-     "\"a\""},
+     "twice"},
     {"{\"__metadata__\":{\"a\":1}," T("t", F32(0, 4)) "}", 4, AQ_E_FORMAT, "offset"},
     {"{" T("", F32(0, 4)) "}", 4, AQ_E_FORMAT, "without a name"},
     {"{" T("a\\u0000b", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},

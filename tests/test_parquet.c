@@ -1,6 +1,6 @@
-/* test_parquet.c - the Parquet writer and reader against each other and against pages made
- * by hand: types, nesting, codecs, sources, alignment, checksums, levels, hostile pages.
- * Misuse of the writer and what it leaves behind: test_writer.c. */
+/* test_parquet.c - the Parquet writer and reader against each other and against pages
+ * made by hand: types, nesting, codecs, sources, alignment, checksums, levels, hostile
+ * pages. Misuse of the writer and what it leaves behind: test_writer.c. */
 #define AQ_STATIC
 #define ARROWQUANT_IMPLEMENTATION
 #include "craft.h"
