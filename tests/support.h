@@ -168,6 +168,18 @@ SUPPORT void *offset_alloc(size_t offset, size_t bytes) {
 
 SUPPORT void offset_free(void *block, size_t offset) { free((uint8_t *)block - offset); }
 
+/* ---- tasks ---- */
+
+SUPPORT void reverse_run(void *user, size_t n, void (*fn)(void *arg, size_t index),
+                         void *arg) {
+    (void)user;
+    while (n > 0)
+        fn(arg, --n);
+}
+
+/* A caller's own tasks hook: on this thread, the last index first. */
+static const aq_tasks reverse_tasks __attribute__((unused)) = {reverse_run, NULL, 0};
+
 /* ---- temporary directory ---- */
 
 typedef struct temp_dir {
