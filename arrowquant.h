@@ -5412,7 +5412,9 @@ static aq_status aqi_spec_logical(const aq_field_spec *spec, aqi_schema_element 
     case AQ_LOGICAL_INTEGER:
         while (widths < 4 && 8 << widths != spec->bit_width) widths++;
         if (widths == 4)
-            return aqi_schema_fail(err, spec->name, "has a bit_width not 8..64");
+            return aqi_fail(err, AQ_E_ARG,
+                            "field \"%.80s\": bit_width %d is not 8, 16, 32, 64",
+                            spec->name, (int)spec->bit_width);
         AQI_MARK(l, aqi_logical, integer);
         AQI_SET(&l->integer, aqi_integer, bit_width, (int8_t)spec->bit_width);
         AQI_SET(&l->integer, aqi_integer, is_signed, spec->is_signed);
@@ -7486,7 +7488,7 @@ static aq_status aqi_model_columns_find(aqi_model_file *f, aq_error *err) {
         !aqi_model_type_fits(aq_parquet_column_field(f->parquet, f->columns.name),       \
                              wanted, lists)) {                                           \
         mistyped = #name;                                                                \
-        type = lists ? "a list of " #wanted : #wanted;                                   \
+        type = (lists ? "list of " #wanted : #wanted);                                   \
     }
     AQI_MODEL_COLUMNS(AQ_X)
 #undef AQ_X
@@ -7497,8 +7499,8 @@ static aq_status aqi_model_columns_find(aqi_model_file *f, aq_error *err) {
                         missing);
     if (mistyped != NULL)
         return aqi_fail(err, AQ_E_TYPE,
-                        "Parquet, but not a model: column %s is not %s", mistyped,
-                        type);
+                        "Parquet, but not a model: column %s has another type than %s",
+                        mistyped, type);
     return AQ_OK;
 }
 
@@ -7536,14 +7538,16 @@ static aq_status aqi_model_rows_open(const aqi_model_file *f, int32_t row_group,
  * nonsense. */
 static int32_t aqi_model_bits(const aqi_model_rows *r, int64_t row) {
     const aq_bytes *type = aqi_cells_bytes(&r->quant_type, row);
-    int32_t bits = 0, width;
+    int32_t bits = 0;
+    int64_t width;
     if (type != NULL && !aqi_bytes_equal(type, "none") && type->size > 0) {
         bits = type->size == 4 && memcmp(type->data, "int", 3) == 0 ? type->data[3] - '0'
                                                                     : -1;
         if (bits < 1 || bits > 8) return -1;
     }
-    width = (int32_t)aqi_cells_int(&r->bit_width, row, bits);
-    if (type == NULL) bits = width;
+    width = aqi_cells_int(&r->bit_width, row, bits);
+    if (width < 0 || width > 8) return -1;
+    if (type == NULL) bits = (int32_t)width;
     return width == bits ? bits : -1;
 }
 
@@ -7680,17 +7684,22 @@ static aq_status aqi_model_read_row_group(aq_model *m, uint32_t file, int32_t ro
 }
 
 static aq_status aqi_model_add_pair(aq_model *m, const char *key, const char *value,
-                                    size_t value_bytes, size_t capacity, aq_error *err) {
+                                    size_t value_bytes, aq_error *err) {
     char *k = NULL, *v = NULL;
     void *p = m->pairs;
     aq_status status = AQ_OK;
-    if (m->pairs == NULL)
+    if ((m->num_pairs & (m->num_pairs - 1)) ==
+        0) { /* a power of two is full: double it */
+        size_t capacity = AQI_MAX(m->num_pairs * 2, (size_t)1);
         status = aqi_arena_alloc(&m->arena, capacity * sizeof *m->pairs, &p, err);
-    m->pairs = (aq_key_value *)p;
+        if (status == AQ_OK && m->num_pairs > 0)
+            memcpy(p, m->pairs, m->num_pairs * sizeof *m->pairs);
+    }
     if (status == AQ_OK) status = aqi_arena_string(&m->arena, key, strlen(key), &k, err);
     if (status == AQ_OK && value != NULL)
         status = aqi_arena_string(&m->arena, value, value_bytes, &v, err);
     if (status != AQ_OK) return status;
+    m->pairs = (aq_key_value *)p;
     m->pairs[m->num_pairs].key = k;
     m->pairs[m->num_pairs].value = v;
     m->pairs[m->num_pairs++].value_bytes = value_bytes;
@@ -7719,8 +7728,7 @@ static aq_status aqi_model_read_parquet(aq_model *m, uint32_t file, aq_error *er
     for (i = 0; m->format == AQ_MODEL_PARQUET && status == AQ_OK &&
                 aq_parquet_key_value(f->parquet, i, &pair);
          i++)
-        status = aqi_model_add_pair(m, pair.key, pair.value, pair.value_bytes,
-                                    (size_t)info.num_key_values, err);
+        status = aqi_model_add_pair(m, pair.key, pair.value, pair.value_bytes, err);
     return status;
 }
 
@@ -7752,7 +7760,7 @@ static aq_status aqi_safetensors_entry(aqi_json *j, aqi_model_entry *e, uint64_t
         } else if (strcmp(key, "shape") == 0 && !has_shape) {
             has_shape = true;
             if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no shape");
-            while (aqi_json_peek(j) != ']') {
+            while (t->num_dims > 0 || aqi_json_peek(j) != ']') {
                 if (t->num_dims == AQ_MAX_DIMS)
                     return aqi_fail(err, AQ_E_LIMIT, "over %d dimensions", AQ_MAX_DIMS);
                 status = aqi_json_u64(j, &t->shape[t->num_dims++]);
@@ -7780,29 +7788,36 @@ static aq_status aqi_safetensors_entry(aqi_json *j, aqi_model_entry *e, uint64_t
     return AQ_OK;
 }
 
-/* "__metadata__": {"key": "value"}; a pair takes at least 5 bytes of JSON. */
+static int aqi_compare_keys(const void *a, const void *b) {
+    return strcmp(((const aq_key_value *)a)->key, ((const aq_key_value *)b)->key);
+}
+
+/* "__metadata__": {"key": "value", ...}. Kept sorted by key. */
 static aq_status aqi_safetensors_metadata(aq_model *m, aqi_json *j, aq_error *err) {
     const char *key, *value;
-    size_t capacity = aqi_remaining(&j->in) / 5 + 1;
+    size_t i;
     aq_status status = AQ_OK;
-    if (m->num_pairs > 0 || !aqi_json_take(j, '{'))
-        return aqi_json_fail(j, "__metadata__ is no object, or came twice");
-    capacity = AQI_MIN(capacity, (size_t)4096);
+    if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "__metadata__ is no object");
     if (aqi_json_take(j, '}')) return AQ_OK;
     do {
         status = aqi_json_string(j, &key, err);
         if (status == AQ_OK && !aqi_json_take(j, ':'))
             status = aqi_json_fail(j, "no colon");
         if (status == AQ_OK) status = aqi_json_string(j, &value, err);
-        if (status == AQ_OK && m->num_pairs == capacity)
-            status =
-                aqi_fail(err, AQ_E_LIMIT, "__metadata__ with over %zu keys", capacity);
         if (status == AQ_OK)
-            status = aqi_model_add_pair(m, key, value, strlen(value), capacity, err);
+            status = aqi_model_add_pair(m, key, value, strlen(value), err);
     } while (status == AQ_OK && aqi_json_take(j, ','));
     if (status == AQ_OK && !aqi_json_take(j, '}'))
         status = aqi_json_fail(j, "__metadata__ without an end");
-    return status;
+    if (status != AQ_OK) return status;
+    qsort(m->pairs, m->num_pairs, sizeof *m->pairs, aqi_compare_keys);
+    for (i = 1; i < m->num_pairs; i++) {
+        if (strcmp(m->pairs[i - 1].key, m->pairs[i].key) == 0)
+            return aqi_fail_at(err, AQ_E_FORMAT, aqi_offset(&j->in),
+                               "JSON header: __metadata__ has the key \"%.80s\" twice",
+                               m->pairs[i].key);
+    }
+    return AQ_OK;
 }
 
 static int aqi_compare_offsets(const void *a, const void *b) {
@@ -7863,6 +7878,7 @@ static aq_status aqi_safetensors_place(aqi_model_entry *e, uint64_t begin, uint6
 
 static aq_status aqi_safetensors_header(aq_model *m, aqi_json *j, int64_t data_begin,
                                         int64_t file_bytes, aq_error *err) {
+    bool has_metadata = false;
     aq_status status = AQ_OK;
     if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "no object");
     if (!aqi_json_take(j, '}')) {
@@ -7874,6 +7890,8 @@ static aq_status aqi_safetensors_header(aq_model *m, aqi_json *j, int64_t data_b
             if (status != AQ_OK) return status;
             if (!aqi_json_take(j, ':')) return aqi_json_fail(j, "no colon");
             if (strcmp(name, "__metadata__") == 0) {
+                if (has_metadata) return aqi_json_fail(j, "__metadata__ comes twice");
+                has_metadata = true;
                 status = aqi_safetensors_metadata(m, j, err);
                 continue;
             }
@@ -8684,6 +8702,45 @@ static int aqi_compare_name_pointers(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
+static bool aqi_is_text(const char *text) {
+    return text != NULL && aqi_utf8_valid(text, strlen(text));
+}
+
+/* Metadata must be UTF-8: other readers refuse a file where it is not. */
+static aq_status aqi_metadata_check(const aq_model_writer_options *o, aq_error *err) {
+    size_t i;
+    if (o->num_metadata > 0 && o->metadata == NULL)
+        return aqi_fail(err, AQ_E_ARG, "metadata missing");
+    for (i = 0; i < o->num_metadata; i++) {
+        const char *value = o->metadata[i].value;
+        if (!aqi_is_text(o->metadata[i].key) || (value != NULL && !aqi_is_text(value)))
+            return aqi_fail(err, AQ_E_ARG, "metadata pair %zu has no key, or is no UTF-8",
+                            i);
+    }
+    return AQ_OK;
+}
+
+/* Keys of a safetensors file differ, as its readers demand. */
+static aq_status aqi_metadata_check_keys(const aq_allocator *a,
+                                         const aq_model_writer_options *o,
+                                         aq_error *err) {
+    size_t i, bytes = o->num_metadata * sizeof(aq_key_value);
+    aq_key_value *sorted = (aq_key_value *)aqi_alloc(a, bytes);
+    aq_status status = AQ_OK;
+    if (sorted == NULL) return aqi_fail_nomem(err, bytes);
+    if (bytes > 0) {
+        memcpy(sorted, o->metadata, bytes);
+        qsort(sorted, o->num_metadata, sizeof *sorted, aqi_compare_keys);
+    }
+    for (i = 1; i < o->num_metadata && status == AQ_OK; i++) {
+        if (strcmp(sorted[i - 1].key, sorted[i].key) == 0)
+            status = aqi_fail(err, AQ_E_DUPLICATE, "metadata key \"%.80s\" comes twice",
+                              sorted[i].key);
+    }
+    aqi_free(a, sorted, bytes);
+    return status;
+}
+
 /* Names must be text and differ; quantized tensors have no place in safetensors. */
 static aq_status aqi_model_writer_check(const aq_model_writer *w, aq_error *err) {
     size_t i, bytes = w->num_tensors * sizeof(char *);
@@ -8693,8 +8750,7 @@ static aq_status aqi_model_writer_check(const aq_model_writer *w, aq_error *err)
     for (i = 0; i < w->num_tensors && status == AQ_OK; i++) {
         const aq_tensor *t = &w->tensors[i];
         names[i] = t->name;
-        if (t->name == NULL || t->name[0] == '\0' ||
-            !aqi_utf8_valid(t->name, strlen(t->name))) {
+        if (!aqi_is_text(t->name) || t->name[0] == '\0') {
             status =
                 aqi_fail(err, AQ_E_ARG, "tensor %zu has no name, or not in UTF-8", i);
         } else if (w->safetensors && t->layout.bits != 0) {
@@ -8724,6 +8780,9 @@ static aq_status aqi_model_writer_begin(aq_model_writer *w, const char *path,
     aq_writer_options wo;
     size_t i;
     aq_status status = aqi_model_writer_check(w, err);
+    if (status == AQ_OK) status = aqi_metadata_check(o, err);
+    if (status == AQ_OK && w->safetensors)
+        status = aqi_metadata_check_keys(&w->allocator, o, err);
     if (status != AQ_OK) return status;
     if (w->safetensors) {
         status =
@@ -9139,6 +9198,15 @@ static bool aqi_metadata_travels(const char *key) {
     return strncmp(key, "arrowquant.", 11) != 0 && strcmp(key, "ARROW:schema") != 0;
 }
 
+/* The output must be none of the files that the input consists of. */
+static aq_status aqi_job_check_output(const aqi_job *j, aq_error *err) {
+    aq_status status = AQ_OK;
+    size_t i;
+    for (i = 0; i < j->model->num_files && status == AQ_OK; i++)
+        status = aqi_output_check(j->output, j->model->files[i].path, err);
+    return status;
+}
+
 static aq_status aqi_job_open_writer(aqi_job *j, aq_model_writer **out, aq_error *err) {
     aq_model_writer_options o;
     aq_key_value pair, *pairs;
@@ -9164,7 +9232,8 @@ static aq_status aqi_job_open_writer(aqi_job *j, aq_model_writer **out, aq_error
 static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
     aq_model_writer *writer;
     size_t i;
-    aq_status status = aqi_job_open_writer(j, &writer, err);
+    aq_status status = aqi_job_check_output(j, err);
+    if (status == AQ_OK) status = aqi_job_open_writer(j, &writer, err);
     if (status != AQ_OK) return status;
     for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
         j->current = i;

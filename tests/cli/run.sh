@@ -416,7 +416,7 @@ ln same/a.safetensors same/hard.parquet
 for output in a.safetensors link.safetensors hard.parquet ../same/a.safetensors; do
     run 2 quantize same/a.safetensors "same/$output"
     silent
-    err_has '^aq: same/a\.safetensors: .'
+    err_has "^aq: same/$output: ."
     run 2 convert same/a.safetensors "same/$output"
     silent
 done
