@@ -26,7 +26,8 @@ static const struct {
     {2, 70000, {2, 0, AQ_PER_TENSOR, false}, 0, 0},
     {10, 35, {4, 0, AQ_PER_CHANNEL, false}, 8, 4},
     {10, 35, {2, 0, AQ_PER_CHANNEL, false}, 4, 3},
-    {70, 1100, {8, 16, AQ_PER_GROUP, false}, 8, 64},
+    {70, 1100, {4, 16, AQ_PER_GROUP, false}, 8, 64},
+    {2, 70000, {2, 0, AQ_PER_CHANNEL, false}, 8, 2},
 };
 
 /* Number i of the tensors, of random bytes and parameters. */
