@@ -730,21 +730,22 @@ Test(tiles, threads_and_instruction_sets_change_nothing) {
     }
 }
 
-/* More tiles than one wave holds: the scale comes from the last value, and so may an error. */
+/* More tiles than one wave holds: the least value is in the first, the largest in the last. */
 Test(tiles, more_than_a_wave) {
     static const aq_quant_options options = {2, 0, AQ_PER_TENSOR, false};
     enum { ROWS = 260, COLS = 65536, COUNT = ROWS * COLS };
     uint16_t *values = (uint16_t *)calloc(COUNT, sizeof *values); /* bfloat16 */
     quantized q = quantized_make(ROWS, COLS, &options);
     aq_metrics m;
-    values[COUNT - 1] = 0x4040; /* 3 */
-    values[1] = 0x4000;         /* 2 */
+    values[1] = 0xbf80;         /* -1 */
+    values[COUNT - 1] = 0x4000; /* 2 */
     quantize(&q, values, AQ_BF16, NULL, &m);
     cr_assert_eq(q.dst.scales[0], 1.0f);
-    cr_assert_eq(q.dst.zero_points[0], 0.0f);
-    cr_assert_eq(quantized_code(&q, 0, 1), 2u);
+    cr_assert_eq(q.dst.zero_points[0], 1.0f);
+    cr_assert_eq(quantized_code(&q, 0, 0), 1u);
+    cr_assert_eq(quantized_code(&q, 0, 1), 0u);
     cr_assert_eq(quantized_code(&q, ROWS - 1, COLS - 1), 3u);
-    cr_assert(m.count == COUNT && m.sum_aa == 13.0 && m.sum_bb == 13.0 && m.sum_dd == 0);
+    cr_assert(m.count == COUNT && m.sum_aa == 5.0 && m.sum_bb == 5.0 && m.sum_dd == 0);
     values[COUNT - 1] = 0x7f80;
     check_nonfinite(&q, values, AQ_BF16, NULL, COUNT - 1, "+infinity");
     free(values);
