@@ -178,12 +178,11 @@ AQ_API const char *aq_version(void);
     X(AQ_E_LIMIT, 6, "limit", "a limit of the options was reached")                      \
     X(AQ_E_CHECKSUM, 7, "checksum", "stored and computed checksums differ")              \
     X(AQ_E_TYPE, 8, "type", "a column or tensor has another type than asked for")        \
-    X(AQ_E_NOT_FOUND, 9, "not_found", "no tensor, column or file of that name")          \
+    X(AQ_E_NOT_FOUND, 9, "not_found", "no tensor of that name, or an empty directory")   \
     X(AQ_E_DUPLICATE, 10, "duplicate", "a name that must be unique came twice")          \
     X(AQ_E_NONFINITE, 11, "nonfinite", "NaN or infinity where a finite value must be")   \
     X(AQ_E_STATE, 12, "state", "the calls came in an order that is not allowed")         \
-    X(AQ_E_CANCELLED, 13, "cancelled", "the progress callback asked to stop")            \
-    X(AQ_E_INTERNAL, 14, "internal", "a defect of arrowquant.h; please report it")
+    X(AQ_E_CANCELLED, 13, "cancelled", "the progress callback asked to stop")
 
 typedef enum aq_status {
 #define AQ_X(enumerator, value, name, meaning) enumerator = value,
@@ -1237,6 +1236,7 @@ static void aqi_error_set_name(aq_error *err, const char *name) {
 
 static void aqi_error_vset(aq_error *err, aq_status status, int64_t offset,
                            const char *format, va_list args) {
+    char *p;
     int n;
     aqi_error_clear(err);
     err->status = status;
@@ -1245,6 +1245,10 @@ static void aqi_error_vset(aq_error *err, aq_status status, int64_t offset,
     if (n < 0) memcpy(err->message, "?", 2);
     if (n >= (int)sizeof err->message)
         memcpy(err->message + sizeof err->message - 4, "...", 4);
+    /* Names from a file stay inside the line, and cannot speak to a terminal. */
+    for (p = err->message; *p != '\0'; p++) {
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
+    }
 }
 
 /* Records a failure and returns its status: `return aqi_fail(err, AQ_E_ARG, "...")`. */

@@ -141,11 +141,11 @@ static aq_status stopped(void) {
     return quantize_matrix(&o);
 }
 
-/* In the order of the numbers. AQ_E_INTERNAL has no input: that would be a defect. */
+/* In the order of the numbers. */
 static aq_status (*const causes[])(void) = {
     success,    bad_argument,      no_memory,    missing_file,   no_parquet,
     encrypted,  too_much_metadata, damaged_page, table_as_model, unknown_tensor,
-    name_twice, not_a_number,      out_of_order, stopped,        NULL};
+    name_twice, not_a_number,      out_of_order, stopped};
 
 static const struct {
     aq_status status;
@@ -160,7 +160,6 @@ static const struct {
 Test(status, each_has_a_cause) {
     cr_assert_eq(COUNT_OF(causes), COUNT_OF(list));
     for (size_t i = 0; i < COUNT_OF(list); i++) {
-        if (causes[i] == NULL) continue;
         memset(&err, 0x55, sizeof err);
         ASSERT_STATUS(causes[i](), list[i].status);
         cr_assert_eq(err.status, list[i].status, "%s", list[i].name);

@@ -15,6 +15,8 @@ export CC CODECS LIBS JOBS
 # Under AddressSanitizer a refused allocation is NULL, as it is without.
 export ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1
+# Steps run side by side already; and Criterion's own runner leaks where it has several jobs.
+export CRITERION_JOBS=1
 export AQ="$PWD/build/aq"
 out=build/test
 
