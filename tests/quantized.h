@@ -1,5 +1,5 @@
-/* quantized.h - for tests of section [30]: a quantized tensor with its memory, and what its
- * bytes mean, computed here from the comment of aq_layout. */
+/* quantized.h - for tests of section [30]: a quantized tensor with its memory, and what
+ * its bytes mean, computed here from the comment of aq_layout. */
 #ifndef TEST_QUANTIZED_H
 #define TEST_QUANTIZED_H
 

@@ -1,5 +1,5 @@
-/* support.h - what several tests share: an allocator that counts, fails on demand and checks
- * how it is used; random numbers from a seed; a temporary directory.
+/* support.h - what several tests share: an allocator that counts, fails on demand and
+ * checks how it is used; random numbers from a seed; a temporary directory.
  *
  * A test that wants the private functions defines AQ_STATIC and ARROWQUANT_IMPLEMENTATION
  * before it includes this file. */
@@ -18,7 +18,7 @@
 #define SUPPORT __attribute__((unused)) static
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
-/* An assertion for inner loops: one of Criterion sends a message each time that it holds. */
+/* An assertion for inner loops: one of Criterion sends a message even when it holds. */
 #define CHECK(good, ...)                                                                 \
     do {                                                                                 \
         if (!(good)) cr_assert_fail(__VA_ARGS__);                                        \
@@ -26,8 +26,8 @@
 
 /* ---- counting allocator ---- */
 
-/* Thread-safe. `mistakes` counts blocks freed or resized that are not live or whose size is
- * not the one they were made with. After a test: mistakes == 0 and live_blocks == 0. */
+/* Thread-safe. `mistakes` counts blocks freed or resized that are not live or whose size
+ * is not the one they were made with. After a test, counting_is_clean(). */
 typedef struct counting_allocator {
     aq_allocator hooks; /* hand out &c.hooks */
     size_t calls;       /* of alloc and resize */
@@ -62,8 +62,8 @@ SUPPORT void counting_add_live(counting_allocator *c, size_t bytes) {
         continue;
 }
 
-/* Fresh memory is filled with 0xA5, so that nobody relies on zeros. The block ends where the
- * memory of malloc ends, so that AddressSanitizer sees every byte too far. */
+/* Fresh memory is filled with 0xA5, so that nobody relies on zeros. The block ends where
+ * the memory of malloc ends, so that AddressSanitizer sees every byte too far. */
 SUPPORT void *counting_alloc(void *user, size_t bytes, size_t align) {
     counting_allocator *c = (counting_allocator *)user;
     size_t call = __atomic_add_fetch(&c->calls, 1, __ATOMIC_RELAXED);
@@ -158,8 +158,8 @@ SUPPORT void rng_floats(rng *r, float *dst, size_t count, float magnitude) {
 
 /* ---- memory at an offset ---- */
 
-/* `bytes` bytes that begin `offset` bytes after a multiple of 64 and end where the memory of
- * malloc ends. */
+/* `bytes` bytes that begin `offset` bytes after a multiple of 64 and end where the memory
+ * of malloc ends. */
 SUPPORT void *offset_alloc(size_t offset, size_t bytes) {
     void *raw;
     if (posix_memalign(&raw, 64, offset + bytes + (offset + bytes == 0)) != 0) abort();

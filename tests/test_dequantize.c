@@ -1,13 +1,13 @@
-/* aq_dequantize_rows, aq_dot_row and aq_matvec on codes that are any bits at all: they need
- * not come from aq_quantize_into. */
+/* aq_dequantize_rows, aq_dot_row and aq_matvec on codes that are any bits at all: they
+ * need not come from aq_quantize_into. */
 #include "quantized.h"
 
 #include <math.h>
 
 /* ---- tensors ---- */
 
-/* Shapes, and layouts that aq_layout_init makes and such that other writers made: a byte for
- * each code, several rows for a scale. `group_rows` 0 = by aq_layout_init. */
+/* Shapes, and layouts that aq_layout_init makes and such that other writers made: a byte
+ * for each code, several rows for a scale. `group_rows` 0 = by aq_layout_init. */
 static const struct {
     size_t rows, cols;
     aq_quant_options options;

@@ -1,5 +1,5 @@
-/* Every kernel: the reference against formulas written here, every other instruction set of
- * this machine against the reference, bit for bit. */
+/* Every kernel: the reference against formulas written here, every other instruction set
+ * of this machine against the reference, bit for bit. */
 #define AQ_STATIC
 #define ARROWQUANT_IMPLEMENTATION
 #include "support.h"
@@ -274,7 +274,7 @@ Test(kernels, range_at_every_position) {
     }
 }
 
-/* Zeros of both signs give one pair of bounds: whichever an instruction set calls less. */
+/* Whichever zero an instruction set calls less, the bounds are +0. */
 Test(kernels, range_of_zeros_is_positive_zero) {
     FOR_EACH_ISA(k) {
         for (size_t n = 1; n <= 40; n++) {
@@ -313,8 +313,8 @@ Test(kernels, encode_rounds_half_to_even) {
     }
 }
 
-/* Code i occupies bits [i * bits, (i + 1) * bits) of the stream, low bits first; what is left
- * of the last byte is zero. */
+/* Code i occupies bits [i * bits, (i + 1) * bits) of the stream, low bits first; what is
+ * left of the last byte is zero. */
 Test(kernels, pack_is_least_significant_bit_first) {
     rng r = {7};
     FOR_EACH_ISA(k) {
@@ -359,7 +359,7 @@ Test(kernels, decode_of_every_code) {
     }
 }
 
-/* Lane l takes the products l, l + 32, l + 64, ... in this order, each rounded by itself. */
+/* Lane l takes the products l, l + 32, l + 64, ... in order, each rounded by itself. */
 Test(kernels, dot_lanes) {
     rng r = {11};
     FOR_EACH_ISA(k) {

@@ -1,5 +1,5 @@
-/* aq_metrics_of, aq_metrics_add and the metrics of aq_quantize_into against an oracle in long
- * double; the private aqi_log10 against that of the C library. */
+/* aq_metrics_of, aq_metrics_add and the metrics of aq_quantize_into against an oracle in
+ * long double; the private aqi_log10 against that of the C library. */
 #define AQ_STATIC
 #define ARROWQUANT_IMPLEMENTATION
 #include "quantized.h"
@@ -12,8 +12,8 @@ static bool is_near(double have, long double want, double relative) {
     return fabsl(have - want) <= fabsl(want) * relative;
 }
 
-/* Cosine and SQNR as the comments of aq_metrics have them; both values are expected finite and
- * different. */
+/* Cosine and SQNR as the comments of aq_metrics have them; both values are expected
+ * finite and different. */
 static void check_metrics(const aq_metrics *m, const float *a, const float *b,
                           size_t count, const char *what) {
     long double aa = 0, bb = 0, ab = 0, dd = 0, magnitude = 0, max = 0;

@@ -81,7 +81,8 @@ Test(pool, takes_the_smallest_that_fits_and_is_at_most_twice_as_large) {
     }
 }
 
-/* Whatever is asked: a new buffer is at most an eighth larger, and equal sizes meet again. */
+/* Whatever is asked: a new buffer is at most an eighth larger, and equal sizes meet
+ * again. */
 Test(pool, sizes_of_new_buffers) {
     rng r = {3};
     bench b;
@@ -134,7 +135,7 @@ Test(pool, zero_bytes_are_a_buffer_like_others) {
 
 /* ---- trimming ---- */
 
-/* Takes every idle buffer of these sizes, largest first, as hits; the pool is empty then. */
+/* Takes every idle buffer, of these sizes, largest first; then the pool is empty. */
 static void expect_idle(bench *b, const size_t *sizes, size_t count) {
     aq_buffer buffers[16];
     aq_pool_stats before = stats_of(b);
@@ -217,8 +218,8 @@ static void expect_stats(bench *b, int line, const aq_pool_stats *want) {
     cr_expect_eq(have.hit_rate, want->hit_rate, "hit_rate, line %d", line);
 }
 
-/* Order of the fields: acquires, hits, allocations, bytes saved, buffers idle, in use, bytes
- * idle, in use, peak, hit rate. */
+/* Order of the fields: acquires, hits, allocations, bytes saved, buffers idle, in use,
+ * bytes idle, in use, peak, hit rate. */
 #define EXPECT_STATS(bench, ...)                                                         \
     expect_stats(bench, __LINE__, &(const aq_pool_stats){__VA_ARGS__})
 

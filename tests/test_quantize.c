@@ -1,6 +1,6 @@
-/* aq_layout_init and aq_quantize_into against an oracle in double, written from the formulas
- * of their comments: scales, zero points, codes, packing, error bounds, errors, and that
- * neither threads nor the instruction set change a byte. */
+/* aq_layout_init and aq_quantize_into against an oracle in double, written from the
+ * formulas of their comments: scales, zero points, codes, packing, error bounds, errors,
+ * and that neither threads nor the instruction set change a byte. */
 #include "quantized.h"
 
 #include <float.h>
@@ -364,7 +364,7 @@ Test(quantize, extreme_values) {
     }
 }
 
-/* One value dwarfs all others: the bound is that of its group, the other groups keep theirs. */
+/* One value dwarfs all others: its group has a wide bound, the others keep theirs. */
 Test(quantize, one_outlier) {
     static const float outliers[] = {1e30f, -1e30f, 1e38f, FLT_MAX, 1e6f};
     enum { ROWS = 3, COLS = 50 };
@@ -407,8 +407,8 @@ Test(quantize, any_finite_bits) {
 
 /* ---- types and alignment of the source ---- */
 
-/* Writes `value` as the type, little-endian, and returns what it has become as float32. The
- * halves are truncated: any value will do. */
+/* Writes `value` as the type, little-endian, and returns what it has become as float32.
+ * The halves are truncated: any value will do. */
 static float store_as(aq_dtype dtype, float value, double fraction, uint8_t *dst) {
     double wide = value + fraction;
     uint32_t bits;
@@ -730,7 +730,7 @@ Test(tiles, threads_and_instruction_sets_change_nothing) {
     }
 }
 
-/* More tiles than one wave holds: the least value is in the first, the largest in the last. */
+/* More tiles than one wave holds: the least value is in the first, the largest last. */
 Test(tiles, more_than_a_wave) {
     static const aq_quant_options options = {2, 0, AQ_PER_TENSOR, false};
     enum { ROWS = 260, COLS = 65536, COUNT = ROWS * COLS };

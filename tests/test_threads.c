@@ -1,5 +1,5 @@
-/* Worker threads, and what several threads may use at a time. Runs under ThreadSanitizer too,
- * where the counts below are smaller. Only the first thread of a test asserts. */
+/* Worker threads, and what several threads may use at a time. Runs under ThreadSanitizer
+ * too, where the counts below are smaller. Only the first thread of a test asserts. */
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
@@ -31,7 +31,7 @@ static int create_or_fail(pthread_t *thread, const pthread_attr_t *attributes,
 
 #define MAX_THREADS 16
 
-/* fn on each of n elements of args, all at the same time, each on a thread of the test. */
+/* fn on each of n elements of args, all at once, each on a thread of the test. */
 static void on_threads(size_t n, void *(*fn)(void *), void *args, size_t arg_bytes) {
     pthread_t threads[MAX_THREADS];
     for (size_t i = 0; i < n; i++)
