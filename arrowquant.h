@@ -83,6 +83,10 @@
        AQ_API                     extern   linkage of public functions    yes
        AQ_WITH_ZSTD               off      codec ZSTD, needs -lzstd       implementation
        AQ_WITH_SNAPPY             off      codec SNAPPY, needs -lsnappy   implementation
+       AQ_WITH_ZLIB               off      codec GZIP, needs -lz          implementation
+       AQ_WITH_LZ4                off      codecs LZ4_RAW, LZ4: -llz4     implementation
+       AQ_WITH_BROTLI             off      codec BROTLI, needs            implementation
+                                           -lbrotlienc -lbrotlidec
        AQ_NO_MMAP                 off      always read, never map         implementation
        AQ_NO_THREADS              off      no pthreads                    implementation
        AQ_NO_WRITER               off      nothing that writes files      yes
@@ -1089,6 +1093,18 @@ AQ_API void aq_job_report_deinit(aq_job_report *report);
 #endif
 #ifdef AQ_WITH_SNAPPY
 #include <snappy-c.h>
+#endif
+#ifdef AQ_WITH_ZLIB
+#include <zlib.h>
+#endif
+#ifdef AQ_WITH_LZ4
+#include <lz4.h>
+#endif
+#ifdef AQ_WITH_BROTLI
+#include <brotli/decode.h>
+#ifndef AQ_NO_WRITER
+#include <brotli/encode.h>
+#endif
 #endif
 
 #ifndef AQ_ASSERT
@@ -3807,6 +3823,25 @@ static void aqi_unpack_bits(const uint8_t *bytes, size_t size, uint64_t bit,
     }
 }
 
+/* A value of `width` bits, 0..64, at a bit position; the caller checked the bytes. */
+AQI_INLINE uint64_t aqi_unpack_u64(const uint8_t *bytes, size_t size, uint64_t bit,
+                                   uint32_t width) {
+    size_t at = (size_t)(bit >> 3), k;
+    uint32_t shift = (uint32_t)(bit & 7);
+    uint64_t low = 0, high = 0;
+    if (width == 0) return 0;
+    if (size - at >= 9) {
+        low = aqi_load_le64(bytes + at);
+        high = bytes[at + 8];
+    } else {
+        for (k = 0; k < 8 && at + k < size; k++)
+            low |= (uint64_t)bytes[at + k] << (8 * k);
+    }
+    low >>= shift;
+    if (shift > 0) low |= high << (64 - shift);
+    return width == 64 ? low : low & ((((uint64_t)1) << width) - 1);
+}
+
 /* Reads n values, across runs. False when the data ends before. */
 static bool aqi_rle_read(aqi_rle *r, uint32_t *dst, size_t n) {
     size_t i, part;
@@ -3994,6 +4029,183 @@ static bool aqi_dictionary_values(aqi_cursor *c, const void *dictionary, size_t 
     return true;
 }
 
+/* BOOLEAN as RLE: a 4-byte length, then the hybrid of width 1. */
+static bool aqi_rle_booleans(aqi_cursor *c, uint8_t *dst, size_t n) {
+    uint32_t batch[256], bytes;
+    aqi_rle r;
+    if (aqi_remaining(c) < 4) return n == 0;
+    bytes = aqi_load_le32(c->p);
+    if (bytes > aqi_remaining(c) - 4) return false;
+    aqi_rle_init(&r, c->p + 4, bytes, 1);
+    while (n > 0) {
+        size_t i, part = AQI_MIN(n, AQI_COUNT(batch));
+        if (!aqi_rle_read(&r, batch, part)) return false;
+        for (i = 0; i < part; i++) *dst++ = (uint8_t)batch[i];
+        n -= part;
+    }
+    return true;
+}
+
+/* DELTA_BINARY_PACKED under way. Header: block size, miniblocks in a block, count, first
+ * value. Blocks: least delta, a bit width per miniblock, the miniblocks. The arithmetic
+ * wraps in 64 bits; INT32 keeps the low half, which serves writers that wrap in 32. */
+typedef struct aqi_delta {
+    aqi_cursor *in;
+    size_t left; /* deltas to come */
+    size_t mini_size, num_minis;
+    uint64_t last, min_delta;
+    const uint8_t *widths; /* of the block's miniblocks                */
+    size_t next_mini;
+    const uint8_t *bits; /* of the miniblock                         */
+    size_t bits_bytes, mini_left;
+    uint64_t bit;
+    uint32_t width;
+} aqi_delta;
+
+/* False: malformed, or another count than n. Leaves the first value in d->last. */
+static bool aqi_delta_begin(aqi_delta *d, aqi_cursor *in, size_t n) {
+    uint64_t block, minis, count;
+    int64_t first;
+    memset(d, 0, sizeof *d);
+    if (!aqi_read_varint(in, &block) || !aqi_read_varint(in, &minis) ||
+        !aqi_read_varint(in, &count) || !aqi_read_zigzag(in, &first))
+        return false;
+    if (count != n || minis == 0 || block == 0 || block > 1u << 24 ||
+        block % minis != 0 || block / minis % 8 != 0)
+        return false;
+    d->in = in;
+    d->left = n - (n > 0);
+    d->mini_size = (size_t)(block / minis);
+    d->num_minis = (size_t)minis;
+    d->next_mini = d->num_minis;
+    d->last = (uint64_t)first;
+    return true;
+}
+
+static bool aqi_delta_next_miniblock(aqi_delta *d) {
+    int64_t min_delta;
+    if (d->next_mini == d->num_minis) {
+        if (!aqi_read_zigzag(d->in, &min_delta) || aqi_remaining(d->in) < d->num_minis)
+            return false;
+        d->min_delta = (uint64_t)min_delta;
+        d->widths = d->in->p;
+        d->in->p += d->num_minis;
+        d->next_mini = 0;
+    }
+    d->width = d->widths[d->next_mini++];
+    if (d->width > 64) return false;
+    /* Some writers leave out the padding of the last miniblock. */
+    d->bits = d->in->p;
+    d->bits_bytes = AQI_MIN(d->mini_size / 8 * d->width, aqi_remaining(d->in));
+    d->in->p += d->bits_bytes;
+    d->mini_left = d->mini_size;
+    d->bit = 0;
+    return true;
+}
+
+/* Up to `room` > 0 values; 0 = malformed. */
+static size_t aqi_delta_read(aqi_delta *d, uint64_t *dst, size_t room) {
+    size_t n, i;
+    if (d->mini_left == 0 && !aqi_delta_next_miniblock(d)) return 0;
+    n = AQI_MIN(AQI_MIN(d->left, d->mini_left), room);
+    if (d->bit + (uint64_t)n * d->width > (uint64_t)d->bits_bytes * 8) return 0;
+    for (i = 0; i < n; i++, d->bit += d->width) {
+        d->last +=
+            d->min_delta + aqi_unpack_u64(d->bits, d->bits_bytes, d->bit, d->width);
+        dst[i] = d->last;
+    }
+    d->mini_left -= n;
+    d->left -= n;
+    return n;
+}
+
+/* n values of `width` bytes (4 or 8), in native order. */
+static bool aqi_delta_ints(aqi_cursor *c, void *dst, size_t n, size_t width) {
+    uint64_t batch[128];
+    aqi_delta d;
+    uint8_t *out = (uint8_t *)dst;
+    size_t got = 1, i;
+    if (n == 0) return true;
+    if (!aqi_delta_begin(&d, c, n)) return false;
+    for (batch[0] = d.last; got > 0; got = aqi_delta_read(&d, batch, AQI_COUNT(batch))) {
+        for (i = 0; i < got; i++, out += width) {
+            uint32_t low = (uint32_t)batch[i];
+            memcpy(out, width == 4 ? (const void *)&low : (const void *)&batch[i], width);
+        }
+        if (d.left == 0) return true;
+    }
+    return false;
+}
+
+/* Lengths of byte arrays to dst[].size. */
+static bool aqi_delta_sizes(aqi_cursor *c, aq_bytes *dst, size_t n) {
+    uint64_t batch[128];
+    aqi_delta d;
+    size_t got = 1, done = 0, i;
+    if (!aqi_delta_begin(&d, c, n)) return false;
+    for (batch[0] = d.last; got > 0; got = aqi_delta_read(&d, batch, AQI_COUNT(batch))) {
+        for (i = 0; i < got; i++) {
+            if (batch[i] > INT32_MAX) return false; /* negative ones too */
+            dst[done++].size = (size_t)batch[i];
+        }
+        if (d.left == 0) return true;
+    }
+    return false;
+}
+
+/* DELTA_LENGTH_BYTE_ARRAY: lengths, then the bytes; views into the page. */
+static bool aqi_delta_byte_arrays(aqi_cursor *c, aq_bytes *dst, size_t n) {
+    size_t i;
+    if (n == 0) return true;
+    if (!aqi_delta_sizes(c, dst, n)) return false;
+    for (i = 0; i < n; i++) {
+        if (dst[i].size > aqi_remaining(c)) return false;
+        dst[i].data = c->p;
+        c->p += dst[i].size;
+    }
+    return true;
+}
+
+/* DELTA_BYTE_ARRAY, after its two parts were read: prefix lengths and suffixes. The total
+ * of the values' bytes, or SIZE_MAX when a prefix is longer than the value before. */
+static size_t aqi_prefixed_bytes(const aq_bytes *prefix, const aq_bytes *suffix,
+                                 size_t n) {
+    size_t i, total = 0, last = 0;
+    for (i = 0; i < n; i++) {
+        if (prefix[i].size > last) return SIZE_MAX;
+        last = prefix[i].size + suffix[i].size;
+        if (!aqi_add_size(total, last, &total)) return SIZE_MAX;
+    }
+    return total;
+}
+
+static void aqi_prefixed_join(const aq_bytes *prefix, const aq_bytes *suffix, size_t n,
+                              uint8_t *room, aq_bytes *dst) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        size_t p = prefix[i].size, q = suffix[i].size;
+        if (p > 0) memcpy(room, dst[i - 1].data, p);
+        if (q > 0) memcpy(room + p, suffix[i].data, q);
+        dst[i].data = room;
+        dst[i].size = p + q;
+        room += p + q;
+    }
+}
+
+/* BYTE_STREAM_SPLIT: byte k of every value stands in the k-th of `width` streams. */
+static void aqi_byte_stream_join(const uint8_t *src, size_t n, size_t width,
+                                 uint8_t *dst) {
+    const size_t block = 1024; /* values: source and destination stay in the cache */
+    size_t begin, i, k;
+    for (begin = 0; begin < n; begin += block) {
+        size_t end = AQI_MIN(begin + block, n);
+        for (k = 0; k < width; k++) {
+            const uint8_t *stream = src + k * n;
+            for (i = begin; i < end; i++) dst[i * width + k] = stream[i];
+        }
+    }
+}
+
 static const char *aqi_encoding_name(int32_t encoding) {
     static const char *const names[] = {"PLAIN",
                                         "GROUP_VAR_INT",
@@ -4026,6 +4238,15 @@ static bool aqi_codec_available(int32_t codec) {
 #ifdef AQ_WITH_SNAPPY
     if (codec == AQ_SNAPPY) return true;
 #endif
+#ifdef AQ_WITH_ZLIB
+    if (codec == AQ_GZIP) return true;
+#endif
+#ifdef AQ_WITH_LZ4
+    if (codec == AQ_LZ4 || codec == AQ_LZ4_RAW) return true;
+#endif
+#ifdef AQ_WITH_BROTLI
+    if (codec == AQ_BROTLI) return true;
+#endif
     return codec == AQ_UNCOMPRESSED;
 }
 
@@ -4037,16 +4258,20 @@ static aq_status aqi_codec_missing(int32_t codec, aq_error *err) {
         aqi_codec_name(codec), (int)codec);
 }
 
-/* The size that the compressed bytes themselves declare; SIZE_MAX = they do not say.
- * Asked before the output is allocated. */
-static size_t aqi_codec_declared_size(int32_t codec, const uint8_t *src, size_t bytes) {
+/* The size that the compressed bytes themselves declare, asked before the output is
+ * allocated; SIZE_MAX = they do not say, or nothing that speaks against `max`. */
+static size_t aqi_codec_declared_size(int32_t codec, const uint8_t *src, size_t bytes,
+                                      size_t max) {
     (void)src;
     (void)bytes;
+    (void)max;
 #ifdef AQ_WITH_ZSTD
     if (codec == AQ_ZSTD) {
         unsigned long long n = ZSTD_getFrameContentSize(src, bytes);
         if (n == ZSTD_CONTENTSIZE_ERROR) return 0;
-        if (n != ZSTD_CONTENTSIZE_UNKNOWN && n <= SIZE_MAX) return (size_t)n;
+        /* Of the first frame; there may be more, which decompression finds out. */
+        if (n != ZSTD_CONTENTSIZE_UNKNOWN && n > max)
+            return (size_t)AQI_MIN(n, SIZE_MAX - 1);
     }
 #endif
 #ifdef AQ_WITH_SNAPPY
@@ -4060,6 +4285,56 @@ static size_t aqi_codec_declared_size(int32_t codec, const uint8_t *src, size_t 
     (void)codec;
     return SIZE_MAX;
 }
+
+#ifdef AQ_WITH_ZLIB
+/* gzip members, one after the other, or a zlib stream. */
+static bool aqi_gunzip(const uint8_t *src, size_t bytes, uint8_t *dst, size_t dst_bytes) {
+    z_stream z;
+    bool ok = bytes <= UINT_MAX && dst_bytes <= UINT_MAX;
+    int code = Z_OK;
+    memset(&z, 0, sizeof z);
+    if (!ok || inflateInit2(&z, 15 + 32) != Z_OK) return false;
+    z.next_in = (z_const Bytef *)(uintptr_t)src; /* zlib's field is not const */
+    z.avail_in = (uInt)bytes;
+    z.next_out = dst;
+    z.avail_out = (uInt)dst_bytes;
+    while (code == Z_OK) {
+        code = inflate(&z, Z_NO_FLUSH);
+        if (code == Z_STREAM_END && z.avail_in > 0 && z.avail_out > 0)
+            code = inflateReset(&z);
+    }
+    ok = code == Z_STREAM_END && z.avail_out == 0;
+    inflateEnd(&z);
+    return ok;
+}
+#endif
+
+#ifdef AQ_WITH_LZ4
+static uint32_t aqi_load_be32(const uint8_t *p) {
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static bool aqi_unlz4(const uint8_t *src, size_t bytes, uint8_t *dst, size_t dst_bytes) {
+    if (bytes > INT_MAX || dst_bytes > INT_MAX) return false;
+    return LZ4_decompress_safe((const char *)src, (char *)dst, (int)bytes,
+                               (int)dst_bytes) == (int)dst_bytes;
+}
+
+/* Hadoop's framing: big-endian decompressed and compressed size before each block. */
+static bool aqi_unlz4_hadoop(const uint8_t *src, size_t bytes, uint8_t *dst,
+                             size_t dst_bytes) {
+    while (bytes >= 8) {
+        size_t out = aqi_load_be32(src), in = aqi_load_be32(src + 4);
+        if (in > bytes - 8 || out > dst_bytes || !aqi_unlz4(src + 8, in, dst, out))
+            return false;
+        src += 8 + in;
+        bytes -= 8 + in;
+        dst += out;
+        dst_bytes -= out;
+    }
+    return bytes == 0 && dst_bytes == 0;
+}
+#endif
 
 /* Decompresses to exactly dst_bytes; false when the data says otherwise. */
 static bool aqi_decompress(int32_t codec, const uint8_t *src, size_t bytes, uint8_t *dst,
@@ -4079,6 +4354,23 @@ static bool aqi_decompress(int32_t codec, const uint8_t *src, size_t bytes, uint
                n == dst_bytes;
     }
 #endif
+#ifdef AQ_WITH_ZLIB
+    if (codec == AQ_GZIP) return aqi_gunzip(src, bytes, dst, dst_bytes);
+#endif
+#ifdef AQ_WITH_LZ4
+    if (codec == AQ_LZ4_RAW) return aqi_unlz4(src, bytes, dst, dst_bytes);
+    if (codec == AQ_LZ4) /* some writers called the bare block by this name */
+        return aqi_unlz4_hadoop(src, bytes, dst, dst_bytes) ||
+               aqi_unlz4(src, bytes, dst, dst_bytes);
+#endif
+#ifdef AQ_WITH_BROTLI
+    if (codec == AQ_BROTLI) {
+        size_t n = dst_bytes;
+        return BrotliDecoderDecompress(bytes, src, &n, dst) ==
+                   BROTLI_DECODER_RESULT_SUCCESS &&
+               n == dst_bytes;
+    }
+#endif
     (void)codec;
     return false;
 }
@@ -4094,10 +4386,39 @@ static size_t aqi_compress_bound(int32_t codec, size_t bytes) {
     if (codec == AQ_SNAPPY)
         return bytes > INT32_MAX ? 0 : snappy_max_compressed_length(bytes);
 #endif
+#ifdef AQ_WITH_ZLIB
+    if (codec == AQ_GZIP) return bytes > INT32_MAX ? 0 : compressBound((uLong)bytes) + 64;
+#endif
+#ifdef AQ_WITH_LZ4
+    if (codec == AQ_LZ4_RAW)
+        return bytes > LZ4_MAX_INPUT_SIZE ? 0 : (size_t)LZ4_compressBound((int)bytes);
+#endif
+#ifdef AQ_WITH_BROTLI
+    if (codec == AQ_BROTLI) return BrotliEncoderMaxCompressedSize(bytes);
+#endif
     (void)codec;
     (void)bytes;
     return 0;
 }
+
+#ifdef AQ_WITH_ZLIB
+static size_t aqi_gzip(const uint8_t *src, size_t bytes, uint8_t *dst, size_t capacity,
+                       int level) {
+    z_stream z;
+    int code;
+    memset(&z, 0, sizeof z);
+    if (deflateInit2(&z, level, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+        return 0;
+    z.next_in = (z_const Bytef *)(uintptr_t)src; /* zlib's field is not const */
+    z.avail_in = (uInt)bytes;
+    z.next_out = dst;
+    z.avail_out = (uInt)AQI_MIN(capacity, (size_t)UINT_MAX);
+    code = deflate(&z, Z_FINISH);
+    bytes = code == Z_STREAM_END ? (size_t)z.total_out : 0;
+    deflateEnd(&z);
+    return bytes;
+}
+#endif
 
 /* Compressed size; 0 on failure. */
 static size_t aqi_compress(int32_t codec, int level, const uint8_t *src, size_t bytes,
@@ -4117,6 +4438,27 @@ static size_t aqi_compress(int32_t codec, int level, const uint8_t *src, size_t 
     if (codec == AQ_SNAPPY) {
         size_t n = capacity;
         return snappy_compress((const char *)src, bytes, (char *)dst, &n) == SNAPPY_OK
+                   ? n
+                   : 0;
+    }
+#endif
+#ifdef AQ_WITH_ZLIB
+    if (codec == AQ_GZIP)
+        return aqi_gzip(src, bytes, dst, capacity, AQI_MAX(1, AQI_MIN(level, 9)));
+#endif
+#ifdef AQ_WITH_LZ4
+    if (codec == AQ_LZ4_RAW) {
+        int n = LZ4_compress_default((const char *)src, (char *)dst, (int)bytes,
+                                     (int)AQI_MIN(capacity, (size_t)INT_MAX));
+        return n > 0 ? (size_t)n : 0;
+    }
+#endif
+#ifdef AQ_WITH_BROTLI
+    if (codec == AQ_BROTLI) {
+        size_t n = capacity;
+        return BrotliEncoderCompress(AQI_MAX(1, AQI_MIN(level, 11)),
+                                     BROTLI_DEFAULT_WINDOW, BROTLI_MODE_GENERIC, bytes,
+                                     src, &n, dst)
                    ? n
                    : 0;
     }
@@ -4668,7 +5010,6 @@ const char *aq_parquet_find_key(const aq_parquet *file, const char *key) {
 
 #define AQI_MAX_PAGE_HEADER ((size_t)16 << 20)
 #define AQI_CHUNK_SLACK 100 /* parquet-mr left out the dictionary's header: PARQUET-816 */
-#define AQI_MAX_RATIO 131072u /* zstd on zeros reaches about 32,000 */
 
 struct aq_column {
     const aq_parquet *file;
@@ -4786,7 +5127,8 @@ static aq_status aqi_page_decompress(const aq_column *c, aqi_page *page,
     aq_status status;
     if (!aqi_codec_available(c->meta->codec))
         return aqi_codec_missing(c->meta->codec, err);
-    declared = in == 0 ? 0 : aqi_codec_declared_size(c->meta->codec, stored + skip, in);
+    declared =
+        in == 0 ? 0 : aqi_codec_declared_size(c->meta->codec, stored + skip, in, out);
     if (declared != SIZE_MAX && declared != out)
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
                            "%s data of %zu bytes in a page that claims %zu",
@@ -4841,54 +5183,171 @@ static aq_status aqi_page_load(const aq_column *c, aqi_page *page, size_t plain,
     return status;
 }
 
-/* `count` values in `in` to *out; fixed-width PLAIN ones stay where they are. */
+/* Room for `count` aq_bytes, or values, of a page. */
+static aq_status aqi_page_room(const aq_column *c, const aqi_page *page, size_t count,
+                               void **out, aq_error *err) {
+    return aqi_page_alloc(
+        c, page, count, aqi_value_bytes(c->field->type, c->field->type_length), out, err);
+}
+
+static aq_status aqi_page_short(const aqi_page *page, size_t count, aq_error *err) {
+    return aqi_fail_at(
+        err, AQ_E_FORMAT, page->header_offset,
+        "%s page does not hold the %zu values that it claims, or has a value "
+        "outside its bounds",
+        aqi_encoding_name(page->encoding), count);
+}
+
+/* PLAIN: fixed-width values stay where they are unless they must be aligned or swapped. */
+static aq_status aqi_plain_values(const aq_column *c, const aqi_page *page,
+                                  aqi_cursor *in, size_t count, const void **out,
+                                  aq_error *err) {
+    aq_physical_type type = c->field->type;
+    size_t width = aqi_value_bytes(type, c->field->type_length), bytes = 0;
+    size_t swap = aqi_swap_width(type);
+    bool views = type == AQ_BOOLEAN || type == AQ_BYTE_ARRAY, ok = true;
+    void *dst = NULL;
+    aq_status status;
+    if (views ? count / (type == AQ_BOOLEAN ? 8 : 1) > aqi_remaining(in)
+              : !aqi_mul_size(count, width, &bytes) || bytes > aqi_remaining(in))
+        return aqi_page_short(page, count, err);
+    if (!views && (!AQI_BIG_ENDIAN || swap == 1) &&
+        (page->mapped || aqi_alignment_of(in->p) >= swap)) {
+        *out = in->p;
+        return AQ_OK;
+    }
+    status = aqi_page_room(c, page, count, &dst, err);
+    if (status != AQ_OK) return status;
+    if (type == AQ_BOOLEAN) {
+        ok = aqi_plain_booleans(in, (uint8_t *)dst, count);
+    } else if (type == AQ_BYTE_ARRAY) {
+        ok = aqi_plain_byte_arrays(in, (aq_bytes *)dst, count);
+    } else {
+        aqi_copy_le(dst, in->p, bytes / swap, swap);
+    }
+    *out = dst;
+    return ok ? AQ_OK : aqi_page_short(page, count, err);
+}
+
+static aq_status aqi_dictionary_page_values(const aq_column *c, const aqi_page *page,
+                                            aqi_cursor *in, size_t count,
+                                            const void **out, aq_error *err) {
+    size_t width = aqi_value_bytes(c->field->type, c->field->type_length);
+    void *dst = NULL;
+    aq_status status;
+    if (!c->has_dictionary)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "page of dictionary indices without a dictionary page");
+    status = aqi_page_room(c, page, count, &dst, err);
+    if (status != AQ_OK) return status;
+    *out = dst;
+    return aqi_dictionary_values(in, c->dictionary, c->dictionary_entries, width, dst,
+                                 count)
+               ? AQ_OK
+               : aqi_page_short(page, count, err);
+}
+
+/* DELTA_BYTE_ARRAY, to byte arrays or, joined without gaps, to fixed-length ones. */
+static aq_status aqi_prefixed_values(const aq_column *c, const aqi_page *page,
+                                     aqi_cursor *in, size_t count, const void **out,
+                                     aq_error *err) {
+    bool fixed = c->field->type == AQ_FIXED_LEN_BYTE_ARRAY;
+    void *prefix, *suffix, *dst, *room;
+    size_t total, i;
+    aq_status status = aqi_page_alloc(c, page, count, sizeof(aq_bytes), &prefix, err);
+    if (status == AQ_OK)
+        status = aqi_page_alloc(c, page, count, sizeof(aq_bytes), &suffix, err);
+    if (status == AQ_OK)
+        status = aqi_page_alloc(c, page, count, sizeof(aq_bytes), &dst, err);
+    if (status != AQ_OK) return status;
+    if (count > 0 && (!aqi_delta_sizes(in, (aq_bytes *)prefix, count) ||
+                      !aqi_delta_byte_arrays(in, (aq_bytes *)suffix, count)))
+        return aqi_page_short(page, count, err);
+    total = aqi_prefixed_bytes((aq_bytes *)prefix, (aq_bytes *)suffix, count);
+    if (total == SIZE_MAX) return aqi_page_short(page, count, err);
+    status = aqi_page_alloc(c, page, total, 1, &room, err);
+    if (status != AQ_OK) return status;
+    aqi_prefixed_join((aq_bytes *)prefix, (aq_bytes *)suffix, count, (uint8_t *)room,
+                      (aq_bytes *)dst);
+    for (i = 0; fixed && i < count; i++) {
+        if (((aq_bytes *)dst)[i].size != (size_t)c->field->type_length)
+            return aqi_page_short(page, count, err);
+    }
+    *out = fixed ? room : dst;
+    return AQ_OK;
+}
+
+static aq_status aqi_page_unsupported(const aq_column *c, const aqi_page *page,
+                                      aq_error *err) {
+    (void)c;
+    return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
+                       "page encoding %s (%d) is not known for this type",
+                       aqi_encoding_name(page->encoding), (int)page->encoding);
+}
+
+/* The encodings that write into fresh memory: DELTA, BYTE_STREAM_SPLIT, RLE booleans. */
+static aq_status aqi_encoded_values(const aq_column *c, const aqi_page *page,
+                                    aqi_cursor *in, size_t count, const void **out,
+                                    aq_error *err) {
+    aq_physical_type type = c->field->type;
+    size_t width = aqi_value_bytes(type, c->field->type_length), bytes;
+    bool split = page->encoding == AQ_BYTE_STREAM_SPLIT, ok;
+    void *dst = NULL;
+    aq_status status;
+    if (split && (!aqi_mul_size(count, width, &bytes) || bytes > aqi_remaining(in)))
+        return aqi_page_short(page, count, err);
+    status = aqi_page_room(c, page, count, &dst, err);
+    if (status != AQ_OK) return status;
+    *out = dst;
+    if (page->encoding == AQ_DELTA_BINARY_PACKED) {
+        ok = aqi_delta_ints(in, dst, count, width);
+    } else if (page->encoding == AQ_DELTA_LENGTH_BYTE_ARRAY) {
+        ok = aqi_delta_byte_arrays(in, (aq_bytes *)dst, count);
+    } else if (page->encoding == AQ_RLE) {
+        ok = aqi_rle_booleans(in, (uint8_t *)dst, count);
+    } else {
+        ok = true;
+        aqi_byte_stream_join(in->p, count, width, (uint8_t *)dst);
+        if (AQI_BIG_ENDIAN)
+            aqi_copy_le(dst, dst, bytes / aqi_swap_width(type), aqi_swap_width(type));
+    }
+    return ok ? AQ_OK : aqi_page_short(page, count, err);
+}
+
+/* `count` values in `in` to *out, by the page's encoding. */
 static aq_status aqi_page_values(const aq_column *c, const aqi_page *page, aqi_cursor *in,
                                  size_t count, const void **out, aq_error *err) {
     aq_physical_type type = c->field->type;
-    size_t width = aqi_value_bytes(type, c->field->type_length), bytes = 0;
-    bool dictionary =
-        page->encoding == AQ_PLAIN_DICTIONARY || page->encoding == AQ_RLE_DICTIONARY;
-    bool fits = true;
-    void *dst = NULL;
-    aq_status status;
-    if (!dictionary && page->encoding != AQ_PLAIN)
-        return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
-                           "page encoding %s (%d) is not supported by this version",
-                           aqi_encoding_name(page->encoding), (int)page->encoding);
-    if (dictionary && !c->has_dictionary)
-        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
-                           "page of dictionary indices without a dictionary page");
-    if (!dictionary && type != AQ_BOOLEAN && type != AQ_BYTE_ARRAY) {
-        fits = aqi_mul_size(count, width, &bytes) && bytes <= aqi_remaining(in);
-        if (fits && (!AQI_BIG_ENDIAN || aqi_swap_width(type) == 1) &&
-            (page->mapped || aqi_alignment_of(in->p) >= aqi_swap_width(type))) {
-            *out = in->p;
-            return AQ_OK;
-        }
-    } else if (!dictionary && count > aqi_remaining(in) * (type == AQ_BOOLEAN ? 8 : 1)) {
-        fits = false;
+    bool integer = type == AQ_INT32 || type == AQ_INT64, known = false;
+    bool fixed = integer || type == AQ_FLOAT || type == AQ_DOUBLE ||
+                 type == AQ_FIXED_LEN_BYTE_ARRAY;
+    switch (page->encoding) {
+    case AQ_PLAIN:
+        return aqi_plain_values(c, page, in, count, out, err);
+    case AQ_PLAIN_DICTIONARY:
+    case AQ_RLE_DICTIONARY:
+        return aqi_dictionary_page_values(c, page, in, count, out, err);
+    case AQ_DELTA_BYTE_ARRAY:
+        if (type == AQ_BYTE_ARRAY || type == AQ_FIXED_LEN_BYTE_ARRAY)
+            return aqi_prefixed_values(c, page, in, count, out, err);
+        break;
+    case AQ_DELTA_BINARY_PACKED:
+        known = integer;
+        break;
+    case AQ_DELTA_LENGTH_BYTE_ARRAY:
+        known = type == AQ_BYTE_ARRAY;
+        break;
+    case AQ_RLE:
+        known = type == AQ_BOOLEAN;
+        break;
+    case AQ_BYTE_STREAM_SPLIT:
+        known = fixed;
+        break;
+    default:
+        break;
     }
-    if (fits) {
-        status = aqi_page_alloc(c, page, count, width, &dst, err);
-        if (status != AQ_OK) return status;
-        if (dictionary) {
-            fits = aqi_dictionary_values(in, c->dictionary, c->dictionary_entries, width,
-                                         dst, count);
-        } else if (type == AQ_BOOLEAN) {
-            fits = aqi_plain_booleans(in, (uint8_t *)dst, count);
-        } else if (type == AQ_BYTE_ARRAY) {
-            fits = aqi_plain_byte_arrays(in, (aq_bytes *)dst, count);
-        } else {
-            aqi_copy_le(dst, in->p, bytes / aqi_swap_width(type), aqi_swap_width(type));
-        }
-    }
-    *out = dst;
-    if (fits) return AQ_OK;
-    return aqi_fail_at(
-        err, AQ_E_FORMAT, page->header_offset,
-        "page does not hold the %zu values that it claims, or has an index "
-        "outside its dictionary",
-        count);
+    if (known) return aqi_encoded_values(c, page, in, count, out, err);
+    return aqi_page_unsupported(c, page, err);
 }
 
 static aq_status aqi_dictionary_load(aq_column *c, aqi_page *page, aq_error *err) {
