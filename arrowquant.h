@@ -3910,6 +3910,28 @@ static bool aqi_levels_scan(const uint8_t *data, size_t bytes, uint32_t max, int
     return true;
 }
 
+/* The deprecated BIT_PACKED: n levels without a length, packed from the most significant bit.
+ * dst may be NULL: then they are only checked and counted. */
+static bool aqi_levels_scan_packed(const uint8_t *data, size_t bytes, uint32_t max,
+                                   int64_t n, uint8_t *dst, aqi_level_counts *out) {
+    uint32_t width = aqi_bits_needed(max), k;
+    uint64_t bit = 0;
+    int64_t i;
+    memset(out, 0, sizeof *out);
+    if ((uint64_t)n > (uint64_t)bytes * 8 / AQI_MAX(width, 1u)) return false;
+    for (i = 0; i < n; i++) {
+        uint32_t level = 0;
+        for (k = 0; k < width; k++, bit++)
+            level = level << 1 | (data[bit / 8] >> (7 - bit % 8) & 1u);
+        if (level > max) return false;
+        if (i == 0) out->first = level;
+        out->zeros += level == 0;
+        out->maxima += level == max;
+        if (dst != NULL) dst[i] = (uint8_t)level;
+    }
+    return true;
+}
+
 /* Length of the run of equal values at i, at most `limit`. */
 static size_t aqi_run_length(const uint8_t *v, size_t n, size_t i, size_t limit) {
     size_t k = i + 1;
@@ -5041,11 +5063,13 @@ typedef struct aqi_page {
     bool mapped;
 } aqi_page;
 
-/* What a page may make us allocate: a multiple of its stored bytes, with room for small
- * pages of long runs. */
+/* What a page may make us allocate: as many times its stored bytes as its codec, or a run
+ * of levels or indices, can expand; with room for small pages of long runs. */
 static size_t aqi_page_budget(const aq_column *c, size_t stored_bytes) {
+    /* zstd reaches about 32,000 on zeros, brotli over a million. */
+    size_t ratio = c->meta->codec == AQ_BROTLI ? (size_t)1 << 22 : (size_t)1 << 17;
     size_t budget = (size_t)64 << 20, scaled;
-    if (!aqi_mul_size(stored_bytes, AQI_MAX_RATIO, &scaled)) scaled = SIZE_MAX;
+    if (!aqi_mul_size(stored_bytes, ratio, &scaled)) scaled = SIZE_MAX;
     budget = AQI_MAX(budget, scaled);
     return AQI_MIN(budget, c->file->max_page_bytes);
 }
@@ -5383,19 +5407,25 @@ typedef struct aqi_levels {
     const char *what;
     bool repetition;
     uint32_t max;
+    bool packed;         /* BIT_PACKED, else RLE */
     const uint8_t *data; /* encoded */
     size_t bytes;
     aqi_level_counts counts;
     const uint8_t *values; /* NULL: constant, see aq_span */
 } aqi_levels;
 
-/* Takes a level stream from the page: behind a 4-byte length in V1, else `v2_bytes`. */
+/* Takes a level stream from the page: behind a 4-byte length in V1, of `v2_bytes` in V2, as
+ * many bytes as BIT_PACKED levels take. */
 static aq_status aqi_levels_take(const aqi_page *page, aqi_cursor *in, bool v2,
                                  int32_t v2_bytes, aqi_levels *levels, aq_error *err) {
     size_t bytes = (size_t)v2_bytes;
     bool fits = true;
     if (!v2 && levels->max == 0) return AQ_OK;
-    if (!v2) {
+    if (levels->packed) {
+        uint64_t bits = (uint64_t)page->num_values * aqi_bits_needed(levels->max);
+        fits = bits / 8 < aqi_remaining(in);
+        bytes = fits ? (size_t)((bits + 7) / 8) : 0;
+    } else if (!v2) {
         fits = aqi_remaining(in) >= 4;
         bytes = fits ? aqi_load_le32(in->p) : 0;
         in->p += fits ? 4 : 0;
@@ -5415,10 +5445,12 @@ static aq_status aqi_levels_decode(const aq_column *c, const aqi_page *page,
                                    aqi_levels *levels, aq_error *err) {
     int64_t n = page->num_values;
     const aqi_level_counts *counts = &levels->counts;
+    bool (*scan)(const uint8_t *, size_t, uint32_t, int64_t, uint8_t *,
+                 aqi_level_counts *) =
+        levels->packed ? aqi_levels_scan_packed : aqi_levels_scan;
     void *dst = NULL;
     aq_status status;
-    if (!aqi_levels_scan(levels->data, levels->bytes, levels->max, n, NULL,
-                         &levels->counts))
+    if (!scan(levels->data, levels->bytes, levels->max, n, NULL, &levels->counts))
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
                            "%s levels are cut off or above %u", levels->what,
                            levels->max);
@@ -5428,8 +5460,7 @@ static aq_status aqi_levels_decode(const aq_column *c, const aqi_page *page,
         return AQ_OK;
     status = aqi_page_alloc(c, page, (size_t)n, 1, &dst, err);
     if (status != AQ_OK) return status;
-    aqi_levels_scan(levels->data, levels->bytes, levels->max, n, (uint8_t *)dst,
-                    &levels->counts);
+    scan(levels->data, levels->bytes, levels->max, n, (uint8_t *)dst, &levels->counts);
     levels->values = (const uint8_t *)dst;
     return AQ_OK;
 }
@@ -5437,12 +5468,15 @@ static aq_status aqi_levels_decode(const aq_column *c, const aqi_page *page,
 /* Levels of a data page to the span; `in` is left at the values. */
 static aq_status aqi_page_levels(const aq_column *c, const aqi_page *page, bool v2,
                                  aqi_cursor *in, aq_span *span, aq_error *err) {
+    const aqi_data_page *h1 = &page->header.data_page_header;
     const aqi_data_page_v2 *h2 = &page->header.data_page_header_v2;
-    aqi_levels rep = {"repetition", true, 0, NULL, 0, {0, 0, 0}, NULL};
-    aqi_levels def = {"definition", false, 0, NULL, 0, {0, 0, 0}, NULL};
+    aqi_levels rep = {"repetition", true, 0, false, NULL, 0, {0, 0, 0}, NULL};
+    aqi_levels def = {"definition", false, 0, false, NULL, 0, {0, 0, 0}, NULL};
     aq_status status;
     rep.max = c->field->max_rep;
     def.max = c->field->max_def;
+    rep.packed = !v2 && h1->repetition_level_encoding == AQ_BIT_PACKED;
+    def.packed = !v2 && h1->definition_level_encoding == AQ_BIT_PACKED;
     span->num_levels = page->num_values;
     span->num_values = page->num_values;
     span->num_rows = page->num_values;
@@ -5504,6 +5538,10 @@ static void aqi_span_locate(const aq_column *c, const aqi_page *page, aq_span *s
         span->values = page->data; /* not NULL: that means the end */
 }
 
+static bool aqi_level_encoding_known(int32_t encoding) {
+    return encoding == AQ_RLE || encoding == AQ_BIT_PACKED;
+}
+
 /* Header fields that the two versions of data pages share. */
 static aq_status aqi_data_page_prepare(const aq_column *c, aqi_page *page,
                                        size_t *out_plain, bool *out_compressed,
@@ -5522,14 +5560,13 @@ static aq_status aqi_data_page_prepare(const aq_column *c, aqi_page *page,
     if (page->num_values < 0)
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
                            "page with a negative number of values");
-    if (!v2 && ((c->field->max_rep > 0 &&
-                 h->data_page_header.repetition_level_encoding != AQ_RLE) ||
-                (c->field->max_def > 0 &&
-                 h->data_page_header.definition_level_encoding != AQ_RLE)))
-        return aqi_fail_at(
-            err, AQ_E_UNSUPPORTED, page->header_offset,
-            "levels in another encoding than RLE are not supported by this "
-            "version");
+    if (!v2 &&
+        ((c->field->max_rep > 0 &&
+          !aqi_level_encoding_known(h->data_page_header.repetition_level_encoding)) ||
+         (c->field->max_def > 0 &&
+          !aqi_level_encoding_known(h->data_page_header.definition_level_encoding))))
+        return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
+                           "levels are encoded neither as RLE nor as BIT_PACKED");
     if (!v2) return AQ_OK;
     if (h2->definition_levels_byte_length < 0 || h2->repetition_levels_byte_length < 0)
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
