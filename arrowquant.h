@@ -3910,8 +3910,8 @@ static bool aqi_levels_scan(const uint8_t *data, size_t bytes, uint32_t max, int
     return true;
 }
 
-/* The deprecated BIT_PACKED: n levels without a length, packed from the most significant bit.
- * dst may be NULL: then they are only checked and counted. */
+/* The deprecated BIT_PACKED: n levels without a length, packed from the most significant
+ * bit. dst may be NULL: then they are only checked and counted. */
 static bool aqi_levels_scan_packed(const uint8_t *data, size_t bytes, uint32_t max,
                                    int64_t n, uint8_t *dst, aqi_level_counts *out) {
     uint32_t width = aqi_bits_needed(max), k;
@@ -5222,7 +5222,7 @@ static aq_status aqi_page_short(const aqi_page *page, size_t count, aq_error *er
         aqi_encoding_name(page->encoding), count);
 }
 
-/* PLAIN: fixed-width values stay where they are unless they must be aligned or swapped. */
+/* PLAIN: fixed-width values stay where they are unless they must be aligned, swapped. */
 static aq_status aqi_plain_values(const aq_column *c, const aqi_page *page,
                                   aqi_cursor *in, size_t count, const void **out,
                                   aq_error *err) {
@@ -5414,8 +5414,8 @@ typedef struct aqi_levels {
     const uint8_t *values; /* NULL: constant, see aq_span */
 } aqi_levels;
 
-/* Takes a level stream from the page: behind a 4-byte length in V1, of `v2_bytes` in V2, as
- * many bytes as BIT_PACKED levels take. */
+/* Takes a level stream from the page: behind a 4-byte length in V1, of `v2_bytes` in V2,
+ * as many bytes as BIT_PACKED levels take. */
 static aq_status aqi_levels_take(const aqi_page *page, aqi_cursor *in, bool v2,
                                  int32_t v2_bytes, aqi_levels *levels, aq_error *err) {
     size_t bytes = (size_t)v2_bytes;
@@ -5423,7 +5423,7 @@ static aq_status aqi_levels_take(const aqi_page *page, aqi_cursor *in, bool v2,
     if (!v2 && levels->max == 0) return AQ_OK;
     if (levels->packed) {
         uint64_t bits = (uint64_t)page->num_values * aqi_bits_needed(levels->max);
-        fits = bits / 8 < aqi_remaining(in);
+        fits = (bits + 7) / 8 <= aqi_remaining(in);
         bytes = fits ? (size_t)((bits + 7) / 8) : 0;
     } else if (!v2) {
         fits = aqi_remaining(in) >= 4;
