@@ -66,7 +66,7 @@ typedef struct cli_command {
     { NULL, NULL, 0, false, NULL }
 
 extern const cli_command command_inspect, command_schema, command_meta, command_verify,
-    command_quantize, command_dequantize, command_convert, command_compare;
+    command_cat, command_quantize, command_dequantize, command_convert, command_compare;
 
 /* cli_error - prints "aq: SUBJECT: message" as one line to stderr; returns CLI_ERROR. */
 int cli_error(const char *subject, const char *format, ...) AQ_PRINTF(2, 3);
@@ -121,7 +121,9 @@ const char *text_plural(uint64_t count);
  * MARK: - JSON (aq_json.c)
  *========================================================================*/
 
-/* One document in the making. It reaches stdout whole or, after an error, not at all. */
+/* One document in the making. It reaches stdout whole or, after an error, not at all.
+ * One that starts at depth JSON_ONE_LINE is a line. */
+enum { JSON_ONE_LINE = 3 };
 typedef struct json {
     buffer text;
     int depth;
@@ -137,8 +139,12 @@ void json_unsigned(json *out, const char *key, uint64_t value);
 void json_signed(json *out, const char *key, int64_t value);
 void json_bool(json *out, const char *key, bool value);
 void json_null(json *out, const char *key);
+/* json_verbatim - a value that is JSON already. */
+void json_verbatim(json *out, const char *key, const char *text, size_t size);
 /* json_number - shortest digits that read back as the same double; "NaN", "Infinity". */
 void json_number(json *out, const char *key, double value);
+/* json_float - the same for a float32: 0.1, not 0.10000000149011612. */
+void json_float(json *out, const char *key, float value);
 /* json_measure - the same, with null for NaN: not recorded. */
 void json_measure(json *out, const char *key, double value);
 /* json_show - writes the document to stdout and frees it. */
@@ -183,6 +189,14 @@ void progress_step(progress *line, const char *name, uint64_t done, uint64_t tot
 void progress_end(progress *line);
 /* term_clear_line - takes a progress line off the screen before other text. */
 void term_clear_line(void);
+
+/*==========================================================================
+ * MARK: - Values of Parquet columns (aq_value.c)
+ *========================================================================*/
+
+/* value_put - writes value `index` of aq_span.values; raw: without its logical type. */
+void value_put(json *out, const char *key, const aq_field *field, const void *values,
+               size_t index, bool raw);
 
 /*==========================================================================
  * MARK: - Tensors (aq_tensor.c)

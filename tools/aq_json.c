@@ -1,17 +1,31 @@
 /* aq_json.c - a JSON document, valid whatever bytes the names in a file are made of. */
 #include "aq.h"
 
-#include <inttypes.h>
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Members down to this depth have a line each; deeper ones share their parent's line. */
-enum { MAX_LINE_DEPTH = 2 };
+enum { MAX_LINE_DEPTH = JSON_ONE_LINE - 1 };
+
+enum {
+    FLT_DECIMAL_DIGITS = 9,
+    DBL_DECIMAL_DIGITS = 17
+}; /* float.h has them from C11 on */
 
 static void new_line(json *out) {
     if (out->depth <= MAX_LINE_DEPTH)
         buffer_print(&out->text, "\n%*s", 2 * out->depth, "");
+}
+
+/* Bytes at the start of the text that need no look: printable ASCII but for " and \. */
+static size_t plain_length(const char *text, size_t size) {
+    size_t i = 0;
+    while (i < size && text[i] >= 0x20 && text[i] < 0x7f && text[i] != '"' &&
+           text[i] != '\\')
+        i++;
+    return i;
 }
 
 static void put_quoted(json *out, const char *text, size_t size) {
@@ -19,6 +33,10 @@ static void put_quoted(json *out, const char *text, size_t size) {
     buffer_put(&out->text, "\"", 1);
     for (; i < size; i += length) {
         unsigned char c = (unsigned char)text[i];
+        if ((length = plain_length(text + i, size - i)) != 0) {
+            buffer_put(&out->text, text + i, length);
+            continue;
+        }
         length = utf8_length(text + i, size - i);
         if (length == 0) {
             buffer_print(&out->text, "\\ufffd"); /* U+FFFD REPLACEMENT CHARACTER */
@@ -78,14 +96,27 @@ void json_string(json *out, const char *key, const char *text) {
     }
 }
 
-void json_unsigned(json *out, const char *key, uint64_t value) {
+void json_verbatim(json *out, const char *key, const char *text, size_t size) {
     begin_member(out, key);
-    buffer_print(&out->text, "%" PRIu64, value);
+    buffer_put(&out->text, text, size);
+}
+
+static void put_integer(json *out, const char *key, uint64_t magnitude, bool negative) {
+    char digits[21], *at = digits + sizeof digits;
+    do {
+        *--at = (char)('0' + magnitude % 10);
+        magnitude /= 10;
+    } while (magnitude != 0);
+    if (negative) *--at = '-';
+    json_verbatim(out, key, at, (size_t)(digits + sizeof digits - at));
+}
+
+void json_unsigned(json *out, const char *key, uint64_t value) {
+    put_integer(out, key, value, false);
 }
 
 void json_signed(json *out, const char *key, int64_t value) {
-    begin_member(out, key);
-    buffer_print(&out->text, "%" PRId64, value);
+    put_integer(out, key, value < 0 ? 0 - (uint64_t)value : (uint64_t)value, value < 0);
 }
 
 void json_bool(json *out, const char *key, bool value) {
@@ -98,20 +129,31 @@ void json_null(json *out, const char *key) {
     buffer_print(&out->text, "null");
 }
 
-void json_number(json *out, const char *key, double value) {
+/* Shortest digits that read back as the same value, of `least` to `most` significant ones:
+ * any number of `least` digits survives the type, `most` always suffice. */
+static void put_shortest(json *out, const char *key, double value, int least, int most) {
     char digits[40];
-    int precision = 15;
+    int precision = least, length;
     if (isnan(value)) {
         json_string(out, key, "NaN");
     } else if (isinf(value)) {
         json_string(out, key, value > 0 ? "Infinity" : "-Infinity");
     } else {
         do {
-            snprintf(digits, sizeof digits, "%.*g", precision++, value);
-        } while (precision <= 17 && strtod(digits, NULL) != value);
-        begin_member(out, key);
-        buffer_print(&out->text, "%s", digits);
+            length = snprintf(digits, sizeof digits, "%.*g", precision++, value);
+        } while (precision <= most &&
+                 (most <= FLT_DECIMAL_DIGITS ? (double)strtof(digits, NULL)
+                                             : strtod(digits, NULL)) != value);
+        json_verbatim(out, key, digits, (size_t)length);
     }
+}
+
+void json_number(json *out, const char *key, double value) {
+    put_shortest(out, key, value, DBL_DIG, DBL_DECIMAL_DIGITS);
+}
+
+void json_float(json *out, const char *key, float value) {
+    put_shortest(out, key, (double)value, FLT_DIG, FLT_DECIMAL_DIGITS);
 }
 
 void json_measure(json *out, const char *key, double value) {

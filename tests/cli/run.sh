@@ -142,7 +142,7 @@ big() {
     "$gen" "$@" >"$file"
 }
 
-COMMANDS='inspect schema meta verify quantize dequantize convert compare'
+COMMANDS='inspect schema meta cat verify quantize dequantize convert compare'
 
 "$gen" layer.weight F32 4x64 ramp layer.bias F32 64 ramp half F16 2x3x8 ramp \
     ids I64 3 ramp none F32 0x4 ramp one F32 "" ramp \

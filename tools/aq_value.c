@@ -1,0 +1,340 @@
+/* aq_value.c - one value of a Parquet column as JSON: as people read it, or as stored. */
+#include "aq.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+/* Decimals beyond these are shown as they are stored; no engine computes with such. */
+enum { MAX_DECIMAL_BYTES = 64, MAX_DECIMAL_DIGITS = 155 };
+
+#define NANOS_PER_DAY INT64_C(86400000000000)
+
+/*==========================================================================
+ * MARK: - Values in a span
+ *========================================================================*/
+
+static int32_t load_i32(const uint8_t *at) {
+    int32_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static int64_t load_i64(const uint8_t *at) {
+    int64_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+/* The parts of INT96 and INTERVAL are little-endian on every machine. */
+static uint64_t load_little(const uint8_t *at, size_t bytes) {
+    uint64_t value = 0;
+    while (bytes-- != 0)
+        value = value << 8 | at[bytes];
+    return value;
+}
+
+/* Bytes that a value takes in aq_span.values. */
+static size_t value_bytes(const aq_field *field) {
+    switch (field->type) {
+    case AQ_BOOLEAN:
+        return 1;
+    case AQ_INT32:
+    case AQ_FLOAT:
+        return 4;
+    case AQ_INT64:
+    case AQ_DOUBLE:
+        return 8;
+    case AQ_INT96:
+        return 12;
+    case AQ_BYTE_ARRAY:
+        return sizeof(aq_bytes);
+    default:
+        return (size_t)field->type_length;
+    }
+}
+
+/*==========================================================================
+ * MARK: - Bytes, integers, decimals
+ *========================================================================*/
+
+static void buffer_hex(buffer *out, const uint8_t *bytes, size_t size) {
+    static const char digits[] = "0123456789abcdef";
+    size_t i;
+    for (i = 0; i < size; i++) {
+        char pair[2];
+        pair[0] = digits[bytes[i] >> 4];
+        pair[1] = digits[bytes[i] & 15];
+        buffer_put(out, pair, 2);
+    }
+}
+
+static void put_hex(json *out, const char *key, aq_bytes bytes) {
+    buffer text = {NULL, 0, 0};
+    buffer_put(&text, "0x", 2);
+    buffer_hex(&text, bytes.data, bytes.size);
+    json_bytes(out, key, text.data, text.size);
+    buffer_free(&text);
+}
+
+static bool is_utf8(aq_bytes bytes) {
+    const char *text = (const char *)bytes.data;
+    size_t i = 0, length;
+    while (i < bytes.size && (length = utf8_length(text + i, bytes.size - i)) != 0)
+        i += length;
+    return i == bytes.size;
+}
+
+static void put_text(json *out, const char *key, aq_bytes bytes) {
+    if (is_utf8(bytes)) {
+        json_bytes(out, key, (const char *)bytes.data, bytes.size);
+    } else {
+        put_hex(out, key, bytes);
+    }
+}
+
+/* Decimal digits of a magnitude of `count` 32-bit limbs, lowest first, which it uses up;
+ * returns where in `digits` they begin. They end at its end. */
+static char *limb_digits(uint32_t *limbs, size_t count,
+                         char digits[MAX_DECIMAL_DIGITS + 9]) {
+    char *at = digits + MAX_DECIMAL_DIGITS + 9;
+    while (count != 0) {
+        uint64_t rest = 0;
+        size_t i = count;
+        int k;
+        while (i-- != 0) {
+            rest = rest << 32 | limbs[i];
+            limbs[i] = (uint32_t)(rest / 1000000000);
+            rest %= 1000000000;
+        }
+        while (count != 0 && limbs[count - 1] == 0)
+            count--;
+        for (k = 0; k < 9 && (count != 0 || rest != 0); k++, rest /= 10)
+            *--at = (char)('0' + rest % 10);
+    }
+    return at;
+}
+
+/* unscaled: two's complement, big-endian. All its digits are shown, as a JSON number. */
+static void put_decimal(json *out, const char *key, aq_bytes unscaled, int32_t scale) {
+    uint32_t limbs[MAX_DECIMAL_BYTES / 4] = {0};
+    char digits[MAX_DECIMAL_DIGITS + 9], *first;
+    buffer text = {NULL, 0, 0};
+    bool negative = unscaled.size != 0 && unscaled.data[0] >= 0x80;
+    uint32_t carry = negative;
+    size_t i, count, whole;
+    for (i = 0; i < unscaled.size; i++) {
+        uint32_t byte = unscaled.data[unscaled.size - 1 - i];
+        if (negative) {
+            byte = (byte ^ 0xff) + carry;
+            carry = byte >> 8;
+        }
+        limbs[i / 4] |= (byte & 0xff) << i % 4 * 8;
+    }
+    first = limb_digits(limbs, (unscaled.size + 3) / 4, digits);
+    count = (size_t)(digits + sizeof digits - first);
+    if (negative) buffer_put(&text, "-", 1);
+    whole = count > (size_t)scale ? count - (size_t)scale : 0;
+    buffer_put(&text, whole != 0 ? first : "0", whole != 0 ? whole : 1);
+    if (scale > 0) {
+        buffer_put(&text, ".", 1);
+        for (i = count; i < (size_t)scale; i++)
+            buffer_put(&text, "0", 1);
+        buffer_put(&text, first + whole, count - whole);
+    }
+    json_verbatim(out, key, text.data, text.size);
+    buffer_free(&text);
+}
+
+static void put_integer_decimal(json *out, const char *key, int64_t unscaled,
+                                int32_t scale) {
+    uint8_t big[8];
+    aq_bytes bytes;
+    int i;
+    for (i = 0; i < 8; i++)
+        big[i] = (uint8_t)((uint64_t)unscaled >> (56 - 8 * i));
+    bytes.data = big;
+    bytes.size = sizeof big;
+    put_decimal(out, key, bytes, scale);
+}
+
+static bool is_decimal(const aq_field *field) {
+    return field->logical == AQ_LOGICAL_DECIMAL && field->scale >= 0 &&
+           field->scale < MAX_DECIMAL_DIGITS;
+}
+
+/*==========================================================================
+ * MARK: - Dates and times
+ *========================================================================*/
+
+static int64_t floor_divide(int64_t value, int64_t by) {
+    return value / by - (value % by < 0);
+}
+
+/* "2024-01-31" of days since 1970-01-01, in the Gregorian calendar for all times. ISO 8601
+ * wants a sign on years outside 0 to 9999. */
+static void put_date(buffer *out, int64_t days) {
+    int64_t era, year;
+    int day_of_era, year_of_era, day_of_year, month;
+    days += 719468; /* from 0000-03-01 on: years that end with a leap day */
+    era = floor_divide(days, 146097);
+    day_of_era = (int)(days - era * 146097);
+    year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
+    day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    month = (5 * day_of_year + 2) / 153; /* 0 = March */
+    year = era * 400 + year_of_era + (month >= 10);
+    buffer_print(out, year < 0 || year > 9999 ? "%+05" PRId64 : "%04" PRId64, year);
+    buffer_print(out, "-%02d-%02d", month < 10 ? month + 3 : month - 9,
+                 day_of_year - (153 * month + 2) / 5 + 1);
+}
+
+/* "12:34:56.789", with the digits that the unit has. */
+static void put_time(buffer *out, int64_t units, int32_t unit_nanos, bool utc) {
+    int64_t per_second = 1000000000 / unit_nanos;
+    int64_t seconds = floor_divide(units, per_second);
+    int digits = unit_nanos == 1000000 ? 3 : unit_nanos == 1000 ? 6 : 9;
+    buffer_print(out, "%02" PRId64 ":%02" PRId64 ":%02" PRId64 ".%0*" PRId64 "%s",
+                 seconds / 3600, seconds / 60 % 60, seconds % 60, digits,
+                 units - seconds * per_second, utc ? "Z" : "");
+}
+
+static void put_timestamp(buffer *out, int64_t days, int64_t units, int32_t unit_nanos,
+                          bool utc) {
+    int64_t per_day = NANOS_PER_DAY / unit_nanos;
+    int64_t more_days = floor_divide(units, per_day);
+    put_date(out, days + more_days);
+    buffer_put(out, "T", 1);
+    put_time(out, units - more_days * per_day, unit_nanos, utc);
+}
+
+/* INT96: nanoseconds of a day and its Julian number. Writers disagree about the zone. */
+static void put_int96(buffer *out, const uint8_t *at) {
+    int64_t nanos = (int64_t)load_little(at, 8);
+    int32_t julian = (int32_t)load_little(at + 8, 4);
+    put_timestamp(out, (int64_t)julian - 2440588, nanos, 1, false);
+}
+
+/* "P14M3DT4.005S": the three numbers of an INTERVAL do not convert into each other. */
+static void put_interval(buffer *out, const uint8_t *at) {
+    uint64_t millis = load_little(at + 8, 4);
+    buffer_print(out, "P%" PRIu64 "M%" PRIu64 "DT%" PRIu64 ".%03" PRIu64 "S",
+                 load_little(at, 4), load_little(at + 4, 4), millis / 1000,
+                 millis % 1000);
+}
+
+static void put_uuid(buffer *out, const uint8_t *at) {
+    int i;
+    for (i = 0; i < 16; i += 2) {
+        if (i >= 4 && i <= 10) buffer_put(out, "-", 1);
+        buffer_hex(out, at + i, 2);
+    }
+}
+
+/* The logical types that are short ASCII text; false = the field is of another one. */
+static bool put_special(buffer *out, const aq_field *field, const uint8_t *at) {
+    bool is_i32 = field->type == AQ_INT32, is_i64 = field->type == AQ_INT64;
+    int64_t number = is_i32 ? load_i32(at) : is_i64 ? load_i64(at) : 0;
+    bool is_fixed = field->type == AQ_FIXED_LEN_BYTE_ARRAY;
+    if (field->type == AQ_INT96) {
+        put_int96(out, at);
+    } else if (field->logical == AQ_LOGICAL_DATE && is_i32) {
+        put_date(out, number);
+    } else if (field->logical == AQ_LOGICAL_TIME && (is_i32 || is_i64) && number >= 0 &&
+               field->unit_nanos > 0) {
+        put_time(out, number, field->unit_nanos, field->utc);
+    } else if (field->logical == AQ_LOGICAL_TIMESTAMP && is_i64 &&
+               field->unit_nanos > 0) {
+        put_timestamp(out, 0, number, field->unit_nanos, field->utc);
+    } else if (field->logical == AQ_LOGICAL_UUID && is_fixed &&
+               field->type_length == 16) {
+        put_uuid(out, at);
+    } else if (field->logical == AQ_LOGICAL_INTERVAL && is_fixed &&
+               field->type_length == 12) {
+        put_interval(out, at);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/*==========================================================================
+ * MARK: - Any value
+ *========================================================================*/
+
+static float half_value(unsigned bits) {
+    int exponent = (int)(bits >> 10 & 31);
+    unsigned fraction = bits & 1023;
+    float magnitude = exponent == 31
+                          ? (fraction != 0 ? NAN : INFINITY)
+                          : ldexpf((float)(exponent != 0 ? fraction + 1024 : fraction),
+                                   (exponent != 0 ? exponent : 1) - 25);
+    return (bits & 0x8000) != 0 ? -magnitude : magnitude;
+}
+
+static void put_bytes(json *out, const char *key, const aq_field *field, aq_bytes bytes,
+                      bool raw) {
+    if (raw || field->logical == AQ_LOGICAL_BSON) {
+        put_hex(out, key, bytes);
+    } else if (field->logical == AQ_LOGICAL_FLOAT16 && bytes.size == 2) {
+        json_float(out, key, half_value((unsigned)load_little(bytes.data, 2)));
+    } else if (is_decimal(field) && bytes.size <= MAX_DECIMAL_BYTES) {
+        put_decimal(out, key, bytes, field->scale);
+    } else {
+        put_text(out, key, bytes);
+    }
+}
+
+static void put_integer(json *out, const char *key, const aq_field *field, int64_t value,
+                        bool raw) {
+    bool is_unsigned = !raw && field->logical == AQ_LOGICAL_INTEGER && !field->is_signed;
+    if (!raw && is_decimal(field)) {
+        put_integer_decimal(out, key, value, field->scale);
+    } else if (is_unsigned) {
+        json_unsigned(out, key,
+                      field->type == AQ_INT32 ? (uint32_t)value : (uint64_t)value);
+    } else {
+        json_signed(out, key, value);
+    }
+}
+
+void value_put(json *out, const char *key, const aq_field *field, const void *values,
+               size_t index, bool raw) {
+    const uint8_t *at = (const uint8_t *)values + index * value_bytes(field);
+    buffer text = {NULL, 0, 0};
+    aq_bytes bytes;
+    double number;
+    float single;
+    if (!raw && put_special(&text, field, at)) {
+        json_bytes(out, key, text.data, text.size);
+        buffer_free(&text);
+        return;
+    }
+    switch (field->type) {
+    case AQ_BOOLEAN:
+        json_bool(out, key, *at != 0);
+        break;
+    case AQ_INT32:
+        put_integer(out, key, field, load_i32(at), raw);
+        break;
+    case AQ_INT64:
+        put_integer(out, key, field, load_i64(at), raw);
+        break;
+    case AQ_FLOAT:
+        memcpy(&single, at, sizeof single);
+        json_float(out, key, single);
+        break;
+    case AQ_DOUBLE:
+        memcpy(&number, at, sizeof number);
+        json_number(out, key, number);
+        break;
+    case AQ_BYTE_ARRAY:
+        memcpy(&bytes, at, sizeof bytes);
+        put_bytes(out, key, field, bytes, raw);
+        break;
+    default:
+        bytes.data = at;
+        bytes.size = value_bytes(field);
+        put_bytes(out, key, field, bytes, raw);
+    }
+}
