@@ -1,5 +1,5 @@
 // What every test here needs: places, packages, reporting, comparing, the aq command.
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -13,8 +13,10 @@ const aqPath = resolve(process.env.AQ ?? join(root, 'build', 'aq'))
 
 /** Files that make_models wrote: NAME.parquet and, with what is in it, NAME.json. */
 export const dataDir = join(runDir, 'data')
-/** Models shared by several projects on a machine; absent elsewhere. */
+/** What several projects on a machine share, absent elsewhere: models, and the files of
+ * the repository parquet-testing. */
 export const sharedModels = join(root, '..', 'shared', 'models')
+export const parquetTesting = join(root, '..', 'shared', 'parquet-testing')
 
 /** Imports a package from build/interop, where run.sh installs them. */
 export function load(name) {
@@ -46,14 +48,22 @@ export function skip(name, reason) {
 }
 
 /** Runs aq; returns its standard output, or throws when the exit status is not `status`. */
-export function aq(args, status = 0) {
+export const aq = (args, status = 0) => run(args, status).stdout
+
+/** Runs aq, which must fail; returns the line on its standard error. */
+export const aqError = args => run(args, 2).stderr.trim()
+
+/** Starts aq, for an output that is too large for memory. */
+export const startAq = args => spawn(aqPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
+
+function run(args, status) {
   const done = spawnSync(aqPath, args, { encoding: 'utf8', maxBuffer: 1 << 28 })
   if (done.error) throw done.error
   if (done.status !== status) {
     const ending = done.signal ?? `status ${done.status}, not ${status}`
     throw new Error(`aq ${args.join(' ')}: ${ending}: ${done.stderr.trim()}`)
   }
-  return done.stdout
+  return done
 }
 
 export const aqJson = args => JSON.parse(aq([...args, '--json']))

@@ -8,7 +8,7 @@ import { dataDir, load, readJson, same } from './lib.mjs'
 let connection
 
 /** Runs one statement in a process-wide DuckDB; returns {names, types, columns}. */
-export async function sql(statement) {
+export async function sql(statement, plain = plainDuckdb) {
   if (!connection) {
     const { DuckDBInstance } = await load('@duckdb/node-api')
     const instance = await DuckDBInstance.create(':memory:', { threads: '2' })
@@ -19,7 +19,7 @@ export async function sql(statement) {
   return {
     names: result.columnNames(),
     types: result.columnTypes().map(String),
-    columns: result.columnNames().map((_, i) => (columns[i] ?? []).map(plainDuckdb))
+    columns: result.columnNames().map((_, i) => (columns[i] ?? []).map(plain))
   }
 }
 
