@@ -17,9 +17,11 @@ unset NO_COLOR POSIXLY_CORRECT
 w=$(mktemp -d) || exit 1
 trap 'umount "$w/small_disk" 2>/dev/null; chmod -R u+w "$w"; rm -rf "$w"' EXIT
 trap 'exit 130' INT TERM
-gen=$w/bin/gen host=$w/bin/host
-mkdir "$w/bin" && "${CC:-cc}" -O1 "$here/gen.c" -o "$gen" &&
-    "${CC:-cc}" -O1 "$here/host.c" -o "$host" || exit 1
+gen=$w/bin/gen host=$w/bin/host table=$w/bin/table
+mkdir "$w/bin" || exit 1
+for program in gen host table; do
+    "${CC:-cc}" -O1 "$here/$program.c" -o "$w/bin/$program" || exit 1
+done
 cd "$w" || exit 1
 
 passed=0 failed=0 skipped=0 name='' faults=
@@ -465,7 +467,7 @@ fi
 begin 'stdout that takes nothing'
 if [ -c /dev/full ]; then
     for arguments in 'inspect small.safetensors' 'inspect small.safetensors --json' --help \
-        --version 'quantize --help' 'verify small.safetensors'; do
+        --version 'quantize --help' 'verify small.safetensors' 'cat q4.parquet'; do
         # shellcheck disable=SC2086
         "$aq" $arguments >/dev/full 2>"$w/err"
         [ $? -eq 2 ] || fault "$arguments: exit $?"
@@ -611,6 +613,78 @@ json '[.row_groups[].columns[].pages[] | .header_offset + .header_bytes == .data
     '[true]'
 json '[.row_groups[].columns[].pages[].crc == null] | unique' '[false]'
 
+# --- cat ------------------------------------------------------------------------------------
+
+for name in types lists contradiction surplus; do
+    "$table" $name >$name.parquet
+done
+
+begin 'cat: every logical type'
+run 0 cat types.parquet
+golden cat-types
+quiet
+jq -e . "$w/out" >"$w/jq" || fault 'not JSON lines'
+run 0 cat types.parquet --raw
+golden cat-types-raw
+run 0 verify types.parquet
+
+begin 'cat: lists and maps, also of old writers'
+run 0 cat lists.parquet
+golden cat-lists
+run 0 cat lists.parquet --columns rule3,old_map.map.num --columns group.b
+out_is '{"rule3": [[1, 2], [3], []], "old_map": [{"value": null}, {"value": 7}], "group": [{"b": [3, 4]}, {"b": []}]}' \
+    '{"rule3": null, "old_map": [], "group": []}'
+run 0 cat lists.parquet --columns 'no list.b.c' --rows 1
+out_is '{"no list": {"b.c": 3}}'
+
+begin 'cat: a model'
+run 0 cat q4.parquet --columns layer_name,shape,bit_width
+out_is '{"layer_name": "b", "shape": [512], "bit_width": 0}' \
+    '{"layer_name": "ids", "shape": [3], "bit_width": 0}' \
+    '{"layer_name": "w", "shape": [256, 512], "bit_width": 4}'
+run 0 cat q4.parquet
+json '[.scales | length]' "$(printf '[0]\n[0]\n[1024]')"
+
+begin 'cat: rows'
+run 0 cat types.parquet --rows 2 --columns date
+out_is '{"date": "2024-01-31"}' '{"date": "1969-12-31"}'
+run 0 cat types.parquet --rows 99 --columns bool
+out_is '{"bool": true}' '{"bool": false}' '{"bool": true}'
+run 0 cat types.parquet --rows 0
+silent
+run 2 cat types.parquet --rows 1 --rows 2
+usage_error 'aq: cat: option --rows is given twice' cat
+run 2 cat types.parquet --rows -1
+usage_error 'aq: cat: --rows takes a number, not "-1"' cat
+
+begin 'cat: a column that does not exist'
+run 2 cat types.parquet --columns date,interva
+an_error 'aq: types.parquet: no column "interva"; the nearest name is "interval"'
+run 2 cat lists.parquet --columns old_map.mop
+an_error 'aq: lists.parquet: no column "old_map.mop"; the nearest name is "old_map.map"'
+run 2 cat lists.parquet --columns rule
+an_error 'aq: lists.parquet: no column "rule"; the nearest name is "rule1"'
+run 2 cat types.parquet --columns ''
+silent
+
+begin 'cat: columns that contradict each other'
+run 2 cat contradiction.parquet
+out_is '{"group": [{"a": 1, "b": 1}]}'
+err_is 'aq: contradiction.parquet: row 2: the levels of column "group.b" contradict those of the columns beside it'
+run 0 cat contradiction.parquet --columns group.b
+out_is '{"group": [{"b": 1}]}' '{"group": [{"b": 2}]}' '{"group": [{"b": 3}, {"b": 4}]}'
+run 2 cat surplus.parquet
+err_has 'row 4: .*"group\.b"'
+
+begin 'cat: unreadable files'
+run 2 cat missing.parquet
+an_error 'aq: missing.parquet: cannot open: No such file or directory'
+run 2 cat small.safetensors
+silent
+err_has '^aq: small\.safetensors: .'
+run 2 cat
+usage_error 'aq: cat: missing operand' cat
+
 # --- verify ---------------------------------------------------------------------------------
 
 begin 'verify: good files'
@@ -630,6 +704,9 @@ printf "\\$(printf %o $(((byte + 1) % 256)))" |
 run 1 verify flipped.parquet
 silent
 err_has '^aq: flipped\.parquet: .*CRC-32'
+run 2 cat flipped.parquet
+err_has '^aq: flipped\.parquet: .*CRC-32'
+[ "$(wc -l <"$w/out")" -eq 2 ] || fault 'not the two rows before the damage'
 run 1 verify q4.parquet flipped.parquet small.safetensors
 out_has '^q4\.parquet: ok '
 out_has '^small\.safetensors: ok '
@@ -752,6 +829,10 @@ if [ -d "$shared/parquet-testing/data" ]; then
     done
     run 0 schema "$data/nested_maps.snappy.parquet"
     golden schema-nested-maps
+    for file in nullable.impala nested_structs.rust repeated_no_annotation; do
+        run 0 cat "$data/$file.parquet"
+        golden "cat-$file"
+    done
     run 1 verify "$data/datapage_v1-corrupt-checksum.parquet"
     err_has CRC-32
     run 2 verify "$data/encrypt_columns_and_footer.parquet.encrypted"
