@@ -171,6 +171,10 @@ static int64_t floor_divide(int64_t value, int64_t by) {
     return value / by - (value % by < 0);
 }
 
+static int64_t floor_remainder(int64_t value, int64_t by) {
+    return value % by + (value % by < 0 ? by : 0);
+}
+
 /* "2024-01-31" of days since 1970-01-01, in the Gregorian calendar for all times. ISO 8601
  * wants a sign on years outside 0 to 9999. */
 static void put_date(buffer *out, int64_t days) {
@@ -178,7 +182,7 @@ static void put_date(buffer *out, int64_t days) {
     int day_of_era, year_of_era, day_of_year, month;
     days += 719468; /* from 0000-03-01 on: years that end with a leap day */
     era = floor_divide(days, 146097);
-    day_of_era = (int)(days - era * 146097);
+    day_of_era = (int)floor_remainder(days, 146097);
     year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
     day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
@@ -189,23 +193,22 @@ static void put_date(buffer *out, int64_t days) {
                  day_of_year - (153 * month + 2) / 5 + 1);
 }
 
-/* "12:34:56.789", with the digits that the unit has. */
+/* "12:34:56.789", with the digits that the unit has; units >= 0. */
 static void put_time(buffer *out, int64_t units, int32_t unit_nanos, bool utc) {
     int64_t per_second = 1000000000 / unit_nanos;
-    int64_t seconds = floor_divide(units, per_second);
+    int64_t seconds = units / per_second;
     int digits = unit_nanos == 1000000 ? 3 : unit_nanos == 1000 ? 6 : 9;
     buffer_print(out, "%02" PRId64 ":%02" PRId64 ":%02" PRId64 ".%0*" PRId64 "%s",
                  seconds / 3600, seconds / 60 % 60, seconds % 60, digits,
-                 units - seconds * per_second, utc ? "Z" : "");
+                 units % per_second, utc ? "Z" : "");
 }
 
 static void put_timestamp(buffer *out, int64_t days, int64_t units, int32_t unit_nanos,
                           bool utc) {
     int64_t per_day = NANOS_PER_DAY / unit_nanos;
-    int64_t more_days = floor_divide(units, per_day);
-    put_date(out, days + more_days);
+    put_date(out, days + floor_divide(units, per_day));
     buffer_put(out, "T", 1);
-    put_time(out, units - more_days * per_day, unit_nanos, utc);
+    put_time(out, floor_remainder(units, per_day), unit_nanos, utc);
 }
 
 /* INT96: nanoseconds of a day and its Julian number. Writers disagree about the zone. */
