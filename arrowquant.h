@@ -32,10 +32,10 @@
 
        cc program.c -pthread -lm        (and -lzstd -lsnappy for codecs that are on)
 
-   What it does NOT do: train; run a network; read .pt files; use a GPU; encrypt. In
-   this version the Parquet reader knows data pages V1 and V2, PLAIN and dictionary
-   values, RLE levels, and the codecs ZSTD and SNAPPY; anything else is
-   AQ_E_UNSUPPORTED, by name.
+   What it does NOT do: train; run a network; read .pt files; use a GPU; encrypt. The
+   Parquet reader knows every encoding and, where they are switched on, every codec but
+   LZO; encrypted columns and what it does not know are AQ_E_UNSUPPORTED, by name. The
+   writer writes PLAIN data pages V1.
 
    Limits: 16 dimensions; 2 GiB - 1 bytes of codes or values in one tensor of a Parquet
    model; Thrift nesting 64, strings of 100,000,000 bytes, lists of 1,000,000 elements;
@@ -3922,7 +3922,7 @@ static bool aqi_levels_scan_packed(const uint8_t *data, size_t bytes, uint32_t m
     for (i = 0; i < n; i++) {
         uint32_t level = 0;
         for (k = 0; k < width; k++, bit++)
-            level = level << 1 | (data[bit / 8] >> (7 - bit % 8) & 1u);
+            level = level << 1 | ((uint32_t)data[bit / 8] >> (7 - bit % 8) & 1u);
         if (level > max) return false;
         if (i == 0) out->first = level;
         out->zeros += level == 0;
@@ -5063,14 +5063,17 @@ typedef struct aqi_page {
     bool mapped;
 } aqi_page;
 
-/* What a page may make us allocate: as many times its stored bytes as its codec, or a run
- * of levels or indices, can expand; with room for small pages of long runs. */
+/* How large stored bytes can become: by the codec, or by a run of levels or indices. zstd
+ * reaches about 32,000 times on zeros, brotli over a million. */
+static size_t aqi_expansion(const aq_column *c, size_t stored_bytes) {
+    size_t ratio = c->meta->codec == AQ_BROTLI ? (size_t)1 << 22 : (size_t)1 << 17,
+           scaled;
+    return aqi_mul_size(stored_bytes, ratio, &scaled) ? scaled : SIZE_MAX;
+}
+
+/* What a page may make us allocate, with room for small pages of long runs. */
 static size_t aqi_page_budget(const aq_column *c, size_t stored_bytes) {
-    /* zstd reaches about 32,000 on zeros, brotli over a million. */
-    size_t ratio = c->meta->codec == AQ_BROTLI ? (size_t)1 << 22 : (size_t)1 << 17;
-    size_t budget = (size_t)64 << 20, scaled;
-    if (!aqi_mul_size(stored_bytes, ratio, &scaled)) scaled = SIZE_MAX;
-    budget = AQI_MAX(budget, scaled);
+    size_t budget = AQI_MAX((size_t)64 << 20, aqi_expansion(c, stored_bytes));
     return AQI_MIN(budget, c->file->max_page_bytes);
 }
 
@@ -5628,11 +5631,8 @@ static aq_status aqi_column_located(const aq_column *c, aq_status status, aq_err
 
 /* Small pages can stand for many values: what a chunk may hold in memory is bounded. */
 static size_t aqi_column_budget(const aq_column *c) {
-    size_t budget = (size_t)128 << 20, scaled;
     if (c->file->max_column_bytes != 0) return c->file->max_column_bytes;
-    if (!aqi_mul_size((size_t)(c->end - c->at), AQI_MAX_RATIO, &scaled))
-        scaled = SIZE_MAX;
-    return AQI_MAX(budget, scaled);
+    return AQI_MAX((size_t)128 << 20, aqi_expansion(c, (size_t)(c->end - c->at)));
 }
 
 aq_status aq_column_open(const aq_parquet *file, int32_t row_group, int32_t column,
