@@ -5268,10 +5268,13 @@ static aq_status aqi_dictionary_page_values(const aq_column *c, const aqi_page *
     status = aqi_page_room(c, page, count, &dst, err);
     if (status != AQ_OK) return status;
     *out = dst;
-    return aqi_dictionary_values(in, c->dictionary, c->dictionary_entries, width, dst,
-                                 count)
-               ? AQ_OK
-               : aqi_page_short(page, count, err);
+    if (aqi_dictionary_values(in, c->dictionary, c->dictionary_entries, width, dst,
+                              count))
+        return AQ_OK;
+    return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                       "page does not hold the %zu indices that it claims, or has one "
+                       "outside its dictionary of %zu",
+                       count, c->dictionary_entries);
 }
 
 /* DELTA_BYTE_ARRAY, to byte arrays or, joined without gaps, to fixed-length ones. */
