@@ -297,7 +297,7 @@ AQ_API AQ_CHECKED aq_status aq_pool_create(const aq_pool_options *options,
  * been released before; NULL is allowed. */
 AQ_API void aq_pool_destroy(aq_pool *pool);
 /* aq_pool_acquire - a buffer of at least `bytes`: the smallest idle one that fits and
- * is at most twice as large, else a new one. bytes = 0 is legal. */
+ * is at most twice what a new one would be, else a new one. bytes = 0 is legal. */
 AQ_API AQ_CHECKED aq_status aq_pool_acquire(aq_pool *pool, size_t bytes,
                                             aq_buffer *out_buffer, aq_error *err);
 /* aq_buffer_release - give a buffer back to its pool and zero the struct; harmless
@@ -812,7 +812,8 @@ AQ_API AQ_CHECKED aq_status aq_dequantize_rows(const aq_layout *layout,
                                                float *dst, const aq_tasks *tasks,
                                                aq_error *err);
 /* aq_dot_row - sum over c of w'[row][c] * x[c]. float32; 32 lanes (c mod 32), each
- * summed in order, then added pairwise: the same bits on every machine. */
+ * summed in order, then halved: lane i + lane i + 16, then + 8, 4, 2, 1. The same bits on
+ * every machine. */
 AQ_API AQ_CHECKED aq_status aq_dot_row(const aq_layout *layout,
                                        const aq_quantized_view *src, size_t row,
                                        const float *x, float *out_dot, aq_error *err);
@@ -2420,7 +2421,7 @@ typedef struct aqi_sums {
  *   decode   dst = (q - zero_point) * scale
  *   dot      lanes[i % 32] += a[i] * b[i]
  *   sums     the sums of aq_metrics, added to *out
- *   from_f16, from_bf16   little-endian halves to float32; signalling NaNs become quiet
+ *   from_f16, from_bf16   little-endian halves to float32; NaNs of f16 become quiet
  *   crc32    of gzip, over a state that starts as 0xffffffff and ends inverted */
 #define AQI_KERNELS(X)                                                                   \
     X(range, void, (const float *src, size_t n, aqi_range *out))                         \
@@ -6914,6 +6915,7 @@ typedef struct aqi_group {
     float scale, zero_point;
     aqi_encode how;
     bool extreme; /* float32 arithmetic could overflow or lose range: encode in double */
+    double min_code; /* extreme: the lowest code used */
 } aqi_group;
 
 static float aqi_max_code(uint32_t bits) { return (float)((1u << bits) - 1u); }
@@ -6941,22 +6943,27 @@ static float aqi_float_up(double x) {
 }
 
 /* Groups near the ends of float32's range: in double, the scale rounded up so that
- * subnormal scales still span the group, then down while a decoded value would
- * overflow. */
+ * subnormal scales still span the group. Nothing may decode to infinity: a symmetric
+ * group leaves its lowest code out where that would (the next one is within scale / 2); an
+ * asymmetric scale goes down by the ulp or two that rounding was too much. */
 static void aqi_group_extreme(const aq_layout *l, const aqi_range *r, aqi_group *g) {
     double max_code = (double)g->how.max_code;
     double magnitude = (double)aqi_bits_float(r->absmax_bits);
     double span = l->symmetric ? 2.0 * magnitude : (double)r->max - (double)r->min;
+    g->extreme = true;
     g->scale = aqi_float_up(span / max_code);
+    if (l->symmetric) {
+        g->zero_point = (float)(1u << (l->bits - 1));
+        g->min_code = aqi_is_finite((0.0f - g->zero_point) * g->scale) ? 0.0 : 1.0;
+        return;
+    }
     for (;;) {
-        g->zero_point = l->symmetric ? (float)(1u << (l->bits - 1))
-                                     : (float)((0.0 - (double)r->min) / (double)g->scale);
+        g->zero_point = (float)((0.0 - (double)r->min) / (double)g->scale);
         if (aqi_is_finite((0.0f - g->zero_point) * g->scale) &&
             aqi_is_finite((g->how.max_code - g->zero_point) * g->scale))
-            break;
+            return;
         g->scale = aqi_bits_float(aqi_float_bits(g->scale) - 1);
     }
-    g->extreme = true;
 }
 
 #define AQI_TINY 7.888609052210118e-31f  /* 2^-100 */
@@ -6996,7 +7003,7 @@ static void aqi_encode_extreme(const aqi_group *g, const float *src, size_t n,
     for (i = 0; i < n; i++) {
         double t = (double)src[i] / scale + zero_point;
         uint32_t q;
-        t = t > 0.0 ? t : 0.0;
+        t = t > g->min_code ? t : g->min_code;
         t = t < max_code ? t : max_code;
         q = (uint32_t)t;
         t -= (double)q;
@@ -7210,7 +7217,7 @@ static aq_status aqi_quantize_run(aqi_quantize_task *t, const aq_tasks *tasks,
     if (!aq_dtype_is_float(t->dtype))
         return aqi_fail(err, AQ_E_ARG, "cannot quantize values of type %s",
                         aq_dtype_name(t->dtype));
-    if (l->code_bits != l->bits)
+    if (l->code_bits != l->bits || (l->group_rows > 1 && l->num_groups > 1))
         return aqi_fail(err, AQ_E_ARG,
                         "layout of another writer; make one by aq_layout_init");
     if (l->rows == 0 || l->cols == 0) return AQ_OK;
