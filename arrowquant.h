@@ -6944,8 +6944,8 @@ static float aqi_float_up(double x) {
 
 /* Groups near the ends of float32's range: in double, the scale rounded up so that
  * subnormal scales still span the group. Nothing may decode to infinity: a symmetric
- * group leaves its lowest code out where that would (the next one is within scale / 2); an
- * asymmetric scale goes down by the ulp or two that rounding was too much. */
+ * group leaves its lowest code out where that would (the next one is within scale / 2);
+ * an asymmetric scale goes down by the ulp or two that rounding was too much. */
 static void aqi_group_extreme(const aq_layout *l, const aqi_range *r, aqi_group *g) {
     double max_code = (double)g->how.max_code;
     double magnitude = (double)aqi_bits_float(r->absmax_bits);
