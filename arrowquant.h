@@ -611,6 +611,14 @@ AQ_API AQ_CHECKED aq_status aq_column_spans(aq_column *column, const aq_span **o
  * buffer (not mapped). */
 AQ_API AQ_CHECKED aq_status aq_column_view(aq_column *column, aq_span *out_span,
                                            aq_error *err);
+/* aq_columns_decode - decode all pages of several columns now, side by side: a page is a
+ * task. After it aq_column_spans and aq_column_view return what is there.
+ *   columns  in  opened, no page taken yet; of one file or several
+ * Returns  AQ_OK, or the error of the first bad page in the order of columns and pages,
+ *          whatever the number of threads.
+ * Memory   all decoded pages of all columns, until each is closed. */
+AQ_API AQ_CHECKED aq_status aq_columns_decode(aq_column *const *columns, size_t count,
+                                              const aq_tasks *tasks, aq_error *err);
 /* aq_column_next_page - walk the pages without decoding; out_page->header_bytes == 0
  * at the end. Do not mix with the calls above on one aq_column. */
 AQ_API AQ_CHECKED aq_status aq_column_next_page(aq_column *column, aq_page_info *out_page,
@@ -1560,8 +1568,10 @@ typedef struct aqi_arena {
     uint8_t *free_begin;
     size_t free_bytes;
     size_t total_bytes;
-    size_t budget_bytes;      /* 0 = none                  */
-    const char *budget_option; /* what the user may raise  */
+    size_t budget_bytes;       /* 0 = none                                           */
+    size_t used_bytes;         /* of the budget; atomic: arenas that share it add up */
+    const char *budget_option; /* what the user may raise                            */
+    struct aqi_arena *budget_of; /* NULL = its own                                   */
 } aqi_arena;
 
 static void aqi_arena_init(aqi_arena *arena, const aq_allocator *allocator) {
@@ -1572,6 +1582,24 @@ static void aqi_arena_init(aqi_arena *arena, const aq_allocator *allocator) {
 static void aqi_arena_limit(aqi_arena *arena, size_t bytes, const char *option) {
     arena->budget_bytes = bytes;
     arena->budget_option = option;
+}
+
+/* Counts what `arena` takes against the budget of another one, from any thread. */
+static void aqi_arena_share(aqi_arena *arena, aqi_arena *budget_of) {
+    arena->budget_of = budget_of;
+}
+
+/* Takes over what another arena holds. */
+static void aqi_arena_absorb(aqi_arena *arena, aqi_arena *from) {
+    aqi_arena_block *last = from->blocks;
+    if (last == NULL) return;
+    while (last->next != NULL) last = last->next;
+    last->next = arena->blocks;
+    arena->blocks = from->blocks;
+    arena->total_bytes += from->total_bytes;
+    from->blocks = NULL;
+    from->free_bytes = 0;
+    from->total_bytes = 0;
 }
 
 static void aqi_arena_deinit(aqi_arena *arena) {
@@ -1585,6 +1613,19 @@ static void aqi_arena_deinit(aqi_arena *arena) {
     arena->free_begin = NULL;
     arena->free_bytes = 0;
     arena->total_bytes = 0;
+    arena->used_bytes = 0;
+}
+
+/* Takes from the budget, if there is one. */
+static bool aqi_arena_afford(aqi_arena *arena, size_t bytes) {
+    aqi_arena *owner = arena->budget_of != NULL ? arena->budget_of : arena;
+    size_t used;
+    if (owner->budget_bytes == 0) return true;
+    if (bytes > owner->budget_bytes) return false;
+    used = __atomic_add_fetch(&owner->used_bytes, bytes, __ATOMIC_RELAXED);
+    if (used <= owner->budget_bytes) return true;
+    __atomic_sub_fetch(&owner->used_bytes, bytes, __ATOMIC_RELAXED);
+    return false;
 }
 
 /* 16-byte aligned, not zeroed; AQ_E_LIMIT when the budget is used up. */
@@ -1599,14 +1640,14 @@ static aq_status aqi_arena_take(aqi_arena *arena, size_t bytes, void **out,
     if (need > arena->free_bytes) {
         block_bytes =
             AQI_MAX(need, AQI_MIN(AQI_MAX(arena->total_bytes, 1008), (size_t)1 << 20));
-        if (arena->budget_bytes != 0 &&
-            (block_bytes > arena->budget_bytes ||
-             arena->total_bytes > arena->budget_bytes - block_bytes))
+        if (!aqi_arena_afford(arena, block_bytes)) {
+            const aqi_arena *owner = arena->budget_of != NULL ? arena->budget_of : arena;
             return aqi_fail(
                 err, AQ_E_LIMIT,
                 "more than %zu bytes of memory needed; raise %s if the file is to be "
                 "trusted",
-                arena->budget_bytes, arena->budget_option);
+                owner->budget_bytes, owner->budget_option);
+        }
         if (!aqi_add_size(block_bytes, header, &block_bytes))
             return aqi_fail_nomem(err, bytes);
         block = (aqi_arena_block *)aqi_alloc(&arena->allocator, block_bytes);
@@ -5061,6 +5102,9 @@ typedef struct aqi_page {
     const uint8_t *data;
     size_t bytes;
     int32_t num_values, encoding;
+    size_t plain_bytes; /* leading bytes that are never compressed: levels of V2 */
+    bool compressed, v2;
+    bool first; /* data page of its chunk */
     bool mapped;
 } aqi_page;
 
@@ -5174,12 +5218,10 @@ static aq_status aqi_page_decompress(const aq_column *c, aqi_page *page,
     return AQ_OK;
 }
 
-/* Brings page->data: the mapping itself, or bytes read, verified and decompressed.
- * `plain` is the number of leading bytes that are never compressed (levels of a V2
- * page). */
-static aq_status aqi_page_load(const aq_column *c, aqi_page *page, size_t plain,
-                               bool compressed, aq_error *err) {
-    size_t bytes = (size_t)page->header.compressed_page_size;
+/* Brings page->data: the mapping itself, or bytes read, verified and decompressed. */
+static aq_status aqi_page_load(const aq_column *c, aqi_page *page, aq_error *err) {
+    size_t bytes = (size_t)page->header.compressed_page_size, plain = page->plain_bytes;
+    bool compressed = page->compressed;
     const uint8_t *stored = aqi_source_view(&c->file->source, page->data_offset);
     bool mapped = stored != NULL;
     void *copy;
@@ -5399,7 +5441,8 @@ static aq_status aqi_dictionary_load(aq_column *c, aqi_page *page, aq_error *err
     page->num_values = d->num_values;
     page->encoding = AQ_PLAIN;
     page->arena = &c->kept;
-    status = aqi_page_load(c, page, 0, c->meta->codec != AQ_UNCOMPRESSED, err);
+    page->compressed = c->meta->codec != AQ_UNCOMPRESSED;
+    status = aqi_page_load(c, page, err);
     if (status != AQ_OK) return status;
     in = aqi_cursor_make(page->data, page->bytes, page->data_offset);
     status = aqi_page_values(c, page, &in, (size_t)d->num_values,
@@ -5473,12 +5516,13 @@ static aq_status aqi_levels_decode(const aq_column *c, const aqi_page *page,
 }
 
 /* Levels of a data page to the span; `in` is left at the values. */
-static aq_status aqi_page_levels(const aq_column *c, const aqi_page *page, bool v2,
+static aq_status aqi_page_levels(const aq_column *c, const aqi_page *page,
                                  aqi_cursor *in, aq_span *span, aq_error *err) {
     const aqi_data_page *h1 = &page->header.data_page_header;
     const aqi_data_page_v2 *h2 = &page->header.data_page_header_v2;
     aqi_levels rep = {"repetition", true, 0, false, NULL, 0, {0, 0, 0}, NULL};
     aqi_levels def = {"definition", false, 0, false, NULL, 0, {0, 0, 0}, NULL};
+    bool v2 = page->v2;
     aq_status status;
     rep.max = c->field->max_rep;
     def.max = c->field->max_def;
@@ -5503,7 +5547,7 @@ static aq_status aqi_page_levels(const aq_column *c, const aqi_page *page, bool 
         span->def_levels = def.values;
     }
     if (status != AQ_OK) return status;
-    if (c->levels_left == c->meta->num_values && rep.counts.first != 0)
+    if (page->first && rep.counts.first != 0)
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
                            "first repetition level is %u, not 0", rep.counts.first);
     if (v2 && h2->num_rows != span->num_rows)
@@ -5514,18 +5558,14 @@ static aq_status aqi_page_levels(const aq_column *c, const aqi_page *page, bool 
 }
 
 /* Levels and values of a loaded data page to a span. */
-static aq_status aqi_page_decode(aq_column *c, const aqi_page *page, bool v2,
-                                 aq_span *span, aq_error *err) {
+static aq_status aqi_page_decode(const aq_column *c, const aqi_page *page, aq_span *span,
+                                 aq_error *err) {
     aqi_cursor in = aqi_cursor_make(page->data, page->bytes, page->data_offset);
     aq_physical_type type = c->field->type;
-    aq_status status = aqi_page_levels(c, page, v2, &in, span, err);
-    if (status != AQ_OK) return status;
-    if (span->num_rows > c->rows_left || span->num_levels > c->levels_left)
-        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
-                           "pages hold more values or rows than the column chunk");
-    c->rows_left -= span->num_rows;
-    c->levels_left -= span->num_levels;
-    status = aqi_page_values(c, page, &in, (size_t)span->num_values, &span->values, err);
+    aq_status status = aqi_page_levels(c, page, &in, span, err);
+    if (status == AQ_OK)
+        status =
+            aqi_page_values(c, page, &in, (size_t)span->num_values, &span->values, err);
     if (status != AQ_OK) return status;
     /* Byte arrays always point into the page; fixed-width values may have been copied. */
     span->mapped = page->mapped && page->encoding == AQ_PLAIN && type != AQ_BOOLEAN &&
@@ -5551,81 +5591,107 @@ static bool aqi_level_encoding_known(int32_t encoding) {
 
 /* Header fields that the two versions of data pages share. */
 static aq_status aqi_data_page_prepare(const aq_column *c, aqi_page *page,
-                                       size_t *out_plain, bool *out_compressed,
                                        aq_error *err) {
     const aqi_page_header *h = &page->header;
+    const aqi_data_page *h1 = &h->data_page_header;
     const aqi_data_page_v2 *h2 = &h->data_page_header_v2;
-    bool v2 = h->type == AQI_PAGE_DATA_V2;
-    *out_plain = 0;
-    *out_compressed = c->meta->codec != AQ_UNCOMPRESSED;
-    if (v2 ? !AQI_HAS(h, aqi_page_header, data_page_header_v2)
-           : !AQI_HAS(h, aqi_page_header, data_page_header))
+    page->v2 = h->type == AQI_PAGE_DATA_V2;
+    page->compressed = c->meta->codec != AQ_UNCOMPRESSED;
+    if (page->v2 ? !AQI_HAS(h, aqi_page_header, data_page_header_v2)
+                 : !AQI_HAS(h, aqi_page_header, data_page_header))
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
                            "data page without its header");
-    page->num_values = v2 ? h2->num_values : h->data_page_header.num_values;
-    page->encoding = v2 ? h2->encoding : h->data_page_header.encoding;
+    page->num_values = page->v2 ? h2->num_values : h1->num_values;
+    page->encoding = page->v2 ? h2->encoding : h1->encoding;
     if (page->num_values < 0)
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
                            "page with a negative number of values");
-    if (!v2 &&
-        ((c->field->max_rep > 0 &&
-          !aqi_level_encoding_known(h->data_page_header.repetition_level_encoding)) ||
-         (c->field->max_def > 0 &&
-          !aqi_level_encoding_known(h->data_page_header.definition_level_encoding))))
+    if (!page->v2 && ((c->field->max_rep > 0 &&
+                       !aqi_level_encoding_known(h1->repetition_level_encoding)) ||
+                      (c->field->max_def > 0 &&
+                       !aqi_level_encoding_known(h1->definition_level_encoding))))
         return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
                            "levels are encoded neither as RLE nor as BIT_PACKED");
-    if (!v2) return AQ_OK;
+    if (!page->v2) return AQ_OK;
     if (h2->definition_levels_byte_length < 0 || h2->repetition_levels_byte_length < 0)
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
                            "levels with a negative size");
-    *out_plain = (size_t)h2->definition_levels_byte_length +
-                 (size_t)h2->repetition_levels_byte_length;
+    page->plain_bytes = (size_t)h2->definition_levels_byte_length +
+                        (size_t)h2->repetition_levels_byte_length;
     if (AQI_HAS(h2, aqi_data_page_v2, is_compressed) && !h2->is_compressed)
-        *out_compressed = false;
+        page->compressed = false;
     return AQ_OK;
 }
 
-/* The next data page to a span, in memory of `arena`; dictionary and index pages on
- * the way are taken in. num_levels stays 0 and values NULL at the end of the chunk. */
-static aq_status aqi_column_step(aq_column *c, aqi_arena *arena, aq_span *span,
-                                 aq_error *err) {
-    aqi_page page;
-    size_t plain;
-    bool compressed, v2;
+/* Finds the next data page that holds values, for decoding into `arena`; dictionary and
+ * index pages on the way are taken in. page->num_values is 0 at the end of the chunk. */
+static aq_status aqi_column_find_page(aq_column *c, aqi_arena *arena, aqi_page *page,
+                                      aq_error *err) {
+    int32_t type;
     aq_status status;
-    memset(span, 0, sizeof *span);
+    memset(page, 0, sizeof *page);
     while (c->levels_left > 0) {
         if (c->at >= c->end)
             return aqi_fail_at(err, AQ_E_FORMAT, c->at,
                                "column chunk ends %lld values before its count",
                                (long long)c->levels_left);
-        status = aqi_page_header_read(c, arena, &page, err);
+        status = aqi_page_header_read(c, arena, page, err);
         if (status != AQ_OK) return status;
-        if (page.header.type == AQI_PAGE_DICTIONARY) {
-            status = aqi_dictionary_load(c, &page, err);
-            if (status != AQ_OK) return status;
-            continue;
+        type = page->header.type;
+        if (type == AQI_PAGE_DICTIONARY) {
+            status = aqi_dictionary_load(c, page, err);
+        } else if (type == AQI_PAGE_DATA || type == AQI_PAGE_DATA_V2) {
+            status = aqi_data_page_prepare(c, page, err);
+            if (status == AQ_OK && page->num_values > c->levels_left)
+                status = aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                                     "pages hold more values than the column chunk");
+            page->first = c->levels_left == c->meta->num_values;
+            if (status == AQ_OK) c->levels_left -= page->num_values;
+            if (status == AQ_OK && page->num_values > 0) return AQ_OK;
+        } else if (type != AQI_PAGE_INDEX) {
+            aqi_log(&c->file->log, "page of unknown type %d at offset %lld skipped",
+                    (int)type, (long long)page->header_offset);
         }
-        v2 = page.header.type == AQI_PAGE_DATA_V2;
-        if (!v2 && page.header.type != AQI_PAGE_DATA) {
-            if (page.header.type != AQI_PAGE_INDEX)
-                aqi_log(&c->file->log, "page of unknown type %d at offset %lld skipped",
-                        (int)page.header.type, (long long)page.header_offset);
-            continue;
-        }
-        status = aqi_data_page_prepare(c, &page, &plain, &compressed, err);
-        if (status == AQ_OK)
-            status = aqi_page_load(c, &page, plain, compressed, err);
-        if (status == AQ_OK) status = aqi_page_decode(c, &page, v2, span, err);
         if (status != AQ_OK) return status;
-        if (page.num_values == 0) continue;
-        aqi_span_locate(c, &page, span);
-        return AQ_OK;
     }
-    if (c->rows_left != 0)
+    page->num_values = 0;
+    return AQ_OK;
+}
+
+/* Loads and decodes a page that was found. Touches nothing of the column. */
+static aq_status aqi_page_finish(const aq_column *c, aqi_page *page, aq_span *span,
+                                 aq_error *err) {
+    aq_status status;
+    memset(span, 0, sizeof *span);
+    status = aqi_page_load(c, page, err);
+    if (status == AQ_OK) status = aqi_page_decode(c, page, span, err);
+    if (status == AQ_OK) aqi_span_locate(c, page, span);
+    return status;
+}
+
+/* Rows of the pages must be those of the row group. page->num_values is 0 at the end. */
+static aq_status aqi_column_count_rows(aq_column *c, const aqi_page *page,
+                                       const aq_span *span, aq_error *err) {
+    if (page->num_values == 0 && c->rows_left != 0)
         return aqi_fail_at(err, AQ_E_FORMAT, c->at, "column chunk has %lld rows too few",
                            (long long)c->rows_left);
+    if (span->num_rows > c->rows_left)
+        return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
+                           "pages hold more rows than the row group");
+    c->rows_left -= span->num_rows;
     return AQ_OK;
+}
+
+/* The next data page to a span, in memory of `arena`. values is NULL at the end. */
+static aq_status aqi_column_step(aq_column *c, aqi_arena *arena, aq_span *span,
+                                 aq_error *err) {
+    aqi_page page;
+    aq_status status;
+    memset(span, 0, sizeof *span);
+    status = aqi_column_find_page(c, arena, &page, err);
+    if (status == AQ_OK && page.num_values > 0)
+        status = aqi_page_finish(c, &page, span, err);
+    return status == AQ_OK ? aqi_column_count_rows(c, &page, span, err) : status;
 }
 
 static aq_status aqi_column_located(const aq_column *c, aq_status status, aq_error *err) {
@@ -5688,29 +5754,131 @@ aq_status aq_column_next(aq_column *column, aq_span *out_span, aq_error *err) {
     return aqi_column_located(column, status, err);
 }
 
-/* All spans, in memory that lives until close. */
-static aq_status aqi_column_collect(aq_column *c, aq_error *err) {
-    size_t capacity = 1;
-    void *p;
-    aq_status status = aqi_arena_alloc(&c->kept, sizeof(aq_span), &p, err);
-    if (status != AQ_OK) return status;
-    c->spans = (aq_span *)p;
-    for (;;) {
-        aq_span span;
-        status = aqi_column_step(c, &c->kept, &span, err);
+/* Keeps a span until close. */
+static aq_status aqi_column_keep(aq_column *c, const aq_span *span, aq_error *err) {
+    void *p = c->spans;
+    aq_status status;
+    if ((c->num_spans & (c->num_spans - 1)) ==
+        0) { /* a power of two is full: double it */
+        size_t capacity = AQI_MAX(c->num_spans * 2, (size_t)1);
+        status = aqi_arena_alloc(&c->kept, capacity * sizeof *span, &p, err);
         if (status != AQ_OK) return status;
-        if (span.values == NULL) break;
-        if (c->num_spans == capacity) {
-            capacity *= 2;
-            status = aqi_arena_alloc(&c->kept, capacity * sizeof(aq_span), &p, err);
-            if (status != AQ_OK) return status;
-            memcpy(p, c->spans, c->num_spans * sizeof(aq_span));
-            c->spans = (aq_span *)p;
-        }
-        c->spans[c->num_spans++] = span;
+        if (c->num_spans > 0) memcpy(p, c->spans, c->num_spans * sizeof *span);
+        c->spans = (aq_span *)p;
+    }
+    c->spans[c->num_spans++] = *span;
+    return AQ_OK;
+}
+
+/* No page was taken yet, or all are decoded. */
+static aq_status aqi_column_check_whole(const aq_column *c, aq_error *err) {
+    if (c->spans_done || (c->num_spans == 0 && c->levels_left == c->meta->num_values))
+        return AQ_OK;
+    return aqi_fail(err, AQ_E_STATE,
+                    "pages were already taken from this aq_column; open another one");
+}
+
+static aq_status aqi_column_collect(aq_column *c, aq_error *err) {
+    aq_span span;
+    aq_status status;
+    for (;;) {
+        status = aqi_column_step(c, &c->kept, &span, err);
+        if (status == AQ_OK && span.values == NULL) break;
+        if (status == AQ_OK) status = aqi_column_keep(c, &span, err);
+        if (status != AQ_OK) return status;
     }
     c->spans_done = true;
     return AQ_OK;
+}
+
+#define AQI_DECODE_WAVE 64u
+
+/* A page on its way through a task, with memory of its own. */
+typedef struct aqi_page_task {
+    aq_column *column;
+    aqi_page page;
+    aqi_arena arena;
+    aq_span span;
+    aq_status status;
+    aq_error err;
+} aqi_page_task;
+
+/* Pages found, of one column or several, not yet decoded. */
+typedef struct aqi_decode_queue {
+    const aq_tasks *tasks;
+    aqi_page_task *waiting; /* AQI_DECODE_WAVE */
+    size_t count;
+} aqi_decode_queue;
+
+static void aqi_decode_page_task(void *arg, size_t index) {
+    aqi_page_task *t = &((aqi_decode_queue *)arg)->waiting[index];
+    if (t->status == AQ_OK && t->page.num_values > 0)
+        t->status = aqi_page_finish(t->column, &t->page, &t->span, &t->err);
+}
+
+/* Decodes what waits; then, in order, counts rows and keeps spans. The first failed page
+ * gives the error. */
+static aq_status aqi_decode_flush(aqi_decode_queue *q, aq_error *err) {
+    aq_status status = AQ_OK;
+    size_t i;
+    aqi_run(q->tasks, q->count, aqi_decode_page_task, q);
+    for (i = 0; i < q->count; i++) {
+        aqi_page_task *t = &q->waiting[i];
+        aq_column *c = t->column;
+        aqi_arena_absorb(&c->kept, &t->arena);
+        if (status != AQ_OK) continue;
+        status = t->status;
+        if (status != AQ_OK && err != NULL) *err = t->err;
+        if (status == AQ_OK) status = aqi_column_count_rows(c, &t->page, &t->span, err);
+        if (status == AQ_OK && t->page.num_values > 0)
+            status = aqi_column_keep(c, &t->span, err);
+        if (status == AQ_OK && t->page.num_values == 0) c->spans_done = true;
+        aqi_column_located(c, status, err);
+    }
+    q->count = 0;
+    return status;
+}
+
+/* Finds the pages of a column one by one and queues them; the last entry is its end. */
+static aq_status aqi_decode_column(aqi_decode_queue *q, aq_column *c, aq_error *err) {
+    aq_status status = AQ_OK;
+    bool more = !c->spans_done;
+    while (more && status == AQ_OK) {
+        aqi_page_task *t = &q->waiting[q->count++];
+        memset(t, 0, sizeof *t);
+        aqi_error_clear(&t->err);
+        t->column = c;
+        aqi_arena_init(&t->arena, &c->file->allocator);
+        aqi_arena_share(&t->arena, &c->kept);
+        t->status = aqi_column_find_page(c, &t->arena, &t->page, &t->err);
+        t->page.arena = &t->arena;
+        more = t->status == AQ_OK && t->page.num_values > 0;
+        if (q->count == AQI_DECODE_WAVE || t->status != AQ_OK)
+            status = aqi_decode_flush(q, err);
+    }
+    return status;
+}
+
+aq_status aq_columns_decode(aq_column *const *columns, size_t count,
+                            const aq_tasks *tasks, aq_error *err) {
+    aqi_decode_queue q;
+    aq_allocator a;
+    size_t i, bytes = AQI_DECODE_WAVE * sizeof(aqi_page_task);
+    aq_status status = AQ_OK;
+    aqi_error_clear(err);
+    for (i = 0; i < count && status == AQ_OK; i++)
+        status = aqi_column_check_whole(columns[i], err);
+    if (status != AQ_OK || count == 0) return status;
+    a = columns[0]->file->allocator;
+    q.tasks = tasks;
+    q.count = 0;
+    q.waiting = (aqi_page_task *)aqi_alloc(&a, bytes);
+    if (q.waiting == NULL) return aqi_fail_nomem(err, bytes);
+    for (i = 0; i < count && status == AQ_OK; i++)
+        status = aqi_decode_column(&q, columns[i], err);
+    if (status == AQ_OK) status = aqi_decode_flush(&q, err);
+    aqi_free(&a, q.waiting, bytes);
+    return status;
 }
 
 aq_status aq_column_spans(aq_column *column, const aq_span **out_spans, size_t *out_count,
@@ -5719,13 +5887,8 @@ aq_status aq_column_spans(aq_column *column, const aq_span **out_spans, size_t *
     aqi_error_clear(err);
     *out_spans = NULL;
     *out_count = 0;
-    if (!column->spans_done) {
-        if (column->spans != NULL || column->levels_left != column->meta->num_values)
-            return aqi_fail(err, AQ_E_STATE,
-                            "pages were already taken from this aq_column; "
-                            "open another one");
-        status = aqi_column_collect(column, err);
-    }
+    status = aqi_column_check_whole(column, err);
+    if (status == AQ_OK && !column->spans_done) status = aqi_column_collect(column, err);
     if (status != AQ_OK) return aqi_column_located(column, status, err);
     *out_spans = column->spans;
     *out_count = column->num_spans;
