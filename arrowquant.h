@@ -5104,7 +5104,8 @@ typedef struct aqi_page {
     int32_t num_values, encoding;
     size_t plain_bytes; /* leading bytes that are never compressed: levels of V2 */
     bool compressed, v2;
-    bool first; /* data page of its chunk */
+    bool first;  /* data page of its chunk */
+    bool excess; /* more values than were left of the chunk */
     bool mapped;
 } aqi_page;
 
@@ -5642,12 +5643,11 @@ static aq_status aqi_column_find_page(aq_column *c, aqi_arena *arena, aqi_page *
             status = aqi_dictionary_load(c, page, err);
         } else if (type == AQI_PAGE_DATA || type == AQI_PAGE_DATA_V2) {
             status = aqi_data_page_prepare(c, page, err);
-            if (status == AQ_OK && page->num_values > c->levels_left)
-                status = aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
-                                     "pages hold more values than the column chunk");
+            if (status != AQ_OK) return status;
             page->first = c->levels_left == c->meta->num_values;
-            if (status == AQ_OK) c->levels_left -= page->num_values;
-            if (status == AQ_OK && page->num_values > 0) return AQ_OK;
+            page->excess = page->num_values > c->levels_left;
+            c->levels_left -= AQI_MIN(page->num_values, c->levels_left);
+            if (page->num_values > 0) return AQ_OK;
         } else if (type != AQI_PAGE_INDEX) {
             aqi_log(&c->file->log, "page of unknown type %d at offset %lld skipped",
                     (int)type, (long long)page->header_offset);
@@ -5669,15 +5669,16 @@ static aq_status aqi_page_finish(const aq_column *c, aqi_page *page, aq_span *sp
     return status;
 }
 
-/* Rows of the pages must be those of the row group. page->num_values is 0 at the end. */
+/* Values and rows of the pages must be those of the chunk and the row group.
+ * page->num_values is 0 at the end. */
 static aq_status aqi_column_count_rows(aq_column *c, const aqi_page *page,
                                        const aq_span *span, aq_error *err) {
     if (page->num_values == 0 && c->rows_left != 0)
         return aqi_fail_at(err, AQ_E_FORMAT, c->at, "column chunk has %lld rows too few",
                            (long long)c->rows_left);
-    if (span->num_rows > c->rows_left)
+    if (page->excess || span->num_rows > c->rows_left)
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
-                           "pages hold more rows than the row group");
+                           "pages hold more values or rows than the column chunk");
     c->rows_left -= span->num_rows;
     return AQ_OK;
 }
