@@ -647,6 +647,11 @@ typedef struct aq_field_spec {
     bool align_values;         /* leaf: first value byte on value_alignment          */
     bool write_statistics;     /* leaf: min, max and null count                      */
     aq_codec codec;            /* leaf; zero = AQ_UNCOMPRESSED                       */
+    aq_encoding encoding;      /* leaf; zero = AQ_PLAIN. See aq_writer_open          */
+    int32_t precision, scale;  /* AQ_LOGICAL_DECIMAL                                 */
+    int32_t unit_nanos;        /* TIME, TIMESTAMP: 1000000, 1000 or 1                */
+    bool utc;                  /* TIME, TIMESTAMP                                    */
+    int32_t field_id;          /* 0 = none                                           */
 } aq_field_spec;
 
 typedef struct aq_writer aq_writer;
@@ -658,11 +663,14 @@ typedef struct aq_writer_options {
     bool skip_checksums;           /* write pages without CRC-32                     */
     bool no_sync;                  /* rename without fsync: faster, not durable      */
     const char *created_by;        /* NULL = "arrowquant.h version 0.1.0"            */
+    size_t page_bytes;             /* a page ends with the row that brings it to so many
+                                      bytes before encoding; 0 = one page a chunk    */
+    size_t dictionary_limit_bytes; /* of a dictionary's values; 0 = 1 MiB            */
+    bool data_page_v2;             /* data pages V2 instead of V1                    */
 } aq_writer_options;
 
-/* The values of one column chunk, written as one page. Values as in aq_span; BYTE_ARRAY:
- * aq_bytes[]. Levels are needed where max_def or max_rep is not 0; num_levels counts
- * them. */
+/* The values of one column chunk. Values as in aq_span; BYTE_ARRAY: aq_bytes[]. Levels
+ * are needed where max_def or max_rep is not 0; num_levels counts them. */
 typedef struct aq_column_values {
     const void *values;
     int64_t num_values;
@@ -672,6 +680,12 @@ typedef struct aq_column_values {
 } aq_column_values;
 
 /* aq_writer_open - begin a Parquet file beside `path`, which appears, whole, at finish.
+ * Encodings beside PLAIN: RLE_DICTIONARY (not BOOLEAN; a chunk of which the dictionary
+ * would pass dictionary_limit_bytes, or saves nothing, is PLAIN), RLE (BOOLEAN),
+ * DELTA_BINARY_PACKED (INT32, INT64), DELTA_LENGTH_BYTE_ARRAY (BYTE_ARRAY),
+ * DELTA_BYTE_ARRAY (BYTE_ARRAY, FIXED_LEN_BYTE_ARRAY), BYTE_STREAM_SPLIT (INT32, INT64,
+ * FLOAT, DOUBLE, FIXED_LEN_BYTE_ARRAY). align_values is for uncompressed PLAIN chunks,
+ * the first page of each.
  * Returns  AQ_OK; AQ_E_ARG (schema, options, path); AQ_E_UNSUPPORTED; AQ_E_IO;
  * AQ_E_NOMEM.
  * Owns     a temporary file in the directory of `path`. Threads: one at a time. */
@@ -3633,6 +3647,28 @@ AQI_THRIFT(aqi_key_value, AQI_KEY_VALUE)
     X(s, 12, STRUCT, aqi_statistics, statistics, AQI_OPT, &aqi_statistics_type)
 AQI_THRIFT(aqi_column_meta, AQI_COLUMN_META)
 
+#ifndef AQ_NO_WRITER
+
+/* What readers here do not ask for, and so do not parse, is in the writer's struct. */
+#define AQI_PAGE_ENCODING_STATS(X, s)                                                    \
+    X(s, 1, I32, int32_t, page_type, AQI_REQ, NULL)                                      \
+    X(s, 2, I32, int32_t, encoding, AQI_REQ, NULL)                                       \
+    X(s, 3, I32, int32_t, count, AQI_REQ, NULL)
+AQI_THRIFT(aqi_page_encoding_stats, AQI_PAGE_ENCODING_STATS)
+
+#define AQI_COLUMN_META_OUT(X, s)                                                        \
+    AQI_COLUMN_META(X, s)                                                                \
+    X(s, 13, LIST_STRUCT, aqi_list, encoding_stats, AQI_OPT,                             \
+      &aqi_page_encoding_stats_type)
+AQI_THRIFT(aqi_column_meta_out, AQI_COLUMN_META_OUT)
+
+#define AQI_COLUMN_CHUNK_OUT(X, s)                                                       \
+    X(s, 2, I64, int64_t, file_offset, AQI_REQ, NULL)                                    \
+    X(s, 3, STRUCT, aqi_column_meta_out, meta_data, AQI_OPT, &aqi_column_meta_out_type)
+AQI_THRIFT(aqi_column_chunk_out, AQI_COLUMN_CHUNK_OUT)
+
+#endif /* AQ_NO_WRITER */
+
 #define AQI_COLUMN_CHUNK(X, s)                                                           \
     X(s, 1, BYTES, aqi_slice, file_path, AQI_OPT, NULL)                                  \
     X(s, 2, I64, int64_t, file_offset, AQI_REQ, NULL)                                    \
@@ -4284,6 +4320,264 @@ static const char *aqi_encoding_name(int32_t encoding) {
     return (uint32_t)encoding < AQI_COUNT(names) ? names[encoding] : "unknown encoding";
 }
 
+#ifndef AQ_NO_WRITER
+
+/* What an encoding can hold; AQ_PLAIN holds all. */
+static bool aqi_encoding_fits(aq_encoding encoding, aq_physical_type type) {
+    bool ints = type == AQ_INT32 || type == AQ_INT64;
+    switch (encoding) {
+    case AQ_PLAIN:
+        return true;
+    case AQ_RLE_DICTIONARY:
+        return type != AQ_BOOLEAN && type != AQ_GROUP;
+    case AQ_RLE:
+        return type == AQ_BOOLEAN;
+    case AQ_DELTA_BINARY_PACKED:
+        return ints;
+    case AQ_DELTA_LENGTH_BYTE_ARRAY:
+        return type == AQ_BYTE_ARRAY;
+    case AQ_DELTA_BYTE_ARRAY:
+        return type == AQ_BYTE_ARRAY || type == AQ_FIXED_LEN_BYTE_ARRAY;
+    case AQ_BYTE_STREAM_SPLIT:
+        return ints || type == AQ_FLOAT || type == AQ_DOUBLE ||
+               type == AQ_FIXED_LEN_BYTE_ARRAY;
+    default:
+        return false;
+    }
+}
+
+/* Packs n values of `width` bits, 0..64, from the least significant bit on, into
+ * ceil(n * width / 8) bytes. */
+static void aqi_pack_u64(const uint64_t *v, size_t n, uint32_t width, uint8_t *dst) {
+    uint64_t word = 0;
+    uint32_t have = 0;
+    size_t i;
+    for (i = 0; i < n && width > 0; i++) {
+        word |= v[i] << have;
+        if (have + width < 64) {
+            have += width;
+            continue;
+        }
+        aqi_store_le64(dst, word);
+        dst += 8;
+        word = have == 0 ? 0 : v[i] >> (64 - have);
+        have = have + width - 64;
+    }
+    for (; have > 0; have -= AQI_MIN(have, 8u), word >>= 8) *dst++ = (uint8_t)word;
+}
+
+/* Appends a repeated run, or `groups` groups of 8 packed values. */
+static bool aqi_rle_put_run(const aq_allocator *a, aqi_bytes_builder *out, uint32_t value,
+                            size_t n, uint32_t width) {
+    uint8_t bytes[16];
+    size_t at = aqi_encode_varint((uint64_t)n << 1, bytes);
+    aqi_store_le32(bytes + at, value);
+    return aqi_builder_append(a, out, bytes, at + (width + 7) / 8);
+}
+
+static bool aqi_rle_put_packed(const aq_allocator *a, aqi_bytes_builder *out,
+                               const uint32_t *v, size_t n, uint32_t width) {
+    uint64_t batch[64];
+    uint8_t header[10];
+    size_t groups = (n + 7) / 8, i, k;
+    if (!aqi_builder_append(a, out, header,
+                            aqi_encode_varint((uint64_t)groups << 1 | 1, header)) ||
+        !aqi_builder_reserve(a, out, groups * width))
+        return false;
+    for (i = 0; i < n; i += 64) {
+        size_t part = AQI_MIN(n - i, (size_t)64), padded = aqi_round_up(part, 8);
+        for (k = 0; k < padded; k++) batch[k] = k < part ? v[i + k] : 0;
+        aqi_pack_u64(batch, padded, width, out->data + out->size);
+        out->size += padded / 8 * width;
+    }
+    return true;
+}
+
+/* Length of the run of equal indices at i, at most `limit`. */
+static size_t aqi_run_length_u32(const uint32_t *v, size_t n, size_t i, size_t limit) {
+    size_t k = i + 1;
+    while (k < n && k - i < limit && v[k] == v[i]) k++;
+    return k - i;
+}
+
+/* Dictionary indices: the width in a byte, then the hybrid, as aqi_rle_write has it. */
+static bool aqi_indices_write(const aq_allocator *a, aqi_bytes_builder *out,
+                              const uint32_t *v, size_t n, uint32_t width) {
+    uint8_t first = (uint8_t)width;
+    size_t i = 0, k, run;
+    bool ok = aqi_builder_append(a, out, &first, 1);
+    while (ok && i < n) {
+        run = aqi_run_length_u32(v, n, i, SIZE_MAX);
+        if (run >= 8 || i + run == n) {
+            ok = aqi_rle_put_run(a, out, v[i], run, width);
+            i += run;
+            continue;
+        }
+        for (k = i + 8; k < n && aqi_run_length_u32(v, n, k, 8) < 8;) k += 8;
+        k = AQI_MIN(k, n);
+        ok = aqi_rle_put_packed(a, out, v + i, k - i, width);
+        i = k;
+    }
+    return ok;
+}
+
+/* BOOLEAN as RLE: a 4-byte length, then the hybrid of width 1. */
+static bool aqi_booleans_write(const aq_allocator *a, aqi_bytes_builder *out,
+                               const uint8_t *v, size_t n) {
+    const uint8_t none[4] = {0, 0, 0, 0};
+    aqi_bytes_builder bits;
+    size_t i, at = out->size;
+    bool ok;
+    memset(&bits, 0, sizeof bits);
+    ok = aqi_builder_append(a, out, none, sizeof none) &&
+         aqi_builder_reserve(a, &bits, n); /* any byte but 0 is true: make it 1 */
+    for (i = 0; ok && i < n; i++) bits.data[i] = v[i] != 0;
+    ok = ok && aqi_rle_write(a, out, bits.data, n, 1);
+    if (ok) aqi_store_le32(out->data + at, (uint32_t)(out->size - at - 4));
+    aqi_builder_free(a, &bits);
+    return ok;
+}
+
+#define AQI_DELTA_BLOCK 128
+#define AQI_DELTA_MINIS 4
+#define AQI_DELTA_MINI (AQI_DELTA_BLOCK / AQI_DELTA_MINIS)
+
+/* One block of n <= 128 deltas: the least, a width per miniblock, the miniblocks that
+ * have values, the last one padded. */
+static bool aqi_delta_put_block(const aq_allocator *a, aqi_bytes_builder *out,
+                                int64_t *deltas, size_t n) {
+    uint64_t rest[AQI_DELTA_BLOCK], all;
+    uint8_t head[10], *widths;
+    int64_t least = deltas[0];
+    size_t i, k;
+    for (i = 1; i < n; i++) least = AQI_MIN(least, deltas[i]);
+    for (i = 0; i < AQI_DELTA_BLOCK; i++)
+        rest[i] = i < n ? (uint64_t)deltas[i] - (uint64_t)least : 0;
+    all = (uint64_t)least << 1 ^ (least < 0 ? UINT64_MAX : 0);
+    if (!aqi_builder_append(a, out, head, aqi_encode_varint(all, head)) ||
+        !aqi_builder_reserve(a, out, AQI_DELTA_MINIS + sizeof rest))
+        return false;
+    widths = out->data + out->size;
+    out->size += AQI_DELTA_MINIS;
+    for (k = 0; k < AQI_DELTA_MINIS; k++) {
+        const uint64_t *mini = rest + k * AQI_DELTA_MINI;
+        for (all = 0, i = 0; i < AQI_DELTA_MINI; i++) all |= mini[i];
+        widths[k] = (uint8_t)aqi_bits_needed(all);
+        aqi_pack_u64(mini, AQI_DELTA_MINI, widths[k], out->data + out->size);
+        out->size += AQI_DELTA_MINI / 8 * (size_t)widths[k];
+    }
+    return true;
+}
+
+/* The i-th integer of `width` bytes, 4 or 8, as its bits. */
+AQI_INLINE uint64_t aqi_int_bits(const void *src, size_t i, size_t width) {
+    uint32_t narrow;
+    uint64_t wide;
+    if (width == 4) {
+        memcpy(&narrow, (const uint8_t *)src + i * 4, 4);
+        return narrow;
+    }
+    memcpy(&wide, (const uint8_t *)src + i * 8, 8);
+    return wide;
+}
+
+/* A difference of bits as the signed number of the same width: INT32 wraps in 32 bits. */
+AQI_INLINE int64_t aqi_int_signed(uint64_t bits, size_t width) {
+    return width == 4 ? (int64_t)(int32_t)(uint32_t)bits : (int64_t)bits;
+}
+
+/* DELTA_BINARY_PACKED: n integers of `width` bytes, 4 or 8. */
+static bool aqi_delta_write(const aq_allocator *a, aqi_bytes_builder *out,
+                            const void *src, size_t n, size_t width) {
+    int64_t deltas[AQI_DELTA_BLOCK];
+    uint64_t last = n > 0 ? aqi_int_bits(src, 0, width) : 0, bits;
+    int64_t first = aqi_int_signed(last, width);
+    uint8_t head[40];
+    size_t i = 1, k, at = aqi_encode_varint(AQI_DELTA_BLOCK, head);
+    bool ok;
+    at += aqi_encode_varint(AQI_DELTA_MINIS, head + at);
+    at += aqi_encode_varint(n, head + at);
+    bits = (uint64_t)first << 1 ^ (first < 0 ? UINT64_MAX : 0);
+    at += aqi_encode_varint(bits, head + at);
+    ok = aqi_builder_append(a, out, head, at);
+    while (ok && i < n) {
+        for (k = 0; k < AQI_DELTA_BLOCK && i < n; k++, i++) {
+            bits = aqi_int_bits(src, i, width);
+            deltas[k] = aqi_int_signed(bits - last, width);
+            last = bits;
+        }
+        ok = aqi_delta_put_block(a, out, deltas, k);
+    }
+    return ok;
+}
+
+/* n byte arrays with their lengths as DELTA_BINARY_PACKED before. They fit in a page. */
+static bool aqi_delta_lengths_write(const aq_allocator *a, aqi_bytes_builder *out,
+                                    const aq_bytes *v, size_t n) {
+    aqi_bytes_builder sizes;
+    size_t i;
+    bool ok;
+    memset(&sizes, 0, sizeof sizes);
+    ok = n <= SIZE_MAX / 4 && aqi_builder_reserve(a, &sizes, n * 4);
+    for (i = 0; ok && i < n; i++) {
+        uint32_t size = (uint32_t)v[i].size;
+        memcpy(sizes.data + 4 * i, &size, sizeof size);
+    }
+    ok = ok && aqi_delta_write(a, out, sizes.data, n, 4);
+    aqi_builder_free(a, &sizes);
+    for (i = 0; ok && i < n; i++) ok = aqi_builder_append(a, out, v[i].data, v[i].size);
+    return ok;
+}
+
+/* DELTA_BYTE_ARRAY: how much of each value stands at the front of the one before, then
+ * the rest of each. type_length != 0: `values` are that long each, else aq_bytes[]. */
+static bool aqi_prefixed_write(const aq_allocator *a, aqi_bytes_builder *out,
+                               const void *values, size_t n, size_t type_length) {
+    aqi_bytes_builder prefixes, suffixes;
+    aq_bytes last = {NULL, 0}, now, rest;
+    size_t i;
+    bool ok = n <= SIZE_MAX / sizeof now;
+    memset(&prefixes, 0, sizeof prefixes);
+    memset(&suffixes, 0, sizeof suffixes);
+    ok = ok && aqi_builder_reserve(a, &prefixes, n * 4);
+    ok = ok && aqi_builder_reserve(a, &suffixes, n * sizeof now);
+    for (i = 0; ok && i < n; i++, last = now) {
+        uint32_t same = 0;
+        if (type_length == 0) now = ((const aq_bytes *)values)[i];
+        if (type_length != 0) now.data = (const uint8_t *)values + i * type_length;
+        if (type_length != 0) now.size = type_length;
+        while (same < now.size && same < last.size && now.data[same] == last.data[same])
+            same++;
+        rest.size = now.size - same;
+        rest.data = rest.size == 0 ? NULL : now.data + same;
+        memcpy(prefixes.data + 4 * i, &same, sizeof same);
+        memcpy(suffixes.data + i * sizeof rest, &rest, sizeof rest);
+    }
+    ok = ok && aqi_delta_write(a, out, prefixes.data, n, 4);
+    ok = ok && aqi_delta_lengths_write(
+                   a, out, (const aq_bytes *)(const void *)suffixes.data, n);
+    aqi_builder_free(a, &prefixes);
+    aqi_builder_free(a, &suffixes);
+    return ok;
+}
+
+/* BYTE_STREAM_SPLIT: the streams of n values of `width` bytes, of which `swap` are one
+ * number. */
+static void aqi_byte_stream_split(const uint8_t *src, size_t n, size_t width, size_t swap,
+                                  uint8_t *dst) {
+    const size_t block = 1024; /* values: source and destination stay in the cache */
+    size_t begin, i, k;
+    for (begin = 0; begin < n; begin += block) {
+        size_t end = AQI_MIN(begin + block, n);
+        for (k = 0; k < width; k++) {
+            size_t from = AQI_BIG_ENDIAN && swap > 1 ? width - 1 - k : k;
+            for (i = begin; i < end; i++) dst[k * n + i] = src[i * width + from];
+        }
+    }
+}
+
+#endif /* AQ_NO_WRITER */
+
 /*==========================================================================
  * MARK: - [74] Compression codecs (private)
  * Only libraries; which ones, the user switches on.
@@ -4454,8 +4748,8 @@ static size_t aqi_compress_bound(int32_t codec, size_t bytes) {
     if (codec == AQ_GZIP) return bytes > INT32_MAX ? 0 : compressBound((uLong)bytes) + 64;
 #endif
 #ifdef AQ_WITH_LZ4
-    if (codec == AQ_LZ4_RAW)
-        return bytes > LZ4_MAX_INPUT_SIZE ? 0 : (size_t)LZ4_compressBound((int)bytes);
+    if (codec == AQ_LZ4_RAW || codec == AQ_LZ4)
+        return bytes > LZ4_MAX_INPUT_SIZE ? 0 : (size_t)LZ4_compressBound((int)bytes) + 8;
 #endif
 #ifdef AQ_WITH_BROTLI
     if (codec == AQ_BROTLI) return BrotliEncoderMaxCompressedSize(bytes);
@@ -4481,6 +4775,21 @@ static size_t aqi_gzip(const uint8_t *src, size_t bytes, uint8_t *dst, size_t ca
     bytes = code == Z_STREAM_END ? (size_t)z.total_out : 0;
     deflateEnd(&z);
     return bytes;
+}
+#endif
+
+#ifdef AQ_WITH_LZ4
+static size_t aqi_lz4(const uint8_t *src, size_t bytes, uint8_t *dst, size_t capacity) {
+    int n = LZ4_compress_default((const char *)src, (char *)dst, (int)bytes,
+                                 (int)AQI_MIN(capacity, (size_t)INT_MAX));
+    return n > 0 ? (size_t)n : 0;
+}
+
+static void aqi_store_be32(uint8_t *p, uint32_t v) {
+    p[0] = (uint8_t)(v >> 24);
+    p[1] = (uint8_t)(v >> 16);
+    p[2] = (uint8_t)(v >> 8);
+    p[3] = (uint8_t)v;
 }
 #endif
 
@@ -4511,10 +4820,13 @@ static size_t aqi_compress(int32_t codec, int level, const uint8_t *src, size_t 
         return aqi_gzip(src, bytes, dst, capacity, AQI_MAX(1, AQI_MIN(level, 9)));
 #endif
 #ifdef AQ_WITH_LZ4
-    if (codec == AQ_LZ4_RAW) {
-        int n = LZ4_compress_default((const char *)src, (char *)dst, (int)bytes,
-                                     (int)AQI_MIN(capacity, (size_t)INT_MAX));
-        return n > 0 ? (size_t)n : 0;
+    if (codec == AQ_LZ4_RAW) return aqi_lz4(src, bytes, dst, capacity);
+    if (codec == AQ_LZ4) { /* one block in Hadoop's framing */
+        size_t n = capacity < 8 ? 0 : aqi_lz4(src, bytes, dst + 8, capacity - 8);
+        if (n == 0) return 0;
+        aqi_store_be32(dst, (uint32_t)bytes);
+        aqi_store_be32(dst + 4, (uint32_t)n);
+        return n + 8;
     }
 #endif
 #ifdef AQ_WITH_BROTLI
@@ -6021,8 +6333,8 @@ aq_status aq_column_verify(aq_column *column, aq_error *err) {
 
 /*==========================================================================
  * MARK: - [77] Parquet writer (private)
- * A column chunk is one data page V1: gap, header, levels, values. Row groups are kept as
- * encoded Thrift until the footer is written, so memory grows by their metadata only.
+ * A column chunk: gap, dictionary page if any, data pages. Row groups are kept as encoded
+ * Thrift until the footer is written, so memory grows by their metadata only.
  *========================================================================*/
 
 struct aq_writer {
@@ -6031,7 +6343,8 @@ struct aq_writer {
     aqi_output out;
     size_t alignment;
     int level;
-    bool skip_checksums;
+    bool skip_checksums, data_page_v2;
+    size_t page_bytes, dictionary_limit;
     aq_status failed; /* of an earlier call: nothing more may be written */
     aqi_schema schema;
     aqi_schema_element *elements; /* root and fields */
@@ -6046,6 +6359,7 @@ struct aq_writer {
     int64_t group_rows, group_bytes, group_stored, group_start;
     aqi_thrift_writer row_groups, columns, pairs, header;
     aqi_bytes_builder body, packed;
+    aqi_bytes_builder indices, firsts, slots; /* of a dictionary under way */
 };
 
 static void aqi_writer_free(aq_writer *w) {
@@ -6057,6 +6371,9 @@ static void aqi_writer_free(aq_writer *w) {
     aqi_builder_free(&a, &w->header.out);
     aqi_builder_free(&a, &w->body);
     aqi_builder_free(&a, &w->packed);
+    aqi_builder_free(&a, &w->indices);
+    aqi_builder_free(&a, &w->firsts);
+    aqi_builder_free(&a, &w->slots);
     aqi_arena_deinit(&w->arena);
     aqi_free(&a, w, sizeof *w);
 }
@@ -6121,6 +6438,11 @@ static aq_status aqi_spec_element(const aq_field_spec *spec, aqi_schema_element 
     }
     if (!aqi_codec_available((int32_t)spec->codec))
         return aqi_codec_missing((int32_t)spec->codec, err);
+    if (!aqi_encoding_fits(spec->encoding, spec->type))
+        return aqi_fail(err, AQ_E_ARG,
+                        "field \"%.80s\": encoding %s (%d) does not go with its type",
+                        spec->name, aqi_encoding_name((int32_t)spec->encoding),
+                        (int)spec->encoding);
     e->name.data = (const uint8_t *)spec->name;
     e->name.size = (uint32_t)n;
     AQI_MARK(e, aqi_schema_element, name);
@@ -6223,6 +6545,7 @@ static aq_status aqi_writer_options_resolve(const aq_writer_options *in,
     if (in != NULL) *out = *in;
     if (out->value_alignment == 0) out->value_alignment = AQ_ALIGNMENT;
     if (out->compression_level == 0) out->compression_level = 1;
+    if (out->dictionary_limit_bytes == 0) out->dictionary_limit_bytes = (size_t)1 << 20;
     if (out->created_by == NULL)
         out->created_by = "arrowquant.h version " AQ_VERSION_STRING;
     if (out->value_alignment > 4096 ||
@@ -6230,6 +6553,9 @@ static aq_status aqi_writer_options_resolve(const aq_writer_options *in,
         return aqi_fail(err, AQ_E_ARG,
                         "value_alignment %zu is not a power of 2 in 1..4096",
                         out->value_alignment);
+    if (out->page_bytes > INT32_MAX || out->dictionary_limit_bytes > INT32_MAX)
+        return aqi_fail(err, AQ_E_ARG,
+                        "page_bytes or dictionary_limit_bytes is over 2 GiB - 1");
     return AQ_OK;
 }
 
@@ -6259,6 +6585,9 @@ static aq_status aqi_writer_open(const char *path, const char *input_path,
     w->alignment = o.value_alignment;
     w->level = o.compression_level;
     w->skip_checksums = o.skip_checksums;
+    w->data_page_v2 = o.data_page_v2;
+    w->page_bytes = o.page_bytes;
+    w->dictionary_limit = o.dictionary_limit_bytes;
     aqi_arena_init(&w->arena, &a);
     status = aqi_writer_build_schema(w, fields, num_fields, err);
     if (status == AQ_OK)
@@ -6324,15 +6653,16 @@ aq_status aq_writer_add_key_value(aq_writer *writer, const char *key, const char
     return aqi_writer_failed(writer, aqi_fail_nomem(err, kv.key.size + kv.value.size));
 }
 
-/* Appends one level stream with its 4-byte length. */
+/* Appends one level stream, in pages V1 with its 4-byte length. */
 static bool aqi_writer_put_levels(aq_writer *w, const uint8_t *levels, size_t n,
                                   uint8_t max) {
     size_t at = w->body.size;
     uint8_t length[4] = {0, 0, 0, 0};
-    if (!aqi_builder_append(&w->allocator, &w->body, length, 4) ||
+    size_t before = w->data_page_v2 ? 0 : sizeof length;
+    if (!aqi_builder_append(&w->allocator, &w->body, length, before) ||
         !aqi_rle_write(&w->allocator, &w->body, levels, n, aqi_bits_needed(max)))
         return false;
-    aqi_store_le32(w->body.data + at, (uint32_t)(w->body.size - at - 4));
+    if (before > 0) aqi_store_le32(w->body.data + at, (uint32_t)(w->body.size - at - 4));
     return true;
 }
 
@@ -6409,73 +6739,184 @@ static void aqi_plain_encode(const aq_field *field, const aq_column_values *v,
     }
 }
 
+/* A column chunk being written. */
+typedef struct aqi_chunk_writer {
+    const aq_field *field;
+    const aq_field_spec *spec;
+    const aq_column_values *v;
+    bool has_levels;
+    aq_encoding encoding;       /* of the data pages                          */
+    uint32_t entries;           /* of the dictionary                          */
+    int64_t num_levels, num_rows;
+    int64_t level, value, row;  /* where the next page begins                 */
+    int64_t dictionary_start, data_start; /* file offsets; 0 = not yet        */
+    int64_t plain_bytes, stored_bytes;    /* with page headers                */
+    int32_t num_pages;          /* data pages                                 */
+} aqi_chunk_writer;
+
 /* A page about to be written: `body` of the writer, then `tail` from the caller's
  * memory. */
 typedef struct aqi_page_parts {
+    aq_column_values v; /* of this page                            */
+    int64_t num_rows;
     const uint8_t *tail;
     size_t tail_bytes;
+    size_t rep_bytes, def_bytes; /* of the level streams           */
     size_t plain_bytes; /* of levels and values before compression */
     size_t prefix;      /* bytes before the first value byte       */
-    int32_t num_levels;
-    int64_t start; /* file offset of the header, once written */
-    size_t stored; /* bytes in the file, header included      */
+    bool compressed;
 } aqi_page_parts;
 
-/* Levels and values to the page's parts. Values that are stored as they lie in memory are
- * not copied. */
-static aq_status aqi_writer_build_page(aq_writer *w, const aq_field *field,
-                                       const aq_column_values *v, bool compressed,
-                                       aqi_page_parts *out, aq_error *err) {
+/* The page that begins at c->level: all that is left, or rows until it holds page_bytes
+ * in levels and PLAIN values. */
+static void aqi_page_cut(const aqi_chunk_writer *c, size_t page_bytes,
+                         aqi_page_parts *out) {
+    const aq_field *f = c->field;
+    const aq_column_values *v = c->v;
+    size_t width = aqi_value_bytes(f->type, f->type_length);
+    uint64_t level_bits = aqi_bits_needed(f->max_def) + aqi_bits_needed(f->max_rep);
+    uint64_t value_bits = f->type == AQ_BOOLEAN ? 1 : width * 8, bits = 0;
+    int64_t i = c->level, value = c->value, rows = 0;
+    for (; page_bytes > 0 && i < c->num_levels; i++) {
+        bool present = f->max_def == 0 || v->def_levels[i] == f->max_def;
+        bool new_row = f->max_rep == 0 || v->rep_levels[i] == 0;
+        if (new_row && bits >= (uint64_t)page_bytes * 8) break;
+        if (present && f->type == AQ_BYTE_ARRAY)
+            value_bits = 32 + (uint64_t)((const aq_bytes *)v->values)[value].size * 8;
+        bits += level_bits + (present ? value_bits : 0);
+        value += present;
+        rows += new_row;
+    }
+    memset(out, 0, sizeof *out);
+    if (page_bytes == 0) {
+        i = c->num_levels;
+        value = v->num_values;
+        rows = c->num_rows;
+    }
+    out->num_rows = rows;
+    out->v.num_values = value - c->value;
+    out->v.num_levels = i - c->level;
+    if (out->v.num_values > 0)
+        out->v.values = (const uint8_t *)v->values + (size_t)c->value * width;
+    if (f->max_def > 0 && out->v.num_levels > 0)
+        out->v.def_levels = v->def_levels + c->level;
+    if (f->max_rep > 0 && out->v.num_levels > 0)
+        out->v.rep_levels = v->rep_levels + c->level;
+}
+
+static aq_status aqi_page_too_large(aq_error *err) {
+    return aqi_fail(err, AQ_E_LIMIT,
+                    "column chunk of over 2 GiB in one page; set page_bytes");
+}
+
+/* The values of a page in another encoding than PLAIN. */
+static bool aqi_writer_encode(aq_writer *w, const aqi_chunk_writer *c,
+                              const aq_column_values *v) {
+    const aq_allocator *a = &w->allocator;
+    const aq_field *f = c->field;
+    size_t n = (size_t)v->num_values, width = aqi_value_bytes(f->type, f->type_length);
+    switch (c->encoding) {
+    case AQ_RLE_DICTIONARY: /* other writers have no width of 0 either */
+        return aqi_indices_write(
+            a, &w->body, (const uint32_t *)(const void *)w->indices.data + c->value, n,
+            AQI_MAX(1u, aqi_bits_needed(c->entries - 1)));
+    case AQ_RLE:
+        return aqi_booleans_write(a, &w->body, (const uint8_t *)v->values, n);
+    case AQ_DELTA_BINARY_PACKED:
+        return aqi_delta_write(a, &w->body, v->values, n, width);
+    case AQ_DELTA_LENGTH_BYTE_ARRAY:
+        return aqi_delta_lengths_write(a, &w->body, (const aq_bytes *)v->values, n);
+    case AQ_DELTA_BYTE_ARRAY:
+        return aqi_prefixed_write(a, &w->body, v->values, n, (size_t)f->type_length);
+    default: /* AQ_BYTE_STREAM_SPLIT */
+        if (!aqi_builder_reserve(a, &w->body, n * width)) return false;
+        if (n > 0)
+            aqi_byte_stream_split((const uint8_t *)v->values, n, width,
+                                  aqi_swap_width(f->type), w->body.data + w->body.size);
+        w->body.size += n * width;
+        return true;
+    }
+}
+
+/* PLAIN values to the page's parts. Those that are stored as they lie in memory are not
+ * copied. */
+static bool aqi_writer_put_plain(aq_writer *w, const aq_field *field, size_t plain,
+                                 aqi_page_parts *out) {
+    const aq_column_values *v = &out->v;
     const aq_bytes *b = (const aq_bytes *)v->values;
-    size_t plain = 0, n = (size_t)v->num_levels;
     bool single = field->type == AQ_BYTE_ARRAY && v->num_values == 1;
-    bool in_place = !compressed && field->type != AQ_BOOLEAN &&
+    bool in_place = !out->compressed && field->type != AQ_BOOLEAN &&
                     (single || field->type != AQ_BYTE_ARRAY) &&
                     (!AQI_BIG_ENDIAN || aqi_swap_width(field->type) == 1);
     uint8_t length[4];
-    bool ok = true;
-    memset(out, 0, sizeof *out);
-    w->body.size = 0;
-    if (!aqi_plain_size(field, v, &plain) || plain > INT32_MAX)
-        return aqi_fail(err, AQ_E_LIMIT, "column chunk of over 2 GiB in one page");
-    if (field->max_rep > 0)
-        ok = ok && aqi_writer_put_levels(w, v->rep_levels, n, field->max_rep);
-    if (field->max_def > 0)
-        ok = ok && aqi_writer_put_levels(w, v->def_levels, n, field->max_def);
-    out->plain_bytes = w->body.size + plain;
-    out->prefix = w->body.size + (field->type == AQ_BYTE_ARRAY ? 4 : 0);
-    if (ok && in_place && single) {
+    if (in_place && single) {
         aqi_store_le32(length, (uint32_t)b[0].size);
-        ok = aqi_builder_append(&w->allocator, &w->body, length, 4);
         out->tail = b[0].data;
         out->tail_bytes = b[0].size;
-    } else if (ok && in_place) {
+        return aqi_builder_append(&w->allocator, &w->body, length, 4);
+    }
+    if (in_place) {
         out->tail = (const uint8_t *)v->values;
         out->tail_bytes = plain;
-    } else if (ok) {
-        ok = aqi_builder_reserve(&w->allocator, &w->body, plain + 1);
-        if (ok) aqi_plain_encode(field, v, w->body.data + w->body.size);
-        w->body.size += ok ? plain : 0;
+        return true;
     }
-    if (!ok) return aqi_fail_nomem(err, plain);
-    if (out->plain_bytes > INT32_MAX)
-        return aqi_fail(err, AQ_E_LIMIT, "column chunk of over 2 GiB in one page");
-    return AQ_OK;
+    if (!aqi_builder_reserve(&w->allocator, &w->body, plain + 1)) return false;
+    aqi_plain_encode(field, v, w->body.data + w->body.size);
+    w->body.size += plain;
+    return true;
 }
 
-static aq_status aqi_writer_compress(aq_writer *w, aq_codec codec, aq_error *err) {
+/* Levels and values to the page's parts. */
+static aq_status aqi_writer_build_page(aq_writer *w, const aqi_chunk_writer *c,
+                                       aqi_page_parts *out, aq_error *err) {
+    const aq_field *field = c->field;
+    const aq_column_values *v = &out->v;
+    size_t plain = 0, n = (size_t)v->num_levels;
+    bool ok = true;
+    out->compressed = c->spec->codec != AQ_UNCOMPRESSED;
+    w->body.size = 0;
+    if (!aqi_plain_size(field, v, &plain) || plain > INT32_MAX)
+        return aqi_page_too_large(err);
+    if (field->max_rep > 0)
+        ok = ok && aqi_writer_put_levels(w, v->rep_levels, n, field->max_rep);
+    out->rep_bytes = w->body.size;
+    if (field->max_def > 0)
+        ok = ok && aqi_writer_put_levels(w, v->def_levels, n, field->max_def);
+    out->def_bytes = w->body.size - out->rep_bytes;
+    out->prefix = w->body.size + (field->type == AQ_BYTE_ARRAY ? 4 : 0);
+    if (ok && c->encoding == AQ_PLAIN) {
+        ok = aqi_writer_put_plain(w, field, plain, out);
+    } else if (ok) {
+        ok = aqi_writer_encode(w, c, v);
+    }
+    if (!ok) return aqi_fail_nomem(err, plain);
+    out->plain_bytes = w->body.size + out->tail_bytes;
+    return out->plain_bytes > INT32_MAX ? aqi_page_too_large(err) : AQ_OK;
+}
+
+/* Compresses the body; of data pages V2 what follows the levels, unless that saves
+ * nothing: then the page is marked as not compressed. */
+static aq_status aqi_writer_compress(aq_writer *w, aq_codec codec, bool v2,
+                                     aqi_page_parts *parts, aq_error *err) {
     aqi_bytes_builder swap;
-    size_t bound = aqi_compress_bound((int32_t)codec, w->body.size), n = 0;
+    size_t keep = v2 ? parts->rep_bytes + parts->def_bytes : 0;
+    size_t rest = w->body.size - keep, n = 0;
+    size_t bound = v2 && rest == 0 ? 0 : aqi_compress_bound((int32_t)codec, rest);
+    parts->compressed = false;
+    if (v2 && rest == 0) return AQ_OK;
     w->packed.size = 0;
-    if (bound > 0 && !aqi_builder_reserve(&w->allocator, &w->packed, bound))
+    if (bound > 0 && !aqi_builder_reserve(&w->allocator, &w->packed, keep + bound))
         return aqi_fail_nomem(err, bound);
     if (bound > 0)
-        n = aqi_compress((int32_t)codec, w->level, w->body.data, w->body.size,
-                         w->packed.data, w->packed.capacity);
-    if (n == 0 || n > INT32_MAX)
+        n = aqi_compress((int32_t)codec, w->level, w->body.data + keep, rest,
+                         w->packed.data + keep, w->packed.capacity - keep);
+    if (n == 0 || n > INT32_MAX - keep)
         return aqi_fail(err, AQ_E_LIMIT, "%s could not compress %zu bytes",
-                        aqi_codec_name((int32_t)codec), w->body.size);
-    w->packed.size = n;
+                        aqi_codec_name((int32_t)codec), rest);
+    if (v2 && n >= rest) return AQ_OK;
+    parts->compressed = true;
+    if (keep > 0) memcpy(w->packed.data, w->body.data, keep);
+    w->packed.size = keep + n;
     swap = w->body;
     w->body = w->packed;
     w->packed = swap;
@@ -6553,37 +6994,35 @@ static void aqi_statistics_make(const aq_field *f, const aq_column_values *v,
     AQI_SET(out, aqi_statistics, is_max_value_exact, true);
 }
 
-/* Gap, page header, body, tail to the file. Sets where the header begins. */
-static aq_status aqi_writer_emit_page(aq_writer *w, const aq_field_spec *spec,
-                                      aqi_page_parts *parts, aq_error *err) {
+/* Gap, page header, body, tail to the file. */
+static aq_status aqi_writer_emit_page(aq_writer *w, aqi_chunk_writer *c,
+                                      aqi_page_header *h, const aqi_page_parts *parts,
+                                      aq_error *err) {
     size_t stored = w->body.size + parts->tail_bytes, gap = 0;
-    aqi_page_header h;
+    bool data = h->type != AQI_PAGE_DICTIONARY;
     uint32_t crc;
     aq_status status = AQ_OK;
-    memset(&h, 0, sizeof h);
-    AQI_SET(&h, aqi_page_header, type, AQI_PAGE_DATA);
-    AQI_SET(&h, aqi_page_header, uncompressed_page_size, (int32_t)parts->plain_bytes);
-    AQI_SET(&h, aqi_page_header, compressed_page_size, (int32_t)stored);
+    AQI_SET(h, aqi_page_header, uncompressed_page_size, (int32_t)parts->plain_bytes);
+    AQI_SET(h, aqi_page_header, compressed_page_size, (int32_t)stored);
     if (!w->skip_checksums) {
         crc = aqi_crc32(UINT32_MAX, w->body.data, w->body.size);
         crc = ~aqi_crc32(crc, parts->tail, parts->tail_bytes);
-        AQI_SET(&h, aqi_page_header, crc, (int32_t)crc);
+        AQI_SET(h, aqi_page_header, crc, (int32_t)crc);
     }
-    AQI_MARK(&h, aqi_page_header, data_page_header);
-    AQI_SET(&h.data_page_header, aqi_data_page, num_values, parts->num_levels);
-    AQI_SET(&h.data_page_header, aqi_data_page, encoding, AQ_PLAIN);
-    AQI_SET(&h.data_page_header, aqi_data_page, definition_level_encoding, AQ_RLE);
-    AQI_SET(&h.data_page_header, aqi_data_page, repetition_level_encoding, AQ_RLE);
     w->header.out.size = 0;
-    aqi_thrift_write(&w->header, &aqi_page_header_type, &h);
+    aqi_thrift_write(&w->header, &aqi_page_header_type, h);
     if (w->header.failed) return aqi_fail_nomem(err, 64);
-    if (spec->align_values && spec->codec == AQ_UNCOMPRESSED) {
+    if (c->spec->align_values && c->spec->codec == AQ_UNCOMPRESSED && data &&
+        c->num_pages == 0 && c->encoding == AQ_PLAIN) {
         size_t at = (size_t)w->out.offset + w->header.out.size + parts->prefix;
         gap = (w->alignment - at % w->alignment) % w->alignment;
     }
     status = aqi_output_zeros(&w->out, gap, err);
-    parts->start = w->out.offset;
-    parts->stored = w->header.out.size + stored;
+    if (data && c->num_pages == 0) c->data_start = w->out.offset;
+    if (!data) c->dictionary_start = w->out.offset;
+    c->num_pages += data;
+    c->plain_bytes += (int64_t)(w->header.out.size + parts->plain_bytes);
+    c->stored_bytes += (int64_t)(w->header.out.size + stored);
     if (status == AQ_OK)
         status = aqi_output_write(&w->out, w->header.out.data, w->header.out.size, err);
     if (status == AQ_OK)
@@ -6593,62 +7032,275 @@ static aq_status aqi_writer_emit_page(aq_writer *w, const aq_field_spec *spec,
     return status;
 }
 
-/* Encodes the ColumnChunk of the page just written, for the row group. */
-static aq_status aqi_writer_note_chunk(aq_writer *w, const aq_field_spec *spec,
-                                       const aq_field *field, const aq_column_values *v,
-                                       const aqi_page_parts *parts, aq_error *err) {
-    static const int32_t encodings[] = {AQ_PLAIN, AQ_RLE};
-    uint8_t store[16];
-    aqi_column_chunk chunk;
-    aqi_column_meta *m = &chunk.meta_data;
-    memset(&chunk, 0, sizeof chunk);
-    AQI_SET(&chunk, aqi_column_chunk, file_offset, 0);
-    AQI_MARK(&chunk, aqi_column_chunk, meta_data);
-    AQI_SET(m, aqi_column_meta, type, (int32_t)field->type);
-    m->encodings.items = encodings;
-    m->encodings.count = field->max_def > 0 || field->max_rep > 0 ? 2 : 1;
-    AQI_MARK(m, aqi_column_meta, encodings);
-    AQI_SET(m, aqi_column_meta, path_in_schema, w->column_paths[field->column]);
-    AQI_SET(m, aqi_column_meta, codec, (int32_t)spec->codec);
-    AQI_SET(m, aqi_column_meta, num_values, parts->num_levels);
-    AQI_SET(m, aqi_column_meta, total_uncompressed_size,
-            (int64_t)(parts->plain_bytes + w->header.out.size));
-    AQI_SET(m, aqi_column_meta, total_compressed_size, (int64_t)parts->stored);
-    AQI_SET(m, aqi_column_meta, data_page_offset, parts->start);
-    if (spec->write_statistics) {
-        AQI_MARK(m, aqi_column_meta, statistics);
-        aqi_statistics_make(field, v, store, &m->statistics);
+static void aqi_page_header_fill(const aq_writer *w, const aqi_chunk_writer *c,
+                                 const aqi_page_parts *p, aqi_page_header *h) {
+    aqi_data_page *v1 = &h->data_page_header;
+    aqi_data_page_v2 *v2 = &h->data_page_header_v2;
+    int32_t levels = (int32_t)p->v.num_levels;
+    memset(h, 0, sizeof *h);
+    if (w->data_page_v2) {
+        AQI_SET(h, aqi_page_header, type, AQI_PAGE_DATA_V2);
+        AQI_MARK(h, aqi_page_header, data_page_header_v2);
+        AQI_SET(v2, aqi_data_page_v2, num_values, levels);
+        AQI_SET(v2, aqi_data_page_v2, num_nulls, levels - (int32_t)p->v.num_values);
+        AQI_SET(v2, aqi_data_page_v2, num_rows, (int32_t)p->num_rows);
+        AQI_SET(v2, aqi_data_page_v2, encoding, (int32_t)c->encoding);
+        AQI_SET(v2, aqi_data_page_v2, definition_levels_byte_length,
+                (int32_t)p->def_bytes);
+        AQI_SET(v2, aqi_data_page_v2, repetition_levels_byte_length,
+                (int32_t)p->rep_bytes);
+        AQI_SET(v2, aqi_data_page_v2, is_compressed, p->compressed);
+        return;
     }
-    aqi_thrift_write(&w->columns, &aqi_column_chunk_type, &chunk);
+    AQI_SET(h, aqi_page_header, type, AQI_PAGE_DATA);
+    AQI_MARK(h, aqi_page_header, data_page_header);
+    AQI_SET(v1, aqi_data_page, num_values, levels);
+    AQI_SET(v1, aqi_data_page, encoding, (int32_t)c->encoding);
+    AQI_SET(v1, aqi_data_page, definition_level_encoding, AQ_RLE);
+    AQI_SET(v1, aqi_data_page, repetition_level_encoding, AQ_RLE);
+}
+
+/* The next data page of the chunk, from the values to the file. */
+static aq_status aqi_writer_put_page(aq_writer *w, aqi_chunk_writer *c, aq_error *err) {
+    aqi_page_parts parts;
+    aqi_page_header header;
+    aq_status status;
+    aqi_page_cut(c, w->page_bytes, &parts);
+    if (parts.v.num_levels > INT32_MAX)
+        return aqi_fail(err, AQ_E_LIMIT,
+                        "column chunk of over 2^31 - 1 values in one page; set "
+                        "page_bytes");
+    status = aqi_writer_build_page(w, c, &parts, err);
+    if (status == AQ_OK && parts.compressed)
+        status = aqi_writer_compress(w, c->spec->codec, w->data_page_v2, &parts, err);
+    if (status != AQ_OK) return status;
+    aqi_page_header_fill(w, c, &parts, &header);
+    status = aqi_writer_emit_page(w, c, &header, &parts, err);
+    c->level += parts.v.num_levels;
+    c->value += parts.v.num_values;
+    c->row += parts.num_rows;
+    return status;
+}
+
+/* The bytes of one value as it lies in memory. */
+static aq_bytes aqi_value_view(const aq_field *f, const void *values, size_t i) {
+    aq_bytes b;
+    if (f->type == AQ_BYTE_ARRAY) return ((const aq_bytes *)values)[i];
+    b.size = aqi_value_bytes(f->type, f->type_length);
+    b.data = (const uint8_t *)values + i * b.size;
+    return b;
+}
+
+static uint32_t aqi_hash_bytes(aq_bytes b) {
+    const uint64_t odd = 0x9e3779b97f4a7c15u;
+    uint64_t h = (b.size + 1) * odd, word;
+    size_t i, k;
+    for (i = 0; i + 8 <= b.size; i += 8) {
+        h = (h ^ aqi_load_le64(b.data + i)) * odd;
+        h ^= h >> 29;
+    }
+    for (word = 0, k = 0; i < b.size; i++, k += 8) word |= (uint64_t)b.data[i] << k;
+    h = (h ^ word) * odd;
+    return (uint32_t)((h ^ h >> 32) * odd >> 32);
+}
+
+/* Makes the hash table twice as large. It holds entry + 1, 0 = free; firsts holds the
+ * place of the first value of each entry. */
+static bool aqi_dictionary_grow(aq_writer *w, const aqi_chunk_writer *c) {
+    size_t count = w->firsts.size / sizeof(size_t), entry, i, size;
+    uint32_t *slots;
+    size = w->slots.size == 0 ? 256 : w->slots.size / sizeof(uint32_t) * 2;
+    w->slots.size = 0;
+    if (!aqi_builder_reserve(&w->allocator, &w->slots, size * sizeof(uint32_t)))
+        return false;
+    w->slots.size = size * sizeof(uint32_t);
+    slots = (uint32_t *)(void *)w->slots.data;
+    memset(slots, 0, w->slots.size);
+    for (entry = 0; entry < count; entry++) {
+        size_t first = ((const size_t *)(const void *)w->firsts.data)[entry];
+        i = aqi_hash_bytes(aqi_value_view(c->field, c->v->values, first)) & (size - 1);
+        while (slots[i] != 0) i = (i + 1) & (size - 1);
+        slots[i] = (uint32_t)entry + 1;
+    }
+    return true;
+}
+
+/* The entry of the i-th value, a new one if need be. False: no memory. */
+static bool aqi_dictionary_entry(aq_writer *w, const aqi_chunk_writer *c, size_t i,
+                                 uint32_t *out) {
+    aq_bytes value = aqi_value_view(c->field, c->v->values, i), other;
+    size_t count = w->firsts.size / sizeof i, mask, at;
+    uint32_t *slot;
+    if (count * 2 * sizeof *slot >= w->slots.size && !aqi_dictionary_grow(w, c))
+        return false;
+    mask = w->slots.size / sizeof *slot - 1;
+    for (at = aqi_hash_bytes(value) & mask;; at = (at + 1) & mask) {
+        slot = (uint32_t *)(void *)w->slots.data + at;
+        if (*slot == 0) break;
+        *out = *slot - 1;
+        other = aqi_value_view(c->field, c->v->values,
+                               ((const size_t *)(const void *)w->firsts.data)[*out]);
+        if (other.size == value.size &&
+            (value.size == 0 || memcmp(other.data, value.data, value.size) == 0))
+            return true;
+    }
+    *out = (uint32_t)count;
+    *slot = *out + 1;
+    return aqi_builder_append(&w->allocator, &w->firsts, &i, sizeof i);
+}
+
+/* Entries and an index for each value. c->entries stays 0 where a dictionary would be
+ * too large, or save nothing. */
+static aq_status aqi_dictionary_build(aq_writer *w, aqi_chunk_writer *c, aq_error *err) {
+    const size_t batch = 4096;
+    size_t n = (size_t)c->v->num_values, i, bytes = 0, plain, count = 0;
+    w->indices.size = 0;
+    w->firsts.size = 0;
+    w->slots.size = 0;
+    for (i = 0; i < n; i++) {
+        uint32_t entry = 0;
+        if ((i % batch == 0 && !aqi_builder_reserve(&w->allocator, &w->indices,
+                                                    batch * sizeof entry)) ||
+            !aqi_dictionary_entry(w, c, i, &entry))
+            return aqi_fail_nomem(err, w->indices.size);
+        memcpy(w->indices.data + w->indices.size, &entry, sizeof entry);
+        w->indices.size += sizeof entry;
+        if (entry < count) continue;
+        count++;
+        bytes += aqi_value_view(c->field, c->v->values, i).size;
+        bytes += c->field->type == AQ_BYTE_ARRAY ? 4 : 0;
+        if (bytes > w->dictionary_limit) return AQ_OK;
+    }
+    if (n == 0 || !aqi_plain_size(c->field, c->v, &plain)) return AQ_OK;
+    bytes += n / 8 * AQI_MAX(1u, aqi_bits_needed(count - 1));
+    if (bytes < plain) c->entries = (uint32_t)count;
+    return AQ_OK;
+}
+
+/* Decides between RLE_DICTIONARY and PLAIN, and writes the dictionary page. */
+static aq_status aqi_writer_put_dictionary(aq_writer *w, aqi_chunk_writer *c,
+                                           aq_error *err) {
+    aqi_page_parts parts;
+    aqi_page_header h;
+    size_t k, swap = aqi_swap_width(c->field->type);
+    uint8_t length[4];
+    bool ok = true;
+    aq_status status = aqi_dictionary_build(w, c, err);
+    if (status != AQ_OK || c->entries == 0) return status;
+    c->encoding = AQ_RLE_DICTIONARY;
+    w->body.size = 0;
+    for (k = 0; ok && k < c->entries; k++) {
+        aq_bytes b = aqi_value_view(c->field, c->v->values,
+                                    ((const size_t *)(const void *)w->firsts.data)[k]);
+        aqi_store_le32(length, (uint32_t)b.size);
+        if (c->field->type == AQ_BYTE_ARRAY)
+            ok = aqi_builder_append(&w->allocator, &w->body, length, sizeof length);
+        ok = ok && aqi_builder_reserve(&w->allocator, &w->body, b.size);
+        if (ok) aqi_copy_le(w->body.data + w->body.size, b.data, b.size / swap, swap);
+        w->body.size += ok ? b.size : 0;
+    }
+    if (!ok) return aqi_fail_nomem(err, w->body.size);
+    memset(&parts, 0, sizeof parts);
+    parts.plain_bytes = w->body.size;
+    if (c->spec->codec != AQ_UNCOMPRESSED)
+        status = aqi_writer_compress(w, c->spec->codec, false, &parts, err);
+    if (status != AQ_OK) return status;
+    memset(&h, 0, sizeof h);
+    AQI_SET(&h, aqi_page_header, type, AQI_PAGE_DICTIONARY);
+    AQI_MARK(&h, aqi_page_header, dictionary_page_header);
+    AQI_SET(&h.dictionary_page_header, aqi_dictionary_page, num_values,
+            (int32_t)c->entries);
+    AQI_SET(&h.dictionary_page_header, aqi_dictionary_page, encoding, AQ_PLAIN);
+    return aqi_writer_emit_page(w, c, &h, &parts, err);
+}
+
+/* Which encodings the chunk has; room for 3 and 2. A plain chunk of one page V1 says no
+ * more than its list. */
+static void aqi_chunk_note_encodings(const aq_writer *w, const aqi_chunk_writer *c,
+                                     int32_t *list, aqi_page_encoding_stats *stats,
+                                     aqi_column_meta_out *m) {
+    uint32_t n = 0, k = 0;
+    bool dictionary = c->encoding == AQ_RLE_DICTIONARY;
+    list[n++] = (int32_t)c->encoding;
+    if (dictionary) list[n++] = AQ_PLAIN;
+    if (c->has_levels && c->encoding != AQ_RLE) list[n++] = AQ_RLE;
+    m->encodings.items = list;
+    m->encodings.count = n;
+    AQI_MARK(m, aqi_column_meta_out, encodings);
+    if (c->spec->encoding == AQ_PLAIN && c->num_pages == 1 && !w->data_page_v2) return;
+    memset(stats, 0, 2 * sizeof *stats);
+    if (dictionary) {
+        AQI_SET(&stats[k], aqi_page_encoding_stats, page_type, AQI_PAGE_DICTIONARY);
+        AQI_SET(&stats[k], aqi_page_encoding_stats, encoding, AQ_PLAIN);
+        AQI_SET(&stats[k], aqi_page_encoding_stats, count, 1);
+        k++;
+    }
+    AQI_SET(&stats[k], aqi_page_encoding_stats, page_type,
+            w->data_page_v2 ? AQI_PAGE_DATA_V2 : AQI_PAGE_DATA);
+    AQI_SET(&stats[k], aqi_page_encoding_stats, encoding, (int32_t)c->encoding);
+    AQI_SET(&stats[k], aqi_page_encoding_stats, count, c->num_pages);
+    m->encoding_stats.items = stats;
+    m->encoding_stats.count = k + 1;
+    AQI_MARK(m, aqi_column_meta_out, encoding_stats);
+}
+
+/* Encodes the ColumnChunk of the pages just written, for the row group. */
+static aq_status aqi_writer_note_chunk(aq_writer *w, const aqi_chunk_writer *c,
+                                       aq_error *err) {
+    int32_t encodings[3];
+    aqi_page_encoding_stats stats[2];
+    uint8_t store[16];
+    aqi_column_chunk_out chunk;
+    aqi_column_meta_out *m = &chunk.meta_data;
+    memset(&chunk, 0, sizeof chunk);
+    AQI_SET(&chunk, aqi_column_chunk_out, file_offset, 0);
+    AQI_MARK(&chunk, aqi_column_chunk_out, meta_data);
+    AQI_SET(m, aqi_column_meta_out, type, (int32_t)c->field->type);
+    aqi_chunk_note_encodings(w, c, encodings, stats, m);
+    AQI_SET(m, aqi_column_meta_out, path_in_schema, w->column_paths[c->field->column]);
+    AQI_SET(m, aqi_column_meta_out, codec, (int32_t)c->spec->codec);
+    AQI_SET(m, aqi_column_meta_out, num_values, c->num_levels);
+    AQI_SET(m, aqi_column_meta_out, total_uncompressed_size, c->plain_bytes);
+    AQI_SET(m, aqi_column_meta_out, total_compressed_size, c->stored_bytes);
+    AQI_SET(m, aqi_column_meta_out, data_page_offset, c->data_start);
+    if (c->dictionary_start > 0)
+        AQI_SET(m, aqi_column_meta_out, dictionary_page_offset, c->dictionary_start);
+    if (c->spec->write_statistics) {
+        AQI_MARK(m, aqi_column_meta_out, statistics);
+        aqi_statistics_make(c->field, c->v, store, &m->statistics);
+    }
+    aqi_thrift_write(&w->columns, &aqi_column_chunk_out_type, &chunk);
     if (w->columns.failed) return aqi_fail_nomem(err, 256);
     w->group_bytes += m->total_uncompressed_size;
     w->group_stored += m->total_compressed_size;
-    if (w->column == 0) w->group_start = parts->start;
+    if (w->column == 0)
+        w->group_start = c->dictionary_start > 0 ? c->dictionary_start : c->data_start;
     return AQ_OK;
 }
 
 static aq_status aqi_writer_put(aq_writer *w, const aq_column_values *v, aq_error *err) {
     int32_t index = w->schema.leaves[w->column];
-    const aq_field *field = &w->schema.fields[index];
-    const aq_field_spec *spec = &w->specs[index - 1];
-    bool compressed = spec->codec != AQ_UNCOMPRESSED;
-    aqi_page_parts parts;
-    int64_t rows, levels;
-    aq_status status = aqi_writer_check_levels(field, v, &rows, err);
+    aqi_chunk_writer c;
+    aq_status status;
+    memset(&c, 0, sizeof c);
+    c.field = &w->schema.fields[index];
+    c.spec = &w->specs[index - 1];
+    c.v = v;
+    c.has_levels = c.field->max_def > 0 || c.field->max_rep > 0;
+    status = aqi_writer_check_levels(c.field, v, &c.num_rows, err);
     if (status != AQ_OK) return status;
-    levels = field->max_def > 0 || field->max_rep > 0 ? v->num_levels : v->num_values;
-    if (levels > INT32_MAX)
-        return aqi_fail(err, AQ_E_LIMIT,
-                        "column chunk of over 2^31 - 1 values in one page");
-    if (w->column > 0 && rows != w->group_rows)
+    c.num_levels = c.has_levels ? v->num_levels : v->num_values;
+    c.encoding = c.spec->encoding == AQ_RLE_DICTIONARY ? AQ_PLAIN : c.spec->encoding;
+    if (w->column > 0 && c.num_rows != w->group_rows)
         return aqi_fail(err, AQ_E_ARG, "column has %lld rows, the ones before it %lld",
-                        (long long)rows, (long long)w->group_rows);
-    w->group_rows = rows;
-    status = aqi_writer_build_page(w, field, v, compressed, &parts, err);
-    if (status == AQ_OK && compressed) status = aqi_writer_compress(w, spec->codec, err);
-    parts.num_levels = (int32_t)levels;
-    if (status == AQ_OK) status = aqi_writer_emit_page(w, spec, &parts, err);
-    if (status == AQ_OK) status = aqi_writer_note_chunk(w, spec, field, v, &parts, err);
+                        (long long)c.num_rows, (long long)w->group_rows);
+    w->group_rows = c.num_rows;
+    if (c.spec->encoding == AQ_RLE_DICTIONARY)
+        status = aqi_writer_put_dictionary(w, &c, err);
+    do {
+        if (status == AQ_OK) status = aqi_writer_put_page(w, &c, err);
+    } while (status == AQ_OK && c.level < c.num_levels);
+    if (status == AQ_OK) status = aqi_writer_note_chunk(w, &c, err);
     if (status == AQ_OK) w->column++;
     return status;
 }
@@ -9131,13 +9783,14 @@ aq_status aq_model_find(const aq_model *model, const char *name, aq_tensor *out_
  * leaves, and the three lists. Source: docs/FORMAT.md. */
 #define AQI_LIST_FIELDS(name, type, logical, bits, align)                                \
     {name, AQ_REQUIRED, AQ_GROUP, 1, 0, AQ_LOGICAL_LIST, 0, false, false, false,         \
-     AQ_UNCOMPRESSED},                                                                   \
+     AQ_UNCOMPRESSED, AQ_PLAIN, 0, 0, 0, false, 0},                                      \
         {"list", AQ_REPEATED, AQ_GROUP, 1, 0, AQ_LOGICAL_NONE, 0, false, false, false,   \
-         AQ_UNCOMPRESSED},                                                               \
+         AQ_UNCOMPRESSED, AQ_PLAIN, 0, 0, 0, false, 0},                                  \
         {"element", AQ_REQUIRED, type, 0, 0, logical, bits, false, align, false,         \
-         AQ_UNCOMPRESSED}
+         AQ_UNCOMPRESSED, AQ_PLAIN, 0, 0, 0, false, 0}
 #define AQI_LEAF_FIELD(name, repetition, type, logical, bits, align, stats)              \
-    {name, repetition, type, 0, 0, logical, bits, false, align, stats, AQ_UNCOMPRESSED}
+    {name, repetition, type, 0, 0, logical, bits, false, align, stats, AQ_UNCOMPRESSED,  \
+     AQ_PLAIN, 0, 0, 0, false, 0}
 
 static const aq_field_spec aqi_model_fields[] = {
     AQI_LEAF_FIELD("layer_name", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false,

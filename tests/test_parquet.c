@@ -45,9 +45,10 @@ static size_t all_fields(aq_field_spec *fields) {
     static char names[NUM_COLUMNS][16];
     size_t n = 0;
     for (int c = 0; c < NUM_COLUMNS; c++) {
-        aq_field_spec leaf = {names[c],        AQ_REQUIRED, type_of(c), 0,     0,
-                              AQ_LOGICAL_NONE, 0,           false,      false, true,
-                              codec_of(c)};
+        aq_field_spec leaf = {.name = names[c],
+                              .type = type_of(c),
+                              .write_statistics = true,
+                              .codec = codec_of(c)};
         snprintf(names[c], sizeof names[c], "c%d", c);
         if (shape_of(c) != REQUIRED) leaf.repetition = AQ_OPTIONAL;
         if (leaf.type == AQ_FIXED_LEN_BYTE_ARRAY) leaf.type_length = FIXED_BYTES;
