@@ -3786,9 +3786,18 @@ static const struct {
 };
 
 #define AQI_CONVERTED_UTF8 0
+#define AQI_CONVERTED_MAP 1
 #define AQI_CONVERTED_LIST 3
+#define AQI_CONVERTED_ENUM 4
+#define AQI_CONVERTED_DECIMAL 5
+#define AQI_CONVERTED_DATE 6
+#define AQI_CONVERTED_TIME_MILLIS 7
+#define AQI_CONVERTED_TIMESTAMP_MILLIS 9
 #define AQI_CONVERTED_UINT_8 11
 #define AQI_CONVERTED_INT_8 15
+#define AQI_CONVERTED_JSON 19
+#define AQI_CONVERTED_BSON 20
+#define AQI_CONVERTED_INTERVAL 21
 
 static int32_t aqi_time_unit_nanos(const aqi_time_unit *unit) {
     if (AQI_HAS(unit, aqi_time_unit, millis)) return 1000000;
@@ -6378,45 +6387,131 @@ static void aqi_writer_free(aq_writer *w) {
     aqi_free(&a, w, sizeof *w);
 }
 
+/* What a logical type may be of: physical types as bits 1 << type, and a length. */
+static const struct {
+    aq_logical_type logical;
+    uint32_t types;
+    int32_t type_length; /* 0 = any */
+    int8_t converted;    /* -1 = none, or not always the same */
+} aqi_logical_rules[] = {
+    {AQ_LOGICAL_STRING, 1u << AQ_BYTE_ARRAY, 0, AQI_CONVERTED_UTF8},
+    {AQ_LOGICAL_ENUM, 1u << AQ_BYTE_ARRAY, 0, AQI_CONVERTED_ENUM},
+    {AQ_LOGICAL_DECIMAL,
+     1u << AQ_INT32 | 1u << AQ_INT64 | 1u << AQ_BYTE_ARRAY |
+         1u << AQ_FIXED_LEN_BYTE_ARRAY,
+     0, AQI_CONVERTED_DECIMAL},
+    {AQ_LOGICAL_DATE, 1u << AQ_INT32, 0, AQI_CONVERTED_DATE},
+    {AQ_LOGICAL_TIME, 1u << AQ_INT32 | 1u << AQ_INT64, 0, -1},
+    {AQ_LOGICAL_TIMESTAMP, 1u << AQ_INT64, 0, -1},
+    {AQ_LOGICAL_INTEGER, 1u << AQ_INT32 | 1u << AQ_INT64, 0, -1},
+    {AQ_LOGICAL_UNKNOWN, 0xff, 0, -1},
+    {AQ_LOGICAL_JSON, 1u << AQ_BYTE_ARRAY, 0, AQI_CONVERTED_JSON},
+    {AQ_LOGICAL_BSON, 1u << AQ_BYTE_ARRAY, 0, AQI_CONVERTED_BSON},
+    {AQ_LOGICAL_UUID, 1u << AQ_FIXED_LEN_BYTE_ARRAY, 16, -1},
+    {AQ_LOGICAL_FLOAT16, 1u << AQ_FIXED_LEN_BYTE_ARRAY, 2, -1},
+    {AQ_LOGICAL_INTERVAL, 1u << AQ_FIXED_LEN_BYTE_ARRAY, 12, AQI_CONVERTED_INTERVAL},
+    {AQ_LOGICAL_LIST, 0, 0, AQI_CONVERTED_LIST}, /* groups */
+    {AQ_LOGICAL_MAP, 0, 0, AQI_CONVERTED_MAP},
+};
+
+static aq_status aqi_spec_fail(const aq_field_spec *spec, const char *what,
+                               aq_error *err) {
+    return aqi_fail(err, AQ_E_ARG, "field \"%.80s\": %s", spec->name, what);
+}
+
+static aq_status aqi_spec_decimal(const aq_field_spec *spec, aqi_schema_element *e,
+                                  aq_error *err) {
+    int32_t most = INT32_MAX, bytes = spec->type_length;
+    if (spec->type == AQ_INT32) most = 9;
+    if (spec->type == AQ_INT64) most = 18;
+    if (spec->type == AQ_FIXED_LEN_BYTE_ARRAY && bytes < 1000000) /* floor(log10(max)) */
+        most = (int32_t)((double)(8 * bytes - 1) * 0.30102999566398120);
+    if (spec->precision < 1 || spec->precision > most || spec->scale < 0 ||
+        spec->scale > spec->precision)
+        return aqi_spec_fail(spec, "precision or scale does not go with its type", err);
+    AQI_SET(e, aqi_schema_element, precision, spec->precision);
+    AQI_SET(e, aqi_schema_element, scale, spec->scale);
+    AQI_MARK(&e->logical_type, aqi_logical, decimal);
+    AQI_SET(&e->logical_type.decimal, aqi_decimal, precision, spec->precision);
+    AQI_SET(&e->logical_type.decimal, aqi_decimal, scale, spec->scale);
+    return AQ_OK;
+}
+
+/* TIME and TIMESTAMP. The converted types mean UTC, and know no nanoseconds. */
+static aq_status aqi_spec_time(const aq_field_spec *spec, aqi_schema_element *e,
+                               aq_error *err) {
+    bool day = spec->logical == AQ_LOGICAL_TIME, millis = spec->unit_nanos == 1000000;
+    aqi_time *t = day ? &e->logical_type.time : &e->logical_type.timestamp;
+    if (!millis && spec->unit_nanos != 1000 && spec->unit_nanos != 1)
+        return aqi_spec_fail(spec, "unit_nanos is not 1000000, 1000 or 1", err);
+    if (day && millis != (spec->type == AQ_INT32))
+        return aqi_spec_fail(spec, "TIME is INT32 of milliseconds, else INT64", err);
+    if (day) AQI_MARK(&e->logical_type, aqi_logical, time);
+    if (!day) AQI_MARK(&e->logical_type, aqi_logical, timestamp);
+    AQI_SET(t, aqi_time, is_adjusted_to_utc, spec->utc);
+    AQI_MARK(t, aqi_time, unit);
+    if (millis) AQI_MARK(&t->unit, aqi_time_unit, millis);
+    if (spec->unit_nanos == 1000) AQI_MARK(&t->unit, aqi_time_unit, micros);
+    if (spec->unit_nanos == 1) AQI_MARK(&t->unit, aqi_time_unit, nanos);
+    if (spec->utc && spec->unit_nanos > 1)
+        AQI_SET(e, aqi_schema_element, converted_type,
+                (day ? AQI_CONVERTED_TIME_MILLIS : AQI_CONVERTED_TIMESTAMP_MILLIS) +
+                    !millis);
+    return AQ_OK;
+}
+
+static aq_status aqi_spec_integer(const aq_field_spec *spec, aqi_schema_element *e,
+                                  aq_error *err) {
+    aqi_logical *l = &e->logical_type;
+    int32_t widths = 0;
+    while (widths < 4 && 8 << widths != spec->bit_width) widths++;
+    if (widths == 4)
+        return aqi_fail(err, AQ_E_ARG,
+                        "field \"%.80s\": bit_width %d is not 8, 16, 32, 64", spec->name,
+                        (int)spec->bit_width);
+    if ((widths == 3) != (spec->type == AQ_INT64))
+        return aqi_spec_fail(spec, "INTEGER of 64 bits is INT64, others INT32", err);
+    AQI_MARK(l, aqi_logical, integer);
+    AQI_SET(&l->integer, aqi_integer, bit_width, (int8_t)spec->bit_width);
+    AQI_SET(&l->integer, aqi_integer, is_signed, spec->is_signed);
+    AQI_SET(e, aqi_schema_element, converted_type,
+            (spec->is_signed ? AQI_CONVERTED_INT_8 : AQI_CONVERTED_UINT_8) + widths);
+    return AQ_OK;
+}
+
 /* The logical type of a spec, with the ConvertedType that older readers know. */
 static aq_status aqi_spec_logical(const aq_field_spec *spec, aqi_schema_element *e,
                                   aq_error *err) {
     aqi_logical *l = &e->logical_type;
-    int32_t widths = 0;
-    switch (spec->logical) {
-    case AQ_LOGICAL_NONE:
-        return AQ_OK;
-    case AQ_LOGICAL_STRING:
-        AQI_MARK(l, aqi_logical, string);
-        AQI_SET(e, aqi_schema_element, converted_type, AQI_CONVERTED_UTF8);
-        break;
-    case AQ_LOGICAL_LIST:
-        AQI_MARK(l, aqi_logical, list);
-        AQI_SET(e, aqi_schema_element, converted_type, AQI_CONVERTED_LIST);
-        break;
-    case AQ_LOGICAL_INTEGER:
-        while (widths < 4 && 8 << widths != spec->bit_width) widths++;
-        if (widths == 4)
-            return aqi_fail(err, AQ_E_ARG,
-                            "field \"%.80s\": bit_width %d is not 8, 16, 32, 64",
-                            spec->name, (int)spec->bit_width);
-        AQI_MARK(l, aqi_logical, integer);
-        AQI_SET(&l->integer, aqi_integer, bit_width, (int8_t)spec->bit_width);
-        AQI_SET(&l->integer, aqi_integer, is_signed, spec->is_signed);
-        AQI_SET(e, aqi_schema_element, converted_type,
-                (spec->is_signed ? AQI_CONVERTED_INT_8 : AQI_CONVERTED_UINT_8) + widths);
-        break;
-    case AQ_LOGICAL_FLOAT16:
-        AQI_MARK(l, aqi_logical, float16);
-        break;
-    default:
-        return aqi_fail(
-            err, AQ_E_UNSUPPORTED,
-            "field \"%.80s\": this version writes the logical types STRING, LIST, "
-            "INTEGER and FLOAT16",
-            spec->name);
-    }
+    uint32_t type = spec->type == AQ_GROUP ? 0 : 1u << spec->type;
+    size_t k = 0;
+    if (spec->logical == AQ_LOGICAL_NONE) return AQ_OK;
+    while (k < AQI_COUNT(aqi_logical_rules) &&
+           aqi_logical_rules[k].logical != spec->logical)
+        k++;
+    if (k == AQI_COUNT(aqi_logical_rules))
+        return aqi_spec_fail(spec, "no such logical type", err);
+    if ((aqi_logical_rules[k].types & type) != type ||
+        (type == 0) != (aqi_logical_rules[k].types == 0) ||
+        (aqi_logical_rules[k].type_length != 0 &&
+         aqi_logical_rules[k].type_length != spec->type_length))
+        return aqi_spec_fail(spec, "logical type does not go with its type", err);
+    if (aqi_logical_rules[k].converted >= 0)
+        AQI_SET(e, aqi_schema_element, converted_type, aqi_logical_rules[k].converted);
+    if (spec->logical == AQ_LOGICAL_INTERVAL) return AQ_OK; /* has no LogicalType */
     AQI_MARK(e, aqi_schema_element, logical_type);
+    switch (spec->logical) {
+    case AQ_LOGICAL_DECIMAL:
+        return aqi_spec_decimal(spec, e, err);
+    case AQ_LOGICAL_TIME:
+    case AQ_LOGICAL_TIMESTAMP:
+        return aqi_spec_time(spec, e, err);
+    case AQ_LOGICAL_INTEGER:
+        return aqi_spec_integer(spec, e, err);
+    default: /* a struct without fields: aqi_logical has them in the enum's order */
+        l->has = 1u << (spec->logical - AQ_LOGICAL_STRING);
+        break;
+    }
     return AQ_OK;
 }
 
@@ -6454,6 +6549,7 @@ static aq_status aqi_spec_element(const aq_field_spec *spec, aqi_schema_element 
     }
     if (spec->type_length > 0)
         AQI_SET(e, aqi_schema_element, type_length, spec->type_length);
+    if (spec->field_id != 0) AQI_SET(e, aqi_schema_element, field_id, spec->field_id);
     return aqi_spec_logical(spec, e, err);
 }
 
@@ -6739,6 +6835,11 @@ static void aqi_plain_encode(const aq_field *field, const aq_column_values *v,
     }
 }
 
+/* Least and greatest of some values, NaN left out; NULL = there is none. */
+typedef struct aqi_extremes {
+    const uint8_t *min, *max; /* places in the caller's values */
+} aqi_extremes;
+
 /* A column chunk being written. */
 typedef struct aqi_chunk_writer {
     const aq_field *field;
@@ -6752,6 +6853,7 @@ typedef struct aqi_chunk_writer {
     int64_t dictionary_start, data_start; /* file offsets; 0 = not yet        */
     int64_t plain_bytes, stored_bytes;    /* with page headers                */
     int32_t num_pages;          /* data pages                                 */
+    aqi_extremes range;         /* of the pages so far                        */
 } aqi_chunk_writer;
 
 /* A page about to be written: `body` of the writer, then `tail` from the caller's
@@ -6923,75 +7025,282 @@ static aq_status aqi_writer_compress(aq_writer *w, aq_codec codec, bool v2,
     return AQ_OK;
 }
 
-/* Order of two PLAIN values in memory; sets *ordered = false for what has no order
- * here. */
-static int aqi_value_compare(const aq_field *f, const void *a, const void *b,
-                             bool *ordered) {
+/* The bytes of one value as it lies in memory. */
+static aq_bytes aqi_value_view(const aq_field *f, const void *values, size_t i) {
+    aq_bytes b;
+    if (f->type == AQ_BYTE_ARRAY) return ((const aq_bytes *)values)[i];
+    b.size = aqi_value_bytes(f->type, f->type_length);
+    b.data = (const uint8_t *)values + i * b.size;
+    return b;
+}
+
+/* How values of a leaf compare, as the column order of its type says. */
+typedef enum aqi_order {
+    AQI_ORDER_NONE, /* INT96, INTERVAL, groups: no statistics */
+    AQI_ORDER_U8,   /* BOOLEAN */
+    AQI_ORDER_I32,
+    AQI_ORDER_U32,
+    AQI_ORDER_I64,
+    AQI_ORDER_U64,
+    AQI_ORDER_F16,
+    AQI_ORDER_F32,
+    AQI_ORDER_F64,
+    AQI_ORDER_BYTES,  /* unsigned, byte by byte */
+    AQI_ORDER_DECIMAL /* signed, big-endian */
+} aqi_order;
+
+static aqi_order aqi_order_of(const aq_field *f) {
     bool is_unsigned = f->logical == AQ_LOGICAL_INTEGER && !f->is_signed;
-    if (f->type == AQ_BYTE_ARRAY) {
-        const aq_bytes *x = (const aq_bytes *)a, *y = (const aq_bytes *)b;
-        size_t n = AQI_MIN(x->size, y->size);
-        int order = n == 0 ? 0 : memcmp(x->data, y->data, n);
-        return order != 0 ? order : (x->size > y->size) - (x->size < y->size);
+    switch (f->type) {
+    case AQ_BOOLEAN:
+        return AQI_ORDER_U8;
+    case AQ_INT32:
+        return is_unsigned ? AQI_ORDER_U32 : AQI_ORDER_I32;
+    case AQ_INT64:
+        return is_unsigned ? AQI_ORDER_U64 : AQI_ORDER_I64;
+    case AQ_FLOAT:
+        return AQI_ORDER_F32;
+    case AQ_DOUBLE:
+        return AQI_ORDER_F64;
+    case AQ_BYTE_ARRAY:
+    case AQ_FIXED_LEN_BYTE_ARRAY:
+        if (f->logical == AQ_LOGICAL_INTERVAL) return AQI_ORDER_NONE;
+        if (f->logical == AQ_LOGICAL_FLOAT16) return AQI_ORDER_F16;
+        return f->logical == AQ_LOGICAL_DECIMAL ? AQI_ORDER_DECIMAL : AQI_ORDER_BYTES;
+    default:
+        return AQI_ORDER_NONE;
     }
-    if (f->type == AQ_INT32) {
-        int32_t x, y;
-        memcpy(&x, a, sizeof x);
-        memcpy(&y, b, sizeof y);
-        if (is_unsigned) return ((uint32_t)x > (uint32_t)y) - ((uint32_t)x < (uint32_t)y);
-        return (x > y) - (x < y);
+}
+
+static int aqi_bytes_compare(aq_bytes x, aq_bytes y) {
+    size_t n = AQI_MIN(x.size, y.size);
+    int order = n == 0 ? 0 : memcmp(x.data, y.data, n);
+    return order != 0 ? order : (x.size > y.size) - (x.size < y.size);
+}
+
+/* Two's complement, big-endian, of any two lengths; no bytes are 0. */
+static int aqi_decimal_compare(aq_bytes x, aq_bytes y) {
+    bool x_negative = x.size > 0 && x.data[0] >= 0x80;
+    bool y_negative = y.size > 0 && y.data[0] >= 0x80;
+    size_t n = AQI_MAX(x.size, y.size), i;
+    if (x_negative != y_negative) return x_negative ? -1 : 1;
+    for (i = n; i > 0; i--) { /* i-th byte from the end; signs are extended */
+        uint8_t fill = x_negative ? 0xff : 0;
+        uint8_t a = i > x.size ? fill : x.data[x.size - i];
+        uint8_t b = i > y.size ? fill : y.data[y.size - i];
+        if (a != b) return a < b ? -1 : 1;
     }
-    if (f->type == AQ_INT64) {
-        int64_t x, y;
-        memcpy(&x, a, sizeof x);
-        memcpy(&y, b, sizeof y);
-        if (is_unsigned) return ((uint64_t)x > (uint64_t)y) - ((uint64_t)x < (uint64_t)y);
-        return (x > y) - (x < y);
-    }
-    *ordered = false;
     return 0;
 }
 
-#define AQI_STATISTICS_VALUE_LIMIT 1024
+/* The bits of a half as an integer with the order of its value, and -0 below +0. */
+AQI_INLINE int32_t aqi_half_key(const uint8_t *p) {
+    int32_t bits = p[0] | p[1] << 8;
+    return bits & 0x8000 ? 0x7fff - bits : bits;
+}
 
-/* Statistics of integers and byte arrays. Long byte arrays have none: a shortened
- * bound would not be exact. `store` holds the little-endian form of min and max. */
-static void aqi_statistics_make(const aq_field *f, const aq_column_values *v,
-                                uint8_t store[16], aqi_statistics *out) {
-    size_t width = aqi_value_bytes(f->type, f->type_length), i;
-    const uint8_t *values = (const uint8_t *)v->values, *min = values, *max = values;
-    bool ordered = true, has_levels = f->max_def > 0 || f->max_rep > 0;
+#define AQI_COMPARE_AS(c_type)                                                           \
+    do {                                                                                 \
+        c_type x_, y_;                                                                   \
+        memcpy(&x_, a, sizeof x_);                                                       \
+        memcpy(&y_, b, sizeof y_);                                                       \
+        return (x_ > y_) - (x_ < y_);                                                    \
+    } while (0)
+
+/* In the byte orders a value is `size` bytes, or for 0 an aq_bytes. */
+AQI_INLINE int aqi_order_compare(aqi_order order, size_t size, const uint8_t *a,
+                                 const uint8_t *b) {
+    aq_bytes x, y;
+    switch (order) {
+    case AQI_ORDER_U8:
+        return (*a != 0) - (*b != 0);
+    case AQI_ORDER_I32:
+        AQI_COMPARE_AS(int32_t);
+    case AQI_ORDER_U32:
+        AQI_COMPARE_AS(uint32_t);
+    case AQI_ORDER_I64:
+        AQI_COMPARE_AS(int64_t);
+    case AQI_ORDER_U64:
+        AQI_COMPARE_AS(uint64_t);
+    case AQI_ORDER_F32:
+        AQI_COMPARE_AS(float);
+    case AQI_ORDER_F64:
+        AQI_COMPARE_AS(double);
+    case AQI_ORDER_F16:
+        return aqi_half_key(a) - aqi_half_key(b);
+    default:
+        x.data = a;
+        y.data = b;
+        x.size = y.size = size;
+        if (size == 0) memcpy(&x, a, sizeof x);
+        if (size == 0) memcpy(&y, b, sizeof y);
+        return order == AQI_ORDER_BYTES ? aqi_bytes_compare(x, y)
+                                        : aqi_decimal_compare(x, y);
+    }
+}
+
+AQI_INLINE bool aqi_order_is_nan(aqi_order order, const uint8_t *p) {
+    float f = 0;
+    double d = 0;
+    memcpy(&f, p, order == AQI_ORDER_F32 ? sizeof f : 0);
+    memcpy(&d, p, order == AQI_ORDER_F64 ? sizeof d : 0);
+    if (order == AQI_ORDER_F32) return f != f;
+    if (order == AQI_ORDER_F64) return d != d;
+    return order == AQI_ORDER_F16 && ((p[0] | p[1] << 8) & 0x7fff) > 0x7c00;
+}
+
+AQI_INLINE void aqi_extremes_body(aqi_order order, size_t size, const uint8_t *p,
+                                  size_t width, size_t n, aqi_extremes *r) {
+    const uint8_t *min = r->min, *max = r->max;
+    for (; n > 0; n--, p += width) {
+        if (aqi_order_is_nan(order, p)) continue;
+        if (min == NULL) min = max = p;
+        if (aqi_order_compare(order, size, p, min) < 0) min = p;
+        if (aqi_order_compare(order, size, p, max) > 0) max = p;
+    }
+    r->min = min;
+    r->max = max;
+}
+
+/* Widens the range by n values at p. */
+static void aqi_extremes_add(const aq_field *f, const void *values, size_t n,
+                             aqi_extremes *r) {
+    size_t width = aqi_value_bytes(f->type, f->type_length);
+    size_t size = f->type == AQ_BYTE_ARRAY ? 0 : width;
+    const uint8_t *p = (const uint8_t *)values;
+    aqi_order order = aqi_order_of(f);
+    switch (order) { /* a loop of its own for what is many */
+    case AQI_ORDER_NONE:
+        break;
+    case AQI_ORDER_I32:
+        aqi_extremes_body(AQI_ORDER_I32, 0, p, 4, n, r);
+        break;
+    case AQI_ORDER_I64:
+        aqi_extremes_body(AQI_ORDER_I64, 0, p, 8, n, r);
+        break;
+    case AQI_ORDER_F32:
+        aqi_extremes_body(AQI_ORDER_F32, 0, p, 4, n, r);
+        break;
+    case AQI_ORDER_F64:
+        aqi_extremes_body(AQI_ORDER_F64, 0, p, 8, n, r);
+        break;
+    default:
+        aqi_extremes_body(order, size, p, width, n, r);
+        break;
+    }
+}
+
+/* Longer byte arrays are bounds by their first bytes: of the chunk, where a whole name
+ * finds its row group, and of a page. */
+#define AQI_STATISTICS_VALUE_LIMIT 1024
+#define AQI_PAGE_BOUND_LIMIT 64
+
+/* A bound in its stored form: in `store`, or the caller's bytes. */
+typedef struct aqi_bound {
+    aqi_slice value;
+    bool exact;
+    uint8_t store[AQI_STATISTICS_VALUE_LIMIT + 4];
+} aqi_bound;
+
+/* The last character of a text: its first byte's place, and its code point; false when it
+ * is not well formed. */
+static bool aqi_last_code_point(const uint8_t *p, size_t n, size_t *at, uint32_t *out) {
+    static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
+    static const uint8_t masks[] = {0x80, 0xe0, 0xf0, 0xf8};
+    static const uint8_t leads[] = {0, 0xc0, 0xe0, 0xf0};
+    size_t k = n - 1, length;
+    while (k > 0 && (p[k] & 0xc0) == 0x80 && n - k < 4) k--;
+    length = n - k;
+    if ((p[k] & masks[length - 1]) != leads[length - 1]) return false;
+    *at = k;
+    *out = p[k] & ~(uint32_t)masks[length - 1];
+    for (k++; k < n; k++) *out = *out << 6 | (p[k] & 0x3fu);
+    return *out >= least[length - 1] && *out <= 0x10ffff;
+}
+
+static size_t aqi_put_code_point(uint8_t *p, uint32_t c) {
+    size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4, k;
+    if (n == 1) {
+        p[0] = (uint8_t)c;
+        return 1;
+    }
+    for (k = n - 1; k > 0; k--, c >>= 6) p[k] = (uint8_t)(0x80 | (c & 0x3f));
+    p[0] = (uint8_t)(0xf00u >> n | c);
+    return n;
+}
+
+/* Makes n bytes greater than all that begin with them: the last character, or byte, that
+ * can be raised is, and what follows it goes. Returns the length; 0 = there is none. */
+static size_t aqi_bound_raise(uint8_t *p, size_t n, bool text) {
+    uint32_t c;
+    size_t at;
+    while (n > 0) {
+        if (text && aqi_last_code_point(p, n, &at, &c)) {
+            if (c < 0x10ffff)
+                return at + aqi_put_code_point(p + at, c == 0xd7ff ? 0xe000 : c + 1);
+            n = at;
+        } else if (p[n - 1] < 0xff) {
+            p[n - 1]++;
+            return n;
+        } else {
+            n--;
+        }
+    }
+    return 0;
+}
+
+static bool aqi_bound_cut(const aq_field *f, aq_bytes b, bool is_max, size_t limit,
+                          aqi_bound *out) {
+    bool text = f->logical == AQ_LOGICAL_STRING || f->logical == AQ_LOGICAL_ENUM ||
+                f->logical == AQ_LOGICAL_JSON;
+    size_t n = limit;
+    if (f->type != AQ_BYTE_ARRAY || f->logical == AQ_LOGICAL_DECIMAL) return false;
+    while (text && (b.data[n] & 0xc0) == 0x80 && limit - n < 3) n--;
+    memcpy(out->store, b.data, n);
+    if (is_max) n = aqi_bound_raise(out->store, n, text);
+    out->value.data = out->store;
+    out->value.size = (uint32_t)n;
+    out->exact = false;
+    return n > 0;
+}
+
+/* The stored form of the value at p. A zero of a float is -0 as a least value and +0 as a
+ * greatest. False: too long, and cannot be cut. */
+static bool aqi_bound_make(const aq_field *f, const uint8_t *p, bool is_max, size_t limit,
+                           aqi_bound *out) {
+    aq_bytes b = aqi_value_view(f, p, 0);
+    aqi_order order = aqi_order_of(f);
+    size_t swap = aqi_swap_width(f->type), k;
+    out->exact = true;
+    if (b.size > limit) return aqi_bound_cut(f, b, is_max, limit, out);
+    out->value.data = b.data;
+    out->value.size = (uint32_t)b.size;
+    if (order >= AQI_ORDER_BYTES) return true;
+    aqi_copy_le(out->store, b.data, b.size / swap, swap);
+    if (order == AQI_ORDER_U8) out->store[0] = b.data[0] != 0;
+    if (order >= AQI_ORDER_F16) {
+        uint8_t any = out->store[b.size - 1] & 0x7f;
+        for (k = 0; k + 1 < b.size; k++) any |= out->store[k];
+        if (any == 0) out->store[b.size - 1] = is_max ? 0 : 0x80;
+    }
+    out->value.data = out->store;
+    return true;
+}
+
+/* null_count, and min and max where the type has an order. `b` are the room of both. */
+static void aqi_statistics_make(const aqi_chunk_writer *c, aqi_bound b[2],
+                                aqi_statistics *out) {
+    const size_t limit = AQI_STATISTICS_VALUE_LIMIT;
     memset(out, 0, sizeof *out);
-    AQI_SET(out, aqi_statistics, null_count,
-            has_levels ? v->num_levels - v->num_values : 0);
-    for (i = 0; i < (size_t)v->num_values && ordered; i++) {
-        const uint8_t *p = values + i * width;
-        if (aqi_value_compare(f, p, min, &ordered) < 0) min = p;
-        if (aqi_value_compare(f, p, max, &ordered) > 0) max = p;
-    }
-    if (v->num_values == 0 || !ordered) return;
-    if (f->type == AQ_BYTE_ARRAY) {
-        const aq_bytes *lo = (const aq_bytes *)(const void *)min;
-        const aq_bytes *hi = (const aq_bytes *)(const void *)max;
-        if (lo->size > AQI_STATISTICS_VALUE_LIMIT ||
-            hi->size > AQI_STATISTICS_VALUE_LIMIT)
-            return;
-        out->min_value.data = lo->data;
-        out->min_value.size = (uint32_t)lo->size;
-        out->max_value.data = hi->data;
-        out->max_value.size = (uint32_t)hi->size;
-    } else {
-        aqi_copy_le(store, min, 1, width);
-        aqi_copy_le(store + 8, max, 1, width);
-        out->min_value.data = store;
-        out->max_value.data = store + 8;
-        out->min_value.size = (uint32_t)width;
-        out->max_value.size = (uint32_t)width;
-    }
-    AQI_MARK(out, aqi_statistics, min_value);
-    AQI_MARK(out, aqi_statistics, max_value);
-    AQI_SET(out, aqi_statistics, is_min_value_exact, true);
-    AQI_SET(out, aqi_statistics, is_max_value_exact, true);
+    AQI_SET(out, aqi_statistics, null_count, c->num_levels - c->v->num_values);
+    if (c->range.min == NULL ||
+        !aqi_bound_make(c->field, c->range.min, false, limit, &b[0]) ||
+        !aqi_bound_make(c->field, c->range.max, true, limit, &b[1]))
+        return;
+    AQI_SET(out, aqi_statistics, min_value, b[0].value);
+    AQI_SET(out, aqi_statistics, max_value, b[1].value);
+    AQI_SET(out, aqi_statistics, is_min_value_exact, b[0].exact);
+    AQI_SET(out, aqi_statistics, is_max_value_exact, b[1].exact);
 }
 
 /* Gap, page header, body, tail to the file. */
@@ -7076,19 +7385,12 @@ static aq_status aqi_writer_put_page(aq_writer *w, aqi_chunk_writer *c, aq_error
     if (status != AQ_OK) return status;
     aqi_page_header_fill(w, c, &parts, &header);
     status = aqi_writer_emit_page(w, c, &header, &parts, err);
+    if (c->spec->write_statistics)
+        aqi_extremes_add(c->field, parts.v.values, (size_t)parts.v.num_values, &c->range);
     c->level += parts.v.num_levels;
     c->value += parts.v.num_values;
     c->row += parts.num_rows;
     return status;
-}
-
-/* The bytes of one value as it lies in memory. */
-static aq_bytes aqi_value_view(const aq_field *f, const void *values, size_t i) {
-    aq_bytes b;
-    if (f->type == AQ_BYTE_ARRAY) return ((const aq_bytes *)values)[i];
-    b.size = aqi_value_bytes(f->type, f->type_length);
-    b.data = (const uint8_t *)values + i * b.size;
-    return b;
 }
 
 static uint32_t aqi_hash_bytes(aq_bytes b) {
@@ -7249,7 +7551,7 @@ static aq_status aqi_writer_note_chunk(aq_writer *w, const aqi_chunk_writer *c,
                                        aq_error *err) {
     int32_t encodings[3];
     aqi_page_encoding_stats stats[2];
-    uint8_t store[16];
+    aqi_bound bounds[2];
     aqi_column_chunk_out chunk;
     aqi_column_meta_out *m = &chunk.meta_data;
     memset(&chunk, 0, sizeof chunk);
@@ -7267,7 +7569,7 @@ static aq_status aqi_writer_note_chunk(aq_writer *w, const aqi_chunk_writer *c,
         AQI_SET(m, aqi_column_meta_out, dictionary_page_offset, c->dictionary_start);
     if (c->spec->write_statistics) {
         AQI_MARK(m, aqi_column_meta_out, statistics);
-        aqi_statistics_make(c->field, c->v, store, &m->statistics);
+        aqi_statistics_make(c, bounds, &m->statistics);
     }
     aqi_thrift_write(&w->columns, &aqi_column_chunk_out_type, &chunk);
     if (w->columns.failed) return aqi_fail_nomem(err, 256);

@@ -54,8 +54,8 @@ static const struct {
      "bit_width"},
     {{{.name = "f", .type = AQ_INT32, .logical = AQ_LOGICAL_DECIMAL}},
      1,
-     AQ_E_UNSUPPORTED,
-     "\"f\""},
+     AQ_E_ARG,
+     "\"f\": precision"},
     {{{.name = "f", .type = AQ_INT32, .codec = AQ_LZO}}, 1, AQ_E_UNSUPPORTED, "LZO (3)"},
 };
 
