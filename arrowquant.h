@@ -656,6 +656,12 @@ typedef struct aq_field_spec {
 
 typedef struct aq_writer aq_writer;
 
+/* Says how the rows of each row group are sorted; the writer does not check it. */
+typedef struct aq_sorting_column {
+    int32_t column;
+    bool descending, nulls_first;
+} aq_sorting_column;
+
 typedef struct aq_writer_options {
     const aq_allocator *allocator; /* NULL = malloc                                  */
     size_t value_alignment;        /* power of 2 in 1..4096; 0 = AQ_ALIGNMENT        */
@@ -667,6 +673,10 @@ typedef struct aq_writer_options {
                                       bytes before encoding; 0 = one page a chunk    */
     size_t dictionary_limit_bytes; /* of a dictionary's values; 0 = 1 MiB            */
     bool data_page_v2;             /* data pages V2 instead of V1                    */
+    bool page_index;               /* OffsetIndex, and ColumnIndex of leaves with
+                                      write_statistics, before the footer            */
+    const aq_sorting_column *sorting_columns; /* the first is the main one           */
+    size_t num_sorting_columns;
 } aq_writer_options;
 
 /* The values of one column chunk. Values as in aq_span; BYTE_ARRAY: aq_bytes[]. Levels
@@ -3667,6 +3677,16 @@ AQI_THRIFT(aqi_column_meta_out, AQI_COLUMN_META_OUT)
     X(s, 3, STRUCT, aqi_column_meta_out, meta_data, AQI_OPT, &aqi_column_meta_out_type)
 AQI_THRIFT(aqi_column_chunk_out, AQI_COLUMN_CHUNK_OUT)
 
+#define AQI_PAGE_LOCATION(X, s)                                                          \
+    X(s, 1, I64, int64_t, offset, AQI_REQ, NULL)                                         \
+    X(s, 2, I32, int32_t, compressed_page_size, AQI_REQ, NULL)                           \
+    X(s, 3, I64, int64_t, first_row_index, AQI_REQ, NULL)
+AQI_THRIFT(aqi_page_location, AQI_PAGE_LOCATION)
+
+#define AQI_OFFSET_INDEX(X, s)                                                           \
+    X(s, 1, LIST_STRUCT, aqi_list, page_locations, AQI_REQ, &aqi_page_location_type)
+AQI_THRIFT(aqi_offset_index, AQI_OFFSET_INDEX)
+
 #endif /* AQ_NO_WRITER */
 
 #define AQI_COLUMN_CHUNK(X, s)                                                           \
@@ -6342,8 +6362,9 @@ aq_status aq_column_verify(aq_column *column, aq_error *err) {
 
 /*==========================================================================
  * MARK: - [77] Parquet writer (private)
- * A column chunk: gap, dictionary page if any, data pages. Row groups are kept as encoded
- * Thrift until the footer is written, so memory grows by their metadata only.
+ * A column chunk: gap, dictionary page if any, data pages. Row groups and page indexes
+ * are kept as encoded Thrift until the footer is written, so memory grows by their
+ * metadata only.
  *========================================================================*/
 
 struct aq_writer {
@@ -6352,7 +6373,7 @@ struct aq_writer {
     aqi_output out;
     size_t alignment;
     int level;
-    bool skip_checksums, data_page_v2;
+    bool skip_checksums, data_page_v2, page_index;
     size_t page_bytes, dictionary_limit;
     aq_status failed; /* of an earlier call: nothing more may be written */
     aqi_schema schema;
@@ -6369,7 +6390,20 @@ struct aq_writer {
     aqi_thrift_writer row_groups, columns, pairs, header;
     aqi_bytes_builder body, packed;
     aqi_bytes_builder indices, firsts, slots; /* of a dictionary under way */
+    /* Page index: of the chunk under way; of all chunks; what the footer needs of them:
+     * an aqi_chunk_record each, an aqi_row_group each. */
+    aqi_bytes_builder null_pages;
+    aqi_thrift_writer mins, maxs, null_counts, locations;
+    aqi_thrift_writer column_indexes, offset_indexes;
+    aqi_bytes_builder chunk_records, group_records;
+    aqi_list sorting_columns;
 };
+
+/* With a page index `columns` holds every ColumnChunk of the file, without its last byte:
+ * where its indexes are is known at the end. */
+typedef struct aqi_chunk_record {
+    size_t head_bytes, column_index_bytes, offset_index_bytes;
+} aqi_chunk_record;
 
 static void aqi_writer_free(aq_writer *w) {
     aq_allocator a = w->allocator;
@@ -6383,6 +6417,15 @@ static void aqi_writer_free(aq_writer *w) {
     aqi_builder_free(&a, &w->indices);
     aqi_builder_free(&a, &w->firsts);
     aqi_builder_free(&a, &w->slots);
+    aqi_builder_free(&a, &w->null_pages);
+    aqi_builder_free(&a, &w->mins.out);
+    aqi_builder_free(&a, &w->maxs.out);
+    aqi_builder_free(&a, &w->null_counts.out);
+    aqi_builder_free(&a, &w->locations.out);
+    aqi_builder_free(&a, &w->column_indexes.out);
+    aqi_builder_free(&a, &w->offset_indexes.out);
+    aqi_builder_free(&a, &w->chunk_records);
+    aqi_builder_free(&a, &w->group_records);
     aqi_arena_deinit(&w->arena);
     aqi_free(&a, w, sizeof *w);
 }
@@ -6655,6 +6698,60 @@ static aq_status aqi_writer_options_resolve(const aq_writer_options *in,
     return AQ_OK;
 }
 
+static aq_status aqi_writer_copy_sorting(aq_writer *w, const aq_writer_options *o,
+                                         aq_error *err) {
+    size_t i, n = o->num_sorting_columns;
+    aqi_sorting_column *to;
+    void *p;
+    aq_status status;
+    if (n == 0) return AQ_OK;
+    if (o->sorting_columns == NULL || n > AQI_THRIFT_LIST_LIMIT)
+        return aqi_fail(err, AQ_E_ARG, "sorting_columns missing, or over %u",
+                        AQI_THRIFT_LIST_LIMIT);
+    status = aqi_arena_alloc(&w->arena, n * sizeof *to, &p, err);
+    if (status != AQ_OK) return status;
+    to = (aqi_sorting_column *)p;
+    for (i = 0; i < n; i++) {
+        int32_t column = o->sorting_columns[i].column;
+        if (column < 0 || column >= w->schema.num_columns)
+            return aqi_fail(err, AQ_E_ARG, "sorting column %d; the schema has %d",
+                            (int)column, (int)w->schema.num_columns);
+        AQI_SET(&to[i], aqi_sorting_column, column_idx, column);
+        AQI_SET(&to[i], aqi_sorting_column, descending, o->sorting_columns[i].descending);
+        AQI_SET(&to[i], aqi_sorting_column, nulls_first,
+                o->sorting_columns[i].nulls_first);
+    }
+    w->sorting_columns.items = to;
+    w->sorting_columns.count = (uint32_t)n;
+    return AQ_OK;
+}
+
+static void aqi_writer_init(aq_writer *w, const aq_allocator *a,
+                            const aq_writer_options *o) {
+    memset(w, 0, sizeof *w);
+    w->allocator = *a;
+    w->out.fd = -1;
+    w->out.allocator = *a;
+    w->row_groups.allocator = &w->allocator;
+    w->columns.allocator = &w->allocator;
+    w->pairs.allocator = &w->allocator;
+    w->header.allocator = &w->allocator;
+    w->mins.allocator = &w->allocator;
+    w->maxs.allocator = &w->allocator;
+    w->null_counts.allocator = &w->allocator;
+    w->locations.allocator = &w->allocator;
+    w->column_indexes.allocator = &w->allocator;
+    w->offset_indexes.allocator = &w->allocator;
+    w->alignment = o->value_alignment;
+    w->level = o->compression_level;
+    w->skip_checksums = o->skip_checksums;
+    w->data_page_v2 = o->data_page_v2;
+    w->page_index = o->page_index;
+    w->page_bytes = o->page_bytes;
+    w->dictionary_limit = o->dictionary_limit_bytes;
+    aqi_arena_init(&w->arena, a);
+}
+
 /* Opens with input_path == NULL or a file that the output must not be. */
 static aq_status aqi_writer_open(const char *path, const char *input_path,
                                  const aq_field_spec *fields, size_t num_fields,
@@ -6670,22 +6767,9 @@ static aq_status aqi_writer_open(const char *path, const char *input_path,
     if (status != AQ_OK) return status;
     w = (aq_writer *)aqi_alloc(&a, sizeof *w);
     if (w == NULL) return aqi_fail_nomem(err, sizeof *w);
-    memset(w, 0, sizeof *w);
-    w->allocator = a;
-    w->out.fd = -1;
-    w->out.allocator = a;
-    w->row_groups.allocator = &w->allocator;
-    w->columns.allocator = &w->allocator;
-    w->pairs.allocator = &w->allocator;
-    w->header.allocator = &w->allocator;
-    w->alignment = o.value_alignment;
-    w->level = o.compression_level;
-    w->skip_checksums = o.skip_checksums;
-    w->data_page_v2 = o.data_page_v2;
-    w->page_bytes = o.page_bytes;
-    w->dictionary_limit = o.dictionary_limit_bytes;
-    aqi_arena_init(&w->arena, &a);
+    aqi_writer_init(w, &a, &o);
     status = aqi_writer_build_schema(w, fields, num_fields, err);
+    if (status == AQ_OK) status = aqi_writer_copy_sorting(w, &o, err);
     if (status == AQ_OK)
         status = aqi_arena_string(&w->arena, o.created_by, strlen(o.created_by),
                                   &created_by, err);
@@ -6854,6 +6938,9 @@ typedef struct aqi_chunk_writer {
     int64_t plain_bytes, stored_bytes;    /* with page headers                */
     int32_t num_pages;          /* data pages                                 */
     aqi_extremes range;         /* of the pages so far                        */
+    aqi_extremes last;          /* of the last page with values               */
+    bool no_column_index;       /* a page has values without bounds           */
+    bool not_ascending, not_descending; /* the pages' bounds                  */
 } aqi_chunk_writer;
 
 /* A page about to be written: `body` of the writer, then `tail` from the caller's
@@ -6867,6 +6954,8 @@ typedef struct aqi_page_parts {
     size_t plain_bytes; /* of levels and values before compression */
     size_t prefix;      /* bytes before the first value byte       */
     bool compressed;
+    int64_t start; /* file offset of the header, once written      */
+    size_t stored; /* bytes in the file, with the header           */
 } aqi_page_parts;
 
 /* The page that begins at c->level: all that is left, or rows until it holds page_bytes
@@ -7305,7 +7394,7 @@ static void aqi_statistics_make(const aqi_chunk_writer *c, aqi_bound b[2],
 
 /* Gap, page header, body, tail to the file. */
 static aq_status aqi_writer_emit_page(aq_writer *w, aqi_chunk_writer *c,
-                                      aqi_page_header *h, const aqi_page_parts *parts,
+                                      aqi_page_header *h, aqi_page_parts *parts,
                                       aq_error *err) {
     size_t stored = w->body.size + parts->tail_bytes, gap = 0;
     bool data = h->type != AQI_PAGE_DICTIONARY;
@@ -7327,11 +7416,13 @@ static aq_status aqi_writer_emit_page(aq_writer *w, aqi_chunk_writer *c,
         gap = (w->alignment - at % w->alignment) % w->alignment;
     }
     status = aqi_output_zeros(&w->out, gap, err);
-    if (data && c->num_pages == 0) c->data_start = w->out.offset;
-    if (!data) c->dictionary_start = w->out.offset;
+    parts->start = w->out.offset;
+    parts->stored = w->header.out.size + stored;
+    if (data && c->num_pages == 0) c->data_start = parts->start;
+    if (!data) c->dictionary_start = parts->start;
     c->num_pages += data;
     c->plain_bytes += (int64_t)(w->header.out.size + parts->plain_bytes);
-    c->stored_bytes += (int64_t)(w->header.out.size + stored);
+    c->stored_bytes += (int64_t)parts->stored;
     if (status == AQ_OK)
         status = aqi_output_write(&w->out, w->header.out.data, w->header.out.size, err);
     if (status == AQ_OK)
@@ -7369,12 +7460,111 @@ static void aqi_page_header_fill(const aq_writer *w, const aqi_chunk_writer *c,
     AQI_SET(v1, aqi_data_page, repetition_level_encoding, AQ_RLE);
 }
 
+/* One page into the ColumnIndex under way: whether it is all null, and its bounds. */
+static bool aqi_index_note_bounds(aq_writer *w, aqi_chunk_writer *c,
+                                  const aqi_page_parts *p, const aqi_extremes *r) {
+    aqi_bound min, max;
+    aqi_extremes *last = &c->last;
+    aqi_order order = aqi_order_of(c->field);
+    uint8_t null_page = p->v.num_values == 0 ? AQI_T_TRUE : AQI_T_FALSE;
+    size_t size = c->field->type == AQ_FIXED_LEN_BYTE_ARRAY
+                      ? (size_t)c->field->type_length
+                      : 0;
+    min.value.data = max.value.data = NULL;
+    min.value.size = max.value.size = 0;
+    if (null_page == AQI_T_FALSE &&
+        (r->min == NULL ||
+         !aqi_bound_make(c->field, r->min, false, AQI_PAGE_BOUND_LIMIT, &min) ||
+         !aqi_bound_make(c->field, r->max, true, AQI_PAGE_BOUND_LIMIT, &max))) {
+        c->no_column_index = true;
+        return true;
+    }
+    aqi_thrift_put_varint(&w->mins, min.value.size);
+    aqi_thrift_put(&w->mins, min.value.data, min.value.size);
+    aqi_thrift_put_varint(&w->maxs, max.value.size);
+    aqi_thrift_put(&w->maxs, max.value.data, max.value.size);
+    aqi_thrift_put_int(&w->null_counts, p->v.num_levels - p->v.num_values);
+    if (null_page == AQI_T_FALSE) {
+        int low = 0, high = 0;
+        if (last->min != NULL) low = aqi_order_compare(order, size, last->min, r->min);
+        if (last->min != NULL) high = aqi_order_compare(order, size, last->max, r->max);
+        c->not_ascending = c->not_ascending || low > 0 || high > 0;
+        c->not_descending = c->not_descending || low < 0 || high < 0;
+        *last = *r;
+    }
+    return aqi_builder_append(&w->allocator, &w->null_pages, &null_page, 1);
+}
+
+/* The page just written, into the statistics and the page index of its chunk. */
+static bool aqi_writer_note_page(aq_writer *w, aqi_chunk_writer *c,
+                                 const aqi_page_parts *p) {
+    aqi_extremes range = {NULL, NULL};
+    aqi_page_location location;
+    bool ok = true;
+    if (c->spec->write_statistics) {
+        aqi_extremes_add(c->field, p->v.values, (size_t)p->v.num_values, &range);
+        if (range.min != NULL) aqi_extremes_add(c->field, range.min, 1, &c->range);
+        if (range.min != NULL) aqi_extremes_add(c->field, range.max, 1, &c->range);
+        if (w->page_index && !c->no_column_index)
+            ok = aqi_index_note_bounds(w, c, p, &range);
+    }
+    if (!w->page_index) return true;
+    memset(&location, 0, sizeof location);
+    AQI_SET(&location, aqi_page_location, offset, p->start);
+    AQI_SET(&location, aqi_page_location, compressed_page_size, (int32_t)p->stored);
+    AQI_SET(&location, aqi_page_location, first_row_index, c->row);
+    aqi_thrift_write(&w->locations, &aqi_page_location_type, &location);
+    return ok && !w->locations.failed && !w->mins.failed && !w->maxs.failed &&
+           !w->null_counts.failed;
+}
+
+static void aqi_index_put_list(aqi_thrift_writer *to, aqi_thrift_type wire,
+                               const aqi_bytes_builder *items, int32_t count) {
+    aqi_thrift_put_byte(to, 1u << 4 | AQI_T_LIST); /* the next field */
+    aqi_thrift_put_list_header(to, (uint32_t)wire, (uint32_t)count);
+    aqi_thrift_put(to, items->data, items->size);
+}
+
+/* Encodes both indexes of the chunk, of which `columns` ends with the ColumnChunk. */
+static bool aqi_writer_note_index(aq_writer *w, const aqi_chunk_writer *c,
+                                  size_t columns_before) {
+    aqi_thrift_writer *to = &w->column_indexes;
+    aqi_offset_index offsets;
+    aqi_chunk_record record;
+    memset(&record, 0, sizeof record);
+    memset(&offsets, 0, sizeof offsets);
+    w->columns.out.size--;
+    record.head_bytes = w->columns.out.size - columns_before;
+    if (c->spec->write_statistics && !c->no_column_index) {
+        record.column_index_bytes = to->out.size;
+        aqi_index_put_list(to, AQI_T_TRUE, &w->null_pages, c->num_pages);
+        aqi_index_put_list(to, AQI_T_BINARY, &w->mins.out, c->num_pages);
+        aqi_index_put_list(to, AQI_T_BINARY, &w->maxs.out, c->num_pages);
+        aqi_thrift_put_byte(to, 1u << 4 | AQI_T_I32); /* boundary_order */
+        aqi_thrift_put_int(to, !c->not_ascending ? 1 : !c->not_descending ? 2 : 0);
+        aqi_index_put_list(to, AQI_T_I64, &w->null_counts.out, c->num_pages);
+        aqi_thrift_put_byte(to, AQI_T_STOP);
+        record.column_index_bytes = to->out.size - record.column_index_bytes;
+    }
+    offsets.page_locations.items = w->locations.out.data;
+    offsets.page_locations.count = (uint32_t)c->num_pages;
+    offsets.page_locations.encoded_bytes = w->locations.out.size;
+    AQI_MARK(&offsets, aqi_offset_index, page_locations);
+    record.offset_index_bytes = w->offset_indexes.out.size;
+    aqi_thrift_write(&w->offset_indexes, &aqi_offset_index_type, &offsets);
+    record.offset_index_bytes = w->offset_indexes.out.size - record.offset_index_bytes;
+    return !to->failed && !w->offset_indexes.failed &&
+           aqi_builder_append(&w->allocator, &w->chunk_records, &record, sizeof record);
+}
+
 /* The next data page of the chunk, from the values to the file. */
 static aq_status aqi_writer_put_page(aq_writer *w, aqi_chunk_writer *c, aq_error *err) {
     aqi_page_parts parts;
     aqi_page_header header;
     aq_status status;
     aqi_page_cut(c, w->page_bytes, &parts);
+    if (c->num_pages == INT32_MAX)
+        return aqi_fail(err, AQ_E_LIMIT, "over 2^31 - 2 pages; raise page_bytes");
     if (parts.v.num_levels > INT32_MAX)
         return aqi_fail(err, AQ_E_LIMIT,
                         "column chunk of over 2^31 - 1 values in one page; set "
@@ -7385,8 +7575,8 @@ static aq_status aqi_writer_put_page(aq_writer *w, aqi_chunk_writer *c, aq_error
     if (status != AQ_OK) return status;
     aqi_page_header_fill(w, c, &parts, &header);
     status = aqi_writer_emit_page(w, c, &header, &parts, err);
-    if (c->spec->write_statistics)
-        aqi_extremes_add(c->field, parts.v.values, (size_t)parts.v.num_values, &c->range);
+    if (status == AQ_OK && !aqi_writer_note_page(w, c, &parts))
+        status = aqi_fail_nomem(err, w->locations.out.size);
     c->level += parts.v.num_levels;
     c->value += parts.v.num_values;
     c->row += parts.num_rows;
@@ -7552,6 +7742,7 @@ static aq_status aqi_writer_note_chunk(aq_writer *w, const aqi_chunk_writer *c,
     int32_t encodings[3];
     aqi_page_encoding_stats stats[2];
     aqi_bound bounds[2];
+    size_t before = w->columns.out.size;
     aqi_column_chunk_out chunk;
     aqi_column_meta_out *m = &chunk.meta_data;
     memset(&chunk, 0, sizeof chunk);
@@ -7572,7 +7763,8 @@ static aq_status aqi_writer_note_chunk(aq_writer *w, const aqi_chunk_writer *c,
         aqi_statistics_make(c, bounds, &m->statistics);
     }
     aqi_thrift_write(&w->columns, &aqi_column_chunk_out_type, &chunk);
-    if (w->columns.failed) return aqi_fail_nomem(err, 256);
+    if (w->columns.failed || (w->page_index && !aqi_writer_note_index(w, c, before)))
+        return aqi_fail_nomem(err, 256);
     w->group_bytes += m->total_uncompressed_size;
     w->group_stored += m->total_compressed_size;
     if (w->column == 0)
@@ -7597,6 +7789,8 @@ static aq_status aqi_writer_put(aq_writer *w, const aq_column_values *v, aq_erro
         return aqi_fail(err, AQ_E_ARG, "column has %lld rows, the ones before it %lld",
                         (long long)c.num_rows, (long long)w->group_rows);
     w->group_rows = c.num_rows;
+    w->null_pages.size = w->mins.out.size = w->maxs.out.size = 0;
+    w->null_counts.out.size = w->locations.out.size = 0;
     if (c.spec->encoding == AQ_RLE_DICTIONARY)
         status = aqi_writer_put_dictionary(w, &c, err);
     do {
@@ -7627,6 +7821,7 @@ aq_status aq_writer_put_column(aq_writer *writer, const aq_column_values *values
 aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows, aq_error *err) {
     aqi_row_group g;
     aq_status status;
+    bool ok = true;
     aqi_error_clear(err);
     status = aqi_writer_usable(writer, err);
     if (status != AQ_OK) return status;
@@ -7650,17 +7845,71 @@ aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows, aq_error 
     AQI_SET(&g, aqi_row_group, total_compressed_size, writer->group_stored);
     if (writer->num_row_groups <= INT16_MAX)
         AQI_SET(&g, aqi_row_group, ordinal, (int16_t)writer->num_row_groups);
-    aqi_thrift_write(&writer->row_groups, &aqi_row_group_type, &g);
-    if (writer->row_groups.failed)
+    g.sorting_columns = writer->sorting_columns;
+    if (g.sorting_columns.count > 0) AQI_MARK(&g, aqi_row_group, sorting_columns);
+    if (writer->page_index) {
+        ok = aqi_builder_append(&writer->allocator, &writer->group_records, &g, sizeof g);
+    } else {
+        aqi_thrift_write(&writer->row_groups, &aqi_row_group_type, &g);
+        writer->columns.out.size = 0;
+    }
+    if (!ok || writer->row_groups.failed)
         return aqi_writer_failed(writer,
                                  aqi_fail_nomem(err, writer->row_groups.out.size));
-    writer->columns.out.size = 0;
     writer->column = 0;
     writer->group_bytes = 0;
     writer->group_stored = 0;
     writer->num_row_groups++;
     writer->num_rows += num_rows;
     return AQ_OK;
+}
+
+/* All column indexes, then all offset indexes, to the file; with their places the row
+ * groups are whole. */
+static aq_status aqi_writer_put_indexes(aq_writer *w, aq_error *err) {
+    const aqi_chunk_record *chunk =
+        (const aqi_chunk_record *)(const void *)w->chunk_records.data;
+    const uint8_t *head = w->columns.out.data;
+    int64_t column_at = w->out.offset;
+    int64_t offset_at = column_at + (int64_t)w->column_indexes.out.size;
+    aqi_thrift_writer *to = &w->header;
+    uint32_t i, k;
+    aq_status status = aqi_output_write(&w->out, w->column_indexes.out.data,
+                                        w->column_indexes.out.size, err);
+    if (status == AQ_OK)
+        status = aqi_output_write(&w->out, w->offset_indexes.out.data,
+                                  w->offset_indexes.out.size, err);
+    for (i = 0; i < w->num_row_groups && status == AQ_OK; i++) {
+        aqi_row_group g;
+        memcpy(&g, w->group_records.data + i * sizeof g, sizeof g);
+        to->out.size = 0;
+        for (k = 0; k < g.columns.count; k++, chunk++) {
+            if (AQI_MAX(chunk->column_index_bytes, chunk->offset_index_bytes) > INT32_MAX)
+                return aqi_fail(err, AQ_E_LIMIT, "page index of over 2 GiB; raise "
+                                "page_bytes");
+            aqi_thrift_put(to, head, chunk->head_bytes); /* its last field is 3 */
+            aqi_thrift_put_byte(to, 1u << 4 | AQI_T_I64);
+            aqi_thrift_put_int(to, offset_at);
+            aqi_thrift_put_byte(to, 1u << 4 | AQI_T_I32);
+            aqi_thrift_put_int(to, (int64_t)chunk->offset_index_bytes);
+            if (chunk->column_index_bytes > 0) {
+                aqi_thrift_put_byte(to, 1u << 4 | AQI_T_I64);
+                aqi_thrift_put_int(to, column_at);
+                aqi_thrift_put_byte(to, 1u << 4 | AQI_T_I32);
+                aqi_thrift_put_int(to, (int64_t)chunk->column_index_bytes);
+            }
+            aqi_thrift_put_byte(to, AQI_T_STOP);
+            head += chunk->head_bytes;
+            offset_at += (int64_t)chunk->offset_index_bytes;
+            column_at += (int64_t)chunk->column_index_bytes;
+        }
+        g.columns.items = to->out.data;
+        g.columns.encoded_bytes = to->out.size;
+        aqi_thrift_write(&w->row_groups, &aqi_row_group_type, &g);
+        if (to->failed || w->row_groups.failed)
+            return aqi_fail_nomem(err, w->row_groups.out.size);
+    }
+    return status;
 }
 
 static aq_status aqi_writer_footer(aq_writer *w, aq_error *err) {
@@ -7713,6 +7962,8 @@ aq_status aq_writer_finish(aq_writer *writer, aq_error *err) {
     if (status == AQ_OK && writer->column != 0)
         status = aqi_fail(err, AQ_E_STATE, "the last row group has %d of its %d columns",
                           (int)writer->column, (int)writer->schema.num_columns);
+    if (status == AQ_OK && writer->page_index)
+        status = aqi_writer_put_indexes(writer, err);
     if (status == AQ_OK) status = aqi_writer_footer(writer, err);
     if (status == AQ_OK) status = aqi_output_commit(&writer->out, err);
     aqi_writer_free(writer);

@@ -241,6 +241,7 @@ static void every_file_of(aq_codec codec) {
         for (int k = 0; k < 2 * (int)COUNT_OF(page_bytes); k++) {
             aq_writer_options o = {.no_sync = true,
                                    .data_page_v2 = k % 2 != 0,
+                                   .page_index = p % 2 == 0,
                                    .page_bytes = page_bytes[k / 2]};
             size_t pages = 0;
             char what[128];
@@ -365,7 +366,7 @@ Test(encodings, every_allocation_fails) {
     size_t k = 0, step = 1;
     aq_status status;
     do {
-        aq_writer_options o = {.no_sync = true, .page_bytes = 2000};
+        aq_writer_options o = {.no_sync = true, .page_bytes = 300, .page_index = true};
         counting_init(&c);
         c.fail_at = k += step;
         o.allocator = &c.hooks;
@@ -376,4 +377,23 @@ Test(encodings, every_allocation_fails) {
         cr_assert_eq(temp_dir_entries(here.path), status == AQ_OK);
     } while (status != AQ_OK);
     cr_assert_gt(k, 50);
+}
+
+/* ---- sorting columns ---- */
+
+Test(encodings, sorting_columns_are_checked) {
+    const aq_field_spec field = {.name = "v", .type = AQ_INT32};
+    const aq_sorting_column good = {0, true, false}, bad[] = {{1, false, false},
+                                                              {-1, false, false}};
+    aq_writer_options o = {.sorting_columns = &good, .num_sorting_columns = 1};
+    aq_writer *w;
+    ASSERT_OK(aq_writer_open(in_dir("f"), &field, 1, &o, &w, &err));
+    aq_writer_abort(w);
+    for (size_t i = 0; i < COUNT_OF(bad); i++) {
+        o.sorting_columns = &bad[i];
+        ASSERT_STATUS(aq_writer_open(in_dir("f"), &field, 1, &o, &w, &err), AQ_E_ARG);
+        ASSERT_MESSAGE("sorting column", "the schema has 1");
+    }
+    o.sorting_columns = NULL;
+    ASSERT_STATUS(aq_writer_open(in_dir("f"), &field, 1, &o, &w, &err), AQ_E_ARG);
 }
