@@ -347,7 +347,9 @@ enum {
 
 typedef struct table {
     aq_codec codec;
+    aq_encoding encoding;
     bool statistics;
+    int only; /* the one kind of leaf, or NUM_KINDS for all */
     aq_field_spec fields[NUM_LEAVES * 5]; /* at most two lists around a leaf */
     size_t num_fields;
     leaf leaves[NUM_LEAVES];
@@ -385,19 +387,24 @@ static void add_column(table *t, const char *name, const column_shape *shape, ki
     field->align_values = true;
     field->write_statistics = t->statistics;
     field->codec = t->codec;
+    field->encoding = t->encoding;
 }
 
 static const column_shape *shape_of(size_t leaf_index) {
     return &column_shapes[leaf_index / NUM_KINDS];
 }
 
-static void init_table(table *t, aq_codec codec, bool statistics) {
-    memset(t, 0, sizeof *t);
-    t->codec = codec;
-    t->statistics = statistics;
+static bool has_leaf(const table *t, size_t leaf_index) {
+    return t->only == NUM_KINDS || (int)(leaf_index % NUM_KINDS) == t->only;
+}
+
+static void init_table(table *t) {
     for (size_t i = 0; i < NUM_LEAVES; i++) {
         expected_column *column = &t->expected[i];
         const column_shape *shape = shape_of(i);
+        if (!has_leaf(t, i)) {
+            continue;
+        }
         t->leaves[i].kind = (kind)(i % NUM_KINDS);
         snprintf(column->name, sizeof column->name, "%s_%s", shape->prefix,
                  kinds[t->leaves[i].kind].name);
@@ -426,14 +433,16 @@ static void put_leaf(table *t, size_t leaf_index, size_t first_row, aq_writer *w
     check(column->name, aq_writer_put_column(writer, &values, &err), &err);
 }
 
-static void write_table(const char *dir, const char *name, aq_codec codec,
-                        bool statistics, size_t row_groups) {
+/* Writes what `like` says: codec, encoding, statistics, kinds. */
+static void write_table(const char *dir, const char *name, const table *like,
+                        size_t row_groups, aq_writer_options options) {
     table *t = (table *)need(malloc(sizeof *t));
+    size_t num_expected = 0;
     char path[1024];
     aq_error err;
     aq_writer *writer;
-    aq_writer_options options = {0};
-    init_table(t, codec, statistics);
+    memcpy(t, like, sizeof *t);
+    init_table(t);
     snprintf(path, sizeof path, "%s/%s.parquet", dir, name);
     options.no_sync = true;
     check(path, aq_writer_open(path, t->fields, t->num_fields, &options, &writer, &err),
@@ -442,22 +451,79 @@ static void write_table(const char *dir, const char *name, aq_codec codec,
           &err);
     for (size_t group = 0; group < row_groups; group++) {
         for (size_t i = 0; i < NUM_LEAVES; i++) {
-            put_leaf(t, i, group * ROWS, writer);
+            if (has_leaf(t, i)) {
+                put_leaf(t, i, group * ROWS, writer);
+            }
         }
         check(path, aq_writer_end_row_group(writer, ROWS, &err), &err);
     }
     check(path, aq_writer_finish(writer, &err), &err);
-    write_expected(dir, name, t->expected, NUM_LEAVES);
     for (size_t i = 0; i < NUM_LEAVES; i++) {
         free(t->leaves[i].values.data);
+        if (has_leaf(t, i)) {
+            t->expected[num_expected++] = t->expected[i];
+        }
     }
+    write_expected(dir, name, t->expected, num_expected);
     free(t);
 }
 
+static void write_all_kinds(const char *dir, const char *name, aq_codec codec,
+                            bool statistics, size_t row_groups) {
+    static table like;
+    const aq_writer_options options = {0};
+    like.codec = codec;
+    like.statistics = statistics;
+    like.only = NUM_KINDS;
+    write_table(dir, name, &like, row_groups, options);
+}
+
+/* A file for each kind of value, encoding that fits it, and form of pages: small pages V1,
+ * and small pages V2 with ZSTD. */
+static void write_encodings(const char *dir) {
+    static const struct {
+        aq_encoding encoding;
+        const char *name;
+    } encodings[] = {{AQ_PLAIN, "PLAIN"},
+                     {AQ_RLE_DICTIONARY, "RLE_DICTIONARY"},
+                     {AQ_RLE, "RLE"},
+                     {AQ_DELTA_BINARY_PACKED, "DELTA_BINARY_PACKED"},
+                     {AQ_DELTA_LENGTH_BYTE_ARRAY, "DELTA_LENGTH_BYTE_ARRAY"},
+                     {AQ_DELTA_BYTE_ARRAY, "DELTA_BYTE_ARRAY"},
+                     {AQ_BYTE_STREAM_SPLIT, "BYTE_STREAM_SPLIT"}};
+    static table like;
+    like.statistics = true;
+    for (size_t e = 0; e < sizeof encodings / sizeof encodings[0]; e++) {
+        for (int k = 0; k < 2 * NUM_KINDS; k++) {
+            const aq_field_spec probe = {.name = "v",
+                                         .type = kinds[k / 2].physical,
+                                         .type_length = kinds[k / 2].type_length,
+                                         .encoding = encodings[e].encoding};
+            aq_writer_options options = {.page_bytes = 24, .page_index = true};
+            aq_writer *writer;
+            aq_error err;
+            char name[128];
+            snprintf(name, sizeof name, "%s/probe", dir);
+            if (aq_writer_open(name, &probe, 1, NULL, &writer, &err) != AQ_OK) {
+                continue; /* does not fit */
+            }
+            aq_writer_abort(writer);
+            options.data_page_v2 = k % 2 != 0;
+            like.codec = k % 2 != 0 ? AQ_ZSTD : AQ_UNCOMPRESSED;
+            like.encoding = encodings[e].encoding;
+            like.only = k / 2;
+            snprintf(name, sizeof name, "encoding-%s-%s-V%d", encodings[e].name,
+                     kinds[k / 2].name, 1 + k % 2);
+            write_table(dir, name, &like, ROW_GROUPS, options);
+        }
+    }
+}
+
 void write_tables(const char *dir) {
-    write_table(dir, "table_plain", AQ_UNCOMPRESSED, false, ROW_GROUPS);
-    write_table(dir, "table_statistics", AQ_UNCOMPRESSED, true, ROW_GROUPS);
-    write_table(dir, "table_zstd", AQ_ZSTD, true, ROW_GROUPS);
-    write_table(dir, "table_snappy", AQ_SNAPPY, true, ROW_GROUPS);
-    write_table(dir, "table_no_rows", AQ_UNCOMPRESSED, true, 0);
+    write_all_kinds(dir, "table_plain", AQ_UNCOMPRESSED, false, ROW_GROUPS);
+    write_all_kinds(dir, "table_statistics", AQ_UNCOMPRESSED, true, ROW_GROUPS);
+    write_all_kinds(dir, "table_zstd", AQ_ZSTD, true, ROW_GROUPS);
+    write_all_kinds(dir, "table_snappy", AQ_SNAPPY, true, ROW_GROUPS);
+    write_all_kinds(dir, "table_no_rows", AQ_UNCOMPRESSED, true, 0);
+    write_encodings(dir);
 }
