@@ -33,9 +33,9 @@
        cc program.c -pthread -lm        (and -lzstd -lsnappy for codecs that are on)
 
    What it does NOT do: train; run a network; read .pt files; use a GPU; encrypt. The
-   Parquet reader knows every encoding and, where they are switched on, every codec but
-   LZO; encrypted columns and what it does not know are AQ_E_UNSUPPORTED, by name. The
-   writer writes PLAIN data pages V1.
+   Parquet reader and writer know every encoding and, where they are switched on, every
+   codec but LZO; encrypted columns and what they do not know are AQ_E_UNSUPPORTED, by
+   name. Bloom filters are neither read nor written; the page index is not used.
 
    Limits: 16 dimensions; 2 GiB - 1 bytes of codes or values in one tensor of a Parquet
    model; Thrift nesting 64, strings of 100,000,000 bytes, lists of 1,000,000 elements;
