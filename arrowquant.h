@@ -508,6 +508,13 @@ typedef struct aq_row_group_info {
     int64_t total_bytes;        /* RowGroup.total_byte_size                          */
 } aq_row_group_info;
 
+/* aq_codec_name, aq_encoding_name - "ZSTD", "DELTA_BINARY_PACKED"; "unknown" for numbers
+ * that parquet.thrift does not have. */
+AQ_API const char *aq_codec_name(int32_t codec);
+AQ_API const char *aq_encoding_name(int32_t encoding);
+/* aq_field_value_bytes - bytes of one value in aq_span.values; 0 for a group. */
+AQ_API size_t aq_field_value_bytes(const aq_field *field);
+
 /* aq_parquet_open - open a Parquet file for reading; parses and checks the footer.
  *   path     in   stays open (and mapped) until aq_parquet_close
  *   options  in   NULL = defaults            err  out  may be NULL
@@ -4103,6 +4110,10 @@ static size_t aqi_value_bytes(aq_physical_type type, int32_t type_length) {
     }
 }
 
+size_t aq_field_value_bytes(const aq_field *field) {
+    return field->type == AQ_GROUP ? 0 : aqi_value_bytes(field->type, field->type_length);
+}
+
 /* Bytes that must swap on a big-endian machine: INT96 and FIXED_LEN_BYTE_ARRAY are
  * opaque. */
 static size_t aqi_swap_width(aq_physical_type type) {
@@ -4335,7 +4346,7 @@ static void aqi_byte_stream_join(const uint8_t *src, size_t n, size_t width,
     }
 }
 
-static const char *aqi_encoding_name(int32_t encoding) {
+const char *aq_encoding_name(int32_t encoding) {
     static const char *const names[] = {"PLAIN",
                                         "GROUP_VAR_INT",
                                         "PLAIN_DICTIONARY",
@@ -4346,7 +4357,7 @@ static const char *aqi_encoding_name(int32_t encoding) {
                                         "DELTA_BYTE_ARRAY",
                                         "RLE_DICTIONARY",
                                         "BYTE_STREAM_SPLIT"};
-    return (uint32_t)encoding < AQI_COUNT(names) ? names[encoding] : "unknown encoding";
+    return (uint32_t)encoding < AQI_COUNT(names) ? names[encoding] : "unknown";
 }
 
 #ifndef AQ_NO_WRITER
@@ -4612,10 +4623,10 @@ static void aqi_byte_stream_split(const uint8_t *src, size_t n, size_t width, si
  * Only libraries; which ones, the user switches on.
  *========================================================================*/
 
-static const char *aqi_codec_name(int32_t codec) {
+const char *aq_codec_name(int32_t codec) {
     static const char *const names[] = {"UNCOMPRESSED", "SNAPPY", "GZIP", "LZO",
                                         "BROTLI",       "LZ4",    "ZSTD", "LZ4_RAW"};
-    return (uint32_t)codec < AQI_COUNT(names) ? names[codec] : "unknown codec";
+    return (uint32_t)codec < AQI_COUNT(names) ? names[codec] : "unknown";
 }
 
 static bool aqi_codec_available(int32_t codec) {
@@ -4642,7 +4653,7 @@ static aq_status aqi_codec_missing(int32_t codec, aq_error *err) {
         err, AQ_E_UNSUPPORTED,
         "compression codec %s (%d) is not in this build; compile with its AQ_WITH_ "
         "macro if there is one",
-        aqi_codec_name(codec), (int)codec);
+        aq_codec_name(codec), (int)codec);
 }
 
 /* The size that the compressed bytes themselves declare, asked before the output is
@@ -5546,14 +5557,14 @@ static aq_status aqi_page_decompress(const aq_column *c, aqi_page *page,
     if (declared != SIZE_MAX && declared != out)
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
                            "%s data of %zu bytes in a page that claims %zu",
-                           aqi_codec_name(c->meta->codec), declared, out);
+                           aq_codec_name(c->meta->codec), declared, out);
     status = aqi_page_alloc(c, page, skip + out, 1, &buffer, err);
     if (status != AQ_OK) return status;
     if (skip > 0) memcpy(buffer, stored, skip);
     if (in > 0 &&
         !aqi_decompress(c->meta->codec, stored + skip, in, (uint8_t *)buffer + skip, out))
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset, "damaged %s data",
-                           aqi_codec_name(c->meta->codec));
+                           aq_codec_name(c->meta->codec));
     page->data = (const uint8_t *)buffer;
     page->bytes = skip + out;
     page->mapped = false;
@@ -5607,7 +5618,7 @@ static aq_status aqi_page_short(const aqi_page *page, size_t count, aq_error *er
         err, AQ_E_FORMAT, page->header_offset,
         "%s page does not hold the %zu values that it claims, or has a value "
         "outside its bounds",
-        aqi_encoding_name(page->encoding), count);
+        aq_encoding_name(page->encoding), count);
 }
 
 /* PLAIN: fixed-width values stay where they are unless they must be aligned, swapped. */
@@ -5697,7 +5708,7 @@ static aq_status aqi_page_unsupported(const aq_column *c, const aqi_page *page,
     (void)c;
     return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
                        "page encoding %s (%d) is not known for this type",
-                       aqi_encoding_name(page->encoding), (int)page->encoding);
+                       aq_encoding_name(page->encoding), (int)page->encoding);
 }
 
 /* The encodings that write into fresh memory: DELTA, BYTE_STREAM_SPLIT, RLE booleans. */
@@ -5779,7 +5790,7 @@ static aq_status aqi_dictionary_load(aq_column *c, aqi_page *page, aq_error *err
     if (d->encoding != AQ_PLAIN && d->encoding != AQ_PLAIN_DICTIONARY)
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
                            "dictionary page with encoding %s",
-                           aqi_encoding_name(d->encoding));
+                           aq_encoding_name(d->encoding));
     page->num_values = d->num_values;
     page->encoding = AQ_PLAIN;
     page->arena = &c->kept;
@@ -6579,7 +6590,7 @@ static aq_status aqi_spec_element(const aq_field_spec *spec, aqi_schema_element 
     if (!aqi_encoding_fits(spec->encoding, spec->type))
         return aqi_fail(err, AQ_E_ARG,
                         "field \"%.80s\": encoding %s (%d) does not go with its type",
-                        spec->name, aqi_encoding_name((int32_t)spec->encoding),
+                        spec->name, aq_encoding_name((int32_t)spec->encoding),
                         (int)spec->encoding);
     e->name.data = (const uint8_t *)spec->name;
     e->name.size = (uint32_t)n;
@@ -7103,7 +7114,7 @@ static aq_status aqi_writer_compress(aq_writer *w, aq_codec codec, bool v2,
                          w->packed.data + keep, w->packed.capacity - keep);
     if (n == 0 || n > INT32_MAX - keep)
         return aqi_fail(err, AQ_E_LIMIT, "%s could not compress %zu bytes",
-                        aqi_codec_name((int32_t)codec), rest);
+                        aq_codec_name((int32_t)codec), rest);
     if (v2 && n >= rest) return AQ_OK;
     parts->compressed = true;
     if (keep > 0) memcpy(w->packed.data, w->body.data, keep);

@@ -25,27 +25,7 @@ static const char *type_name(aq_physical_type type) {
                             : name_of((int)type, names, sizeof names / sizeof *names);
 }
 
-static const char *codec_name(aq_codec codec) {
-    static const char *const names[] = {"UNCOMPRESSED", "SNAPPY", "GZIP", "LZO",
-                                        "BROTLI",       "LZ4",    "ZSTD", "LZ4_RAW"};
-    return name_of((int)codec, names, sizeof names / sizeof *names);
-}
-
-enum { NUM_ENCODINGS = 10 };
-
-static const char *encoding_name(int encoding) {
-    static const char *const names[NUM_ENCODINGS] = {"PLAIN",
-                                                     "unknown",
-                                                     "PLAIN_DICTIONARY",
-                                                     "RLE",
-                                                     "BIT_PACKED",
-                                                     "DELTA_BINARY_PACKED",
-                                                     "DELTA_LENGTH_BYTE_ARRAY",
-                                                     "DELTA_BYTE_ARRAY",
-                                                     "RLE_DICTIONARY",
-                                                     "BYTE_STREAM_SPLIT"};
-    return name_of(encoding, names, NUM_ENCODINGS);
-}
+enum { NUM_ENCODINGS = 10 }; /* of parquet.thrift so far */
 
 /*==========================================================================
  * MARK: - Schema
@@ -290,7 +270,7 @@ static void add_page_cells(table *rows, const char *path, const chunk *of,
     table_name(rows, path);
     count_cell(rows, of->row_group);
     table_cell(rows, page_type_name(at->info.type));
-    table_cell(rows, encoding_name((int)at->info.encoding));
+    table_cell(rows, aq_encoding_name((int32_t)at->info.encoding));
     count_cell(rows, at->info.num_values);
     count_cell(rows, at->info.header_offset);
     count_cell(rows, at->info.compressed_bytes);
@@ -311,12 +291,14 @@ static void add_chunk_cells(meta *out, const chunk *of) {
     count_cell(rows, of->row_group);
     table_cell(rows, type_name(field->type));
     table_cell(rows,
-               of->info.codec == AQ_UNCOMPRESSED ? "none" : codec_name(of->info.codec));
+               of->info.codec == AQ_UNCOMPRESSED
+                   ? "none"
+                   : aq_codec_name((int32_t)of->info.codec));
     buffer_print(&encodings, "%s", "");
     for (encoding = 0; encoding < NUM_ENCODINGS; encoding++) {
         if ((of->info.encodings >> encoding & 1) != 0)
             buffer_print(&encodings, "%s%s", encodings.size != 0 ? "," : "",
-                         encoding_name(encoding));
+                         aq_encoding_name(encoding));
     }
     table_cell(rows, encodings.data);
     buffer_free(&encodings);
@@ -437,7 +419,7 @@ static void bound_json(json *out, const char *key, const aq_field *field,
 static void put_page_json(json *out, const page *at) {
     json_open(out, NULL, '{');
     json_string(out, "type", page_type_name(at->info.type));
-    json_string(out, "encoding", encoding_name((int)at->info.encoding));
+    json_string(out, "encoding", aq_encoding_name((int32_t)at->info.encoding));
     json_signed(out, "num_values", at->info.num_values);
     json_signed(out, "header_offset", at->info.header_offset);
     json_signed(out, "header_bytes", at->info.header_bytes);
@@ -460,11 +442,11 @@ static void put_chunk_json(meta *out, const chunk *of) {
     json_open(document, NULL, '{');
     json_string(document, "path", aq_parquet_column_path(out->file, of->column));
     json_string(document, "type", type_name(field->type));
-    json_string(document, "codec", codec_name(info->codec));
+    json_string(document, "codec", aq_codec_name((int32_t)info->codec));
     json_open(document, "encodings", '[');
     for (encoding = 0; encoding < NUM_ENCODINGS; encoding++) {
         if ((info->encodings >> encoding & 1) != 0)
-            json_string(document, NULL, encoding_name(encoding));
+            json_string(document, NULL, aq_encoding_name(encoding));
     }
     json_close(document, ']');
     json_signed(document, "num_values", info->num_values);

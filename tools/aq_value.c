@@ -34,26 +34,6 @@ static uint64_t load_little(const uint8_t *at, size_t bytes) {
     return value;
 }
 
-/* Bytes that a value takes in aq_span.values. */
-static size_t value_bytes(const aq_field *field) {
-    switch (field->type) {
-    case AQ_BOOLEAN:
-        return 1;
-    case AQ_INT32:
-    case AQ_FLOAT:
-        return 4;
-    case AQ_INT64:
-    case AQ_DOUBLE:
-        return 8;
-    case AQ_INT96:
-        return 12;
-    case AQ_BYTE_ARRAY:
-        return sizeof(aq_bytes);
-    default:
-        return (size_t)field->type_length;
-    }
-}
-
 /*==========================================================================
  * MARK: - Bytes, integers, decimals
  *========================================================================*/
@@ -303,7 +283,7 @@ static void put_integer(json *out, const char *key, const aq_field *field, int64
 
 void value_put(json *out, const char *key, const aq_field *field, const void *values,
                size_t index, bool raw) {
-    const uint8_t *at = (const uint8_t *)values + index * value_bytes(field);
+    const uint8_t *at = (const uint8_t *)values + index * aq_field_value_bytes(field);
     buffer text = {NULL, 0, 0};
     aq_bytes bytes;
     double number;
@@ -337,7 +317,7 @@ void value_put(json *out, const char *key, const aq_field *field, const void *va
         break;
     default:
         bytes.data = at;
-        bytes.size = value_bytes(field);
+        bytes.size = aq_field_value_bytes(field);
         put_bytes(out, key, field, bytes, raw);
     }
 }
