@@ -677,13 +677,16 @@ typedef struct aq_writer_options {
     bool no_sync;                  /* rename without fsync: faster, not durable      */
     const char *created_by;        /* NULL = "arrowquant.h version 0.1.0"            */
     size_t page_bytes;             /* a page ends with the row that brings it to so many
-                                      bytes before encoding; 0 = one page a chunk    */
+                                      bytes before encoding; 0 = 1 GiB where PLAIN values
+                                      are stored as they are, else 1 MiB             */
     size_t dictionary_limit_bytes; /* of a dictionary's values; 0 = 1 MiB            */
     bool data_page_v2;             /* data pages V2 instead of V1                    */
     bool page_index;               /* OffsetIndex, and ColumnIndex of leaves with
                                       write_statistics, before the footer            */
     const aq_sorting_column *sorting_columns; /* the first is the main one           */
     size_t num_sorting_columns;
+    const aq_tasks *tasks;         /* encode and compress pages side by side; NULL = on
+                                      the calling thread. Must outlive the writer    */
 } aq_writer_options;
 
 /* The values of one column chunk. Values as in aq_span; BYTE_ARRAY: aq_bytes[]. Levels
@@ -718,6 +721,11 @@ AQ_API AQ_CHECKED aq_status aq_writer_add_key_value(aq_writer *writer, const cha
 AQ_API AQ_CHECKED aq_status aq_writer_put_column(aq_writer *writer,
                                                  const aq_column_values *values,
                                                  aq_error *err);
+/* aq_writer_put_columns - the next `count` column chunks at once: with tasks, those that
+ * are too short to fill all threads share them. The same bytes as one by one. */
+AQ_API AQ_CHECKED aq_status aq_writer_put_columns(aq_writer *writer,
+                                                  const aq_column_values *columns,
+                                                  size_t count, aq_error *err);
 /* aq_writer_end_row_group - after the last column. Every column must hold num_rows
  * rows. */
 AQ_API AQ_CHECKED aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows,
@@ -1489,18 +1497,34 @@ AQI_INLINE uint32_t aqi_bits_needed(uint64_t max_value) {
  * MARK: - [53] Allocator, growing bytes, arena, buffer pool (private)
  *========================================================================*/
 
-/* malloc gives 16-byte alignment at most; the real address stands before the block. */
+#define AQI_HUGE_PAGE ((size_t)2 << 20)
+
+static void aqi_want_huge_pages(void *p, size_t bytes) {
+#if !defined(AQ_NO_MMAP) && defined(MADV_HUGEPAGE)
+    int code = errno;
+    if (madvise(p, bytes, MADV_HUGEPAGE) != 0) errno = code; /* slower is all it is */
+#else
+    (void)p;
+    (void)bytes;
+#endif
+}
+
+/* malloc gives 16-byte alignment at most; the real address stands before the block. Large
+ * blocks ask for huge pages: one page fault in place of 512. */
 static void *aqi_default_alloc(void *user, size_t bytes, size_t align) {
+    bool large = bytes >= 2 * AQI_HUGE_PAGE;
     size_t total;
     uint8_t *raw, *p;
     (void)user;
     if (align < sizeof(void *)) align = sizeof(void *);
+    if (large) align = AQI_MAX(align, AQI_HUGE_PAGE);
     if (!aqi_add_size(bytes, align + sizeof(void *), &total)) return NULL;
     raw = (uint8_t *)malloc(total);
     if (raw == NULL) return NULL;
     p = raw + sizeof(void *);
     p += (align - (uintptr_t)p % align) % align;
     memcpy(p - sizeof(void *), &raw, sizeof raw);
+    if (large) aqi_want_huge_pages(p, bytes & ~(AQI_HUGE_PAGE - 1));
     return p;
 }
 
@@ -1599,6 +1623,7 @@ typedef struct aqi_arena {
     uint8_t *free_begin;
     size_t free_bytes;
     size_t total_bytes;
+    size_t next_bytes; /* of the next block at least: what was needed before a reset */
     size_t budget_bytes;       /* 0 = none                                           */
     size_t used_bytes;         /* of the budget; atomic: arenas that share it add up */
     const char *budget_option; /* what the user may raise                            */
@@ -1647,6 +1672,21 @@ static void aqi_arena_deinit(aqi_arena *arena) {
     arena->used_bytes = 0;
 }
 
+/* Forgets what it holds but not the memory: the next round of the same size finds it in
+ * one block. */
+static void aqi_arena_reset(aqi_arena *arena) {
+    const size_t header = aqi_round_up(sizeof(aqi_arena_block), 16);
+    aqi_arena_block *block = arena->blocks;
+    size_t total = arena->total_bytes;
+    if (block != NULL && block->next == NULL) {
+        arena->free_begin = (uint8_t *)block + header;
+        arena->free_bytes = block->bytes - header;
+        return;
+    }
+    aqi_arena_deinit(arena);
+    arena->next_bytes = total;
+}
+
 /* Takes from the budget, if there is one. */
 static bool aqi_arena_afford(aqi_arena *arena, size_t bytes) {
     aqi_arena *owner = arena->budget_of != NULL ? arena->budget_of : arena;
@@ -1671,6 +1711,8 @@ static aq_status aqi_arena_take(aqi_arena *arena, size_t bytes, void **out,
     if (need > arena->free_bytes) {
         block_bytes =
             AQI_MAX(need, AQI_MIN(AQI_MAX(arena->total_bytes, 1008), (size_t)1 << 20));
+        block_bytes = AQI_MAX(block_bytes, arena->next_bytes);
+        arena->next_bytes = 0;
         if (!aqi_arena_afford(arena, block_bytes)) {
             const aqi_arena *owner = arena->budget_of != NULL ? arena->budget_of : arena;
             return aqi_fail(
@@ -2398,6 +2440,14 @@ static aq_status aqi_output_write(aqi_output *o, const void *src, size_t bytes,
     return status;
 }
 
+/* Puts bytes over others that were written before. */
+static aq_status aqi_output_patch(aqi_output *o, int64_t offset, const void *src,
+                                  size_t bytes, aq_error *err) {
+    aq_status status = aqi_output_flush(o, err);
+    if (status != AQ_OK) return status;
+    return aqi_output_pwrite(o, offset, (const uint8_t *)src, bytes, err);
+}
+
 static aq_status aqi_output_zeros(aqi_output *o, size_t bytes, aq_error *err) {
     static const uint8_t zeros[256] = {0};
     aq_status status = AQ_OK;
@@ -2484,6 +2534,12 @@ typedef struct aqi_sums {
     double max_abs[AQI_SUM_LANES];
 } aqi_sums;
 
+/* Levels of a column: how many are 0, are max, and which is the largest. */
+typedef struct aqi_level_tally {
+    size_t zeros, maxima;
+    uint8_t largest;
+} aqi_level_tally;
+
 /* X(name, result type, parameters). n counts values and may be 0; no alignment needed.
  *   range    min, max and magnitude of n > 0 values, into *out
  *   encode   codes of n values, one byte each
@@ -2494,7 +2550,8 @@ typedef struct aqi_sums {
  *   dot      lanes[i % 32] += a[i] * b[i]
  *   sums     the sums of aq_metrics, added to *out
  *   from_f16, from_bf16   little-endian halves to float32; NaNs of f16 become quiet
- *   crc32    of gzip, over a state that starts as 0xffffffff and ends inverted */
+ *   crc32    of gzip, over a state that starts as 0xffffffff and ends inverted
+ *   levels   counts of one-byte levels, added to *out */
 #define AQI_KERNELS(X)                                                                   \
     X(range, void, (const float *src, size_t n, aqi_range *out))                         \
     X(encode, void, (const float *src, size_t n, const aqi_encode *how, uint8_t *dst))   \
@@ -2506,7 +2563,8 @@ typedef struct aqi_sums {
     X(sums, void, (const float *a, const float *b, size_t n, aqi_sums *out))             \
     X(from_f16, void, (const uint8_t *src, size_t n, float *dst))                        \
     X(from_bf16, void, (const uint8_t *src, size_t n, float *dst))                       \
-    X(crc32, uint32_t, (uint32_t state, const uint8_t *src, size_t n))
+    X(crc32, uint32_t, (uint32_t state, const uint8_t *src, size_t n))                   \
+    X(levels, void, (const uint8_t *src, size_t n, uint8_t max, aqi_level_tally *out))
 
 struct aqi_kernels {
 #define AQ_X(name, result, parameters) result(*name) parameters;
@@ -2686,6 +2744,16 @@ static uint32_t aqi_crc32_ref(uint32_t state, const uint8_t *src, size_t n) {
     for (i = 0; i < n; i++)
         state = state >> 8 ^ aqi_crc32_table[(state ^ src[i]) & 0xffu];
     return state;
+}
+
+static void aqi_levels_ref(const uint8_t *src, size_t n, uint8_t max,
+                           aqi_level_tally *out) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        out->zeros += src[i] == 0;
+        out->maxima += src[i] == max;
+        out->largest = AQI_MAX(out->largest, src[i]);
+    }
 }
 
 static const struct aqi_kernels aqi_kernels_ref = {
@@ -2969,6 +3037,36 @@ AQI_AVX2 static uint32_t aqi_crc32_avx2(uint32_t state, const uint8_t *src, size
     x[1] = _mm_clmulepi64_si128(_mm_and_si128(x[1], low32), barrett, 0x00);
     state = (uint32_t)_mm_extract_epi32(_mm_xor_si128(t, x[1]), 1);
     return aqi_crc32_ref(state, src, n);
+}
+
+AQI_AVX2 static size_t aqi_sum4_u64(__m256i v) {
+    __m128i m = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    return (size_t)_mm_cvtsi128_si64(_mm_add_epi64(m, _mm_unpackhi_epi64(m, m)));
+}
+
+AQI_AVX2 static void aqi_levels_avx2(const uint8_t *src, size_t n, uint8_t max,
+                                     aqi_level_tally *out) {
+    const __m256i zero = _mm256_setzero_si256(), top = _mm256_set1_epi8((char)max);
+    __m256i zeros = zero, maxima = zero, largest = zero;
+    uint8_t bytes[32];
+    size_t i = 0, end, k;
+    while (n - i >= 32) {
+        /* Counts of up to 255 rounds fit a byte. */
+        __m256i z = zero, m = zero;
+        for (end = i + AQI_MIN((n - i) / 32, (size_t)255) * 32; i < end; i += 32) {
+            __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(src + i));
+            z = _mm256_sub_epi8(z, _mm256_cmpeq_epi8(v, zero));
+            m = _mm256_sub_epi8(m, _mm256_cmpeq_epi8(v, top));
+            largest = _mm256_max_epu8(largest, v);
+        }
+        zeros = _mm256_add_epi64(zeros, _mm256_sad_epu8(z, zero));
+        maxima = _mm256_add_epi64(maxima, _mm256_sad_epu8(m, zero));
+    }
+    out->zeros += aqi_sum4_u64(zeros);
+    out->maxima += aqi_sum4_u64(maxima);
+    _mm256_storeu_si256((__m256i *)(void *)bytes, largest);
+    for (k = 0; k < sizeof bytes; k++) out->largest = AQI_MAX(out->largest, bytes[k]);
+    aqi_levels_ref(src + i, n - i, max, out);
 }
 
 static const struct aqi_kernels aqi_kernels_avx2 = {
@@ -6101,7 +6199,7 @@ void aq_column_close(aq_column *column) {
 aq_status aq_column_next(aq_column *column, aq_span *out_span, aq_error *err) {
     aq_status status;
     aqi_error_clear(err);
-    aqi_arena_deinit(&column->page);
+    aqi_arena_reset(&column->page);
     status = aqi_column_step(column, &column->page, out_span, err);
     if (status != AQ_OK) memset(out_span, 0, sizeof *out_span);
     return aqi_column_located(column, status, err);
@@ -6326,7 +6424,7 @@ aq_status aq_column_next_page(aq_column *column, aq_page_info *out_page, aq_erro
     aq_status status;
     aqi_error_clear(err);
     memset(out_page, 0, sizeof *out_page);
-    aqi_arena_deinit(&column->page);
+    aqi_arena_reset(&column->page);
     if (column->levels_left <= 0 || column->at >= column->end) return AQ_OK;
     status = aqi_page_header_read(column, &column->page, &page, err);
     if (status != AQ_OK) return aqi_column_located(column, status, err);
@@ -6399,8 +6497,12 @@ struct aq_writer {
     int32_t column; /* next one of the row group */
     int64_t group_rows, group_bytes, group_stored, group_start;
     aqi_thrift_writer row_groups, columns, pairs, header;
-    aqi_bytes_builder body, packed;
-    aqi_bytes_builder indices, firsts, slots; /* of a dictionary under way */
+    const aq_tasks *tasks;
+    struct aqi_chunk_writer
+        *chunks; /* of one call; their buffers are kept for the next */
+    size_t num_chunks;
+    struct aqi_page_slot *slots; /* pages being encoded side by side, likewise */
+    size_t num_slots, queued, queued_bytes;
     /* Page index: of the chunk under way; of all chunks; what the footer needs of them:
      * an aqi_chunk_record each, an aqi_row_group each. */
     aqi_bytes_builder null_pages;
@@ -6410,6 +6512,57 @@ struct aq_writer {
     aqi_list sorting_columns;
 };
 
+/* Least and greatest of some values, NaN left out; NULL = there is none. */
+typedef struct aqi_extremes {
+    const uint8_t *min, *max; /* places in the caller's values */
+} aqi_extremes;
+
+/* A column chunk being written. */
+typedef struct aqi_chunk_writer {
+    const aq_field *field;
+    const aq_field_spec *spec;
+    const aq_column_values *v;
+    bool has_levels;
+    aq_encoding encoding;       /* of the data pages                          */
+    size_t page_bytes;          /* where the pages end                        */
+    aqi_bytes_builder indices, firsts, slots; /* of a dictionary              */
+    uint32_t entries;           /* of the dictionary                          */
+    int64_t num_levels, num_rows;
+    int64_t level, value, row;  /* where the next page begins                 */
+    int64_t dictionary_start, data_start; /* file offsets; 0 = not yet        */
+    int64_t plain_bytes, stored_bytes;    /* with page headers                */
+    int32_t num_pages;          /* data pages                                 */
+    aqi_extremes range;         /* of the pages so far                        */
+    aqi_extremes last;          /* of the last page with values               */
+    bool no_column_index;       /* a page has values without bounds           */
+    bool not_ascending, not_descending; /* the pages' bounds                  */
+    aq_status status;           /* of the task that prepares it               */
+    aq_error err;
+} aqi_chunk_writer;
+
+/* A page on its way to the file: `body`, then `tail` from the caller's memory: bytes, or
+ * byte arrays with their lengths. */
+typedef struct aqi_page_slot {
+    aqi_chunk_writer *chunk;
+    bool dictionary, first, last; /* first, last: data page of its chunk */
+    bool late;          /* checksum and bounds are found while the tail is written */
+    bool compressed;
+    aq_column_values v; /* of this page                            */
+    int64_t first_value, first_row, num_rows;
+    aqi_bytes_builder body, packed;
+    const uint8_t *tail;
+    const aq_bytes *tail_arrays;
+    size_t tail_bytes;
+    size_t rep_bytes, def_bytes; /* of the level streams           */
+    size_t plain_bytes; /* of levels and values before compression */
+    uint32_t crc;       /* state of body and tail                  */
+    aqi_extremes range;
+    int64_t start; /* file offset of the header, once written      */
+    size_t stored; /* bytes in the file, with the header           */
+    aq_status status;
+    aq_error err;
+} aqi_page_slot;
+
 /* With a page index `columns` holds every ColumnChunk of the file, without its last byte:
  * where its indexes are is known at the end. */
 typedef struct aqi_chunk_record {
@@ -6418,16 +6571,23 @@ typedef struct aqi_chunk_record {
 
 static void aqi_writer_free(aq_writer *w) {
     aq_allocator a = w->allocator;
+    size_t i;
     aqi_output_abort(&w->out);
     aqi_builder_free(&a, &w->row_groups.out);
     aqi_builder_free(&a, &w->columns.out);
     aqi_builder_free(&a, &w->pairs.out);
     aqi_builder_free(&a, &w->header.out);
-    aqi_builder_free(&a, &w->body);
-    aqi_builder_free(&a, &w->packed);
-    aqi_builder_free(&a, &w->indices);
-    aqi_builder_free(&a, &w->firsts);
-    aqi_builder_free(&a, &w->slots);
+    for (i = 0; i < w->num_chunks; i++) {
+        aqi_builder_free(&a, &w->chunks[i].indices);
+        aqi_builder_free(&a, &w->chunks[i].firsts);
+        aqi_builder_free(&a, &w->chunks[i].slots);
+    }
+    aqi_free(&a, w->chunks, w->num_chunks * sizeof *w->chunks);
+    for (i = 0; i < w->num_slots; i++) {
+        aqi_builder_free(&a, &w->slots[i].body);
+        aqi_builder_free(&a, &w->slots[i].packed);
+    }
+    aqi_free(&a, w->slots, w->num_slots * sizeof *w->slots);
     aqi_builder_free(&a, &w->null_pages);
     aqi_builder_free(&a, &w->mins.out);
     aqi_builder_free(&a, &w->maxs.out);
@@ -6759,6 +6919,7 @@ static void aqi_writer_init(aq_writer *w, const aq_allocator *a,
     w->data_page_v2 = o->data_page_v2;
     w->page_index = o->page_index;
     w->page_bytes = o->page_bytes;
+    w->tasks = o->tasks;
     w->dictionary_limit = o->dictionary_limit_bytes;
     aqi_arena_init(&w->arena, a);
 }
@@ -6845,22 +7006,23 @@ aq_status aq_writer_add_key_value(aq_writer *writer, const char *key, const char
 }
 
 /* Appends one level stream, in pages V1 with its 4-byte length. */
-static bool aqi_writer_put_levels(aq_writer *w, const uint8_t *levels, size_t n,
-                                  uint8_t max) {
-    size_t at = w->body.size;
+static bool aqi_writer_put_levels(const aq_writer *w, aqi_bytes_builder *body,
+                                  const uint8_t *levels, size_t n, uint8_t max) {
+    size_t at = body->size;
     uint8_t length[4] = {0, 0, 0, 0};
     size_t before = w->data_page_v2 ? 0 : sizeof length;
-    if (!aqi_builder_append(&w->allocator, &w->body, length, before) ||
-        !aqi_rle_write(&w->allocator, &w->body, levels, n, aqi_bits_needed(max)))
+    if (!aqi_builder_append(&w->allocator, body, length, before) ||
+        !aqi_rle_write(&w->allocator, body, levels, n, aqi_bits_needed(max)))
         return false;
-    if (before > 0) aqi_store_le32(w->body.data + at, (uint32_t)(w->body.size - at - 4));
+    if (before > 0) aqi_store_le32(body->data + at, (uint32_t)(body->size - at - 4));
     return true;
 }
 
 /* Checks the levels of a chunk and counts its rows. */
 static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_values *v,
                                          int64_t *out_rows, aq_error *err) {
-    int64_t i, present = 0, rows = 0;
+    aqi_level_tally def = {0, 0, 0}, rep = {0, 0, 0};
+    int64_t i;
     *out_rows = v->num_values;
     if (v->num_values < 0 || (v->num_values > 0 && v->values == NULL))
         return aqi_fail(err, AQ_E_ARG, "column values missing");
@@ -6872,20 +7034,23 @@ static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_
         (v->num_levels > 0 && ((field->max_def > 0 && !v->def_levels) ||
                                (field->max_rep > 0 && !v->rep_levels))))
         return aqi_fail(err, AQ_E_ARG, "column needs levels and has none");
-    for (i = 0; i < v->num_levels; i++) {
-        if (v->def_levels[i] > field->max_def ||
+    if (field->max_def > 0)
+        aqi_k()->levels(v->def_levels, (size_t)v->num_levels, field->max_def, &def);
+    if (field->max_rep > 0)
+        aqi_k()->levels(v->rep_levels, (size_t)v->num_levels, field->max_rep, &rep);
+    for (i = 0; def.largest > field->max_def || rep.largest > field->max_rep; i++) {
+        if ((field->max_def > 0 && v->def_levels[i] > field->max_def) ||
             (field->max_rep > 0 && v->rep_levels[i] > field->max_rep))
             return aqi_fail(err, AQ_E_ARG, "level %lld is above the column's maximum",
                             (long long)i);
-        present += v->def_levels[i] == field->max_def;
-        rows += field->max_rep == 0 || v->rep_levels[i] == 0;
     }
-    *out_rows = rows;
+    *out_rows = field->max_rep > 0 ? (int64_t)rep.zeros : v->num_levels;
     if (field->max_rep > 0 && v->num_levels > 0 && v->rep_levels[0] != 0)
         return aqi_fail(err, AQ_E_ARG, "first repetition level is not 0");
-    if (present == v->num_values) return AQ_OK;
+    if (field->max_def == 0) def.maxima = (size_t)v->num_levels;
+    if (def.maxima == (uint64_t)v->num_values) return AQ_OK;
     return aqi_fail(err, AQ_E_ARG, "levels say %lld values, num_values %lld",
-                    (long long)present, (long long)v->num_values);
+                    (long long)def.maxima, (long long)v->num_values);
 }
 
 /* Bytes of the PLAIN form; false when they overflow. */
@@ -6930,201 +7095,6 @@ static void aqi_plain_encode(const aq_field *field, const aq_column_values *v,
     }
 }
 
-/* Least and greatest of some values, NaN left out; NULL = there is none. */
-typedef struct aqi_extremes {
-    const uint8_t *min, *max; /* places in the caller's values */
-} aqi_extremes;
-
-/* A column chunk being written. */
-typedef struct aqi_chunk_writer {
-    const aq_field *field;
-    const aq_field_spec *spec;
-    const aq_column_values *v;
-    bool has_levels;
-    aq_encoding encoding;       /* of the data pages                          */
-    uint32_t entries;           /* of the dictionary                          */
-    int64_t num_levels, num_rows;
-    int64_t level, value, row;  /* where the next page begins                 */
-    int64_t dictionary_start, data_start; /* file offsets; 0 = not yet        */
-    int64_t plain_bytes, stored_bytes;    /* with page headers                */
-    int32_t num_pages;          /* data pages                                 */
-    aqi_extremes range;         /* of the pages so far                        */
-    aqi_extremes last;          /* of the last page with values               */
-    bool no_column_index;       /* a page has values without bounds           */
-    bool not_ascending, not_descending; /* the pages' bounds                  */
-} aqi_chunk_writer;
-
-/* A page about to be written: `body` of the writer, then `tail` from the caller's
- * memory. */
-typedef struct aqi_page_parts {
-    aq_column_values v; /* of this page                            */
-    int64_t num_rows;
-    const uint8_t *tail;
-    size_t tail_bytes;
-    size_t rep_bytes, def_bytes; /* of the level streams           */
-    size_t plain_bytes; /* of levels and values before compression */
-    size_t prefix;      /* bytes before the first value byte       */
-    bool compressed;
-    int64_t start; /* file offset of the header, once written      */
-    size_t stored; /* bytes in the file, with the header           */
-} aqi_page_parts;
-
-/* The page that begins at c->level: all that is left, or rows until it holds page_bytes
- * in levels and PLAIN values. */
-static void aqi_page_cut(const aqi_chunk_writer *c, size_t page_bytes,
-                         aqi_page_parts *out) {
-    const aq_field *f = c->field;
-    const aq_column_values *v = c->v;
-    size_t width = aqi_value_bytes(f->type, f->type_length);
-    uint64_t level_bits = aqi_bits_needed(f->max_def) + aqi_bits_needed(f->max_rep);
-    uint64_t value_bits = f->type == AQ_BOOLEAN ? 1 : width * 8, bits = 0;
-    int64_t i = c->level, value = c->value, rows = 0;
-    for (; page_bytes > 0 && i < c->num_levels; i++) {
-        bool present = f->max_def == 0 || v->def_levels[i] == f->max_def;
-        bool new_row = f->max_rep == 0 || v->rep_levels[i] == 0;
-        if (new_row && bits >= (uint64_t)page_bytes * 8) break;
-        if (present && f->type == AQ_BYTE_ARRAY)
-            value_bits = 32 + (uint64_t)((const aq_bytes *)v->values)[value].size * 8;
-        bits += level_bits + (present ? value_bits : 0);
-        value += present;
-        rows += new_row;
-    }
-    memset(out, 0, sizeof *out);
-    if (page_bytes == 0) {
-        i = c->num_levels;
-        value = v->num_values;
-        rows = c->num_rows;
-    }
-    out->num_rows = rows;
-    out->v.num_values = value - c->value;
-    out->v.num_levels = i - c->level;
-    if (out->v.num_values > 0)
-        out->v.values = (const uint8_t *)v->values + (size_t)c->value * width;
-    if (f->max_def > 0 && out->v.num_levels > 0)
-        out->v.def_levels = v->def_levels + c->level;
-    if (f->max_rep > 0 && out->v.num_levels > 0)
-        out->v.rep_levels = v->rep_levels + c->level;
-}
-
-static aq_status aqi_page_too_large(aq_error *err) {
-    return aqi_fail(err, AQ_E_LIMIT,
-                    "column chunk of over 2 GiB in one page; set page_bytes");
-}
-
-/* The values of a page in another encoding than PLAIN. */
-static bool aqi_writer_encode(aq_writer *w, const aqi_chunk_writer *c,
-                              const aq_column_values *v) {
-    const aq_allocator *a = &w->allocator;
-    const aq_field *f = c->field;
-    size_t n = (size_t)v->num_values, width = aqi_value_bytes(f->type, f->type_length);
-    switch (c->encoding) {
-    case AQ_RLE_DICTIONARY: /* other writers have no width of 0 either */
-        return aqi_indices_write(
-            a, &w->body, (const uint32_t *)(const void *)w->indices.data + c->value, n,
-            AQI_MAX(1u, aqi_bits_needed(c->entries - 1)));
-    case AQ_RLE:
-        return aqi_booleans_write(a, &w->body, (const uint8_t *)v->values, n);
-    case AQ_DELTA_BINARY_PACKED:
-        return aqi_delta_write(a, &w->body, v->values, n, width);
-    case AQ_DELTA_LENGTH_BYTE_ARRAY:
-        return aqi_delta_lengths_write(a, &w->body, (const aq_bytes *)v->values, n);
-    case AQ_DELTA_BYTE_ARRAY:
-        return aqi_prefixed_write(a, &w->body, v->values, n, (size_t)f->type_length);
-    default: /* AQ_BYTE_STREAM_SPLIT */
-        if (!aqi_builder_reserve(a, &w->body, n * width)) return false;
-        if (n > 0)
-            aqi_byte_stream_split((const uint8_t *)v->values, n, width,
-                                  aqi_swap_width(f->type), w->body.data + w->body.size);
-        w->body.size += n * width;
-        return true;
-    }
-}
-
-/* PLAIN values to the page's parts. Those that are stored as they lie in memory are not
- * copied. */
-static bool aqi_writer_put_plain(aq_writer *w, const aq_field *field, size_t plain,
-                                 aqi_page_parts *out) {
-    const aq_column_values *v = &out->v;
-    const aq_bytes *b = (const aq_bytes *)v->values;
-    bool single = field->type == AQ_BYTE_ARRAY && v->num_values == 1;
-    bool in_place = !out->compressed && field->type != AQ_BOOLEAN &&
-                    (single || field->type != AQ_BYTE_ARRAY) &&
-                    (!AQI_BIG_ENDIAN || aqi_swap_width(field->type) == 1);
-    uint8_t length[4];
-    if (in_place && single) {
-        aqi_store_le32(length, (uint32_t)b[0].size);
-        out->tail = b[0].data;
-        out->tail_bytes = b[0].size;
-        return aqi_builder_append(&w->allocator, &w->body, length, 4);
-    }
-    if (in_place) {
-        out->tail = (const uint8_t *)v->values;
-        out->tail_bytes = plain;
-        return true;
-    }
-    if (!aqi_builder_reserve(&w->allocator, &w->body, plain + 1)) return false;
-    aqi_plain_encode(field, v, w->body.data + w->body.size);
-    w->body.size += plain;
-    return true;
-}
-
-/* Levels and values to the page's parts. */
-static aq_status aqi_writer_build_page(aq_writer *w, const aqi_chunk_writer *c,
-                                       aqi_page_parts *out, aq_error *err) {
-    const aq_field *field = c->field;
-    const aq_column_values *v = &out->v;
-    size_t plain = 0, n = (size_t)v->num_levels;
-    bool ok = true;
-    out->compressed = c->spec->codec != AQ_UNCOMPRESSED;
-    w->body.size = 0;
-    if (!aqi_plain_size(field, v, &plain) || plain > INT32_MAX)
-        return aqi_page_too_large(err);
-    if (field->max_rep > 0)
-        ok = ok && aqi_writer_put_levels(w, v->rep_levels, n, field->max_rep);
-    out->rep_bytes = w->body.size;
-    if (field->max_def > 0)
-        ok = ok && aqi_writer_put_levels(w, v->def_levels, n, field->max_def);
-    out->def_bytes = w->body.size - out->rep_bytes;
-    out->prefix = w->body.size + (field->type == AQ_BYTE_ARRAY ? 4 : 0);
-    if (ok && c->encoding == AQ_PLAIN) {
-        ok = aqi_writer_put_plain(w, field, plain, out);
-    } else if (ok) {
-        ok = aqi_writer_encode(w, c, v);
-    }
-    if (!ok) return aqi_fail_nomem(err, plain);
-    out->plain_bytes = w->body.size + out->tail_bytes;
-    return out->plain_bytes > INT32_MAX ? aqi_page_too_large(err) : AQ_OK;
-}
-
-/* Compresses the body; of data pages V2 what follows the levels, unless that saves
- * nothing: then the page is marked as not compressed. */
-static aq_status aqi_writer_compress(aq_writer *w, aq_codec codec, bool v2,
-                                     aqi_page_parts *parts, aq_error *err) {
-    aqi_bytes_builder swap;
-    size_t keep = v2 ? parts->rep_bytes + parts->def_bytes : 0;
-    size_t rest = w->body.size - keep, n = 0;
-    size_t bound = v2 && rest == 0 ? 0 : aqi_compress_bound((int32_t)codec, rest);
-    parts->compressed = false;
-    if (v2 && rest == 0) return AQ_OK;
-    w->packed.size = 0;
-    if (bound > 0 && !aqi_builder_reserve(&w->allocator, &w->packed, keep + bound))
-        return aqi_fail_nomem(err, bound);
-    if (bound > 0)
-        n = aqi_compress((int32_t)codec, w->level, w->body.data + keep, rest,
-                         w->packed.data + keep, w->packed.capacity - keep);
-    if (n == 0 || n > INT32_MAX - keep)
-        return aqi_fail(err, AQ_E_LIMIT, "%s could not compress %zu bytes",
-                        aq_codec_name((int32_t)codec), rest);
-    if (v2 && n >= rest) return AQ_OK;
-    parts->compressed = true;
-    if (keep > 0) memcpy(w->packed.data, w->body.data, keep);
-    w->packed.size = keep + n;
-    swap = w->body;
-    w->body = w->packed;
-    w->packed = swap;
-    return AQ_OK;
-}
-
 /* The bytes of one value as it lies in memory. */
 static aq_bytes aqi_value_view(const aq_field *f, const void *values, size_t i) {
     aq_bytes b;
@@ -7132,6 +7102,231 @@ static aq_bytes aqi_value_view(const aq_field *f, const void *values, size_t i) 
     b.size = aqi_value_bytes(f->type, f->type_length);
     b.data = (const uint8_t *)values + i * b.size;
     return b;
+}
+
+/* Present values and rows of the `n` levels at `at`. */
+typedef struct aqi_level_span {
+    size_t values, rows;
+} aqi_level_span;
+
+static aqi_level_span aqi_levels_count(const aqi_chunk_writer *c, int64_t at, size_t n) {
+    const aq_field *f = c->field;
+    aqi_level_tally def = {0, 0, 0}, rep = {0, 0, 0};
+    aqi_level_span s = {n, n};
+    if (f->max_def > 0) {
+        aqi_k()->levels(c->v->def_levels + at, n, f->max_def, &def);
+        s.values = def.maxima;
+    }
+    if (f->max_rep > 0) {
+        aqi_k()->levels(c->v->rep_levels + at, n, f->max_rep, &rep);
+        s.rows = rep.zeros;
+    }
+    return s;
+}
+
+/* Bits of `n` values from c->value + `skip` on, in PLAIN form. */
+static uint64_t aqi_plain_bits(const aqi_chunk_writer *c, size_t skip, size_t n) {
+    const aq_field *f = c->field;
+    const aq_bytes *b = (const aq_bytes *)c->v->values;
+    uint64_t bits = 0;
+    size_t i;
+    if (f->type == AQ_BOOLEAN) return n;
+    if (f->type != AQ_BYTE_ARRAY)
+        return n * (uint64_t)aqi_value_bytes(f->type, f->type_length) * 8;
+    for (i = 0; i < n; i++)
+        bits += 32 + (uint64_t)b[(size_t)c->value + skip + i].size * 8;
+    return bits;
+}
+
+/* Where the row that the level at i belongs to ends. */
+static int64_t aqi_row_end(const aqi_chunk_writer *c, int64_t i) {
+    const void *next;
+    const uint8_t *rep = c->v->rep_levels;
+    if (c->field->max_rep == 0 || i + 1 >= c->num_levels) return i + 1;
+    next = memchr(rep + i + 1, 0, (size_t)(c->num_levels - i - 1));
+    return next == NULL ? c->num_levels : (const uint8_t *)next - rep;
+}
+
+/* The page that begins at c->level: rows until it holds page_bytes in levels and PLAIN
+ * values. Steps of many rows while they fit in any case, then row by row. */
+static void aqi_page_cut(aqi_chunk_writer *c, aqi_page_slot *out) {
+    const aq_field *f = c->field;
+    const aq_column_values *v = c->v;
+    size_t width = aqi_value_bytes(f->type, f->type_length), values = 0, rows = 0;
+    uint64_t level_bits = aqi_bits_needed(f->max_def) + aqi_bits_needed(f->max_rep);
+    uint64_t value_bits = f->type == AQ_BOOLEAN ? 1 : width * 8, bits = 0;
+    uint64_t limit = (uint64_t)c->page_bytes * 8;
+    int64_t i = c->level;
+    while (i < c->num_levels && bits < limit) {
+        uint64_t fit = (limit - bits) / (level_bits + value_bits);
+        int64_t end = aqi_row_end(c, i);
+        aqi_level_span s;
+        if (f->type != AQ_BYTE_ARRAY && fit > (uint64_t)(end - i)) {
+            end = i + (int64_t)AQI_MIN(fit, (uint64_t)(c->num_levels - i));
+            while (f->max_rep > 0 && end < c->num_levels && v->rep_levels[end] != 0)
+                end--;
+        }
+        s = aqi_levels_count(c, i, (size_t)(end - i));
+        bits += (uint64_t)(end - i) * level_bits + aqi_plain_bits(c, values, s.values);
+        values += s.values;
+        rows += s.rows;
+        i = end;
+    }
+    out->chunk = c;
+    out->first = c->level == 0;
+    out->last = i == c->num_levels;
+    out->first_value = c->value;
+    out->first_row = c->row;
+    out->num_rows = (int64_t)rows;
+    memset(&out->v, 0, sizeof out->v);
+    out->v.num_values = (int64_t)values;
+    out->v.num_levels = i - c->level;
+    if (values > 0) out->v.values = (const uint8_t *)v->values + (size_t)c->value * width;
+    if (f->max_def > 0 && i > c->level) out->v.def_levels = v->def_levels + c->level;
+    if (f->max_rep > 0 && i > c->level) out->v.rep_levels = v->rep_levels + c->level;
+    c->level = i;
+    c->value += (int64_t)values;
+    c->row += (int64_t)rows;
+}
+
+static aq_status aqi_page_too_large(aq_error *err) {
+    return aqi_fail(err, AQ_E_LIMIT, "page of over 2 GiB - 1 bytes; set page_bytes");
+}
+
+/* The values of a page in another encoding than PLAIN. */
+static bool aqi_page_encode_values(const aq_allocator *a, aqi_page_slot *p) {
+    const aqi_chunk_writer *c = p->chunk;
+    const aq_field *f = c->field;
+    const aq_column_values *v = &p->v;
+    size_t n = (size_t)v->num_values, width = aqi_value_bytes(f->type, f->type_length);
+    switch (c->encoding) {
+    case AQ_RLE_DICTIONARY: /* other writers have no width of 0 either */
+        return aqi_indices_write(
+            a, &p->body, (const uint32_t *)(const void *)c->indices.data + p->first_value,
+            n, AQI_MAX(1u, aqi_bits_needed(c->entries - 1)));
+    case AQ_RLE:
+        return aqi_booleans_write(a, &p->body, (const uint8_t *)v->values, n);
+    case AQ_DELTA_BINARY_PACKED:
+        return aqi_delta_write(a, &p->body, v->values, n, width);
+    case AQ_DELTA_LENGTH_BYTE_ARRAY:
+        return aqi_delta_lengths_write(a, &p->body, (const aq_bytes *)v->values, n);
+    case AQ_DELTA_BYTE_ARRAY:
+        return aqi_prefixed_write(a, &p->body, v->values, n, (size_t)f->type_length);
+    default: /* AQ_BYTE_STREAM_SPLIT */
+        if (!aqi_builder_reserve(a, &p->body, n * width)) return false;
+        if (n > 0)
+            aqi_byte_stream_split((const uint8_t *)v->values, n, width,
+                                  aqi_swap_width(f->type), p->body.data + p->body.size);
+        p->body.size += n * width;
+        return true;
+    }
+}
+
+#define AQI_LARGE_TAIL ((size_t)256 << 10)
+#define AQI_LARGE_VALUE 512 /* mean bytes from which byte arrays are not gathered */
+
+/* PLAIN values to the page's parts. Those that can be stored, or compressed, as they lie
+ * in memory are not copied. */
+static bool aqi_page_put_plain(const aq_writer *w, aqi_page_slot *p, size_t plain) {
+    const aq_field *field = p->chunk->field;
+    const aq_column_values *v = &p->v;
+    bool arrays = field->type == AQ_BYTE_ARRAY;
+    bool apart = p->chunk->spec->codec == AQ_UNCOMPRESSED ||
+                 (!arrays && (w->data_page_v2 || p->body.size == 0));
+    if (arrays && plain / AQI_LARGE_VALUE < (size_t)v->num_values) apart = false;
+    if (AQI_BIG_ENDIAN && !arrays && aqi_swap_width(field->type) > 1) apart = false;
+    if (field->type == AQ_BOOLEAN) apart = false;
+    if (apart) {
+        p->tail_bytes = plain;
+        if (arrays) {
+            p->tail_arrays = (const aq_bytes *)v->values;
+        } else {
+            p->tail = (const uint8_t *)v->values;
+        }
+        return true;
+    }
+    if (!aqi_builder_reserve(&w->allocator, &p->body, plain + 1)) return false;
+    aqi_plain_encode(field, v, p->body.data + p->body.size);
+    p->body.size += plain;
+    return true;
+}
+
+/* Levels and values to the page's parts. */
+static aq_status aqi_page_build(const aq_writer *w, aqi_page_slot *p, aq_error *err) {
+    const aqi_chunk_writer *c = p->chunk;
+    const aq_field *field = c->field;
+    const aq_column_values *v = &p->v;
+    size_t plain = 0, n = (size_t)v->num_levels;
+    bool ok = true;
+    if (!aqi_plain_size(field, v, &plain) || plain > INT32_MAX)
+        return aqi_page_too_large(err);
+    if (field->max_rep > 0)
+        ok = aqi_writer_put_levels(w, &p->body, v->rep_levels, n, field->max_rep);
+    p->rep_bytes = p->body.size;
+    if (ok && field->max_def > 0)
+        ok = aqi_writer_put_levels(w, &p->body, v->def_levels, n, field->max_def);
+    p->def_bytes = p->body.size - p->rep_bytes;
+    if (ok && c->encoding == AQ_PLAIN) {
+        ok = aqi_page_put_plain(w, p, plain);
+    } else if (ok) {
+        ok = aqi_page_encode_values(&w->allocator, p);
+    }
+    if (!ok) return aqi_fail_nomem(err, plain);
+    p->plain_bytes = p->body.size + p->tail_bytes;
+    return p->plain_bytes > INT32_MAX ? aqi_page_too_large(err) : AQ_OK;
+}
+
+/* The entries of the chunk's dictionary in PLAIN form. */
+static aq_status aqi_page_build_dictionary(const aq_writer *w, aqi_page_slot *p,
+                                           aq_error *err) {
+    const aqi_chunk_writer *c = p->chunk;
+    const size_t *firsts = (const size_t *)(const void *)c->firsts.data;
+    size_t k, swap = aqi_swap_width(c->field->type);
+    uint8_t length[4];
+    bool ok = true;
+    for (k = 0; ok && k < c->entries; k++) {
+        aq_bytes b = aqi_value_view(c->field, c->v->values, firsts[k]);
+        aqi_store_le32(length, (uint32_t)b.size);
+        if (c->field->type == AQ_BYTE_ARRAY)
+            ok = aqi_builder_append(&w->allocator, &p->body, length, sizeof length);
+        ok = ok && aqi_builder_reserve(&w->allocator, &p->body, b.size);
+        if (ok) aqi_copy_le(p->body.data + p->body.size, b.data, b.size / swap, swap);
+        p->body.size += ok ? b.size : 0;
+    }
+    p->plain_bytes = p->body.size;
+    return ok ? AQ_OK : aqi_fail_nomem(err, p->body.size);
+}
+
+/* Compresses body and tail; of data pages V2 what follows the levels, unless that saves
+ * nothing: then the page is marked as not compressed. */
+static aq_status aqi_page_compress(const aq_writer *w, aqi_page_slot *p, aq_error *err) {
+    aqi_bytes_builder swap;
+    int32_t codec = (int32_t)p->chunk->spec->codec;
+    bool v2 = w->data_page_v2 && !p->dictionary;
+    size_t keep = v2 ? p->rep_bytes + p->def_bytes : 0;
+    const uint8_t *src = p->tail != NULL ? p->tail : p->body.data + keep;
+    size_t rest = p->plain_bytes - keep, n = 0, bound;
+    if (codec == AQ_UNCOMPRESSED || (v2 && rest == 0)) return AQ_OK;
+    bound = aqi_compress_bound(codec, rest);
+    p->packed.size = 0;
+    if (bound > 0 && !aqi_builder_reserve(&w->allocator, &p->packed, keep + bound))
+        return aqi_fail_nomem(err, bound);
+    if (bound > 0)
+        n = aqi_compress(codec, w->level, rest > 0 ? src : p->packed.data, rest,
+                         p->packed.data + keep, p->packed.capacity - keep);
+    if (n == 0 || n > INT32_MAX - keep)
+        return aqi_fail(err, AQ_E_LIMIT, "%s could not compress %zu bytes",
+                        aq_codec_name(codec), rest);
+    if (v2 && n >= rest) return AQ_OK;
+    p->compressed = true;
+    p->tail = NULL;
+    p->tail_bytes = 0;
+    if (keep > 0) memcpy(p->packed.data, p->body.data, keep);
+    p->packed.size = keep + n;
+    swap = p->body;
+    p->body = p->packed;
+    p->packed = swap;
+    return AQ_OK;
 }
 
 /* How values of a leaf compare, as the column order of its type says. */
@@ -7262,6 +7457,26 @@ AQI_INLINE void aqi_extremes_body(aqi_order order, size_t size, const uint8_t *p
     r->max = max;
 }
 
+/* Floats in blocks: only a block that has a NaN or a new extreme is looked at one by
+ * one. */
+static void aqi_extremes_add_floats(const uint8_t *p, size_t n, aqi_extremes *r) {
+    const size_t block = 1024;
+    float min = 0, max = 0;
+    for (; n > 0; p += 4 * block) {
+        size_t part = AQI_MIN(n, block);
+        aqi_range range;
+        n -= part;
+        if (r->min != NULL && (uintptr_t)p % sizeof(float) == 0) {
+            memcpy(&min, r->min, sizeof min);
+            memcpy(&max, r->max, sizeof max);
+            aqi_k()->range((const float *)(const void *)p, part, &range);
+            if (range.absmax_bits <= AQI_INF_BITS && range.min >= min && range.max <= max)
+                continue;
+        }
+        aqi_extremes_body(AQI_ORDER_F32, 0, p, 4, part, r);
+    }
+}
+
 /* Widens the range by n values at p. */
 static void aqi_extremes_add(const aq_field *f, const void *values, size_t n,
                              aqi_extremes *r) {
@@ -7279,7 +7494,7 @@ static void aqi_extremes_add(const aq_field *f, const void *values, size_t n,
         aqi_extremes_body(AQI_ORDER_I64, 0, p, 8, n, r);
         break;
     case AQI_ORDER_F32:
-        aqi_extremes_body(AQI_ORDER_F32, 0, p, 4, n, r);
+        aqi_extremes_add_floats(p, n, r);
         break;
     case AQI_ORDER_F64:
         aqi_extremes_body(AQI_ORDER_F64, 0, p, 8, n, r);
@@ -7403,77 +7618,184 @@ static void aqi_statistics_make(const aqi_chunk_writer *c, aqi_bound b[2],
     AQI_SET(out, aqi_statistics, is_max_value_exact, b[1].exact);
 }
 
-/* Gap, page header, body, tail to the file. */
-static aq_status aqi_writer_emit_page(aq_writer *w, aqi_chunk_writer *c,
-                                      aqi_page_header *h, aqi_page_parts *parts,
-                                      aq_error *err) {
-    size_t stored = w->body.size + parts->tail_bytes, gap = 0;
-    bool data = h->type != AQI_PAGE_DICTIONARY;
-    uint32_t crc;
+/* Checksum and bounds of `bytes` from the page's tail. */
+static void aqi_tail_note(const aq_writer *w, aqi_page_slot *p, const uint8_t *src,
+                          size_t bytes, size_t num_values) {
+    const aqi_chunk_writer *c = p->chunk;
+    if (!w->skip_checksums) p->crc = aqi_crc32(p->crc, src, bytes);
+    if (num_values > 0 && c->spec->write_statistics)
+        aqi_extremes_add(c->field, src, num_values, &p->range);
+}
+
+#define AQI_TAIL_BLOCK ((size_t)1 << 20)
+
+/* Bytes of the caller's memory to the file; of a late page what has to be known of them
+ * is found on the way, block by block, while the cache has them. */
+static aq_status aqi_tail_write_bytes(aq_writer *w, aqi_page_slot *p, const uint8_t *src,
+                                      size_t bytes, size_t width, aq_error *err) {
+    size_t block = width == 0 ? AQI_TAIL_BLOCK
+                              : AQI_MAX(AQI_TAIL_BLOCK / width, (size_t)1) * width;
     aq_status status = AQ_OK;
-    AQI_SET(h, aqi_page_header, uncompressed_page_size, (int32_t)parts->plain_bytes);
-    AQI_SET(h, aqi_page_header, compressed_page_size, (int32_t)stored);
-    if (!w->skip_checksums) {
-        crc = aqi_crc32(UINT32_MAX, w->body.data, w->body.size);
-        crc = ~aqi_crc32(crc, parts->tail, parts->tail_bytes);
-        AQI_SET(h, aqi_page_header, crc, (int32_t)crc);
+    if (!p->late) return aqi_output_write(&w->out, src, bytes, err);
+    while (bytes > 0 && status == AQ_OK) {
+        size_t part = AQI_MIN(bytes, block);
+        aqi_tail_note(w, p, src, part, width == 0 ? 0 : part / width);
+        status = aqi_output_write(&w->out, src, part, err);
+        src += part;
+        bytes -= part;
     }
-    w->header.out.size = 0;
-    aqi_thrift_write(&w->header, &aqi_page_header_type, h);
-    if (w->header.failed) return aqi_fail_nomem(err, 64);
-    if (c->spec->align_values && c->spec->codec == AQ_UNCOMPRESSED && data &&
-        c->num_pages == 0 && c->encoding == AQ_PLAIN) {
-        size_t at = (size_t)w->out.offset + w->header.out.size + parts->prefix;
-        gap = (w->alignment - at % w->alignment) % w->alignment;
-    }
-    status = aqi_output_zeros(&w->out, gap, err);
-    parts->start = w->out.offset;
-    parts->stored = w->header.out.size + stored;
-    if (data && c->num_pages == 0) c->data_start = parts->start;
-    if (!data) c->dictionary_start = parts->start;
-    c->num_pages += data;
-    c->plain_bytes += (int64_t)(w->header.out.size + parts->plain_bytes);
-    c->stored_bytes += (int64_t)parts->stored;
-    if (status == AQ_OK)
-        status = aqi_output_write(&w->out, w->header.out.data, w->header.out.size, err);
-    if (status == AQ_OK)
-        status = aqi_output_write(&w->out, w->body.data, w->body.size, err);
-    if (status == AQ_OK)
-        status = aqi_output_write(&w->out, parts->tail, parts->tail_bytes, err);
     return status;
 }
 
-static void aqi_page_header_fill(const aq_writer *w, const aqi_chunk_writer *c,
-                                 const aqi_page_parts *p, aqi_page_header *h) {
+static aq_status aqi_tail_write(aq_writer *w, aqi_page_slot *p, aq_error *err) {
+    const aq_field *f = p->chunk->field;
+    const aq_bytes *b = p->tail_arrays;
+    uint8_t length[4];
+    int64_t i;
+    aq_status status = AQ_OK;
+    if (b == NULL)
+        return aqi_tail_write_bytes(w, p, p->tail, p->tail_bytes,
+                                    aqi_value_bytes(f->type, f->type_length), err);
+    for (i = 0; i < p->v.num_values && status == AQ_OK; i++) {
+        aqi_store_le32(length, (uint32_t)b[i].size);
+        status = aqi_tail_write_bytes(w, p, length, sizeof length, 0, err);
+        if (status == AQ_OK)
+            status = aqi_tail_write_bytes(w, p, b[i].data, b[i].size, 0, err);
+    }
+    return status;
+}
+
+/* Checksum and bounds of a whole page; of a late one those of the body alone. */
+static void aqi_page_note(const aq_writer *w, aqi_page_slot *p) {
+    const aq_bytes *b = p->tail_arrays;
+    uint8_t length[4];
+    int64_t i;
+    if (!w->skip_checksums) p->crc = aqi_crc32(p->crc, p->body.data, p->body.size);
+    if (!p->dictionary && p->chunk->spec->write_statistics && (!p->late || b != NULL))
+        aqi_extremes_add(p->chunk->field, p->v.values, (size_t)p->v.num_values,
+                         &p->range);
+    if (p->late || w->skip_checksums) return;
+    if (b == NULL) p->crc = aqi_crc32(p->crc, p->tail, p->tail_bytes);
+    for (i = 0; b != NULL && i < p->v.num_values; i++) {
+        aqi_store_le32(length, (uint32_t)b[i].size);
+        p->crc = aqi_crc32(p->crc, length, sizeof length);
+        p->crc = aqi_crc32(p->crc, b[i].data, b[i].size);
+    }
+}
+
+/* All of a page but its header and its place: a task, which changes its slot only. */
+static void aqi_page_encode(void *arg, size_t index) {
+    const aq_writer *w = (const aq_writer *)arg;
+    aqi_page_slot *p = &w->slots[index];
+    p->body.size = 0;
+    p->tail = NULL;
+    p->tail_arrays = NULL;
+    p->tail_bytes = p->rep_bytes = p->def_bytes = 0;
+    p->compressed = p->late = false;
+    p->crc = UINT32_MAX;
+    p->range.min = p->range.max = NULL;
+    if (p->v.num_levels > INT32_MAX) {
+        p->status = aqi_fail(&p->err, AQ_E_LIMIT,
+                             "page of over 2^31 - 1 values; set page_bytes");
+        return;
+    }
+    p->status = p->dictionary ? aqi_page_build_dictionary(w, p, &p->err)
+                              : aqi_page_build(w, p, &p->err);
+    if (p->status == AQ_OK) p->status = aqi_page_compress(w, p, &p->err);
+    /* Only before the first page of a chunk there may be unused bytes: see
+     * aqi_page_emit. */
+    p->late = p->first && p->tail_bytes >= AQI_LARGE_TAIL;
+    if (p->status == AQ_OK) aqi_page_note(w, p);
+}
+
+static void aqi_page_header_fill(const aq_writer *w, const aqi_page_slot *p,
+                                 aqi_page_header *h) {
     aqi_data_page *v1 = &h->data_page_header;
     aqi_data_page_v2 *v2 = &h->data_page_header_v2;
+    aqi_dictionary_page *d = &h->dictionary_page_header;
     int32_t levels = (int32_t)p->v.num_levels;
     memset(h, 0, sizeof *h);
-    if (w->data_page_v2) {
+    AQI_SET(h, aqi_page_header, uncompressed_page_size, (int32_t)p->plain_bytes);
+    AQI_SET(h, aqi_page_header, compressed_page_size,
+            (int32_t)(p->body.size + p->tail_bytes));
+    if (!w->skip_checksums) AQI_SET(h, aqi_page_header, crc, (int32_t)~p->crc);
+    if (p->dictionary) {
+        AQI_SET(h, aqi_page_header, type, AQI_PAGE_DICTIONARY);
+        AQI_MARK(h, aqi_page_header, dictionary_page_header);
+        AQI_SET(d, aqi_dictionary_page, num_values, (int32_t)p->chunk->entries);
+        AQI_SET(d, aqi_dictionary_page, encoding, AQ_PLAIN);
+    } else if (w->data_page_v2) {
         AQI_SET(h, aqi_page_header, type, AQI_PAGE_DATA_V2);
         AQI_MARK(h, aqi_page_header, data_page_header_v2);
         AQI_SET(v2, aqi_data_page_v2, num_values, levels);
         AQI_SET(v2, aqi_data_page_v2, num_nulls, levels - (int32_t)p->v.num_values);
         AQI_SET(v2, aqi_data_page_v2, num_rows, (int32_t)p->num_rows);
-        AQI_SET(v2, aqi_data_page_v2, encoding, (int32_t)c->encoding);
+        AQI_SET(v2, aqi_data_page_v2, encoding, (int32_t)p->chunk->encoding);
         AQI_SET(v2, aqi_data_page_v2, definition_levels_byte_length,
                 (int32_t)p->def_bytes);
         AQI_SET(v2, aqi_data_page_v2, repetition_levels_byte_length,
                 (int32_t)p->rep_bytes);
         AQI_SET(v2, aqi_data_page_v2, is_compressed, p->compressed);
-        return;
+    } else {
+        AQI_SET(h, aqi_page_header, type, AQI_PAGE_DATA);
+        AQI_MARK(h, aqi_page_header, data_page_header);
+        AQI_SET(v1, aqi_data_page, num_values, levels);
+        AQI_SET(v1, aqi_data_page, encoding, (int32_t)p->chunk->encoding);
+        AQI_SET(v1, aqi_data_page, definition_level_encoding, AQ_RLE);
+        AQI_SET(v1, aqi_data_page, repetition_level_encoding, AQ_RLE);
     }
-    AQI_SET(h, aqi_page_header, type, AQI_PAGE_DATA);
-    AQI_MARK(h, aqi_page_header, data_page_header);
-    AQI_SET(v1, aqi_data_page, num_values, levels);
-    AQI_SET(v1, aqi_data_page, encoding, (int32_t)c->encoding);
-    AQI_SET(v1, aqi_data_page, definition_level_encoding, AQ_RLE);
-    AQI_SET(v1, aqi_data_page, repetition_level_encoding, AQ_RLE);
+}
+
+/* The page's header to w->header. */
+static aq_status aqi_page_header_encode(aq_writer *w, const aqi_page_slot *p,
+                                        aq_error *err) {
+    aqi_page_header h;
+    aqi_page_header_fill(w, p, &h);
+    w->header.out.size = 0;
+    aqi_thrift_write(&w->header, &aqi_page_header_type, &h);
+    return w->header.failed ? aqi_fail_nomem(err, 64) : AQ_OK;
+}
+
+/* Gap, header, body and tail of a page. The checksum of a late page is known when its
+ * tail is written: room for the longest header is left before it, and the header put at
+ * the end of that room. */
+static aq_status aqi_page_write(aq_writer *w, aqi_page_slot *p, aq_error *err) {
+    const aqi_chunk_writer *c = p->chunk;
+    size_t room, gap = 0;
+    uint32_t crc = p->crc;
+    int64_t data_at;
+    aq_status status;
+    if (p->late) p->crc = 0x7fffffff; /* as a header field: 5 bytes, the longest */
+    status = aqi_page_header_encode(w, p, err);
+    p->crc = crc;
+    room = w->header.out.size;
+    if (c->spec->align_values && c->spec->codec == AQ_UNCOMPRESSED && p->first &&
+        c->encoding == AQ_PLAIN) {
+        size_t lengths = c->field->type == AQ_BYTE_ARRAY ? 4 : 0;
+        size_t at = (size_t)w->out.offset + room + p->rep_bytes + p->def_bytes + lengths;
+        gap = (w->alignment - at % w->alignment) % w->alignment;
+    }
+    if (status == AQ_OK) status = aqi_output_zeros(&w->out, gap, err);
+    p->start = w->out.offset;
+    if (status == AQ_OK)
+        status = p->late ? aqi_output_zeros(&w->out, room, err)
+                         : aqi_output_write(&w->out, w->header.out.data, room, err);
+    data_at = w->out.offset;
+    if (status == AQ_OK)
+        status = aqi_output_write(&w->out, p->body.data, p->body.size, err);
+    if (status == AQ_OK) status = aqi_tail_write(w, p, err);
+    if (status != AQ_OK || !p->late) return status;
+    status = aqi_page_header_encode(w, p, err);
+    p->start = data_at - (int64_t)w->header.out.size;
+    return status != AQ_OK ? status
+                           : aqi_output_patch(&w->out, p->start, w->header.out.data,
+                                              w->header.out.size, err);
 }
 
 /* One page into the ColumnIndex under way: whether it is all null, and its bounds. */
-static bool aqi_index_note_bounds(aq_writer *w, aqi_chunk_writer *c,
-                                  const aqi_page_parts *p, const aqi_extremes *r) {
+static bool aqi_index_note_bounds(aq_writer *w, const aqi_page_slot *p) {
+    aqi_chunk_writer *c = p->chunk;
+    const aqi_extremes *r = &p->range;
     aqi_bound min, max;
     aqi_extremes *last = &c->last;
     aqi_order order = aqi_order_of(c->field);
@@ -7507,26 +7829,42 @@ static bool aqi_index_note_bounds(aq_writer *w, aqi_chunk_writer *c,
 }
 
 /* The page just written, into the statistics and the page index of its chunk. */
-static bool aqi_writer_note_page(aq_writer *w, aqi_chunk_writer *c,
-                                 const aqi_page_parts *p) {
-    aqi_extremes range = {NULL, NULL};
+static bool aqi_writer_note_page(aq_writer *w, const aqi_page_slot *p) {
+    aqi_chunk_writer *c = p->chunk;
     aqi_page_location location;
     bool ok = true;
     if (c->spec->write_statistics) {
-        aqi_extremes_add(c->field, p->v.values, (size_t)p->v.num_values, &range);
-        if (range.min != NULL) aqi_extremes_add(c->field, range.min, 1, &c->range);
-        if (range.min != NULL) aqi_extremes_add(c->field, range.max, 1, &c->range);
-        if (w->page_index && !c->no_column_index)
-            ok = aqi_index_note_bounds(w, c, p, &range);
+        if (p->range.min != NULL) aqi_extremes_add(c->field, p->range.min, 1, &c->range);
+        if (p->range.min != NULL) aqi_extremes_add(c->field, p->range.max, 1, &c->range);
+        if (w->page_index && !c->no_column_index) ok = aqi_index_note_bounds(w, p);
     }
     if (!w->page_index) return true;
     memset(&location, 0, sizeof location);
     AQI_SET(&location, aqi_page_location, offset, p->start);
     AQI_SET(&location, aqi_page_location, compressed_page_size, (int32_t)p->stored);
-    AQI_SET(&location, aqi_page_location, first_row_index, c->row);
+    AQI_SET(&location, aqi_page_location, first_row_index, p->first_row);
     aqi_thrift_write(&w->locations, &aqi_page_location_type, &location);
     return ok && !w->locations.failed && !w->mins.failed && !w->maxs.failed &&
            !w->null_counts.failed;
+}
+
+/* An encoded page to the file, and into its chunk's account. */
+static aq_status aqi_page_emit(aq_writer *w, aqi_page_slot *p, aq_error *err) {
+    aqi_chunk_writer *c = p->chunk;
+    aq_status status = aqi_page_write(w, p, err);
+    if (status != AQ_OK) return status;
+    p->stored = w->header.out.size + p->body.size + p->tail_bytes;
+    if (p->first) {
+        c->data_start = p->start;
+        w->null_pages.size = w->mins.out.size = w->maxs.out.size = 0;
+        w->null_counts.out.size = w->locations.out.size = 0;
+    }
+    if (p->dictionary) c->dictionary_start = p->start;
+    c->num_pages += !p->dictionary;
+    c->plain_bytes += (int64_t)(w->header.out.size + p->plain_bytes);
+    c->stored_bytes += (int64_t)p->stored;
+    if (p->dictionary || aqi_writer_note_page(w, p)) return AQ_OK;
+    return aqi_fail_nomem(err, w->locations.out.size);
 }
 
 static void aqi_index_put_list(aqi_thrift_writer *to, aqi_thrift_type wire,
@@ -7568,32 +7906,6 @@ static bool aqi_writer_note_index(aq_writer *w, const aqi_chunk_writer *c,
            aqi_builder_append(&w->allocator, &w->chunk_records, &record, sizeof record);
 }
 
-/* The next data page of the chunk, from the values to the file. */
-static aq_status aqi_writer_put_page(aq_writer *w, aqi_chunk_writer *c, aq_error *err) {
-    aqi_page_parts parts;
-    aqi_page_header header;
-    aq_status status;
-    aqi_page_cut(c, w->page_bytes, &parts);
-    if (c->num_pages == INT32_MAX)
-        return aqi_fail(err, AQ_E_LIMIT, "over 2^31 - 2 pages; raise page_bytes");
-    if (parts.v.num_levels > INT32_MAX)
-        return aqi_fail(err, AQ_E_LIMIT,
-                        "column chunk of over 2^31 - 1 values in one page; set "
-                        "page_bytes");
-    status = aqi_writer_build_page(w, c, &parts, err);
-    if (status == AQ_OK && parts.compressed)
-        status = aqi_writer_compress(w, c->spec->codec, w->data_page_v2, &parts, err);
-    if (status != AQ_OK) return status;
-    aqi_page_header_fill(w, c, &parts, &header);
-    status = aqi_writer_emit_page(w, c, &header, &parts, err);
-    if (status == AQ_OK && !aqi_writer_note_page(w, c, &parts))
-        status = aqi_fail_nomem(err, w->locations.out.size);
-    c->level += parts.v.num_levels;
-    c->value += parts.v.num_values;
-    c->row += parts.num_rows;
-    return status;
-}
-
 static uint32_t aqi_hash_bytes(aq_bytes b) {
     const uint64_t odd = 0x9e3779b97f4a7c15u;
     uint64_t h = (b.size + 1) * odd, word;
@@ -7609,18 +7921,18 @@ static uint32_t aqi_hash_bytes(aq_bytes b) {
 
 /* Makes the hash table twice as large. It holds entry + 1, 0 = free; firsts holds the
  * place of the first value of each entry. */
-static bool aqi_dictionary_grow(aq_writer *w, const aqi_chunk_writer *c) {
-    size_t count = w->firsts.size / sizeof(size_t), entry, i, size;
+static bool aqi_dictionary_grow(const aq_allocator *a, aqi_chunk_writer *c) {
+    size_t count = c->firsts.size / sizeof(size_t), entry, i, size;
     uint32_t *slots;
-    size = w->slots.size == 0 ? 256 : w->slots.size / sizeof(uint32_t) * 2;
-    w->slots.size = 0;
-    if (!aqi_builder_reserve(&w->allocator, &w->slots, size * sizeof(uint32_t)))
+    size = c->slots.size == 0 ? 256 : c->slots.size / sizeof(uint32_t) * 2;
+    c->slots.size = 0;
+    if (!aqi_builder_reserve(a, &c->slots, size * sizeof(uint32_t)))
         return false;
-    w->slots.size = size * sizeof(uint32_t);
-    slots = (uint32_t *)(void *)w->slots.data;
-    memset(slots, 0, w->slots.size);
+    c->slots.size = size * sizeof(uint32_t);
+    slots = (uint32_t *)(void *)c->slots.data;
+    memset(slots, 0, c->slots.size);
     for (entry = 0; entry < count; entry++) {
-        size_t first = ((const size_t *)(const void *)w->firsts.data)[entry];
+        size_t first = ((const size_t *)(const void *)c->firsts.data)[entry];
         i = aqi_hash_bytes(aqi_value_view(c->field, c->v->values, first)) & (size - 1);
         while (slots[i] != 0) i = (i + 1) & (size - 1);
         slots[i] = (uint32_t)entry + 1;
@@ -7629,45 +7941,47 @@ static bool aqi_dictionary_grow(aq_writer *w, const aqi_chunk_writer *c) {
 }
 
 /* The entry of the i-th value, a new one if need be. False: no memory. */
-static bool aqi_dictionary_entry(aq_writer *w, const aqi_chunk_writer *c, size_t i,
+static bool aqi_dictionary_entry(const aq_allocator *a, aqi_chunk_writer *c, size_t i,
                                  uint32_t *out) {
     aq_bytes value = aqi_value_view(c->field, c->v->values, i), other;
-    size_t count = w->firsts.size / sizeof i, mask, at;
+    size_t count = c->firsts.size / sizeof i, mask, at;
     uint32_t *slot;
-    if (count * 2 * sizeof *slot >= w->slots.size && !aqi_dictionary_grow(w, c))
+    if (count * 2 * sizeof *slot >= c->slots.size && !aqi_dictionary_grow(a, c))
         return false;
-    mask = w->slots.size / sizeof *slot - 1;
+    mask = c->slots.size / sizeof *slot - 1;
     for (at = aqi_hash_bytes(value) & mask;; at = (at + 1) & mask) {
-        slot = (uint32_t *)(void *)w->slots.data + at;
+        slot = (uint32_t *)(void *)c->slots.data + at;
         if (*slot == 0) break;
         *out = *slot - 1;
         other = aqi_value_view(c->field, c->v->values,
-                               ((const size_t *)(const void *)w->firsts.data)[*out]);
+                               ((const size_t *)(const void *)c->firsts.data)[*out]);
         if (other.size == value.size &&
             (value.size == 0 || memcmp(other.data, value.data, value.size) == 0))
             return true;
     }
     *out = (uint32_t)count;
     *slot = *out + 1;
-    return aqi_builder_append(&w->allocator, &w->firsts, &i, sizeof i);
+    return aqi_builder_append(a, &c->firsts, &i, sizeof i);
 }
 
 /* Entries and an index for each value. c->entries stays 0 where a dictionary would be
  * too large, or save nothing. */
-static aq_status aqi_dictionary_build(aq_writer *w, aqi_chunk_writer *c, aq_error *err) {
+static aq_status aqi_dictionary_build(const aq_writer *w, aqi_chunk_writer *c,
+                                      aq_error *err) {
+    const aq_allocator *a = &w->allocator;
     const size_t batch = 4096;
     size_t n = (size_t)c->v->num_values, i, bytes = 0, plain, count = 0;
-    w->indices.size = 0;
-    w->firsts.size = 0;
-    w->slots.size = 0;
+    c->indices.size = 0;
+    c->firsts.size = 0;
+    c->slots.size = 0;
     for (i = 0; i < n; i++) {
         uint32_t entry = 0;
-        if ((i % batch == 0 && !aqi_builder_reserve(&w->allocator, &w->indices,
-                                                    batch * sizeof entry)) ||
-            !aqi_dictionary_entry(w, c, i, &entry))
-            return aqi_fail_nomem(err, w->indices.size);
-        memcpy(w->indices.data + w->indices.size, &entry, sizeof entry);
-        w->indices.size += sizeof entry;
+        if ((i % batch == 0 &&
+             !aqi_builder_reserve(a, &c->indices, batch * sizeof entry)) ||
+            !aqi_dictionary_entry(a, c, i, &entry))
+            return aqi_fail_nomem(err, c->indices.size);
+        memcpy(c->indices.data + c->indices.size, &entry, sizeof entry);
+        c->indices.size += sizeof entry;
         if (entry < count) continue;
         count++;
         bytes += aqi_value_view(c->field, c->v->values, i).size;
@@ -7678,43 +7992,6 @@ static aq_status aqi_dictionary_build(aq_writer *w, aqi_chunk_writer *c, aq_erro
     bytes += n / 8 * AQI_MAX(1u, aqi_bits_needed(count - 1));
     if (bytes < plain) c->entries = (uint32_t)count;
     return AQ_OK;
-}
-
-/* Decides between RLE_DICTIONARY and PLAIN, and writes the dictionary page. */
-static aq_status aqi_writer_put_dictionary(aq_writer *w, aqi_chunk_writer *c,
-                                           aq_error *err) {
-    aqi_page_parts parts;
-    aqi_page_header h;
-    size_t k, swap = aqi_swap_width(c->field->type);
-    uint8_t length[4];
-    bool ok = true;
-    aq_status status = aqi_dictionary_build(w, c, err);
-    if (status != AQ_OK || c->entries == 0) return status;
-    c->encoding = AQ_RLE_DICTIONARY;
-    w->body.size = 0;
-    for (k = 0; ok && k < c->entries; k++) {
-        aq_bytes b = aqi_value_view(c->field, c->v->values,
-                                    ((const size_t *)(const void *)w->firsts.data)[k]);
-        aqi_store_le32(length, (uint32_t)b.size);
-        if (c->field->type == AQ_BYTE_ARRAY)
-            ok = aqi_builder_append(&w->allocator, &w->body, length, sizeof length);
-        ok = ok && aqi_builder_reserve(&w->allocator, &w->body, b.size);
-        if (ok) aqi_copy_le(w->body.data + w->body.size, b.data, b.size / swap, swap);
-        w->body.size += ok ? b.size : 0;
-    }
-    if (!ok) return aqi_fail_nomem(err, w->body.size);
-    memset(&parts, 0, sizeof parts);
-    parts.plain_bytes = w->body.size;
-    if (c->spec->codec != AQ_UNCOMPRESSED)
-        status = aqi_writer_compress(w, c->spec->codec, false, &parts, err);
-    if (status != AQ_OK) return status;
-    memset(&h, 0, sizeof h);
-    AQI_SET(&h, aqi_page_header, type, AQI_PAGE_DICTIONARY);
-    AQI_MARK(&h, aqi_page_header, dictionary_page_header);
-    AQI_SET(&h.dictionary_page_header, aqi_dictionary_page, num_values,
-            (int32_t)c->entries);
-    AQI_SET(&h.dictionary_page_header, aqi_dictionary_page, encoding, AQ_PLAIN);
-    return aqi_writer_emit_page(w, c, &h, &parts, err);
 }
 
 /* Which encodings the chunk has; room for 3 and 2. A plain chunk of one page V1 says no
@@ -7783,50 +8060,170 @@ static aq_status aqi_writer_note_chunk(aq_writer *w, const aqi_chunk_writer *c,
     return AQ_OK;
 }
 
-static aq_status aqi_writer_put(aq_writer *w, const aq_column_values *v, aq_error *err) {
-    int32_t index = w->schema.leaves[w->column];
-    aqi_chunk_writer c;
-    aq_status status;
-    memset(&c, 0, sizeof c);
-    c.field = &w->schema.fields[index];
-    c.spec = &w->specs[index - 1];
-    c.v = v;
-    c.has_levels = c.field->max_def > 0 || c.field->max_rep > 0;
-    status = aqi_writer_check_levels(c.field, v, &c.num_rows, err);
-    if (status != AQ_OK) return status;
-    c.num_levels = c.has_levels ? v->num_levels : v->num_values;
-    c.encoding = c.spec->encoding == AQ_RLE_DICTIONARY ? AQ_PLAIN : c.spec->encoding;
-    if (w->column > 0 && c.num_rows != w->group_rows)
-        return aqi_fail(err, AQ_E_ARG, "column has %lld rows, the ones before it %lld",
-                        (long long)c.num_rows, (long long)w->group_rows);
-    w->group_rows = c.num_rows;
-    w->null_pages.size = w->mins.out.size = w->maxs.out.size = 0;
-    w->null_counts.out.size = w->locations.out.size = 0;
-    if (c.spec->encoding == AQ_RLE_DICTIONARY)
-        status = aqi_writer_put_dictionary(w, &c, err);
-    do {
-        if (status == AQ_OK) status = aqi_writer_put_page(w, &c, err);
-    } while (status == AQ_OK && c.level < c.num_levels);
-    if (status == AQ_OK) status = aqi_writer_note_chunk(w, &c, err);
-    if (status == AQ_OK) w->column++;
+/* Room for the chunks of a call, and for pages side by side. */
+static aq_status aqi_writer_make_room(aq_writer *w, size_t count, aq_error *err) {
+    const aq_allocator *a = &w->allocator;
+    size_t width = w->tasks == NULL ? 1 : w->tasks->width == 0 ? 8 : w->tasks->width;
+    if (w->num_slots == 0) {
+        size_t slots = width == 1 ? 1 : AQI_MIN(2 * width, (size_t)64);
+        w->slots = (aqi_page_slot *)aqi_alloc(a, slots * sizeof *w->slots);
+        if (w->slots == NULL) return aqi_fail_nomem(err, slots * sizeof *w->slots);
+        memset(w->slots, 0, slots * sizeof *w->slots);
+        w->num_slots = slots;
+    }
+    if (w->num_chunks < count) {
+        size_t bytes = count * sizeof *w->chunks, old = w->num_chunks * sizeof *w->chunks;
+        aqi_chunk_writer *chunks = (aqi_chunk_writer *)aqi_alloc(a, bytes);
+        if (chunks == NULL) return aqi_fail_nomem(err, bytes);
+        if (old > 0) memcpy(chunks, w->chunks, old);
+        memset((uint8_t *)chunks + old, 0, bytes - old);
+        aqi_free(a, w->chunks, old);
+        w->chunks = chunks;
+        w->num_chunks = count;
+    }
+    return AQ_OK;
+}
+
+/* The chunk of the index-th column of a call: its dictionary buffers stay. */
+static void aqi_chunk_reset(const aq_writer *w, size_t index, const aq_column_values *v) {
+    aqi_chunk_writer *c = &w->chunks[index], fresh;
+    int32_t leaf = w->schema.leaves[w->column + (int32_t)index];
+    bool dictionary;
+    memset(&fresh, 0, sizeof fresh);
+    fresh.indices = c->indices;
+    fresh.firsts = c->firsts;
+    fresh.slots = c->slots;
+    fresh.field = &w->schema.fields[leaf];
+    fresh.spec = &w->specs[leaf - 1];
+    fresh.v = v;
+    fresh.has_levels = fresh.field->max_def > 0 || fresh.field->max_rep > 0;
+    dictionary = fresh.spec->encoding == AQ_RLE_DICTIONARY;
+    fresh.encoding = dictionary ? AQ_PLAIN : fresh.spec->encoding;
+    *c = fresh;
+}
+
+/* Values that stay where they are make pages as long as the chunk; those that are copied,
+ * encoded or compressed make pages that fit a cache. */
+static size_t aqi_chunk_page_bytes(const aq_writer *w, const aqi_chunk_writer *c) {
+    if (w->page_bytes > 0) return w->page_bytes;
+    return c->spec->codec == AQ_UNCOMPRESSED && c->encoding == AQ_PLAIN &&
+                   c->field->type != AQ_BOOLEAN
+               ? (size_t)1 << 30
+               : (size_t)1 << 20;
+}
+
+/* Levels checked, rows counted, dictionary built: a task. */
+static void aqi_chunk_prepare(void *arg, size_t index) {
+    const aq_writer *w = (const aq_writer *)arg;
+    aqi_chunk_writer *c = &w->chunks[index];
+    aqi_error_clear(&c->err);
+    c->status = aqi_writer_check_levels(c->field, c->v, &c->num_rows, &c->err);
+    if (c->status != AQ_OK) return;
+    c->num_levels = c->has_levels ? c->v->num_levels : c->v->num_values;
+    if (c->spec->encoding == AQ_RLE_DICTIONARY) {
+        c->status = aqi_dictionary_build(w, c, &c->err);
+        if (c->entries > 0) c->encoding = AQ_RLE_DICTIONARY;
+    }
+    c->page_bytes = aqi_chunk_page_bytes(w, c);
+}
+
+/* Encodes what waits, then writes it in order. The first failed page gives the error. */
+static aq_status aqi_writer_flush(aq_writer *w, aq_error *err) {
+    aq_status status = AQ_OK;
+    size_t i;
+    aqi_run(w->tasks, w->queued, aqi_page_encode, w);
+    for (i = 0; i < w->queued && status == AQ_OK; i++) {
+        aqi_page_slot *p = &w->slots[i];
+        status = p->status;
+        if (status != AQ_OK && err != NULL) *err = p->err;
+        if (status == AQ_OK) status = aqi_page_emit(w, p, err);
+        if (status == AQ_OK && p->last) status = aqi_writer_note_chunk(w, p->chunk, err);
+        if (status == AQ_OK) w->column += p->last;
+    }
+    w->queued = 0;
+    w->queued_bytes = 0;
     return status;
+}
+
+#define AQI_ENCODE_WAVE_BYTES ((size_t)64 << 20)
+
+/* The next page of the chunk, its dictionary first, into the queue. */
+static aq_status aqi_writer_queue_page(aq_writer *w, aqi_chunk_writer *c, bool dictionary,
+                                       aq_error *err) {
+    aqi_page_slot *p = &w->slots[w->queued++];
+    p->dictionary = dictionary;
+    aqi_error_clear(&p->err);
+    if (dictionary) {
+        p->chunk = c;
+        p->first = p->last = false;
+        memset(&p->v, 0, sizeof p->v);
+    } else {
+        aqi_page_cut(c, p);
+        w->queued_bytes += c->page_bytes;
+    }
+    if (w->queued < w->num_slots && w->queued_bytes < AQI_ENCODE_WAVE_BYTES) return AQ_OK;
+    return aqi_writer_flush(w, err);
+}
+
+static aq_status aqi_writer_put(aq_writer *w, const aq_column_values *v, size_t count,
+                                aq_error *err) {
+    size_t i;
+    aq_status status = aqi_writer_make_room(w, count, err);
+    if (status != AQ_OK) return status;
+    for (i = 0; i < count; i++) aqi_chunk_reset(w, i, &v[i]);
+    aqi_run(w->tasks, count, aqi_chunk_prepare, w);
+    for (i = 0; i < count; i++) {
+        aqi_chunk_writer *c = &w->chunks[i];
+        if (c->status == AQ_OK && w->column + (int32_t)i > 0 &&
+            c->num_rows != w->group_rows)
+            c->status = aqi_fail(&c->err, AQ_E_ARG,
+                                 "column has %lld rows, the ones before it %lld",
+                                 (long long)c->num_rows, (long long)w->group_rows);
+        if (c->status != AQ_OK) {
+            if (err != NULL) *err = c->err;
+            return aqi_error_in_column(err, c->status, (int32_t)w->num_row_groups,
+                                       w->column + (int32_t)i,
+                                       w->schema.paths[w->column + (int32_t)i]);
+        }
+        w->group_rows = c->num_rows;
+    }
+    for (i = 0; i < count && status == AQ_OK; i++) {
+        aqi_chunk_writer *c = &w->chunks[i];
+        if (c->entries > 0) status = aqi_writer_queue_page(w, c, true, err);
+        do {
+            if (status == AQ_OK) status = aqi_writer_queue_page(w, c, false, err);
+        } while (status == AQ_OK && c->level < c->num_levels);
+    }
+    if (status == AQ_OK) status = aqi_writer_flush(w, err);
+    return aqi_error_in_column(err, status, (int32_t)w->num_row_groups, w->column,
+                               w->schema.paths[w->column < w->schema.num_columns
+                                                   ? w->column
+                                                   : w->schema.num_columns - 1]);
+}
+
+aq_status aq_writer_put_columns(aq_writer *writer, const aq_column_values *columns,
+                                size_t count, aq_error *err) {
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_writer_usable(writer, err);
+    if (status != AQ_OK || count == 0) return status;
+    if (count > (size_t)(writer->schema.num_columns - writer->column))
+        return aqi_fail(err, AQ_E_STATE,
+                        "%zu columns where the row group has room for %d of its %d",
+                        count, (int)(writer->schema.num_columns - writer->column),
+                        (int)writer->schema.num_columns);
+    status = aqi_writer_put(writer, columns, count, err);
+    return status == AQ_OK ? status : aqi_writer_failed(writer, status);
 }
 
 aq_status aq_writer_put_column(aq_writer *writer, const aq_column_values *values,
                                aq_error *err) {
-    aq_status status;
     aqi_error_clear(err);
-    status = aqi_writer_usable(writer, err);
-    if (status != AQ_OK) return status;
-    if (writer->column == writer->schema.num_columns)
+    if (writer->failed == AQ_OK && writer->column == writer->schema.num_columns)
         return aqi_fail(err, AQ_E_STATE,
                         "the row group has all of its %d columns; end it",
                         (int)writer->schema.num_columns);
-    status = aqi_writer_put(writer, values, err);
-    if (status == AQ_OK) return AQ_OK;
-    aqi_error_in_column(err, status, (int32_t)writer->num_row_groups, writer->column,
-                        writer->schema.paths[writer->column]);
-    return aqi_writer_failed(writer, status);
+    return aq_writer_put_columns(writer, values, 1, err);
 }
 
 aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows, aq_error *err) {

@@ -11,6 +11,7 @@
 TestSuite(writer, .init = enter_temp_dir, .fini = leave_temp_dir, .timeout = 60);
 
 static const aq_field_spec int_field = {.name = "v", .type = AQ_INT32};
+static const aq_field_spec bool_field = {.name = "v", .type = AQ_BOOLEAN};
 static const aq_field_spec optional_int = {
     .name = "v", .type = AQ_INT32, .repetition = AQ_OPTIONAL};
 static const aq_field_spec list_fields[] = {
@@ -137,7 +138,8 @@ static const struct {
     {ONE(int_field), {two, -1, NULL, NULL, 0}, AQ_E_ARG, "values missing"},
     {ONE(int_field), {two, 2, NULL, NULL, 3}, AQ_E_ARG, "with levels"},
     {ONE(int_field), {two, (int64_t)1 << 30, NULL, NULL, 0}, AQ_E_LIMIT, "2 GiB"},
-    {ONE(int_field), {two, INT64_MAX, NULL, NULL, 0}, AQ_E_LIMIT, "2^31"},
+    {ONE(int_field), {two, INT64_MAX, NULL, NULL, 0}, AQ_E_LIMIT, "2 GiB"},
+    {ONE(bool_field), {two, INT64_MAX, NULL, NULL, 0}, AQ_E_LIMIT, "2^31"},
     {ONE(optional_int), {two, 2, NULL, NULL, 2}, AQ_E_ARG, "needs levels"},
     {ONE(optional_int), {two, 2, levels_01, NULL, 2}, AQ_E_ARG, "levels say 1 values"},
     {ONE(optional_int), {two, 1, levels_12, NULL, 2}, AQ_E_ARG, "level 1 is above"},
@@ -148,10 +150,11 @@ static const struct {
 };
 
 Test(writer, columns) {
+    const aq_writer_options one_page = {.page_bytes = INT32_MAX};
     for (size_t i = 0; i < COUNT_OF(column_cases); i++) {
         aq_writer *w;
         ASSERT_OK(aq_writer_open(in_dir("f"), column_cases[i].fields,
-                                 column_cases[i].num_fields, NULL, &w, &err));
+                                 column_cases[i].num_fields, &one_page, &w, &err));
         ASSERT_STATUS(aq_writer_put_column(w, &column_cases[i].v, &err),
                       column_cases[i].wanted);
         ASSERT_MESSAGE("column", column_cases[i].message);
