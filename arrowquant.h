@@ -59,6 +59,7 @@
        [55] Files, mapping, atomic output (private)
        [60] Kernels: reference (private)
        [61] Kernels: AVX2 (private)
+       [62] Kernels: AVX-512 (private)
        [64] Kernel dispatch (private)
        [70] Thrift compact protocol (private)
        [71] Parquet metadata (private)
@@ -563,7 +564,8 @@ AQ_API bool aq_parquet_key_value(const aq_parquet *file, int32_t index,
 /* aq_parquet_find_key - value of a key, NUL-terminated; NULL when absent. */
 AQ_API const char *aq_parquet_find_key(const aq_parquet *file, const char *key);
 
-/* The values of one data page.
+/* The values of one data page; of a page of long lists without nulls those of one list,
+ * which needs no levels.
  *   BOOLEAN: one byte each. INT32, INT64, FLOAT, DOUBLE: native, packed. INT96: 12
  *   bytes each.
  *   FIXED_LEN_BYTE_ARRAY: type_length bytes each. BYTE_ARRAY: aq_bytes[num_values]; the
@@ -615,7 +617,7 @@ AQ_API AQ_CHECKED aq_status aq_column_next(aq_column *column, aq_span *out_span,
 AQ_API AQ_CHECKED aq_status aq_column_spans(aq_column *column, const aq_span **out_spans,
                                             size_t *out_count, aq_error *err);
 /* aq_column_view - the chunk as one span: its only page's, or all pages joined in a
- * buffer (not mapped). */
+ * buffer (then not mapped). */
 AQ_API AQ_CHECKED aq_status aq_column_view(aq_column *column, aq_span *out_span,
                                            aq_error *err);
 /* aq_columns_decode - decode all pages of several columns now, side by side: a page is a
@@ -630,6 +632,10 @@ AQ_API AQ_CHECKED aq_status aq_columns_decode(aq_column *const *columns, size_t 
  * at the end. Do not mix with the calls above on one aq_column. */
 AQ_API AQ_CHECKED aq_status aq_column_next_page(aq_column *column, aq_page_info *out_page,
                                                 aq_error *err);
+/* aq_column_prefetch - tell the system that the chunk's bytes will be wanted soon: it can
+ * read them while other work is done. A hint: nothing is said when it has no effect.
+ * Cost  a system call, and for a chunk in memory one look at each of its pages. */
+AQ_API void aq_column_prefetch(const aq_column *column);
 /* aq_column_verify - read every page of the chunk: checksums (mapped pages too), levels,
  * values and counts. */
 AQ_API AQ_CHECKED aq_status aq_column_verify(aq_column *column, aq_error *err);
@@ -2281,6 +2287,29 @@ static aq_status aqi_pread_all(int fd, int64_t offset, void *dst, size_t bytes,
     return AQ_OK;
 }
 
+/* Asks the system to read a range ahead. */
+static void aqi_source_prefetch(const aqi_source *s, int64_t offset, int64_t bytes) {
+    int code = errno;
+    if (bytes <= 0) return;
+#if !defined(AQ_NO_MMAP) && defined(MADV_WILLNEED)
+    if (s->unmap) {
+        size_t page = (size_t)sysconf(_SC_PAGESIZE), skip = (size_t)offset % page;
+        void *p;
+        const uint8_t *at = s->map + offset - skip;
+        memcpy(&p, &at, sizeof p); /* madvise takes a pointer to non-const */
+        if (madvise(p, (size_t)bytes + skip, MADV_WILLNEED) != 0) errno = code;
+        return;
+    }
+#endif
+#ifdef POSIX_FADV_WILLNEED
+    if (s->fd >= 0 && posix_fadvise(s->fd, offset, bytes, POSIX_FADV_WILLNEED) != 0)
+        errno = code;
+#endif
+    (void)s;
+    (void)offset;
+    (void)code;
+}
+
 /* Fills dst with [offset, offset + bytes), or says that the file does not have them. */
 static aq_status aqi_source_read(const aqi_source *s, int64_t offset, void *dst,
                                  size_t bytes, aq_error *err) {
@@ -3076,17 +3105,80 @@ static const struct aqi_kernels aqi_kernels_avx2 = {
     AQ_ISA_AVX2};
 
 /* The CPU has the instructions and the system saves the wide registers. */
-static bool aqi_cpu_has_avx2(void) {
+static bool aqi_cpu_has(uint32_t leaf7_b, uint32_t leaf7_c, uint32_t saved) {
     const uint32_t leaf1 =
         1u << 27 | 1u << 28 | 1u << 29 | 1u << 1; /* osxsave avx f16c clmul */
     uint32_t a, b, c, d, low, high;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & leaf1) != leaf1) return false;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & 6u) != 6u) return false;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 5) != 0;
+    if ((low & saved) != saved) return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & leaf7_b) == leaf7_b &&
+           (c & leaf7_c) == leaf7_c;
 }
 
+static bool aqi_cpu_has_avx2(void) { return aqi_cpu_has(1u << 5, 0, 0x06); }
+
 #endif /* AVX2 */
+
+/*==========================================================================
+ * MARK: - [62] Kernels: AVX-512 (private)
+ * Those of [61] where 512 bits were not measured to be faster. Bitwise equal to [60].
+ *========================================================================*/
+
+#if (AQ_KERNELS & AQ_KERNEL_AVX512) && defined(AQI_HAVE_AVX2)
+#define AQI_HAVE_AVX512 1
+#define AQI_AVX512                                                                       \
+    __attribute__((                                                                      \
+        target("avx512f,avx512bw,avx512dq,avx512vl,vpclmulqdq,avx2,f16c,pclmul")))
+
+AQI_INLINE AQI_AVX512 __m512i aqi_crc32_fold4(__m512i x, __m512i k, const uint8_t *next) {
+    __m512i low = _mm512_clmulepi64_epi128(x, k, 0x00),
+            high = _mm512_clmulepi64_epi128(x, k, 0x11);
+    return _mm512_ternarylogic_epi64(low, high, _mm512_loadu_si512(next), 0x96);
+}
+
+AQI_INLINE AQI_AVX512 __m512i aqi_crc32_constants(uint64_t low, uint64_t high) {
+    return _mm512_set_epi64((int64_t)high, (int64_t)low, (int64_t)high, (int64_t)low,
+                            (int64_t)high, (int64_t)low, (int64_t)high, (int64_t)low);
+}
+
+/* As aqi_crc32_avx2, 256 bytes at a time; their remainder, 64 bytes, goes on there. */
+AQI_AVX512 static uint32_t aqi_crc32_avx512(uint32_t state, const uint8_t *src,
+                                            size_t n) {
+    const __m512i k256 = aqi_crc32_constants(0x11542778au, 0x1322d1430u);
+    const __m512i k64 = aqi_crc32_constants(0x154442bd4u, 0x1c6e41596u);
+    const __m512i zero = _mm512_setzero_si512();
+    __m512i x[4];
+    uint8_t rest[64];
+    size_t k;
+    if (n < 512) return aqi_crc32_avx2(state, src, n);
+    for (k = 0; k < 4; k++) x[k] = _mm512_loadu_si512(src + 64 * k);
+    x[0] = _mm512_xor_si512(x[0], _mm512_mask_set1_epi32(zero, 1, (int32_t)state));
+    for (src += 256, n -= 256; n >= 256; src += 256, n -= 256) {
+        for (k = 0; k < 4; k++) x[k] = aqi_crc32_fold4(x[k], k256, src + 64 * k);
+    }
+    for (k = 1; k < 4; k++) {
+        _mm512_storeu_si512(rest, x[k]);
+        x[0] = aqi_crc32_fold4(x[0], k64, rest);
+    }
+    for (; n >= 64; src += 64, n -= 64) x[0] = aqi_crc32_fold4(x[0], k64, src);
+    /* A remainder is a message of the same CRC, from state 0. */
+    _mm512_storeu_si512(rest, x[0]);
+    return aqi_crc32_avx2(aqi_crc32_avx2(0, rest, sizeof rest), src, n);
+}
+
+/* In the order of AQI_KERNELS. */
+static const struct aqi_kernels aqi_kernels_avx512 = {
+    aqi_range_avx2,    aqi_encode_avx2, aqi_pack_avx2, aqi_unpack_avx2,
+    aqi_decode_avx2,   aqi_dot_avx2,    aqi_sums_avx2, aqi_from_f16_avx2,
+    aqi_from_bf16_avx2, aqi_crc32_avx512, aqi_levels_avx2, AQ_ISA_AVX512};
+
+static bool aqi_cpu_has_avx512(void) {
+    const uint32_t leaf7_b = 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+    return aqi_cpu_has(leaf7_b, 1u << 10, 0xe6); /* avx2 f dq bw vl, vpclmulqdq */
+}
+
+#endif /* AVX-512 */
 
 #ifdef __clang__
 #pragma STDC FP_CONTRACT DEFAULT
@@ -3108,11 +3200,15 @@ static const struct aqi_kernels *aqi_kernels_of(aq_isa isa) {
 #ifdef AQI_HAVE_AVX2
     if (isa == AQ_ISA_AVX2 && aqi_cpu_has_avx2()) return &aqi_kernels_avx2;
 #endif
+#ifdef AQI_HAVE_AVX512
+    if (isa == AQ_ISA_AVX512 && aqi_cpu_has_avx512()) return &aqi_kernels_avx512;
+#endif
     return NULL;
 }
 
 static const struct aqi_kernels *aqi_kernels_best(void) {
-    const struct aqi_kernels *k = aqi_kernels_of(AQ_ISA_AVX2);
+    const struct aqi_kernels *k = aqi_kernels_of(AQ_ISA_AVX512);
+    if (k == NULL) k = aqi_kernels_of(AQ_ISA_AVX2);
     return k != NULL ? k : &aqi_kernels_ref;
 }
 
@@ -5525,6 +5621,14 @@ const char *aq_parquet_find_key(const aq_parquet *file, const char *key) {
 #define AQI_MAX_PAGE_HEADER ((size_t)16 << 20)
 #define AQI_CHUNK_SLACK 100 /* parquet-mr left out the dictionary's header: PARQUET-816 */
 
+/* Takes a page of long lists apart. */
+typedef struct aqi_list_cutter {
+    aq_span page; /* what is left of it; num_levels == 0: nothing */
+    aqi_rle levels;
+    size_t width; /* of a value, as it lies in memory */
+    bool arrays;  /* BYTE_ARRAY */
+} aqi_list_cutter;
+
 struct aq_column {
     const aq_parquet *file;
     const aq_field *field;
@@ -5533,12 +5637,15 @@ struct aq_column {
     int64_t at, end;       /* file offsets: next page header, end of the chunk  */
     int64_t levels_left;   /* of the chunk's num_values                         */
     int64_t rows_left;     /* of the row group's                                */
+    size_t values_at;      /* in the last decompressed page: the next is placed so
+                            * that values there are aligned */
     bool verify;           /* CRC of mapped pages too, levels and values walked */
     aqi_arena kept;        /* dictionary, spans                                 */
     aqi_arena page;        /* what aq_column_next decoded last                  */
     const void *dictionary;
     size_t dictionary_entries;
     bool has_dictionary;
+    aqi_list_cutter lists; /* of the page under way, for aq_column_next */
     aq_span *spans;
     size_t num_spans;
     bool spans_done;
@@ -5553,6 +5660,9 @@ typedef struct aqi_page {
     size_t bytes;
     int32_t num_values, encoding;
     size_t plain_bytes; /* leading bytes that are never compressed: levels of V2 */
+    size_t values_at;   /* bytes before the values: as guessed, then as found */
+    const uint8_t *lists; /* repetition levels that were not unpacked; NULL = none */
+    size_t lists_bytes;
     bool compressed, v2;
     bool first;  /* data page of its chunk */
     bool excess; /* more values than were left of the chunk */
@@ -5646,6 +5756,8 @@ static aq_status aqi_page_decompress(const aq_column *c, aqi_page *page,
                                      const uint8_t *stored, size_t skip, aq_error *err) {
     size_t in = (size_t)page->header.compressed_page_size - skip;
     size_t out = (size_t)page->header.uncompressed_page_size - skip, declared;
+    size_t lead = (16 - page->values_at % 16) % 16;
+    uint8_t *dst;
     void *buffer;
     aq_status status;
     if (!aqi_codec_available(c->meta->codec))
@@ -5656,14 +5768,14 @@ static aq_status aqi_page_decompress(const aq_column *c, aqi_page *page,
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
                            "%s data of %zu bytes in a page that claims %zu",
                            aq_codec_name(c->meta->codec), declared, out);
-    status = aqi_page_alloc(c, page, skip + out, 1, &buffer, err);
+    status = aqi_page_alloc(c, page, lead + skip + out, 1, &buffer, err);
     if (status != AQ_OK) return status;
-    if (skip > 0) memcpy(buffer, stored, skip);
-    if (in > 0 &&
-        !aqi_decompress(c->meta->codec, stored + skip, in, (uint8_t *)buffer + skip, out))
+    dst = (uint8_t *)buffer + lead;
+    if (skip > 0) memcpy(dst, stored, skip);
+    if (in > 0 && !aqi_decompress(c->meta->codec, stored + skip, in, dst + skip, out))
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset, "damaged %s data",
                            aq_codec_name(c->meta->codec));
-    page->data = (const uint8_t *)buffer;
+    page->data = dst;
     page->bytes = skip + out;
     page->mapped = false;
     return AQ_OK;
@@ -5913,6 +6025,7 @@ typedef struct aqi_levels {
     size_t bytes;
     aqi_level_counts counts;
     const uint8_t *values; /* NULL: constant, see aq_span */
+    bool long_lists;       /* not unpacked: the page can be taken apart by them */
 } aqi_levels;
 
 /* Takes a level stream from the page: behind a 4-byte length in V1, of `v2_bytes` in V2,
@@ -5940,18 +6053,33 @@ static aq_status aqi_levels_take(const aqi_page *page, aqi_cursor *in, bool v2,
     return AQ_OK;
 }
 
-/* Checks and counts a level stream. Levels that are all the maximum, or those of one list
- * (0, max, max...), are not materialized. */
+static bool aqi_levels_walk(const aqi_page *page, aqi_levels *levels, uint8_t *dst) {
+    int64_t n = page->num_values;
+    return levels->packed ? aqi_levels_scan_packed(levels->data, levels->bytes,
+                                                   levels->max, n, dst, &levels->counts)
+                          : aqi_levels_scan(levels->data, levels->bytes, levels->max, n,
+                                            dst, &levels->counts);
+}
+
+static aq_status aqi_levels_unpack(const aq_column *c, const aqi_page *page,
+                                   aqi_levels *levels, aq_error *err) {
+    void *dst = NULL;
+    aq_status status = aqi_page_alloc(c, page, (size_t)page->num_values, 1, &dst, err);
+    if (status != AQ_OK) return status;
+    aqi_levels_walk(page, levels, (uint8_t *)dst);
+    levels->values = (const uint8_t *)dst;
+    return AQ_OK;
+}
+
+#define AQI_LONG_LIST 1024 /* mean values from which a list gets a span of its own */
+
+/* Checks and counts a level stream. Levels that are all the maximum, those of one list
+ * (0, max, max...) and those of long lists are not unpacked. */
 static aq_status aqi_levels_decode(const aq_column *c, const aqi_page *page,
                                    aqi_levels *levels, aq_error *err) {
     int64_t n = page->num_values;
     const aqi_level_counts *counts = &levels->counts;
-    bool (*scan)(const uint8_t *, size_t, uint32_t, int64_t, uint8_t *,
-                 aqi_level_counts *) =
-        levels->packed ? aqi_levels_scan_packed : aqi_levels_scan;
-    void *dst = NULL;
-    aq_status status;
-    if (!scan(levels->data, levels->bytes, levels->max, n, NULL, &levels->counts))
+    if (!aqi_levels_walk(page, levels, NULL))
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
                            "%s levels are cut off or above %u", levels->what,
                            levels->max);
@@ -5959,20 +6087,18 @@ static aq_status aqi_levels_decode(const aq_column *c, const aqi_page *page,
                                  counts->maxima == n - 1
                            : counts->maxima == n)
         return AQ_OK;
-    status = aqi_page_alloc(c, page, (size_t)n, 1, &dst, err);
-    if (status != AQ_OK) return status;
-    scan(levels->data, levels->bytes, levels->max, n, (uint8_t *)dst, &levels->counts);
-    levels->values = (const uint8_t *)dst;
-    return AQ_OK;
+    levels->long_lists = levels->repetition && !levels->packed && levels->max == 1 &&
+                         counts->first == 0 && n / AQI_LONG_LIST >= counts->zeros;
+    return levels->long_lists ? AQ_OK : aqi_levels_unpack(c, page, levels, err);
 }
 
 /* Levels of a data page to the span; `in` is left at the values. */
-static aq_status aqi_page_levels(const aq_column *c, const aqi_page *page,
-                                 aqi_cursor *in, aq_span *span, aq_error *err) {
+static aq_status aqi_page_levels(const aq_column *c, aqi_page *page, aqi_cursor *in,
+                                 aq_span *span, aq_error *err) {
     const aqi_data_page *h1 = &page->header.data_page_header;
     const aqi_data_page_v2 *h2 = &page->header.data_page_header_v2;
-    aqi_levels rep = {"repetition", true, 0, false, NULL, 0, {0, 0, 0}, NULL};
-    aqi_levels def = {"definition", false, 0, false, NULL, 0, {0, 0, 0}, NULL};
+    aqi_levels rep = {"repetition", true, 0, false, NULL, 0, {0, 0, 0}, NULL, false};
+    aqi_levels def = {"definition", false, 0, false, NULL, 0, {0, 0, 0}, NULL, false};
     bool v2 = page->v2;
     aq_status status;
     rep.max = c->field->max_rep;
@@ -5989,15 +6115,21 @@ static aq_status aqi_page_levels(const aq_column *c, const aqi_page *page,
     if (status == AQ_OK && rep.max > 0) {
         status = aqi_levels_decode(c, page, &rep, err);
         span->num_rows = rep.counts.zeros;
-        span->rep_levels = rep.values;
-        span->single_list = rep.values == NULL;
     }
     if (status == AQ_OK && def.max > 0) {
         status = aqi_levels_decode(c, page, &def, err);
         span->num_values = def.counts.maxima;
         span->def_levels = def.values;
     }
+    if (status == AQ_OK && rep.long_lists && def.values == NULL) {
+        page->lists = rep.data;
+        page->lists_bytes = rep.bytes;
+    } else if (status == AQ_OK && rep.long_lists) {
+        status = aqi_levels_unpack(c, page, &rep, err);
+    }
     if (status != AQ_OK) return status;
+    span->rep_levels = rep.values;
+    span->single_list = rep.max > 0 && rep.values == NULL;
     if (page->first && rep.counts.first != 0)
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
                            "first repetition level is %u, not 0", rep.counts.first);
@@ -6009,11 +6141,12 @@ static aq_status aqi_page_levels(const aq_column *c, const aqi_page *page,
 }
 
 /* Levels and values of a loaded data page to a span. */
-static aq_status aqi_page_decode(const aq_column *c, const aqi_page *page, aq_span *span,
+static aq_status aqi_page_decode(const aq_column *c, aqi_page *page, aq_span *span,
                                  aq_error *err) {
     aqi_cursor in = aqi_cursor_make(page->data, page->bytes, page->data_offset);
     aq_physical_type type = c->field->type;
     aq_status status = aqi_page_levels(c, page, &in, span, err);
+    page->values_at = (size_t)(in.p - page->data);
     if (status == AQ_OK)
         status =
             aqi_page_values(c, page, &in, (size_t)span->num_values, &span->values, err);
@@ -6024,16 +6157,70 @@ static aq_status aqi_page_decode(const aq_column *c, const aqi_page *page, aq_sp
     return AQ_OK;
 }
 
+/* Where the bytes of the first value of a span lie. */
+static const uint8_t *aqi_span_bytes(const aq_span *span, bool arrays) {
+    if (arrays && span->num_values > 0) return ((const aq_bytes *)span->values)[0].data;
+    return (const uint8_t *)span->values;
+}
+
 /* Where the value bytes of a finished span lie, and how aligned they are. */
 static void aqi_span_locate(const aq_column *c, const aqi_page *page, aq_span *span) {
-    const uint8_t *p = (const uint8_t *)span->values;
-    if (c->field->type == AQ_BYTE_ARRAY && span->num_values > 0)
-        p = ((const aq_bytes *)span->values)[0].data;
+    const uint8_t *p = aqi_span_bytes(span, c->field->type == AQ_BYTE_ARRAY);
     span->alignment = aqi_alignment_of(p);
     span->file_offset = page->header_offset;
     if (span->mapped) span->file_offset = page->data_offset + (p - page->data);
     if (span->values == NULL)
         span->values = page->data; /* not NULL: that means the end */
+}
+
+static void aqi_lists_init(aqi_list_cutter *l, const aq_column *c, const aqi_page *page,
+                           const aq_span *span) {
+    l->page = *span;
+    l->width = aqi_value_bytes(c->field->type, c->field->type_length);
+    l->arrays = c->field->type == AQ_BYTE_ARRAY;
+    aqi_rle_init(&l->levels, page->lists, page->lists_bytes, 1);
+}
+
+/* Levels up to the next list's first one, or to the page's end. They were checked. */
+static int64_t aqi_lists_length(aqi_list_cutter *l) {
+    aqi_rle *r = &l->levels;
+    int64_t n = 0;
+    while (n < l->page.num_levels) {
+        uint32_t level = r->value;
+        if (r->run_left == 0) {
+            if (!aqi_rle_next_run(r)) break;
+            continue;
+        }
+        if (r->packed) level = (uint32_t)r->bits[r->bit / 8] >> (r->bit % 8) & 1u;
+        if (level == 0 && n > 0) break;
+        if (r->packed || level == 0) {
+            n++;
+            r->bit++;
+            r->run_left--;
+        } else {
+            uint64_t rest = (uint64_t)(l->page.num_levels - n);
+            n += (int64_t)AQI_MIN(r->run_left, rest);
+            r->run_left -= AQI_MIN(r->run_left, rest);
+        }
+    }
+    return n;
+}
+
+/* The next list of the page as a span. */
+static void aqi_lists_next(aqi_list_cutter *l, aq_span *out) {
+    const uint8_t *at = aqi_span_bytes(&l->page, l->arrays);
+    int64_t n = aqi_lists_length(l);
+    *out = l->page;
+    out->num_levels = out->num_values = n;
+    out->num_rows = 1;
+    out->single_list = true;
+    out->alignment = aqi_alignment_of(at);
+    l->page.num_levels -= n;
+    l->page.num_values -= n;
+    l->page.num_rows--;
+    l->page.values = (const uint8_t *)l->page.values + (size_t)n * l->width;
+    if (l->page.mapped && l->page.num_values > 0)
+        l->page.file_offset += aqi_span_bytes(&l->page, l->arrays) - at;
 }
 
 static bool aqi_level_encoding_known(int32_t encoding) {
@@ -6096,6 +6283,7 @@ static aq_status aqi_column_find_page(aq_column *c, aqi_arena *arena, aqi_page *
             if (status != AQ_OK) return status;
             page->first = c->levels_left == c->meta->num_values;
             page->excess = page->num_values > c->levels_left;
+            page->values_at = c->values_at;
             c->levels_left -= AQI_MIN(page->num_values, c->levels_left);
             if (page->num_values > 0) return AQ_OK;
         } else if (type != AQI_PAGE_INDEX) {
@@ -6130,19 +6318,19 @@ static aq_status aqi_column_count_rows(aq_column *c, const aqi_page *page,
         return aqi_fail_at(err, AQ_E_FORMAT, page->header_offset,
                            "pages hold more values or rows than the column chunk");
     c->rows_left -= span->num_rows;
+    c->values_at = page->values_at;
     return AQ_OK;
 }
 
 /* The next data page to a span, in memory of `arena`. values is NULL at the end. */
-static aq_status aqi_column_step(aq_column *c, aqi_arena *arena, aq_span *span,
-                                 aq_error *err) {
-    aqi_page page;
+static aq_status aqi_column_step(aq_column *c, aqi_arena *arena, aqi_page *page,
+                                 aq_span *span, aq_error *err) {
     aq_status status;
     memset(span, 0, sizeof *span);
-    status = aqi_column_find_page(c, arena, &page, err);
-    if (status == AQ_OK && page.num_values > 0)
-        status = aqi_page_finish(c, &page, span, err);
-    return status == AQ_OK ? aqi_column_count_rows(c, &page, span, err) : status;
+    status = aqi_column_find_page(c, arena, page, err);
+    if (status == AQ_OK && page->num_values > 0)
+        status = aqi_page_finish(c, page, span, err);
+    return status == AQ_OK ? aqi_column_count_rows(c, page, span, err) : status;
 }
 
 static aq_status aqi_column_located(const aq_column *c, aq_status status, aq_error *err) {
@@ -6197,16 +6385,25 @@ void aq_column_close(aq_column *column) {
 }
 
 aq_status aq_column_next(aq_column *column, aq_span *out_span, aq_error *err) {
+    aqi_page page;
     aq_status status;
     aqi_error_clear(err);
+    if (column->lists.page.num_levels > 0) {
+        aqi_lists_next(&column->lists, out_span);
+        return AQ_OK;
+    }
     aqi_arena_reset(&column->page);
-    status = aqi_column_step(column, &column->page, out_span, err);
+    status = aqi_column_step(column, &column->page, &page, out_span, err);
     if (status != AQ_OK) memset(out_span, 0, sizeof *out_span);
-    return aqi_column_located(column, status, err);
+    if (status != AQ_OK || page.lists == NULL)
+        return aqi_column_located(column, status, err);
+    aqi_lists_init(&column->lists, column, &page, out_span);
+    aqi_lists_next(&column->lists, out_span);
+    return AQ_OK;
 }
 
 /* Keeps a span until close. */
-static aq_status aqi_column_keep(aq_column *c, const aq_span *span, aq_error *err) {
+static aq_status aqi_column_keep_span(aq_column *c, const aq_span *span, aq_error *err) {
     void *p = c->spans;
     aq_status status;
     if ((c->num_spans & (c->num_spans - 1)) ==
@@ -6221,6 +6418,21 @@ static aq_status aqi_column_keep(aq_column *c, const aq_span *span, aq_error *er
     return AQ_OK;
 }
 
+/* Keeps the span of a page, or one of each of its lists. */
+static aq_status aqi_column_keep(aq_column *c, const aqi_page *page, const aq_span *span,
+                                 aq_error *err) {
+    aqi_list_cutter lists;
+    aq_span list;
+    aq_status status = AQ_OK;
+    if (page->lists == NULL) return aqi_column_keep_span(c, span, err);
+    aqi_lists_init(&lists, c, page, span);
+    while (status == AQ_OK && lists.page.num_levels > 0) {
+        aqi_lists_next(&lists, &list);
+        status = aqi_column_keep_span(c, &list, err);
+    }
+    return status;
+}
+
 /* No page was taken yet, or all are decoded. */
 static aq_status aqi_column_check_whole(const aq_column *c, aq_error *err) {
     if (c->spans_done || (c->num_spans == 0 && c->levels_left == c->meta->num_values))
@@ -6230,12 +6442,13 @@ static aq_status aqi_column_check_whole(const aq_column *c, aq_error *err) {
 }
 
 static aq_status aqi_column_collect(aq_column *c, aq_error *err) {
+    aqi_page page;
     aq_span span;
     aq_status status;
     for (;;) {
-        status = aqi_column_step(c, &c->kept, &span, err);
+        status = aqi_column_step(c, &c->kept, &page, &span, err);
         if (status == AQ_OK && span.values == NULL) break;
-        if (status == AQ_OK) status = aqi_column_keep(c, &span, err);
+        if (status == AQ_OK) status = aqi_column_keep(c, &page, &span, err);
         if (status != AQ_OK) return status;
     }
     c->spans_done = true;
@@ -6282,7 +6495,7 @@ static aq_status aqi_decode_flush(aqi_decode_queue *q, aq_error *err) {
         if (status != AQ_OK && err != NULL) *err = t->err;
         if (status == AQ_OK) status = aqi_column_count_rows(c, &t->page, &t->span, err);
         if (status == AQ_OK && t->page.num_values > 0)
-            status = aqi_column_keep(c, &t->span, err);
+            status = aqi_column_keep(c, &t->page, &t->span, err);
         if (status == AQ_OK && t->page.num_values == 0) c->spans_done = true;
         aqi_column_located(c, status, err);
     }
@@ -6358,31 +6571,35 @@ static void aqi_levels_join(uint8_t *dst, const uint8_t *levels, size_t n, uint8
     }
 }
 
-/* Joins all spans of the column into one, decoded. */
+/* Joins all spans of the column into one. Values that follow each other in memory, as
+ * those of the lists of a page do, stay where they are. */
 static aq_status aqi_column_join(aq_column *c, aq_span *out, aq_error *err) {
     size_t width = aqi_value_bytes(c->field->type, c->field->type_length), i;
     size_t levels = 0, values = 0, bytes;
     uint8_t max_rep = c->field->max_rep, max_def = c->field->max_def;
-    void *joined, *rep = NULL, *def = NULL;
-    bool nulls = false;
-    aq_status status;
+    const uint8_t *first = (const uint8_t *)c->spans[0].values;
+    void *joined = NULL, *rep = NULL, *def = NULL;
+    bool nulls = false, in_place = true;
+    aq_status status = AQ_OK;
     for (i = 0; i < c->num_spans; i++) {
+        in_place = in_place && c->spans[i].mapped == c->spans[0].mapped &&
+                   (const uint8_t *)c->spans[i].values == first + values * width;
         levels += (size_t)c->spans[i].num_levels;
         values += (size_t)c->spans[i].num_values;
         nulls = nulls || c->spans[i].def_levels != NULL;
     }
     if (!aqi_mul_size(values, width, &bytes)) return aqi_fail_nomem(err, values);
-    status = aqi_arena_alloc(&c->kept, bytes, &joined, err);
+    if (!in_place) status = aqi_arena_take(&c->kept, bytes, &joined, err);
     if (status == AQ_OK && max_rep > 0)
-        status = aqi_arena_alloc(&c->kept, levels, &rep, err);
-    if (status == AQ_OK && nulls) status = aqi_arena_alloc(&c->kept, levels, &def, err);
+        status = aqi_arena_take(&c->kept, levels, &rep, err);
+    if (status == AQ_OK && nulls) status = aqi_arena_take(&c->kept, levels, &def, err);
     if (status != AQ_OK) return status;
     levels = 0;
     values = 0;
     for (i = 0; i < c->num_spans; i++) {
         const aq_span *s = &c->spans[i];
         size_t n = (size_t)s->num_levels;
-        if (s->num_values > 0)
+        if (!in_place && s->num_values > 0)
             memcpy((uint8_t *)joined + values * width, s->values,
                    (size_t)s->num_values * width);
         if (rep != NULL)
@@ -6394,13 +6611,14 @@ static aq_status aqi_column_join(aq_column *c, aq_span *out, aq_error *err) {
         levels += n;
         values += (size_t)s->num_values;
     }
-    out->values = joined;
+    out->values = in_place ? first : (const uint8_t *)joined;
     out->num_values = (int64_t)values;
     out->num_levels = (int64_t)levels;
     out->rep_levels = (const uint8_t *)rep;
     out->def_levels = (const uint8_t *)def;
     out->file_offset = c->spans[0].file_offset;
-    out->alignment = aqi_alignment_of(joined);
+    out->mapped = in_place && c->spans[0].mapped;
+    out->alignment = in_place ? c->spans[0].alignment : aqi_alignment_of(joined);
     return AQ_OK;
 }
 
@@ -6455,6 +6673,10 @@ aq_status aq_column_next_page(aq_column *column, aq_page_info *out_page, aq_erro
     }
     if (h->type != AQI_PAGE_DICTIONARY) column->levels_left -= out_page->num_values;
     return AQ_OK;
+}
+
+void aq_column_prefetch(const aq_column *column) {
+    aqi_source_prefetch(&column->file->source, column->at, column->end - column->at);
 }
 
 aq_status aq_column_verify(aq_column *column, aq_error *err) {

@@ -80,8 +80,10 @@ static bool same_span(const aq_field *field, const aq_span *a, const aq_span *b)
 
 /* Opens every chunk of the file. */
 static void open_all(const aq_parquet *f, aq_column **out) {
-    for (int i = 0; i < GROUPS * COLUMNS; i++)
+    for (int i = 0; i < GROUPS * COLUMNS; i++) {
         cr_assert_eq(aq_column_open(f, i / COLUMNS, i % COLUMNS, &out[i], &err), AQ_OK);
+        aq_column_prefetch(out[i]);
+    }
 }
 
 Test(columns, any_number_of_threads_gives_the_same_spans) {
