@@ -1705,14 +1705,15 @@ static bool aqi_arena_afford(aqi_arena *arena, size_t bytes) {
     return false;
 }
 
-/* 16-byte aligned, not zeroed; AQ_E_LIMIT when the budget is used up. */
+/* 16-byte aligned, not zeroed, never NULL; AQ_E_LIMIT when the budget is used up. */
 static aq_status aqi_arena_take(aqi_arena *arena, size_t bytes, void **out,
                                 aq_error *err) {
     const size_t header = aqi_round_up(sizeof(aqi_arena_block), 16);
     size_t need, block_bytes;
     aqi_arena_block *block;
     *out = NULL;
-    if (!aqi_add_size(bytes, 15, &need)) return aqi_fail_nomem(err, bytes);
+    if (!aqi_add_size(AQI_MAX(bytes, (size_t)1), 15, &need))
+        return aqi_fail_nomem(err, bytes);
     need &= ~(size_t)15;
     if (need > arena->free_bytes) {
         block_bytes =

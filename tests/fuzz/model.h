@@ -1,0 +1,118 @@
+/* model.h - a whole model file, Parquet or safetensors, for the fuzz targets model and
+ * safetensors: every tensor, its data and some rows of it as numbers. */
+#ifndef FUZZ_MODEL_H
+#define FUZZ_MODEL_H
+
+#include "fuzz.h"
+
+/* What a model may take before it is refused; no request may go far beyond: a page is at
+ * most 64 MiB, or 2^17 (brotli: 2^22) times its stored bytes. */
+#define FUZZ_MODEL_BYTES ((size_t)96 << 20)
+
+/* Floats of some rows at the begin, in the middle and at the end. */
+FUZZ uint64_t fuzz_tensor_rows(const aq_tensor *t, uint64_t hash) {
+    const size_t rows = t->layout.rows, cols = t->layout.cols;
+    const size_t first[3] = {0, rows / 2, rows > 0 ? rows - 1 : 0};
+    float *out, *x, dot;
+    aq_error err;
+    aq_status status = AQ_OK;
+    size_t i;
+    if (rows == 0 || cols == 0 || cols > (size_t)1 << 20) return hash;
+    out = (float *)malloc(cols * sizeof *out);
+    x = (float *)malloc(cols * sizeof *x);
+    FUZZ_CHECK(out != NULL && x != NULL);
+    for (i = 0; i < cols; i++) x[i] = (float)(i % 7) - 3.0f;
+    for (i = 0; i < 3 && status == AQ_OK; i++) {
+        status =
+            fuzz_status(aq_tensor_rows_f32(t, first[i], 1, out, NULL, &err), &err);
+        FUZZ_CHECK(status == AQ_OK || status == AQ_E_TYPE);
+        if (status != AQ_OK) break;
+        hash = fuzz_digest(hash, out, cols * sizeof *out);
+        FUZZ_CHECK(aq_tensor_dot(t, first[i], x, &dot, &err) == AQ_OK);
+    }
+    FUZZ_CHECK(aq_tensor_rows_f32(t, rows, 1, out, NULL, &err) != AQ_OK);
+    free(out);
+    free(x);
+    return hash;
+}
+
+FUZZ uint64_t fuzz_tensor(const aq_model *m, size_t i, uint64_t hash) {
+    aq_tensor t, described;
+    aq_error err;
+    aq_status status;
+    FUZZ_CHECK(aq_model_describe(m, i, &described, &err) == AQ_OK);
+    hash = fuzz_digest_text(hash, described.name);
+    FUZZ_CHECK(described.name[0] != '\0' && described.num_dims <= AQ_MAX_DIMS);
+    FUZZ_CHECK(aq_model_index(m, described.name) == i);
+    FUZZ_CHECK(aq_dtype_bytes(described.dtype) > 0);
+    status = fuzz_status(aq_model_tensor(m, i, &t, &err), &err);
+    if (status != AQ_OK) {
+        FUZZ_CHECK(t.data == NULL && t.owned == NULL);
+        return hash ^ status;
+    }
+    hash = fuzz_digest(hash, t.data, t.data_bytes);
+    FUZZ_CHECK(t.num_params == described.num_params);
+    if (t.layout.bits != 0) {
+        FUZZ_CHECK(t.data_bytes == t.layout.code_bytes);
+        hash = fuzz_digest(hash, t.scales, t.layout.num_groups * sizeof(float));
+        hash = fuzz_digest(hash, t.zero_points, t.layout.num_groups * sizeof(float));
+    } else {
+        FUZZ_CHECK(t.data_bytes == t.num_params * aq_dtype_bytes(t.dtype));
+    }
+    hash = fuzz_tensor_rows(&t, hash);
+    aq_tensor_release(&t);
+    return hash;
+}
+
+/* Digest of all that the model says. */
+FUZZ uint64_t fuzz_model_walk(const aq_model *m) {
+    aq_key_value pair;
+    aq_tensor t;
+    aq_error err;
+    uint64_t hash = aq_model_count(m);
+    size_t i;
+    for (i = 0; aq_model_metadata(m, i, &pair); i++) {
+        hash = fuzz_digest_text(hash, pair.key);
+        if (pair.value != NULL) hash = fuzz_digest(hash, pair.value, pair.value_bytes + 1);
+    }
+    for (i = 0; i < aq_model_count(m) && i < 200; i++) hash = fuzz_tensor(m, i, hash);
+    FUZZ_CHECK(aq_model_describe(m, aq_model_count(m), &t, &err) == AQ_E_ARG);
+    FUZZ_CHECK(aq_model_find(m, "no such tensor", &t, &err) != AQ_OK ||
+               aq_model_index(m, "no such tensor") != SIZE_MAX);
+    aq_tensor_release(&t);
+    return hash;
+}
+
+FUZZ aq_status fuzz_model_open(const char *path, aq_io io, size_t size, uint64_t *hash) {
+    fuzz_memory memory;
+    aq_model_options o;
+    aq_model *m;
+    aq_error err;
+    aq_status status;
+    *hash = 0;
+    fuzz_memory_init(&memory, FUZZ_MODEL_BYTES,
+                     FUZZ_MODEL_BYTES + ((size_t)256 << 20) + (size << 22));
+    memset(&o, 0, sizeof o);
+    o.allocator = &memory.hooks;
+    o.io = io;
+    status = fuzz_status(aq_model_open(path, &o, &m, &err), &err);
+    FUZZ_CHECK((status == AQ_OK) == (m != NULL));
+    if (status == AQ_OK) *hash = fuzz_model_walk(m);
+    aq_model_close(m);
+    fuzz_memory_check(&memory);
+    return status;
+}
+
+/* Mapped, then read: a mapping ends with a page of zeros, where the sanitizer is blind. */
+FUZZ void fuzz_model_bytes(const uint8_t *data, size_t size) {
+    const char *path = fuzz_file_write(data, size);
+    uint64_t mapped, read;
+    aq_status status;
+    fuzz_result = AQ_OK;
+    status = fuzz_model_open(path, AQ_IO_MAP, size, &mapped);
+    if (size == 0) return; /* nothing can be mapped: another error */
+    if (fuzz_model_open(path, AQ_IO_READ, size, &read) == AQ_OK && status == AQ_OK)
+        FUZZ_CHECK(mapped == read || fuzz_result != AQ_OK);
+}
+
+#endif
