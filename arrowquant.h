@@ -1304,9 +1304,15 @@ static void aqi_error_set_name(aq_error *err, const char *name) {
     memcpy(err->name + half + 3, name + n - half, half + 1);
 }
 
+/* Names from a file stay inside the line, and cannot speak to a terminal. */
+static void aqi_error_tame(char *text) {
+    for (; *text != '\0'; text++) {
+        if ((unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
+    }
+}
+
 static void aqi_error_vset(aq_error *err, aq_status status, int64_t offset,
                            const char *format, va_list args) {
-    char *p;
     int n;
     aqi_error_clear(err);
     err->status = status;
@@ -1315,10 +1321,7 @@ static void aqi_error_vset(aq_error *err, aq_status status, int64_t offset,
     if (n < 0) memcpy(err->message, "?", 2);
     if (n >= (int)sizeof err->message)
         memcpy(err->message + sizeof err->message - 4, "...", 4);
-    /* Names from a file stay inside the line, and cannot speak to a terminal. */
-    for (p = err->message; *p != '\0'; p++) {
-        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
-    }
+    aqi_error_tame(err->message);
 }
 
 /* Records a failure and returns its status: `return aqi_fail(err, AQ_E_ARG, "...")`. */
@@ -1378,6 +1381,7 @@ AQ_PRINTF(2, 3) static void aqi_error_locate(aq_error *err, const char *format, 
     va_start(args, format);
     if (vsnprintf(where, sizeof where, format, args) < 0) where[0] = '\0';
     va_end(args);
+    aqi_error_tame(where);
     advice = strstr(err->message, "; ");
     head = advice != NULL ? (size_t)(advice - err->message) : strlen(err->message);
     if (head > 0 && err->message[head - 1] == ')') {
