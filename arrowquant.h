@@ -7531,10 +7531,11 @@ static aq_status aqi_page_compress(const aq_writer *w, aqi_page_slot *p, aq_erro
     int32_t codec = (int32_t)p->chunk->spec->codec;
     bool v2 = w->data_page_v2 && !p->dictionary;
     size_t keep = v2 ? p->rep_bytes + p->def_bytes : 0;
-    const uint8_t *src = p->tail != NULL ? p->tail : p->body.data + keep;
+    const uint8_t *src = p->tail;
     size_t rest = p->plain_bytes - keep, n = 0, bound;
     if (codec == AQ_UNCOMPRESSED || (v2 && rest == 0)) return AQ_OK;
     bound = aqi_compress_bound(codec, rest);
+    if (src == NULL && rest > 0) src = p->body.data + keep;
     p->packed.size = 0;
     if (bound > 0 && !aqi_builder_reserve(&w->allocator, &p->packed, keep + bound))
         return aqi_fail_nomem(err, bound);
