@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a make target needs and the machine lacks: tools/deps.sh demo|test
+# Installs what a make target needs and the machine lacks: tools/deps.sh demo|test|fuzz
 #
 # Says nothing and changes nothing when all is there. Else it asks apt-get, as root or
 # through sudo; without apt-get or rights it prints what to run and fails.
@@ -53,8 +53,17 @@ test)
         need_file ca-certificates ../../etc/ssl/certs/ca-certificates.crt
     fi
     ;;
+fuzz)
+    need clang clang
+    codec AQ_WITH_ZLIB zlib1g-dev zlib.h
+    codec AQ_WITH_LZ4 liblz4-dev lz4.h
+    codec AQ_WITH_BROTLI libbrotli-dev brotli/decode.h
+    # libFuzzer and the sanitizers, which the package of clang only recommends
+    [ -n "$(find /usr/lib/llvm-*/lib/clang -name 'libclang_rt.fuzzer-*.a' 2>/dev/null)" ] ||
+        missing="$missing libclang-rt-dev"
+    ;;
 *)
-    echo "usage: tools/deps.sh demo|test" >&2
+    echo "usage: tools/deps.sh demo|test|fuzz" >&2
     exit 2
     ;;
 esac

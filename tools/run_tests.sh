@@ -28,7 +28,7 @@ list() {
     # interop installs the packages that the commands of docs need.
     for script in tests/interop/run.sh tests/[!i]*/run.sh; do
         name=$(basename "$(dirname "$script")")
-        case $set-$name in fast-interop | fast-thrift | fast-docs) continue ;; esac
+        case $set-$name in fast-interop | fast-thrift | fast-docs | fast-fuzz) continue ;; esac
         echo "$name"
     done
     if [ "$set" = all ]; then

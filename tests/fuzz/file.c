@@ -1,6 +1,7 @@
 /* file.c - the input is a whole Parquet file: metadata, then every column chunk in every
  * way, from memory and through a reader. */
 #include "chunks.h"
+#include "mutate.h"
 
 typedef struct fuzz_block {
     const uint8_t *data;

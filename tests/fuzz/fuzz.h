@@ -195,4 +195,26 @@ FUZZ const char *fuzz_file_write(const uint8_t *data, size_t size) {
     return path;
 }
 
+/* A file in exactly its bytes of malloc, to be freed. */
+typedef struct fuzz_whole {
+    uint8_t *data;
+    size_t size;
+} fuzz_whole;
+
+FUZZ fuzz_whole fuzz_file_read(const char *path) {
+    FILE *in = fopen(path, "rb");
+    fuzz_whole f = {NULL, 0};
+    struct stat st;
+    if (in == NULL) {
+        fprintf(stderr, "%s: %s\n", path, strerror(errno));
+        exit(2);
+    }
+    FUZZ_CHECK(fstat(fileno(in), &st) == 0);
+    f.size = (size_t)st.st_size;
+    f.data = (uint8_t *)malloc(AQI_MAX(f.size, (size_t)1));
+    FUZZ_CHECK(f.data != NULL && fread(f.data, 1, f.size, in) == f.size);
+    fclose(in);
+    return f;
+}
+
 #endif

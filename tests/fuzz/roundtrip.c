@@ -422,30 +422,57 @@ static size_t fuzz_rows(const aq_writer_options *o, uint32_t choice) {
     return choice > 250 ? choice * 8 : choice % 50;
 }
 
+/* Levels and values of all row groups. */
+static void fuzz_trip_fill(fuzz_trip *t, fuzz_input *in) {
+    size_t g, c;
+    for (g = 0; g < t->num_groups; g++) {
+        t->rows[g] = fuzz_rows(&t->options, fuzz_byte(in));
+        for (c = 0; c < t->schema.num_columns; c++)
+            fuzz_make_column(&t->columns[g][c], &t->schema, c, t->rows[g], in);
+    }
+    snprintf(t->value, sizeof t->value, "%zu bytes", in->size);
+}
+
+static void fuzz_trip_free(fuzz_trip *t) {
+    size_t g, c;
+    for (g = 0; g < FUZZ_MAX_GROUPS; g++) {
+        for (c = 0; c < FUZZ_MAX_COLUMNS; c++) fuzz_column_free(&t->columns[g][c]);
+    }
+}
+
+/* The columns of a row group, one by one or at once. */
+static aq_status fuzz_trip_put(const fuzz_trip *t, size_t g, bool at_once, aq_writer *w,
+                               aq_error *err) {
+    aq_column_values all[FUZZ_MAX_COLUMNS];
+    aq_status status = AQ_OK;
+    size_t c, n = t->schema.num_columns;
+    for (c = 0; c < n; c++) all[c] = t->columns[g][c].v;
+    if (at_once) return aq_writer_put_columns(w, all, n, err);
+    for (c = 0; c < n && status == AQ_OK; c++)
+        status = aq_writer_put_column(w, &all[c], err);
+    return status;
+}
+
 /* Writes the file; false when the recipe was refused, with the reason. */
-static bool fuzz_trip_write(fuzz_trip *t, const char *path, fuzz_input *in,
+static bool fuzz_trip_write(fuzz_trip *t, const char *path, bool with_tasks,
                             const fuzz_memory *memory) {
+    static const aq_tasks backwards = {fuzz_run_backwards, NULL, 3};
     const fuzz_schema *s = &t->schema;
     aq_writer *w;
     aq_error err;
     aq_status status;
-    size_t g, c;
+    size_t g;
     t->options.allocator = &memory->hooks;
+    t->options.tasks = with_tasks ? &backwards : NULL;
     status = fuzz_status(
         aq_writer_open(path, s->fields, s->num_fields, &t->options, &w, &err), &err);
     FUZZ_CHECK_ERR(status == AQ_OK || (s->wild && status == AQ_E_ARG), &err);
     if (status != AQ_OK) return false;
     for (g = 0; g < t->num_groups; g++) {
-        t->rows[g] = fuzz_rows(&t->options, fuzz_byte(in));
-        for (c = 0; c < s->num_columns; c++) {
-            fuzz_make_column(&t->columns[g][c], s, c, t->rows[g], in);
-            status = aq_writer_put_column(w, &t->columns[g][c].v, &err);
-            FUZZ_CHECK_ERR(status == AQ_OK, &err);
-        }
+        FUZZ_CHECK_ERR(fuzz_trip_put(t, g, with_tasks, w, &err) == AQ_OK, &err);
         status = aq_writer_end_row_group(w, (int64_t)t->rows[g], &err);
         FUZZ_CHECK_ERR(status == AQ_OK, &err);
     }
-    snprintf(t->value, sizeof t->value, "%zu bytes", in->size);
     FUZZ_CHECK(aq_writer_add_key_value(w, "left", t->value, &err) == AQ_OK);
     FUZZ_CHECK_ERR(aq_writer_finish(w, &err) == AQ_OK, &err);
     return true;
@@ -476,24 +503,39 @@ static void fuzz_trip_read(const fuzz_trip *t, const char *path,
     aq_parquet_close(file);
 }
 
+/* With tasks, all columns at once, the bytes are the same. */
+static void fuzz_trip_again(fuzz_trip *t, const char *path, const fuzz_memory *memory) {
+    fuzz_whole first = fuzz_file_read(path), second;
+    FUZZ_CHECK(fuzz_trip_write(t, path, true, memory));
+    second = fuzz_file_read(path);
+    FUZZ_CHECK(first.size == second.size &&
+               memcmp(first.data, second.data, first.size) == 0);
+    free(first.data);
+    free(second.data);
+}
+
 static void fuzz_roundtrip(const uint8_t *data, size_t size) {
     fuzz_input in = {data, size};
     const char *path = fuzz_path();
     fuzz_memory memory;
     fuzz_trip t;
-    size_t n, g, c;
+    uint32_t choice;
+    size_t n;
     memset(&t, 0, sizeof t);
     fuzz_memory_init(&memory, SIZE_MAX, (size_t)64 << 20);
     fuzz_result = AQ_OK;
     fuzz_work = 0;
     fuzz_trip_options(&t, &in);
-    n = 1 + fuzz_below(&in, FUZZ_MAX_COLUMNS);
+    choice = fuzz_byte(&in);
+    n = 1 + choice % FUZZ_MAX_COLUMNS;
     while (t.schema.num_columns < n) fuzz_add_column(&t.schema, &in);
     t.num_groups = fuzz_below(&in, FUZZ_MAX_GROUPS + 1);
-    if (fuzz_trip_write(&t, path, &in, &memory)) fuzz_trip_read(&t, path, &memory);
-    for (g = 0; g < FUZZ_MAX_GROUPS; g++) {
-        for (c = 0; c < FUZZ_MAX_COLUMNS; c++) fuzz_column_free(&t.columns[g][c]);
+    fuzz_trip_fill(&t, &in);
+    if (fuzz_trip_write(&t, path, false, &memory)) {
+        fuzz_trip_read(&t, path, &memory);
+        if (choice >= 128) fuzz_trip_again(&t, path, &memory);
     }
+    fuzz_trip_free(&t);
     fuzz_memory_check(&memory);
 }
 

@@ -1,0 +1,429 @@
+/* make_seeds.c - small valid inputs for every target, written by the library: all encodings,
+ * codecs and page versions, nested columns, models, safetensors. Part of replay.c, after the
+ * targets. */
+
+/* ---- tables ---- */
+
+/* The same numbers whenever it is asked. */
+static fuzz_input seeds_bytes(uint64_t seed, uint8_t *room, size_t size) {
+    fuzz_input in = {room, size};
+    size_t i;
+    for (i = 0; i < size; i++) room[i] = (uint8_t)(fuzz_random(&seed) >> 40);
+    return in;
+}
+
+/* A column of a table: "q" required, "o" optional, "orq" a list, ... */
+static void seeds_column(fuzz_trip *t, const char *shape, aq_physical_type type,
+                         aq_encoding encoding, aq_codec codec) {
+    uint8_t pick[16] = {0};
+    fuzz_input in = {pick, sizeof pick};
+    uint8_t k = 0;
+    while (strcmp(fuzz_shapes[k], shape) != 0) k++;
+    pick[0] = k;
+    pick[1] = (uint8_t)type;
+    pick[2] = type == AQ_FIXED_LEN_BYTE_ARRAY ? 4 : 0; /* 5 bytes; else the codec */
+    fuzz_add_column(&t->schema, &in);
+    t->schema.fields[t->schema.num_fields - 1].encoding = encoding;
+    t->schema.fields[t->schema.num_fields - 1].codec = codec;
+    t->schema.fields[t->schema.num_fields - 1].write_statistics = true;
+}
+
+static void seeds_put(const char *directory, const char *name, const void *data,
+                      size_t size) {
+    char path[512];
+    FILE *out;
+    FUZZ_CHECK(snprintf(path, sizeof path, "%s/%s", directory, name) < (int)sizeof path);
+    out = fopen(path, "wb");
+    FUZZ_CHECK(out != NULL && fwrite(data, 1, size, out) == size);
+    FUZZ_CHECK(fclose(out) == 0);
+}
+
+/* Fills the rows and writes directory/name. */
+static void seeds_table(fuzz_trip *t, const char *directory, const char *name,
+                        size_t rows) {
+    static uint64_t seed = 1;
+    uint8_t room[4096];
+    fuzz_input in = seeds_bytes(++seed, room, sizeof room);
+    fuzz_memory memory;
+    char path[512];
+    size_t g, c;
+    fuzz_memory_init(&memory, SIZE_MAX, SIZE_MAX);
+    t->options.no_sync = true;
+    for (g = 0; g < t->num_groups; g++) {
+        t->rows[g] = rows;
+        for (c = 0; c < t->schema.num_columns; c++) {
+            room[sizeof room - in.size] = (uint8_t)(2 + g);     /* some nulls */
+            room[sizeof room - in.size + 1] = (uint8_t)(1 + c); /* style of the values */
+            fuzz_make_column(&t->columns[g][c], &t->schema, c, rows, &in);
+        }
+    }
+    snprintf(t->value, sizeof t->value, "%s", "value");
+    FUZZ_CHECK(snprintf(path, sizeof path, "%s/%s", directory, name) < (int)sizeof path);
+    FUZZ_CHECK(fuzz_trip_write(t, path, false, &memory));
+    fuzz_trip_free(t);
+    fuzz_memory_check(&memory);
+}
+
+static fuzz_trip seeds_trip(size_t num_groups) {
+    fuzz_trip t;
+    memset(&t, 0, sizeof t);
+    t.num_groups = num_groups;
+    return t;
+}
+
+/* A file for each encoding, of the types that it can hold. */
+static void seeds_encodings(const char *directory, bool v2) {
+    static const aq_codec codecs[] = {AQ_UNCOMPRESSED, AQ_UNCOMPRESSED, AQ_ZSTD};
+    static const char *const shapes[] = {"q", "o", "q", "orq"};
+    int32_t encoding, type;
+    for (encoding = 0; encoding <= AQ_BYTE_STREAM_SPLIT; encoding++) {
+        fuzz_trip t = seeds_trip(2);
+        char name[80];
+        for (type = 0; type < 8; type++) {
+            size_t c = t.schema.num_columns;
+            aq_codec codec = codecs[c % 3];
+            if (encoding == 1 || encoding == AQ_PLAIN_DICTIONARY ||
+                encoding == AQ_BIT_PACKED || c == FUZZ_MAX_COLUMNS ||
+                !aqi_encoding_fits((aq_encoding)encoding, (aq_physical_type)type))
+                continue;
+            if (encoding == AQ_PLAIN && type % 2 == v2) continue;
+            seeds_column(&t, shapes[c], (aq_physical_type)type, (aq_encoding)encoding,
+                         codec);
+        }
+        if (t.schema.num_columns == 0) continue;
+        t.options.data_page_v2 = v2;
+        t.options.page_bytes = 60;
+        snprintf(name, sizeof name, "%s_%s", aq_encoding_name(encoding),
+                 v2 ? "v2" : "v1");
+        seeds_table(&t, directory, name, 30);
+    }
+}
+
+static void seeds_codecs(const char *directory, bool v2) {
+    int32_t codec;
+    for (codec = 0; codec <= AQ_LZ4_RAW; codec++) {
+        fuzz_trip t = seeds_trip(1);
+        char name[80];
+        if (!aqi_codec_available(codec)) continue;
+        seeds_column(&t, "o", AQ_BYTE_ARRAY, AQ_PLAIN, (aq_codec)codec);
+        seeds_column(&t, "q", AQ_INT64, AQ_RLE_DICTIONARY, (aq_codec)codec);
+        t.options.data_page_v2 = v2;
+        snprintf(name, sizeof name, "%s_%s", aq_codec_name(codec), v2 ? "v2" : "v1");
+        seeds_table(&t, directory, name, 40);
+    }
+}
+
+/* The valid files that replay mutates; they are seeds too. */
+static void seeds_flat(const char *directory) {
+    fuzz_trip t = seeds_trip(3);
+    seeds_column(&t, "q", AQ_INT32, AQ_DELTA_BINARY_PACKED, AQ_UNCOMPRESSED);
+    seeds_column(&t, "o", AQ_BYTE_ARRAY, AQ_DELTA_BYTE_ARRAY, AQ_UNCOMPRESSED);
+    seeds_column(&t, "q", AQ_DOUBLE, AQ_BYTE_STREAM_SPLIT, AQ_UNCOMPRESSED);
+    seeds_column(&t, "o", AQ_BOOLEAN, AQ_RLE, AQ_UNCOMPRESSED);
+    t.options.page_bytes = 100;
+    seeds_table(&t, directory, "flat", 40);
+}
+
+static void seeds_nested(const char *directory) {
+    fuzz_trip t = seeds_trip(1);
+    seeds_column(&t, "oro", AQ_BYTE_ARRAY, AQ_RLE_DICTIONARY, AQ_SNAPPY);
+    seeds_column(&t, "ororo", AQ_INT64, AQ_RLE_DICTIONARY, AQ_SNAPPY);
+    seeds_column(&t, "oooo", AQ_FIXED_LEN_BYTE_ARRAY, AQ_RLE_DICTIONARY, AQ_SNAPPY);
+    t.options.page_bytes = 200;
+    seeds_table(&t, directory, "nested", 60);
+}
+
+static void seeds_zstd(const char *directory) {
+    fuzz_trip t = seeds_trip(2);
+    seeds_column(&t, "o", AQ_INT32, AQ_PLAIN, AQ_ZSTD);
+    seeds_column(&t, "orq", AQ_FLOAT, AQ_PLAIN, AQ_ZSTD);
+    seeds_column(&t, "q", AQ_BYTE_ARRAY, AQ_DELTA_LENGTH_BYTE_ARRAY, AQ_ZSTD);
+    t.options.data_page_v2 = true;
+    t.options.page_index = true;
+    t.options.page_bytes = 150;
+    t.options.num_sorting_columns = 1;
+    t.options.sorting_columns = &t.sorting;
+    seeds_table(&t, directory, "zstd_v2", 40);
+}
+
+/* Logical types, and files with nothing in them. */
+static void seeds_others(const char *directory) {
+    fuzz_trip t = seeds_trip(1);
+    aq_field_spec *f = t.schema.fields;
+    seeds_column(&t, "q", AQ_INT32, AQ_PLAIN, AQ_UNCOMPRESSED);
+    seeds_column(&t, "q", AQ_INT64, AQ_PLAIN, AQ_UNCOMPRESSED);
+    seeds_column(&t, "o", AQ_INT32, AQ_PLAIN, AQ_UNCOMPRESSED);
+    seeds_column(&t, "q", AQ_BYTE_ARRAY, AQ_PLAIN, AQ_UNCOMPRESSED);
+    f[0].logical = AQ_LOGICAL_DECIMAL;
+    f[0].precision = 5;
+    f[0].scale = 2;
+    f[1].logical = AQ_LOGICAL_TIMESTAMP;
+    f[1].unit_nanos = 1000;
+    f[1].utc = true;
+    f[2].logical = AQ_LOGICAL_INTEGER;
+    f[2].bit_width = 16;
+    f[3].logical = AQ_LOGICAL_STRING;
+    f[3].field_id = 7;
+    seeds_table(&t, directory, "logical", 10);
+    t.num_groups = 2;
+    seeds_table(&t, directory, "no_rows", 0);
+    t.num_groups = 0;
+    seeds_table(&t, directory, "no_row_groups", 0);
+    t.schema.num_columns = t.schema.num_fields = 0;
+    seeds_table(&t, directory, "no_columns", 0);
+}
+
+/* ---- parts of tables, for the targets that have no whole file ---- */
+
+static void seeds_footer(const char *directory, const char *other, const char *name,
+                         const fuzz_whole *f) {
+    size_t bytes = aqi_load_le32(f->data + f->size - 8), begin = f->size - 8 - bytes;
+    uint8_t *copy = (uint8_t *)malloc(bytes + 1);
+    FUZZ_CHECK(copy != NULL);
+    memcpy(copy + 1, f->data + begin, bytes);
+    copy[0] = 20; /* a megabyte of zeros before it */
+    seeds_put(directory, name, copy, bytes + 1);
+    copy[0] = 0; /* aqi_file_meta_type */
+    seeds_put(other, name, copy, bytes + 1);
+    free(copy);
+}
+
+/* A chunk as the page target takes it: how, shape, type, length, codec, counts, pages. */
+static void seeds_chunk(const char *directory, const char *name, const fuzz_whole *file,
+                        const aq_parquet *parquet, int32_t column) {
+    const aq_field *f = aq_parquet_column_field(parquet, column);
+    uint8_t head[9] = {0}, *copy;
+    aq_chunk_info chunk;
+    aq_row_group_info group;
+    aq_error err;
+    FUZZ_CHECK(aq_parquet_get_chunk(parquet, 0, column, &chunk, &err) == AQ_OK);
+    FUZZ_CHECK(aq_parquet_get_row_group(parquet, 0, &group, &err) == AQ_OK);
+    head[1] = f->max_rep == 1 ? (f->max_def == 3 ? 3 : f->max_def == 2 ? 2 : 4)
+              : f->max_def == 0 ? 0
+                                : 1;
+    head[2] = (uint8_t)f->type;
+    head[3] = (uint8_t)f->type_length;
+    while (fuzz_codecs[head[4]] != (int32_t)chunk.codec) head[4]++;
+    head[5] = (uint8_t)chunk.num_values;
+    head[6] = (uint8_t)(chunk.num_values >> 8);
+    head[7] = (uint8_t)group.num_rows;
+    head[8] = (uint8_t)(group.num_rows >> 8);
+    copy = (uint8_t *)malloc(sizeof head + (size_t)chunk.compressed_bytes);
+    FUZZ_CHECK(copy != NULL);
+    memcpy(copy, head, sizeof head);
+    memcpy(copy + sizeof head, file->data + chunk.start_offset,
+           (size_t)chunk.compressed_bytes);
+    seeds_put(directory, name, copy, sizeof head + (size_t)chunk.compressed_bytes);
+    free(copy);
+}
+
+/* Footer, page headers and chunks of a table. */
+static void seeds_take_apart(const char *root, const char *name) {
+    char page[512], footer[512], thrift[512], path[600], part[300];
+    aq_parquet_info info;
+    aq_parquet *parquet;
+    aq_page_info at;
+    aq_column *column;
+    aq_error err;
+    fuzz_whole f;
+    int32_t c;
+    snprintf(page, sizeof page, "%s/page", root);
+    snprintf(footer, sizeof footer, "%s/footer", root);
+    snprintf(thrift, sizeof thrift, "%s/thrift", root);
+    snprintf(path, sizeof path, "%s/file/%s", root, name);
+    f = fuzz_file_read(path);
+    seeds_footer(footer, thrift, name, &f);
+    FUZZ_CHECK(aq_parquet_open_memory(f.data, f.size, NULL, &parquet, &err) == AQ_OK);
+    aq_parquet_get_info(parquet, &info);
+    for (c = 0; c < info.num_columns && info.num_row_groups > 0; c++) {
+        snprintf(part, sizeof part, "%s_%d", name, (int)c);
+        seeds_chunk(page, part, &f, parquet, c);
+        FUZZ_CHECK(aq_column_open(parquet, 0, c, &column, &err) == AQ_OK);
+        FUZZ_CHECK(aq_column_next_page(column, &at, &err) == AQ_OK);
+        if (at.header_bytes > 0) { /* the byte before it becomes the type's number */
+            f.data[at.header_offset - 1] = 1;
+            seeds_put(thrift, part, f.data + at.header_offset - 1,
+                      (size_t)at.header_bytes + 1);
+        }
+        aq_column_close(column);
+    }
+    aq_parquet_close(parquet);
+    free(f.data);
+}
+
+/* ---- models ---- */
+
+static void seeds_model(const char *path, bool integers) {
+    static const uint64_t shapes[4][3] = {{6, 40, 1}, {3, 24, 2}, {17, 1, 1}, {1, 1, 1}};
+    static const aq_dtype dtypes[2][4] = {{AQ_F32, AQ_F16, AQ_BF16, AQ_F64},
+                                          {AQ_F32, AQ_I8, AQ_I64, AQ_BOOL}};
+    static const char *const names[] = {"layer.0.weight", "layer.1.weight", "bias", "x"};
+    static uint8_t values[4][6 * 40 * 8];
+    aq_model_writer_options o;
+    aq_key_value pair = {"format", "pt", 2};
+    aq_tensor t[4];
+    aq_error err;
+    size_t i, k;
+    memset(&o, 0, sizeof o);
+    o.metadata = &pair;
+    o.num_metadata = 1;
+    o.no_sync = true;
+    for (i = 0; i < 4; i++) {
+        for (k = 0; k < sizeof values[i]; k++) /* finite in every type */
+            values[i][k] = (uint8_t)(k % 8 == 7 || k % 4 == 3 || k % 2 == 1
+                                         ? 0x3c + (k * 7 + i) % 2
+                                         : k * 37 + i);
+        if (integers && i == 3) memset(values[i], 1, sizeof values[i]);
+        FUZZ_CHECK(aq_tensor_init(&t[i], names[i], dtypes[integers][i], shapes[i],
+                                  i < 2 ? 2 + (uint32_t)i : 1, values[i],
+                                  &err) == AQ_OK);
+    }
+    FUZZ_CHECK_ERR(aq_model_save(path, t, 4, &o, &err) == AQ_OK, &err);
+}
+
+static void seeds_quantize(const char *from, const char *to, uint32_t bits,
+                           bool symmetric, aq_granularity granularity) {
+    aq_job_options o;
+    aq_error err;
+    memset(&o, 0, sizeof o);
+    o.quant.bits = bits;
+    o.quant.symmetric = symmetric;
+    o.quant.granularity = granularity;
+    o.quant.group_size = granularity == AQ_PER_GROUP ? 16 : 0;
+    o.threads = 1;
+    o.no_sync = true;
+    FUZZ_CHECK_ERR(aq_job_run(from, to, &o, NULL, &err) == AQ_OK, &err);
+}
+
+/* A model as other writers make them: all tensors in one row group, dictionaries and
+ * ZSTD, nullable lists, a value in a byte. */
+static void seeds_foreign(const char *path) {
+    static const aq_field_spec fields[] = {
+        {.name = "layer_name", .repetition = AQ_OPTIONAL, .type = AQ_BYTE_ARRAY,
+         .codec = AQ_ZSTD, .encoding = AQ_RLE_DICTIONARY},
+        {.name = "shape", .repetition = AQ_OPTIONAL, .type = AQ_GROUP, .num_children = 1,
+         .logical = AQ_LOGICAL_LIST},
+        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
+        {.name = "element", .repetition = AQ_OPTIONAL, .type = AQ_INT64,
+         .codec = AQ_ZSTD},
+        {.name = "data", .repetition = AQ_OPTIONAL, .type = AQ_BYTE_ARRAY,
+         .codec = AQ_ZSTD, .encoding = AQ_RLE_DICTIONARY},
+        {.name = "quant_type", .repetition = AQ_OPTIONAL, .type = AQ_BYTE_ARRAY,
+         .codec = AQ_ZSTD, .encoding = AQ_RLE_DICTIONARY},
+        {.name = "scales", .repetition = AQ_OPTIONAL, .type = AQ_GROUP,
+         .num_children = 1, .logical = AQ_LOGICAL_LIST},
+        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
+        {.name = "element", .repetition = AQ_OPTIONAL, .type = AQ_FLOAT,
+         .codec = AQ_SNAPPY},
+        {.name = "zero_points", .repetition = AQ_OPTIONAL, .type = AQ_GROUP,
+         .num_children = 1, .logical = AQ_LOGICAL_LIST},
+        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
+        {.name = "element", .repetition = AQ_OPTIONAL, .type = AQ_FLOAT},
+        {.name = "group_size", .repetition = AQ_OPTIONAL, .type = AQ_INT64},
+    };
+    static const uint8_t text[] = "abint4int8none0123456789012345678901234567890123456789";
+    const aq_bytes names[3] = {{text, 1}, {text + 1, 1}, {text, 2}};
+    const aq_bytes blobs[3] = {{text, 24}, {text + 4, 24}, {text + 2, 24}};
+    const aq_bytes types[3] = {{text + 2, 4}, {text + 6, 4}, {text + 10, 4}};
+    const int64_t shapes[6] = {4, 6, 2, 12, 6, 1}, groups[2] = {2, 1};
+    const float floats[4] = {0.5f, 0.25f, 2.0f, 1.0f};
+    static const uint8_t ones[3] = {1, 1, 1}, threes[6] = {3, 3, 3, 3, 3, 3};
+    static const uint8_t pairs[6] = {0, 1, 0, 1, 0, 1}, some[5] = {3, 3, 3, 3, 0};
+    static const uint8_t some_rep[5] = {0, 1, 0, 1, 0}, two[3] = {1, 1, 0};
+    const aq_column_values columns[7] = {{names, 3, ones, NULL, 3},
+                                         {shapes, 6, threes, pairs, 6},
+                                         {blobs, 3, ones, NULL, 3},
+                                         {types, 3, ones, NULL, 3},
+                                         {floats, 4, some, some_rep, 5},
+                                         {floats, 4, some, some_rep, 5},
+                                         {groups, 2, two, NULL, 3}};
+    aq_writer *w;
+    aq_error err;
+    FUZZ_CHECK_ERR(aq_writer_open(path, fields, AQI_COUNT(fields), NULL, &w, &err) ==
+                       AQ_OK, &err);
+    FUZZ_CHECK_ERR(aq_writer_put_columns(w, columns, 7, &err) == AQ_OK, &err);
+    FUZZ_CHECK_ERR(aq_writer_end_row_group(w, 3, &err) == AQ_OK, &err);
+    FUZZ_CHECK_ERR(aq_writer_finish(w, &err) == AQ_OK, &err);
+}
+
+static void seeds_models(const char *root) {
+    char plain[512], path[512];
+    uint32_t i;
+    for (i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/model/plain%u", root, (unsigned)i);
+        seeds_model(path, i == 1);
+        snprintf(plain, sizeof plain, "%s/safetensors/plain%u.safetensors", root,
+                 (unsigned)i);
+        seeds_model(plain, i == 1);
+    }
+    snprintf(path, sizeof path, "%s/model/foreign", root);
+    seeds_foreign(path);
+    snprintf(plain, sizeof plain, "%s/model/plain0", root);
+    for (i = 0; i < 6; i++) {
+        snprintf(path, sizeof path, "%s/model/int%u_%u", root, 2u << i % 3,
+                 (unsigned)i / 3);
+        seeds_quantize(plain, path, 2u << i % 3, i >= 3, (aq_granularity)(i / 2));
+    }
+}
+
+/* The JSON of a safetensors file: for json, and alone for safetensors. */
+static void seeds_json(const char *root) {
+    static const char text[] =
+        "\"a\\u0041\\u00e9\\u20ac\\ud83d\\ude00\\n\\\"\" 18446744073709551615 [ 0 , 1 ]";
+    char directory[512], path[600];
+    fuzz_whole f;
+    snprintf(path, sizeof path, "%s/safetensors/plain0.safetensors", root);
+    f = fuzz_file_read(path);
+    snprintf(directory, sizeof directory, "%s/safetensors", root);
+    seeds_put(directory, "header", f.data + 8, (size_t)aqi_load_le64(f.data));
+    snprintf(directory, sizeof directory, "%s/json", root);
+    seeds_put(directory, "header", f.data + 8, (size_t)aqi_load_le64(f.data));
+    seeds_put(directory, "text", text, sizeof text - 1);
+    free(f.data);
+}
+
+/* ---- all ---- */
+
+static void seeds_recipes(const char *directory) {
+    uint8_t room[300];
+    uint64_t i;
+    for (i = 0; i < 64; i++) {
+        char name[24];
+        snprintf(name, sizeof name, "recipe%u", (unsigned)i);
+        seeds_bytes(i + 1000, room, sizeof room);
+        seeds_put(directory, name, room, 40 + i * 4);
+    }
+}
+
+/* Fills root/TARGET for every target; the directories are made. */
+static void seeds_write(const char *root) {
+    static const char *const targets[] = {"thrift", "footer",      "page",  "file",
+                                          "model",  "safetensors", "json", "roundtrip"};
+    char path[512];
+    struct dirent *entry;
+    DIR *all;
+    size_t i;
+    mkdir(root, 0777);
+    for (i = 0; i < AQI_COUNT(targets); i++) {
+        snprintf(path, sizeof path, "%s/%s", root, targets[i]);
+        FUZZ_CHECK(mkdir(path, 0777) == 0 || errno == EEXIST);
+    }
+    seeds_recipes(path);
+    snprintf(path, sizeof path, "%s/file", root);
+    seeds_encodings(path, false);
+    seeds_encodings(path, true);
+    seeds_codecs(path, false);
+    seeds_codecs(path, true);
+    seeds_flat(path);
+    seeds_nested(path);
+    seeds_zstd(path);
+    seeds_others(path);
+    seeds_models(root);
+    seeds_json(root);
+    all = opendir(path);
+    FUZZ_CHECK(all != NULL);
+    while ((entry = readdir(all)) != NULL) {
+        if (entry->d_name[0] != '.') seeds_take_apart(root, entry->d_name);
+    }
+    closedir(all);
+}
