@@ -110,7 +110,7 @@ $(foreach name,plain asan tsan,$(eval $(call configuration,$(name))))
 
 # --- The aq command, examples, benches --------------------------------------------------
 
-.PHONY: all aq examples demo bench
+.PHONY: all aq examples demo bench bench-peers
 all: aq examples
 aq: build/aq ;
 examples: $(EXAMPLES) ;
@@ -134,6 +134,15 @@ build/bench/%: bench/%.c build/plain/libarrowquant_impl.a build/flags
 	$(run)$(CC) -std=gnu11 $(WARN_ALL) $(CFLAGS) $(EXTRA_CFLAGS) $(CODECS) -MMD -MP \
 	    $< -o $@ build/plain/libarrowquant_impl.a $(LIBS)
 
+# One program of several files, with an engine in each.
+PEERS := $(wildcard bench/peers/*.c)
+build/bench/peers: $(PEERS) $(wildcard bench/*.h bench/peers/*.h) \
+                   build/plain/libarrowquant_impl.a build/flags
+	$(call say,cc  )
+	@mkdir -p $(@D)
+	$(run)$(CC) -std=gnu11 $(WARN_ALL) $(CFLAGS) $(EXTRA_CFLAGS) $(CODECS) \
+	    $(PEERS) -o $@ build/plain/libarrowquant_impl.a $(LIBS) -ldl
+
 -include $(wildcard build/*.d build/*/*.d)
 
 # The recursive make sees what deps.sh has installed.
@@ -146,6 +155,12 @@ bench:
 	@sh tools/deps.sh demo
 	@$(MAKE) -j $(JOBS) $(BENCHES)
 	@set -e; for b in $(BENCHES); do echo "== $$b"; $$b; done
+
+# ARGS: arguments of build/bench/peers, for example ARGS='--mib 64 --case read.list'.
+bench-peers:
+	@sh tools/deps.sh peers
+	@$(MAKE) -j $(JOBS) build/bench/peers
+	@sh bench/peers/run.sh $(ARGS)
 
 # --- Tests --------------------------------------------------------------------------------
 
@@ -232,6 +247,7 @@ help:
 	@echo 'make fuzz TARGET=file SECONDS=600'
 	@echo '                libFuzzer on $(FUZZ_TARGETS)'
 	@echo 'make fuzz-smoke all of these, a minute together'
+	@echo 'make bench-peers     beside DuckDB, polars, hyparquet; ARGS="--mib 64 --case read.list"'
 	@echo 'make clean      remove build/'
 	@echo 'make build/asan/aq build/asan/test_NAME build/tsan/test_threads'
 	@echo '                one program with sanitizers'

@@ -2,7 +2,7 @@
  * codec called directly, the sum of a raw mapping.
  *   bench_parquet [MiB [DIRECTORY]]     default: 256 MiB of float32; files go to build
  * "of floor" is the floor's time divided by ours: 100 % = nothing is lost. Files of other
- * writers are read where `make bench-peers` has left them in build/peers. */
+ * writers are read where `make bench-peers ARGS=--keep` has left them in build/peers. */
 #include "parquet_data.h"
 
 #include <snappy-c.h>
@@ -373,7 +373,7 @@ static void bench_footers(const char *dir) {
     report_footer("open and one tensor", &c, open_and_read_one);
     unlink(c.path);
     c = meta_case_make(dir, 0, 0);
-    snprintf(c.path, sizeof c.path, "build/peers/wide_duckdb.parquet");
+    snprintf(c.path, sizeof c.path, "build/peers/wide_none_duckdb.parquet");
     if (access(c.path, R_OK) == 0) report_footer("open, by duckdb", &c, open_and_close);
 }
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a make target needs and the machine lacks: tools/deps.sh demo|test|fuzz
+# Installs what a make target needs and the machine lacks: tools/deps.sh demo|peers|test|fuzz
 #
 # Says nothing and changes nothing when all is there. Else it asks apt-get, as root or
 # through sudo; without apt-get or rights it prints what to run and fails.
@@ -34,6 +34,11 @@ need_file libsnappy-dev snappy-c.h
 
 case ${1:-} in
 demo) ;;
+peers)
+    need nodejs node                # other Parquet engines, by npm
+    need npm npm
+    need_file ca-certificates ../../etc/ssl/certs/ca-certificates.crt
+    ;;
 test)
     need g++ g++                    # compile tests, and libstdc++.a for the static aq
     need clang clang                # compile tests
@@ -63,7 +68,7 @@ fuzz)
         missing="$missing libclang-rt-dev"
     ;;
 *)
-    echo "usage: tools/deps.sh demo|test|fuzz" >&2
+    echo "usage: tools/deps.sh demo|peers|test|fuzz" >&2
     exit 2
     ;;
 esac
