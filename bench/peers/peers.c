@@ -1,9 +1,11 @@
 /* peers - arrowquant.h beside DuckDB, polars and hyparquet, and beside the floor: the
  * same work, each engine in a process of its own, their runs in turn.
  *   peers [--mib N] [--case GLOB]... [--threads 1|2] [--runs N] [--engines A,B] [--keep]
- *         [--json] [--list]
+ *         [--cpu] [--json] [--list]
  * Default: 256 MiB of values, every case, 1 and 2 threads, 5 runs after one that does not
  * count. Ratios are medians of the runs' ratios: what the other took over what ours took.
+ * --cpu takes the CPU time of an engine's process instead of the clock's, on a machine that
+ * others use too; for one thread it is what the clock says on a machine at rest.
  * Memory is the most private memory (resident, no file behind it) of the engine's process
  * over what it held before its first run. Files are made in build/peers, each when a case
  * needs it, by the engine that the case names; --keep leaves them there. */
@@ -102,7 +104,8 @@ static const double max_nanos_per_chunk = 150, max_memory_per_footer_byte = 3;
 typedef struct score {
     bool ran;
     int runs;
-    double times[MAX_PEER_RUNS];
+    double wall[MAX_PEER_RUNS], cpu[MAX_PEER_RUNS];
+    double times[MAX_PEER_RUNS]; /* one of them                                       */
     double seconds; /* median                                                         */
     double ratio;   /* median of its time over ours                                   */
     double peak;
@@ -132,7 +135,8 @@ static struct {
     const char *globs[MAX_GLOBS];
     int num_globs;
     bool wanted[ENGINES];
-    bool keep, json, list;
+    bool keep, json, list, cpu;
+    FILE *table;
     result *results;
     int num_results;
 } self = {.mib = 256, .runs = 5};
@@ -148,7 +152,7 @@ static bool make_file(const job *wanted, const char *writer, char *error) {
     char name[128], temporary[PATH_BYTES], path[PATH_BYTES];
     job j = *wanted;
     worker w;
-    double seconds;
+    duration time;
     file_path(path, &j, writer);
     if (access(path, R_OK) == 0) return true;
     bool shape = is(j.data, "flat") || is(j.data, "list") || is(j.data, "blob");
@@ -162,7 +166,7 @@ static bool make_file(const job *wanted, const char *writer, char *error) {
     memcpy(j.out, temporary, sizeof temporary);
     j.threads = is(writer, "ours") ? 1 : 2;
     worker_start(&w, writer, &j, name);
-    bool ok = worker_run(&w, &seconds) && rename(temporary, path) == 0;
+    bool ok = worker_run(&w, &time) && rename(temporary, path) == 0;
     worker_stop(&w);
     snprintf(error, 256, "%.60s cannot write it: %.150s", writer, w.error);
     return ok;
@@ -208,12 +212,15 @@ static bool takes_part(int e, const job *j) {
     return true;
 }
 
-static void run_once(worker *w, score *s, bool counts) {
-    double seconds;
-    if (!worker_run(w, &seconds))
-        s->ran = false;
-    else if (counts)
-        s->times[s->runs++] = seconds;
+static double measured(const duration *time) { return self.cpu ? time->cpu : time->wall; }
+
+static void run_once(worker *w, score *s) {
+    duration time;
+    s->ran = worker_run(w, &time);
+    if (!s->ran) return;
+    s->wall[s->runs] = time.wall;
+    s->cpu[s->runs] = time.cpu;
+    s->times[s->runs++] = measured(&time);
 }
 
 /* Of the two variants of an engine the slower one is left after its first run, when it is
@@ -229,6 +236,7 @@ static void leave_slower(worker *w, score *s, const double *first, int a) {
 
 static void start_workers(worker *w, result *r, const job *j) {
     double first[ENGINES] = {0};
+    duration time = {0.0, 0.0};
     for (int e = 0; e < ENGINES; e++) {
         score *s = &r->scores[e];
         memset(&w[e], 0, sizeof w[e]);
@@ -236,7 +244,8 @@ static void start_workers(worker *w, result *r, const job *j) {
         job own = *j;
         snprintf(own.out, sizeof own.out, DIRECTORY "/out_%s", engine_names[e]);
         worker_start(&w[e], engine_names[e], &own, r->spec->name);
-        s->ran = worker_run(&w[e], &first[e]);
+        s->ran = worker_run(&w[e], &time);
+        first[e] = measured(&time);
     }
     leave_slower(w, r->scores, first, DUCKDB);
     leave_slower(w, r->scores, first, POLARS);
@@ -250,7 +259,7 @@ static void measure(result *r, const job *j) {
     start_workers(workers, r, j);
     for (int i = 0; i < runs; i++)
         for (int e = 0; e < ENGINES; e++)
-            if (r->scores[e].ran) run_once(&workers[e], &r->scores[e], true);
+            if (r->scores[e].ran) run_once(&workers[e], &r->scores[e]);
     for (int e = 0; e < ENGINES; e++) {
         score *s = &r->scores[e];
         char out[PATH_BYTES];
@@ -352,51 +361,52 @@ static void add_bars(result *r) {
 /* --- Output ------------------------------------------------------------------------- */
 
 static void print_head(void) {
-    printf("%zu MiB of values; median of %d runs, in turn; xN: its time over ours\n",
-           self.mib, self.runs);
-    printf("%-27s %1s %9s %7s %6s %7s %7s %7s | %6s %6s %6s %6s |\n", "", "", "ours", "",
-           "floor", "duckdb", "polars", "hyparq", "ours", "duckdb", "polars", "hyparq");
-    printf("%-27s %1s %9s %7s %6s %7s %7s %7s | %27s | bar\n", "case", "t", "ms", "GiB/s",
-           "/ours", "/ours", "/ours", "/ours", "private memory, MiB");
+    fprintf(self.table, "%zu MiB of values, medians of %d runs, in turn%s\n", self.mib,
+            self.runs, self.cpu ? "; CPU time" : "");
+    fprintf(self.table, "%-27s %1s %9s %7s %6s %7s %7s %7s | %6s %6s %6s %6s |\n", "", "",
+            "ours", "", "floor", "duckdb", "polars", "hyparq", "ours", "duckdb", "polars",
+            "hyparq");
+    fprintf(self.table, "%-27s %1s %9s %7s %6s %7s %7s %7s | %27s | bar\n", "case", "t",
+            "ms", "GiB/s", "/ours", "/ours", "/ours", "/ours", "private memory, MiB");
 }
 
 static void print_ratio(const result *r, int e, int width) {
     const score *s = &r->scores[e];
     if (s->ran)
-        printf(" %*.*f", width, s->ratio < 10 ? 2 : 1, s->ratio);
+        fprintf(self.table, " %*.*f", width, s->ratio < 10 ? 2 : 1, s->ratio);
     else
-        printf(" %*s", width, s->error[0] != '\0' ? "fails" : "-");
+        fprintf(self.table, " %*s", width, s->error[0] != '\0' ? "fails" : "-");
 }
 
 static void print_memory(const result *r, int e) {
     const score *s = &r->scores[e];
     if (s->ran)
-        printf(" %6.0f", s->peak / 1048576.0);
+        fprintf(self.table, " %6.0f", s->peak / 1048576.0);
     else
-        printf(" %6s", "-");
+        fprintf(self.table, " %6s", "-");
 }
 
 static void print_result(const result *r) {
     double seconds = r->scores[OURS].ran ? r->scores[OURS].seconds : NAN;
-    printf("%-27s %u %9.2f %7.2f", r->spec->name, r->threads, 1e3 * seconds,
-           (double)self.mib / 1024.0 / seconds);
+    fprintf(self.table, "%-27s %u %9.2f %7.2f", r->spec->name, r->threads, 1e3 * seconds,
+            (double)self.mib / 1024.0 / seconds);
     print_ratio(r, FLOOR, 6);
     for (int e = DUCKDB; e < ENGINES; e++)
         if (e != DUCKDB2 && e != POLARS2) print_ratio(r, e, 7);
-    printf(" |");
+    fprintf(self.table, " |");
     print_memory(r, OURS);
     for (int e = DUCKDB; e < ENGINES; e++)
         if (e != DUCKDB2 && e != POLARS2) print_memory(r, e);
-    printf(" |");
-    if (r->num_bars > 0) printf(r->all_passed ? " pass" : " BELOW");
+    fprintf(self.table, " |");
+    if (r->num_bars > 0) fprintf(self.table, r->all_passed ? " pass" : " BELOW");
     for (int i = 0; i < r->num_bars; i++)
-        printf("%s%s %.3g (%.3g)%s", i == 0 ? ": " : ", ", r->bars[i].what,
-               r->bars[i].value, r->bars[i].limit, r->bars[i].passed ? "" : " !");
-    printf("\n");
+        fprintf(self.table, "%s%s %.3g (%.3g)%s", i == 0 ? ": " : ", ", r->bars[i].what,
+                r->bars[i].value, r->bars[i].limit, r->bars[i].passed ? "" : " !");
+    fprintf(self.table, "\n");
     for (int e = 0; e < ENGINES; e++)
         if (!r->scores[e].ran && r->scores[e].error[0] != '\0')
-            printf("    %s: %.150s\n", engine_names[e], r->scores[e].error);
-    fflush(stdout);
+            fprintf(self.table, "    %s: %.150s\n", engine_names[e], r->scores[e].error);
+    fflush(self.table);
 }
 
 static void print_json_text(const char *key, const char *text) {
@@ -408,6 +418,13 @@ static void print_json_text(const char *key, const char *text) {
     putchar('"');
 }
 
+static void print_json_runs(const char *key, const double *seconds, int n) {
+    printf(", \"%s\": [", key);
+    for (int i = 0; i < n; i++)
+        printf("%s%.9g", i == 0 ? "" : ", ", seconds[i]);
+    printf("]");
+}
+
 static void print_json_score(const char *name, const score *s) {
     printf("\n    \"%s\": {", name);
     if (!s->ran) {
@@ -415,11 +432,11 @@ static void print_json_score(const char *name, const score *s) {
         printf("}");
         return;
     }
-    printf("\"seconds\": %.9g, \"over_ours\": %.6g, \"private_bytes\": %.0f, \"runs\": [",
-           s->seconds, s->ratio, s->peak);
-    for (int i = 0; i < s->runs; i++)
-        printf("%s%.9g", i == 0 ? "" : ", ", s->times[i]);
-    printf("]}");
+    printf("\"seconds\": %.9g, \"over_ours\": %.6g, \"private_bytes\": %.0f", s->seconds,
+           s->ratio, s->peak);
+    print_json_runs("clock", s->wall, s->runs);
+    print_json_runs("cpu", s->cpu, s->runs);
+    printf("}");
 }
 
 static void print_json_result(const result *r, bool first) {
@@ -469,10 +486,8 @@ static void run_case(const case_spec *spec, unsigned threads) {
     merge_variants(r, DUCKDB);
     merge_variants(r, POLARS);
     if (r->scores[OURS].ran) add_bars(r);
-    if (self.json)
-        print_json_result(r, self.num_results == 0);
-    else
-        print_result(r);
+    print_result(r);
+    if (self.json) print_json_result(r, self.num_results == 0);
     self.num_results++;
 }
 
@@ -489,10 +504,9 @@ static bool is_chosen(const char *name) {
 static void run_cases(void) {
     self.results = calloc(2 * CASES, sizeof *self.results);
     check_directory();
-    if (self.json)
-        printf("[");
-    else
-        print_head();
+    self.table = self.json ? stderr : stdout;
+    if (self.json) printf("[");
+    print_head();
     for (int i = 0; i < CASES; i++) {
         bool footer = strncmp(cases[i].name, "footer", 6) == 0;
         if (!is_chosen(cases[i].name)) continue;
@@ -510,7 +524,7 @@ static void run_cases(void) {
 
 static void usage(void) {
     fprintf(stderr, "usage: peers [--mib N] [--case GLOB]... [--threads 1|2] [--runs N] "
-                    "[--engines A,B] [--keep] [--json] [--list]\n");
+                    "[--engines A,B] [--keep] [--cpu] [--json] [--list]\n");
     exit(2);
 }
 
@@ -557,7 +571,9 @@ int main(int argc, char **argv) {
     if (argc == 8 && is(argv[1], "--worker")) return run_worker(argv + 2);
     choose_engines(NULL);
     for (int i = 1; i < argc; i++) {
-        if (is(argv[i], "--keep"))
+        if (is(argv[i], "--cpu"))
+            self.cpu = true;
+        else if (is(argv[i], "--keep"))
             self.keep = true;
         else if (is(argv[i], "--json"))
             self.json = true;

@@ -20,6 +20,13 @@ void give_up(const char *format, ...) {
     exit(1);
 }
 
+/* Of all threads of this process. */
+static double cpu_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 int worker_main(const engine *e, const job *j) {
     char line[16];
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -27,11 +34,11 @@ int worker_main(const engine *e, const job *j) {
     printf("ready\n");
     while (fgets(line, sizeof line, stdin) != NULL) {
         if (job_writes(j)) unlink(j->out);
-        double start = seconds_now();
+        double start = seconds_now(), cpu_start = cpu_seconds();
         outcome out = e->run(j);
         double seconds = seconds_now() - start;
-        printf("%.9f %.17g %g %g %g\n", seconds, out.sum, out.memory, out.count,
-               out.bytes);
+        printf("%.9f %.9f %.17g %g %g %g\n", seconds, cpu_seconds() - cpu_start, out.sum,
+               out.memory, out.count, out.bytes);
     }
     return 0;
 }
@@ -115,7 +122,7 @@ void worker_start(worker *w, const char *name, const job *j, const char *case_na
     if (read_answer(w, 0, line, sizeof line)) w->base = w->peak = private_bytes(w);
 }
 
-bool worker_run(worker *w, double *out_seconds) {
+bool worker_run(worker *w, duration *out_time) {
     char line[512];
     outcome *o = &w->last;
     if (w->error[0] != '\0') return false;
@@ -123,8 +130,8 @@ bool worker_run(worker *w, double *out_seconds) {
     fflush(w->to);
     if (!read_answer(w, w->runs++ == 0 ? 1 : 5, line, sizeof line)) return false;
     o->sum = o->memory = o->count = o->bytes = NAN;
-    if (sscanf(line, "%lf %lf %lf %lf %lf", out_seconds, &o->sum, &o->memory, &o->count,
-               &o->bytes) >= 2)
+    if (sscanf(line, "%lf %lf %lf %lf %lf %lf", &out_time->wall, &out_time->cpu, &o->sum,
+               &o->memory, &o->count, &o->bytes) >= 3)
         return true;
     fail(w, line);
     return false;

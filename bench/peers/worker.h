@@ -6,6 +6,11 @@
 
 #include <sys/types.h>
 
+typedef struct duration {
+    double wall;
+    double cpu; /* of all threads of the process */
+} duration;
+
 typedef struct worker {
     const char *name;
     pid_t pid;
@@ -18,7 +23,7 @@ typedef struct worker {
 
 /* Never fails: a worker that cannot run says why in `error`. */
 void worker_start(worker *w, const char *name, const job *j, const char *case_name);
-bool worker_run(worker *w, double *out_seconds);
+bool worker_run(worker *w, duration *out_time);
 void worker_stop(worker *w);
 
 /* The other side: what main() is in the engine's process. */

@@ -1,6 +1,6 @@
 // The engines that node runs: polars, hyparquet, and arrow-rs as a writer of files.
 //   node worker.mjs ENGINE CASE IN OUT
-// Says "ready", then answers every line with "SECONDS SUM", as the workers in C do.
+// Says "ready", then answers every line with "SECONDS CPU-SECONDS SUM", as the workers in C do.
 import { createRequire } from 'node:module'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { resolve, join } from 'node:path'
@@ -127,9 +127,12 @@ try {
   answer('ready')
   for await (const _ of createInterface({ input: process.stdin })) {
     if (operation === 'write') rmSync(output, { force: true })
+    const cpuStart = process.cpuUsage()
     const start = process.hrtime.bigint()
     const sum = await run() ?? unchecked
-    answer(`${Number(process.hrtime.bigint() - start) / 1e9} ${String(sum).toLowerCase()}`)
+    const seconds = Number(process.hrtime.bigint() - start) / 1e9
+    const { user, system } = process.cpuUsage(cpuStart)
+    answer(`${seconds} ${(user + system) / 1e6} ${String(sum).toLowerCase()}`)
   }
 } catch (error) {
   refuse(error)
