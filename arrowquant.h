@@ -2568,11 +2568,19 @@ typedef struct aqi_sums {
     double max_abs[AQI_SUM_LANES];
 } aqi_sums;
 
-/* Levels of a column: how many are 0, are max, and which is the largest. */
-typedef struct aqi_level_tally {
-    size_t zeros, maxima;
-    uint8_t largest;
-} aqi_level_tally;
+/* Codes of `bits` bits each, packed from the least significant bit of src on. `readable`
+ * bytes may be read: at least those that the codes take. */
+typedef struct aqi_codes {
+    const uint8_t *src;
+    size_t readable;
+    uint32_t bits;
+} aqi_codes;
+
+/* What levels hold. */
+typedef struct aqi_level_counts {
+    int64_t zeros, maxima;
+    uint32_t first;
+} aqi_level_counts;
 
 /* X(name, result type, parameters). n counts values and may be 0; no alignment needed.
  *   range    min, max and magnitude of n > 0 values, into *out
@@ -2580,25 +2588,40 @@ typedef struct aqi_level_tally {
  *   pack     n one-byte codes to bits-wide codes, least significant bit first; the last
  *            byte is filled with zero bits
  *   unpack   the reverse
+ *   unpack32 codes of 0..32 bits to integers; returns the largest, 0 of none
+ *   delta32, delta64   codes of 0..64 bits to sums that wrap: each code and `least` are
+ *            added to the last sum; returns the last one
+ *   join     value i of `width` bytes from the i-th byte of each of `width` streams
+ *   split    the reverse
+ *   run      how many of n bytes, from the first on, are equal
+ *   levels   adds the zeros and those that are max to *out; returns the largest
  *   decode   dst = (q - zero_point) * scale
  *   dot      lanes[i % 32] += a[i] * b[i]
  *   sums     the sums of aq_metrics, added to *out
  *   from_f16, from_bf16   little-endian halves to float32; NaNs of f16 become quiet
- *   crc32    of gzip, over a state that starts as 0xffffffff and ends inverted
- *   levels   counts of one-byte levels, added to *out */
+ *   crc32    of gzip, over a state that starts as 0xffffffff and ends inverted */
 #define AQI_KERNELS(X)                                                                   \
     X(range, void, (const float *src, size_t n, aqi_range *out))                         \
     X(encode, void, (const float *src, size_t n, const aqi_encode *how, uint8_t *dst))   \
     X(pack, void, (const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst))           \
     X(unpack, void, (const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst))         \
+    X(unpack32, uint32_t, (const aqi_codes *src, size_t n, uint32_t *dst))               \
+    X(delta32, uint32_t,                                                                 \
+      (const aqi_codes *src, size_t n, uint32_t least, uint32_t last, uint32_t *dst))    \
+    X(delta64, uint64_t,                                                                 \
+      (const aqi_codes *src, size_t n, uint64_t least, uint64_t last, uint64_t *dst))    \
+    X(join, void, (const uint8_t *src, size_t n, size_t width, uint8_t *dst))            \
+    X(split, void, (const uint8_t *src, size_t n, size_t width, uint8_t *dst))           \
+    X(run, size_t, (const uint8_t *src, size_t n))                                       \
+    X(levels, uint32_t,                                                                  \
+      (const uint8_t *src, size_t n, uint32_t max, aqi_level_counts *out))               \
     X(decode, void,                                                                      \
       (const uint8_t *src, size_t n, float scale, float zero_point, float *dst))         \
     X(dot, void, (const float *a, const float *b, size_t n, float *lanes))               \
     X(sums, void, (const float *a, const float *b, size_t n, aqi_sums *out))             \
     X(from_f16, void, (const uint8_t *src, size_t n, float *dst))                        \
     X(from_bf16, void, (const uint8_t *src, size_t n, float *dst))                       \
-    X(crc32, uint32_t, (uint32_t state, const uint8_t *src, size_t n))                   \
-    X(levels, void, (const uint8_t *src, size_t n, uint8_t max, aqi_level_tally *out))
+    X(crc32, uint32_t, (uint32_t state, const uint8_t *src, size_t n))
 
 struct aqi_kernels {
 #define AQ_X(name, result, parameters) result(*name) parameters;
@@ -2661,8 +2684,18 @@ static void aqi_pack_ref(const uint8_t *src, size_t n, uint32_t bits, uint8_t *d
 }
 
 static void aqi_unpack_ref(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
+    const uint64_t low = (1u << bits) - 1u, one = low * 0x0001000100010001;
+    const uint64_t two = (low | low << bits) * 0x0000000100000001;
     uint32_t word = 0, have = 0, mask = (1u << bits) - 1u;
     size_t i;
+    for (; n >= 8; n -= 8, dst += 8) {
+        uint64_t x = 0; /* eight codes, moved apart in halves, quarters, eighths */
+        for (i = 0; i < bits; i++) x |= (uint64_t)*src++ << 8 * i;
+        x = (x & ((((uint64_t)1) << 4 * bits) - 1)) | x >> 4 * bits << 32;
+        x = (x & two) | (x >> 2 * bits & two) << 16;
+        x = (x & one) | (x >> bits & one) << 8;
+        aqi_store_le64(dst, x);
+    }
     for (i = 0; i < n; i++) {
         if (have < bits) {
             word |= (uint32_t)*src++ << have;
@@ -2672,6 +2705,107 @@ static void aqi_unpack_ref(const uint8_t *src, size_t n, uint32_t bits, uint8_t 
         word >>= bits;
         have -= bits;
     }
+}
+
+AQI_INLINE uint64_t aqi_code_at(const aqi_codes *c, size_t i) {
+    uint64_t bit = (uint64_t)i * c->bits, low = 0, high = 0;
+    size_t at = (size_t)(bit >> 3), k;
+    uint32_t shift = (uint32_t)(bit & 7);
+    if (c->bits == 0) return 0;
+    if (c->readable - at >= 9) {
+        low = aqi_load_le64(c->src + at);
+        high = c->src[at + 8];
+    } else {
+        for (k = 0; k < 8 && at + k < c->readable; k++)
+            low |= (uint64_t)c->src[at + k] << (8 * k);
+    }
+    low >>= shift;
+    if (shift > 0) low |= high << (64 - shift);
+    return low & UINT64_MAX >> (64 - c->bits);
+}
+
+/* The codes from the i-th on, a multiple of 8. */
+AQI_INLINE aqi_codes aqi_codes_from(const aqi_codes *c, size_t i) {
+    aqi_codes rest = *c;
+    rest.src += i / 8 * c->bits;
+    rest.readable -= i / 8 * c->bits;
+    return rest;
+}
+
+static uint32_t aqi_unpack32_ref(const aqi_codes *src, size_t n, uint32_t *dst) {
+    uint32_t largest = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        dst[i] = (uint32_t)aqi_code_at(src, i);
+        largest = AQI_MAX(largest, dst[i]);
+    }
+    return largest;
+}
+
+static uint32_t aqi_delta32_ref(const aqi_codes *src, size_t n, uint32_t least,
+                                uint32_t last, uint32_t *dst) {
+    size_t i;
+    for (i = 0; i < n; i++) dst[i] = last += least + (uint32_t)aqi_code_at(src, i);
+    return last;
+}
+
+static uint64_t aqi_delta64_ref(const aqi_codes *src, size_t n, uint64_t least,
+                                uint64_t last, uint64_t *dst) {
+    size_t i;
+    for (i = 0; i < n; i++) dst[i] = last += least + aqi_code_at(src, i);
+    return last;
+}
+
+/* Values of a block: source and destination stay in the cache. */
+#define AQI_STREAM_BLOCK 1024
+
+/* Values [begin, n). */
+static void aqi_join_from(const uint8_t *src, size_t begin, size_t n, size_t width,
+                          uint8_t *dst) {
+    size_t end, i, k;
+    for (; begin < n; begin = end) {
+        end = AQI_MIN(begin + AQI_STREAM_BLOCK, n);
+        for (k = 0; k < width; k++) {
+            for (i = begin; i < end; i++) dst[i * width + k] = src[k * n + i];
+        }
+    }
+}
+
+static void aqi_split_from(const uint8_t *src, size_t begin, size_t n, size_t width,
+                           uint8_t *dst) {
+    size_t end, i, k;
+    for (; begin < n; begin = end) {
+        end = AQI_MIN(begin + AQI_STREAM_BLOCK, n);
+        for (k = 0; k < width; k++) {
+            for (i = begin; i < end; i++) dst[k * n + i] = src[i * width + k];
+        }
+    }
+}
+
+static void aqi_join_ref(const uint8_t *src, size_t n, size_t width, uint8_t *dst) {
+    aqi_join_from(src, 0, n, width, dst);
+}
+
+static void aqi_split_ref(const uint8_t *src, size_t n, size_t width, uint8_t *dst) {
+    aqi_split_from(src, 0, n, width, dst);
+}
+
+static size_t aqi_run_ref(const uint8_t *src, size_t n) {
+    size_t i = 0;
+    while (i < n && src[i] == src[0]) i++;
+    return i;
+}
+
+static uint32_t aqi_levels_ref(const uint8_t *src, size_t n, uint32_t max,
+                               aqi_level_counts *out) {
+    uint32_t largest = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        out->zeros += src[i] == 0;
+        out->maxima += src[i] == max;
+        largest = AQI_MAX(largest, (uint32_t)src[i]);
+    }
+    return largest;
 }
 
 static void aqi_decode_ref(const uint8_t *src, size_t n, float scale, float zero_point,
@@ -2780,16 +2914,6 @@ static uint32_t aqi_crc32_ref(uint32_t state, const uint8_t *src, size_t n) {
     return state;
 }
 
-static void aqi_levels_ref(const uint8_t *src, size_t n, uint8_t max,
-                           aqi_level_tally *out) {
-    size_t i;
-    for (i = 0; i < n; i++) {
-        out->zeros += src[i] == 0;
-        out->maxima += src[i] == max;
-        out->largest = AQI_MAX(out->largest, src[i]);
-    }
-}
-
 static const struct aqi_kernels aqi_kernels_ref = {
 #define AQ_X(name, result, parameters) aqi_##name##_ref,
     AQI_KERNELS(AQ_X)
@@ -2798,7 +2922,8 @@ static const struct aqi_kernels aqi_kernels_ref = {
 
 /*==========================================================================
  * MARK: - [61] Kernels: AVX2 (private)
- * Intrinsics; tails and odd cases through _ref. Bitwise equal to [60].
+ * Intrinsics; tails and odd cases through _ref. Bitwise equal to [60]. gcc leaves
+ * VZEROUPPER out before some calls of _ref, hence it is explicit.
  *========================================================================*/
 
 #ifndef AQ_KERNELS
@@ -2858,6 +2983,7 @@ AQI_AVX2 static void aqi_range_avx2(const float *src, size_t n, aqi_range *out) 
     out->absmax_bits = aqi_max8_u32(_mm256_max_epu32(mag0, mag1));
     if (i < n) {
         aqi_range tail;
+        _mm256_zeroupper();
         aqi_range_ref(src + i, n - i, &tail);
         out->min = AQI_MIN(out->min, tail.min);
         out->max = AQI_MAX(out->max, tail.max);
@@ -2892,6 +3018,7 @@ AQI_AVX2 static void aqi_encode_avx2(const float *src, size_t n, const aqi_encod
         v = _mm256_permutevar8x32_epi32(v, order);
         _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
     }
+    _mm256_zeroupper();
     aqi_encode_ref(src + i, n - i, how, dst + i);
 }
 
@@ -2901,6 +3028,50 @@ AQI_INLINE AQI_AVX2 __m256i aqi_load32(const uint8_t *p) {
 
 AQI_INLINE AQI_AVX2 __m128i aqi_load16(const uint8_t *p) {
     return _mm_loadu_si128((const __m128i *)(const void *)p);
+}
+
+AQI_INLINE AQI_AVX2 __m128i aqi_load8(const uint8_t *p) {
+    return _mm_loadl_epi64((const __m128i *)(const void *)p);
+}
+
+AQI_INLINE AQI_AVX2 __m256i aqi_load16x2(const uint8_t *low, const uint8_t *high) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(aqi_load16(low)),
+                                   aqi_load16(high), 1);
+}
+
+AQI_INLINE AQI_AVX2 void aqi_store32(void *p, __m256i v) {
+    _mm256_storeu_si256((__m256i *)p, v);
+}
+
+AQI_INLINE AQI_AVX2 void aqi_store16(void *p, __m128i v) {
+    _mm_storeu_si128((__m128i *)p, v);
+}
+
+/* Codes of 1, 3, 5 or 6 bits, 32 at a time: pairs, fours and eights are put together by
+ * multiplication. Returns how many were packed. */
+AQI_AVX2 static size_t aqi_pack_odd(const uint8_t *src, size_t n, uint32_t bits,
+                                    uint8_t *dst) {
+    const __m256i by2 = _mm256_set1_epi16((short)(1 | 256 << bits));
+    const __m256i by4 = _mm256_set1_epi32(1 | 65536 << 2 * bits);
+    const __m128i by8 = _mm_cvtsi32_si128((int)(4 * bits));
+    size_t bytes = (n * bits + 7) / 8, i, k;
+    uint64_t eights[4];
+    for (i = 0; i + 32 <= n; i += 32) {
+        __m256i v = aqi_load32(src + i);
+        uint8_t *at = dst + i / 8 * bits;
+        if (bits == 1) {
+            int mask = _mm256_movemask_epi8(_mm256_slli_epi16(v, 7));
+            memcpy(at, &mask, sizeof mask);
+            continue;
+        }
+        if (i / 8 * bits + 3 * bits + 8 > bytes) break; /* the last store would not fit */
+        v = _mm256_madd_epi16(_mm256_maddubs_epi16(v, by2), by4);
+        v = _mm256_or_si256(_mm256_sll_epi64(_mm256_srli_epi64(v, 32), by8),
+                            _mm256_and_si256(v, _mm256_set1_epi64x(0xffffffff)));
+        aqi_store32(eights, v);
+        for (k = 0; k < 4; k++) memcpy(at + k * bits, &eights[k], sizeof eights[k]);
+    }
+    return i;
 }
 
 AQI_AVX2 static void aqi_pack_avx2(const uint8_t *src, size_t n, uint32_t bits,
@@ -2931,8 +3102,42 @@ AQI_AVX2 static void aqi_pack_avx2(const uint8_t *src, size_t n, uint32_t bits,
             v = _mm_packus_epi16(v, v);
             _mm_storel_epi64((__m128i *)(void *)(dst + i / 4), v);
         }
+    } else if (bits < 7) {
+        i = aqi_pack_odd(src, n, bits, dst);
     }
+    _mm256_zeroupper();
     aqi_pack_ref(src + i, n - i, bits, dst + i * bits / 8);
+}
+
+/* Codes of 1 to 7 bits, 32 at a time: each is shifted up to the top of the 16 bits that
+ * begin with its first byte, then down. Returns how many were unpacked. */
+AQI_AVX2 static size_t aqi_unpack_odd(const uint8_t *src, size_t n, uint32_t bits,
+                                      uint8_t *dst) {
+    const __m128i down = _mm_cvtsi32_si128((int)(16 - bits));
+    size_t bytes = (n * bits + 7) / 8, i;
+    uint8_t pairs[16];
+    uint16_t ups[8];
+    __m256i pair, up, a, b;
+    for (i = 0; i < 8; i++) {
+        pairs[2 * i] = (uint8_t)(i * bits / 8);
+        pairs[2 * i + 1] = (uint8_t)(i * bits / 8 + 1);
+        ups[i] = (uint16_t)(1u << (16 - bits - i * bits % 8));
+    }
+    pair = _mm256_broadcastsi128_si256(aqi_load16(pairs));
+    up = _mm256_broadcastsi128_si256(aqi_load16((const uint8_t *)ups));
+    for (i = 0; i + 32 <= n; i += 32) {
+        const uint8_t *p = src + i / 8 * bits;
+        if (i / 8 * bits + 3 * bits + 8 > bytes) break;
+        a = _mm256_inserti128_si256(_mm256_castsi128_si256(aqi_load8(p)),
+                                    aqi_load8(p + 2 * bits), 1);
+        b = _mm256_inserti128_si256(_mm256_castsi128_si256(aqi_load8(p + bits)),
+                                    aqi_load8(p + 3 * bits), 1);
+        a = _mm256_mullo_epi16(_mm256_shuffle_epi8(a, pair), up);
+        b = _mm256_mullo_epi16(_mm256_shuffle_epi8(b, pair), up);
+        a = _mm256_packus_epi16(_mm256_srl_epi16(a, down), _mm256_srl_epi16(b, down));
+        aqi_store32(dst + i, a);
+    }
+    return i;
 }
 
 AQI_AVX2 static void aqi_unpack_avx2(const uint8_t *src, size_t n, uint32_t bits,
@@ -2959,8 +3164,435 @@ AQI_AVX2 static void aqi_unpack_avx2(const uint8_t *src, size_t n, uint32_t bits
             v = _mm256_and_si256(v, _mm256_set1_epi8(3));
             _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
         }
+    } else if (n >= 32 && bits > 0) {
+        i = aqi_unpack_odd(src, n, bits, dst);
     }
+    _mm256_zeroupper();
     aqi_unpack_ref(src + i * bits / 8, n - i, bits, dst + i);
+}
+
+/* Where eight codes of at most 25 bits lie: four from byte 0, four from byte `half` on.
+ * A code and the bits before it in its first byte fit in 32. */
+typedef struct aqi_lanes8 {
+    size_t half, reach; /* reach: bytes that are read */
+    __m256i shuffle, shift, mask;
+} aqi_lanes8;
+
+#define AQI_LANES8_BITS 25u
+
+AQI_INLINE AQI_AVX2 aqi_lanes8 aqi_lanes8_of(uint32_t bits) {
+    const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256i at = _mm256_mullo_epi32(index, _mm256_set1_epi32((int)bits)), byte;
+    aqi_lanes8 l;
+    l.half = bits / 2;
+    l.reach = l.half + 16;
+    byte = _mm256_sub_epi32(
+        _mm256_srli_epi32(at, 3),
+        _mm256_inserti128_si256(_mm256_setzero_si256(), _mm_set1_epi32((int)l.half), 1));
+    l.shuffle = _mm256_add_epi32(_mm256_mullo_epi32(byte, _mm256_set1_epi32(0x01010101)),
+                                 _mm256_set1_epi32(0x03020100));
+    l.shift = _mm256_and_si256(at, _mm256_set1_epi32(7));
+    l.mask = _mm256_set1_epi32((int)((1u << bits) - 1u));
+    return l;
+}
+
+AQI_INLINE AQI_AVX2 __m256i aqi_unpack8(const uint8_t *p, const aqi_lanes8 *l) {
+    __m256i v = _mm256_shuffle_epi8(aqi_load16x2(p, p + l->half), l->shuffle);
+    return _mm256_and_si256(_mm256_srlv_epi32(v, l->shift), l->mask);
+}
+
+/* The same for two times four codes of at most 57 bits, in pairs. */
+typedef struct aqi_lanes4 {
+    size_t at[4], reach;
+    __m256i shuffle[2], shift[2], mask;
+} aqi_lanes4;
+
+#define AQI_LANES4_BITS 57u
+
+AQI_INLINE AQI_AVX2 aqi_lanes4 aqi_lanes4_of(uint32_t bits) {
+    const __m256i first = _mm256_set_epi64x(0x0808080808080808, 0, 0x0808080808080808, 0);
+    const __m256i up = _mm256_set1_epi64x(0x0706050403020100);
+    __m256i at = _mm256_set_epi64x(3 * (int)bits, 2 * (int)bits, (int)bits, 0), byte;
+    aqi_lanes4 l;
+    uint32_t k;
+    for (k = 0; k < 4; k++) l.at[k] = 2 * k * bits / 8;
+    l.reach = l.at[3] + 16;
+    for (k = 0; k < 2; k++) {
+        __m256i base = _mm256_inserti128_si256(
+            _mm256_castsi128_si256(_mm_set1_epi64x((int)l.at[2 * k])),
+            _mm_set1_epi64x((int)l.at[2 * k + 1]), 1);
+        byte = _mm256_sub_epi64(_mm256_srli_epi64(at, 3), base);
+        l.shuffle[k] = _mm256_add_epi8(_mm256_shuffle_epi8(byte, first), up);
+        l.shift[k] = _mm256_and_si256(at, _mm256_set1_epi64x(7));
+        at = _mm256_add_epi64(at, _mm256_set1_epi64x(4 * (int)bits));
+    }
+    l.mask = _mm256_set1_epi64x((int64_t)((((uint64_t)1) << bits) - 1));
+    return l;
+}
+
+/* k = 0: the first four codes, 1: the last four. */
+AQI_INLINE AQI_AVX2 __m256i aqi_unpack4(const uint8_t *p, const aqi_lanes4 *l, size_t k) {
+    __m256i v = aqi_load16x2(p + l->at[2 * k], p + l->at[2 * k + 1]);
+    v = _mm256_srlv_epi64(_mm256_shuffle_epi8(v, l->shuffle[k]), l->shift[k]);
+    return _mm256_and_si256(v, l->mask);
+}
+
+/* The low halves of eight. */
+AQI_INLINE AQI_AVX2 __m256i aqi_unpack4x2(const uint8_t *p, const aqi_lanes4 *l) {
+    __m256 v = _mm256_shuffle_ps(_mm256_castsi256_ps(aqi_unpack4(p, l, 0)),
+                                 _mm256_castsi256_ps(aqi_unpack4(p, l, 1)), 0x88);
+    return _mm256_permute4x64_epi64(_mm256_castps_si256(v), 0xd8);
+}
+
+AQI_AVX2 static uint32_t aqi_unpack32_avx2(const aqi_codes *src, size_t n,
+                                           uint32_t *dst) {
+    __m256i v, largest = _mm256_setzero_si256();
+    uint32_t bits = src->bits, most, rest_most;
+    const uint8_t *p = src->src, *end = p + src->readable;
+    aqi_codes rest;
+    size_t i = 0;
+    if (bits <= AQI_LANES8_BITS) {
+        const aqi_lanes8 l = aqi_lanes8_of(bits);
+        for (; i + 8 <= n && (size_t)(end - p) >= l.reach; i += 8, p += bits) {
+            v = aqi_unpack8(p, &l);
+            largest = _mm256_max_epu32(largest, v);
+            aqi_store32(dst + i, v);
+        }
+    } else {
+        const aqi_lanes4 l = aqi_lanes4_of(bits);
+        for (; i + 8 <= n && (size_t)(end - p) >= l.reach; i += 8, p += bits) {
+            v = aqi_unpack4x2(p, &l);
+            largest = _mm256_max_epu32(largest, v);
+            aqi_store32(dst + i, v);
+        }
+    }
+    most = aqi_max8_u32(largest);
+    _mm256_zeroupper();
+    if (i == n) return most;
+    rest = aqi_codes_from(src, i);
+    rest_most = aqi_unpack32_ref(&rest, n - i, dst + i);
+    return AQI_MAX(most, rest_most);
+}
+
+/* Sums up to each of eight, the last sum in all lanes of *last added. */
+AQI_INLINE AQI_AVX2 __m256i aqi_sum8(__m256i v, __m256i *last) {
+    __m256i low, sums;
+    v = _mm256_add_epi32(v, _mm256_slli_si256(v, 4));
+    v = _mm256_add_epi32(v, _mm256_slli_si256(v, 8));
+    low = _mm256_shuffle_epi32(v, 0xff);
+    v = _mm256_add_epi32(v, _mm256_permute2x128_si256(low, low, 0x08));
+    sums = _mm256_add_epi32(v, *last);
+    *last = _mm256_add_epi32(*last,
+                             _mm256_permutevar8x32_epi32(v, _mm256_set1_epi32(7)));
+    return sums;
+}
+
+AQI_INLINE AQI_AVX2 __m256i aqi_sum4(__m256i v, __m256i *last) {
+    __m256i low, sums;
+    v = _mm256_add_epi64(v, _mm256_slli_si256(v, 8));
+    low = _mm256_permute4x64_epi64(v, 0x50);
+    v = _mm256_add_epi64(v, _mm256_blend_epi32(_mm256_setzero_si256(), low, 0xf0));
+    sums = _mm256_add_epi64(v, *last);
+    *last = _mm256_add_epi64(*last, _mm256_permute4x64_epi64(v, 0xff));
+    return sums;
+}
+
+AQI_AVX2 static uint32_t aqi_delta32_avx2(const aqi_codes *src, size_t n, uint32_t least,
+                                          uint32_t last, uint32_t *dst) {
+    const __m256i add = _mm256_set1_epi32((int)least);
+    __m256i v, sum = _mm256_set1_epi32((int)last);
+    uint32_t bits = src->bits;
+    const uint8_t *p = src->src, *end = p + src->readable;
+    aqi_codes rest;
+    size_t i = 0;
+    if (bits <= AQI_LANES8_BITS) {
+        const aqi_lanes8 l = aqi_lanes8_of(bits);
+        for (; i + 8 <= n && (size_t)(end - p) >= l.reach; i += 8, p += bits) {
+            v = _mm256_add_epi32(aqi_unpack8(p, &l), add);
+            aqi_store32(dst + i, aqi_sum8(v, &sum));
+        }
+    } else if (bits <= AQI_LANES4_BITS) {
+        const aqi_lanes4 l = aqi_lanes4_of(bits);
+        for (; i + 8 <= n && (size_t)(end - p) >= l.reach; i += 8, p += bits) {
+            v = _mm256_add_epi32(aqi_unpack4x2(p, &l), add);
+            aqi_store32(dst + i, aqi_sum8(v, &sum));
+        }
+    }
+    last = (uint32_t)_mm_cvtsi128_si32(_mm256_castsi256_si128(sum));
+    _mm256_zeroupper();
+    if (i == n) return last;
+    rest = aqi_codes_from(src, i);
+    return aqi_delta32_ref(&rest, n - i, least, last, dst + i);
+}
+
+AQI_AVX2 static uint64_t aqi_delta64_avx2(const aqi_codes *src, size_t n, uint64_t least,
+                                          uint64_t last, uint64_t *dst) {
+    const __m256i add = _mm256_set1_epi64x((int64_t)least);
+    __m256i v, sum = _mm256_set1_epi64x((int64_t)last);
+    uint32_t bits = src->bits;
+    const uint8_t *p = src->src, *end = p + src->readable;
+    aqi_codes rest;
+    size_t i = 0, k;
+    if (bits == 64) {
+        for (; i + 8 <= n; i += 8, p += 64) {
+            for (k = 0; k < 2; k++) {
+                v = _mm256_add_epi64(aqi_load32(p + 32 * k), add);
+                aqi_store32(dst + i + 4 * k, aqi_sum4(v, &sum));
+            }
+        }
+    } else if (bits <= AQI_LANES4_BITS) {
+        const aqi_lanes4 l = aqi_lanes4_of(bits);
+        for (; i + 8 <= n && (size_t)(end - p) >= l.reach; i += 8, p += bits) {
+            for (k = 0; k < 2; k++) {
+                v = _mm256_add_epi64(aqi_unpack4(p, &l, k), add);
+                aqi_store32(dst + i + 4 * k, aqi_sum4(v, &sum));
+            }
+        }
+    }
+    last = (uint64_t)_mm_cvtsi128_si64(_mm256_castsi256_si128(sum));
+    _mm256_zeroupper();
+    if (i == n) return last;
+    rest = aqi_codes_from(src, i);
+    return aqi_delta64_ref(&rest, n - i, least, last, dst + i);
+}
+
+/* One step of a transposition: the index of a byte in all of x rotates left by one bit.
+ * 16 values of 2^k bytes take k steps from their streams, 4 steps to them. */
+AQI_INLINE AQI_AVX2 void aqi_weave2(__m128i a, __m128i b, __m128i *y) {
+    y[0] = _mm_unpacklo_epi8(a, b);
+    y[1] = _mm_unpackhi_epi8(a, b);
+}
+
+AQI_INLINE AQI_AVX2 void aqi_weave4(const __m128i *x, __m128i *y) {
+    aqi_weave2(x[0], x[2], y);
+    aqi_weave2(x[1], x[3], y + 2);
+}
+
+AQI_INLINE AQI_AVX2 void aqi_weave8(const __m128i *x, __m128i *y) {
+    aqi_weave2(x[0], x[4], y);
+    aqi_weave2(x[1], x[5], y + 2);
+    aqi_weave2(x[2], x[6], y + 4);
+    aqi_weave2(x[3], x[7], y + 6);
+}
+
+AQI_AVX2 static void aqi_join2(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
+    __m128i y[2];
+    size_t i;
+    for (i = 0; i < end; i += 16) {
+        aqi_weave2(aqi_load16(src + i), aqi_load16(src + n + i), y);
+        aqi_store16(dst + 2 * i, y[0]);
+        aqi_store16(dst + 2 * i + 16, y[1]);
+    }
+}
+
+AQI_AVX2 static void aqi_join4(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
+    __m128i x[4], y[4];
+    size_t i;
+    for (i = 0; i < end; i += 16) {
+        x[0] = aqi_load16(src + i);
+        x[1] = aqi_load16(src + n + i);
+        x[2] = aqi_load16(src + 2 * n + i);
+        x[3] = aqi_load16(src + 3 * n + i);
+        aqi_weave4(x, y);
+        aqi_weave4(y, x);
+        aqi_store16(dst + 4 * i, x[0]);
+        aqi_store16(dst + 4 * i + 16, x[1]);
+        aqi_store16(dst + 4 * i + 32, x[2]);
+        aqi_store16(dst + 4 * i + 48, x[3]);
+    }
+}
+
+/* Eight streams as columns of values [begin, end); of fewer the last one is repeated, and
+ * what stands behind a value is overwritten with the next one. */
+typedef struct aqi_columns {
+    size_t n, begin, end, count, width;
+} aqi_columns;
+
+AQI_INLINE AQI_AVX2 void aqi_put2(uint8_t *dst, size_t width, __m128i v) {
+    _mm_storel_epi64((__m128i *)(void *)dst, v);
+    _mm_storeh_pd((double *)(void *)(dst + width), _mm_castsi128_pd(v));
+}
+
+AQI_INLINE AQI_AVX2 __m128i aqi_get2(const uint8_t *src, size_t width) {
+    return _mm_unpacklo_epi64(aqi_load8(src), aqi_load8(src + width));
+}
+
+AQI_AVX2 static void aqi_join8(const uint8_t *src, const aqi_columns *c, uint8_t *dst) {
+    const uint8_t *s[8];
+    size_t width = c->width, i;
+    for (i = 0; i < 8; i++) s[i] = src + c->n * AQI_MIN(i, c->count - 1);
+    for (i = c->begin; i < c->end; i += 16) {
+        uint8_t *p = dst + i * width;
+        __m128i x[8], y[8];
+        x[0] = aqi_load16(s[0] + i);
+        x[1] = aqi_load16(s[1] + i);
+        x[2] = aqi_load16(s[2] + i);
+        x[3] = aqi_load16(s[3] + i);
+        x[4] = aqi_load16(s[4] + i);
+        x[5] = aqi_load16(s[5] + i);
+        x[6] = aqi_load16(s[6] + i);
+        x[7] = aqi_load16(s[7] + i);
+        aqi_weave8(x, y);
+        aqi_weave8(y, x);
+        aqi_weave8(x, y);
+        aqi_put2(p, width, y[0]);
+        aqi_put2(p + 2 * width, width, y[1]);
+        aqi_put2(p + 4 * width, width, y[2]);
+        aqi_put2(p + 6 * width, width, y[3]);
+        aqi_put2(p + 8 * width, width, y[4]);
+        aqi_put2(p + 10 * width, width, y[5]);
+        aqi_put2(p + 12 * width, width, y[6]);
+        aqi_put2(p + 14 * width, width, y[7]);
+    }
+}
+
+AQI_AVX2 static void aqi_split2(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
+    __m128i x[2], y[2];
+    size_t i;
+    for (i = 0; i < end; i += 16) {
+        aqi_weave2(aqi_load16(src + 2 * i), aqi_load16(src + 2 * i + 16), x);
+        aqi_weave2(x[0], x[1], y);
+        aqi_weave2(y[0], y[1], x);
+        aqi_weave2(x[0], x[1], y);
+        aqi_store16(dst + i, y[0]);
+        aqi_store16(dst + n + i, y[1]);
+    }
+}
+
+AQI_AVX2 static void aqi_split4(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
+    __m128i x[4], y[4];
+    size_t i;
+    for (i = 0; i < end; i += 16) {
+        x[0] = aqi_load16(src + 4 * i);
+        x[1] = aqi_load16(src + 4 * i + 16);
+        x[2] = aqi_load16(src + 4 * i + 32);
+        x[3] = aqi_load16(src + 4 * i + 48);
+        aqi_weave4(x, y);
+        aqi_weave4(y, x);
+        aqi_weave4(x, y);
+        aqi_weave4(y, x);
+        aqi_store16(dst + i, x[0]);
+        aqi_store16(dst + n + i, x[1]);
+        aqi_store16(dst + 2 * n + i, x[2]);
+        aqi_store16(dst + 3 * n + i, x[3]);
+    }
+}
+
+AQI_AVX2 static void aqi_split8(const uint8_t *src, const aqi_columns *c, uint8_t *dst) {
+    size_t width = c->width, n = c->n, i, k;
+    for (i = c->begin; i < c->end; i += 16) {
+        const uint8_t *p = src + i * width;
+        __m128i x[8], y[8];
+        x[0] = aqi_get2(p, width);
+        x[1] = aqi_get2(p + 2 * width, width);
+        x[2] = aqi_get2(p + 4 * width, width);
+        x[3] = aqi_get2(p + 6 * width, width);
+        x[4] = aqi_get2(p + 8 * width, width);
+        x[5] = aqi_get2(p + 10 * width, width);
+        x[6] = aqi_get2(p + 12 * width, width);
+        x[7] = aqi_get2(p + 14 * width, width);
+        aqi_weave8(x, y);
+        aqi_weave8(y, x);
+        aqi_weave8(x, y);
+        aqi_weave8(y, x);
+        for (k = 0; k < c->count; k++) aqi_store16(dst + k * n + i, x[k]);
+    }
+}
+
+/* How many of n values the columns take: whole sixteens; columns of fewer than 8 bytes
+ * reach over their value. */
+static size_t aqi_columns_end(size_t n, size_t width) {
+    size_t end = width < 8 ? n - AQI_MIN(n, (size_t)8) : n;
+    return width == 0 ? 0 : end / 16 * 16;
+}
+
+AQI_AVX2 static void aqi_join_avx2(const uint8_t *src, size_t n, size_t width,
+                                   uint8_t *dst) {
+    size_t end = aqi_columns_end(n, width), k;
+    aqi_columns c = {n, 0, 0, AQI_MIN(width, (size_t)8), width};
+    if (width == 2) {
+        aqi_join2(src, n, end, dst);
+    } else if (width == 4) {
+        aqi_join4(src, n, end, dst);
+    } else {
+        for (; c.begin < end; c.begin = c.end) {
+            c.end = AQI_MIN(c.begin + AQI_STREAM_BLOCK, end);
+            for (k = 0; k + c.count < width; k += c.count)
+                aqi_join8(src + k * n, &c, dst + k);
+            aqi_join8(src + (width - c.count) * n, &c, dst + width - c.count);
+        }
+    }
+    aqi_join_from(src, end, n, width, dst);
+}
+
+AQI_AVX2 static void aqi_split_avx2(const uint8_t *src, size_t n, size_t width,
+                                    uint8_t *dst) {
+    size_t end = aqi_columns_end(n, width), k;
+    aqi_columns c = {n, 0, 0, AQI_MIN(width, (size_t)8), width};
+    if (width == 2) {
+        aqi_split2(src, n, end, dst);
+    } else if (width == 4) {
+        aqi_split4(src, n, end, dst);
+    } else {
+        for (; c.begin < end; c.begin = c.end) {
+            c.end = AQI_MIN(c.begin + AQI_STREAM_BLOCK, end);
+            for (k = 0; k + c.count < width; k += c.count)
+                aqi_split8(src + k, &c, dst + k * n);
+            aqi_split8(src + width - c.count, &c, dst + (width - c.count) * n);
+        }
+    }
+    aqi_split_from(src, end, n, width, dst);
+}
+
+AQI_AVX2 static size_t aqi_run_avx2(const uint8_t *src, size_t n) {
+    const __m256i first = _mm256_set1_epi8(n > 0 ? (char)src[0] : 0);
+    size_t i;
+    for (i = 0; i + 32 <= n; i += 32) {
+        __m256i same = _mm256_cmpeq_epi8(aqi_load32(src + i), first);
+        uint32_t mask = (uint32_t)_mm256_movemask_epi8(same);
+        if (mask != UINT32_MAX) return i + (size_t)__builtin_ctz(~mask);
+    }
+    while (i < n && src[i] == src[0]) i++;
+    return i;
+}
+
+/* The sum of all bytes. */
+AQI_AVX2 static int64_t aqi_total32(__m256i v) {
+    __m256i sums = _mm256_sad_epu8(v, _mm256_setzero_si256());
+    __m128i sum = _mm_add_epi64(_mm256_castsi256_si128(sums),
+                                _mm256_extracti128_si256(sums, 1));
+    return _mm_cvtsi128_si64(_mm_add_epi64(sum, _mm_unpackhi_epi64(sum, sum)));
+}
+
+AQI_AVX2 static uint32_t aqi_levels_avx2(const uint8_t *src, size_t n, uint32_t max,
+                                         aqi_level_counts *out) {
+    const __m256i zero = _mm256_setzero_si256(), top = _mm256_set1_epi8((char)max);
+    __m256i largest = zero;
+    uint32_t result, largest_all;
+    size_t i = 0;
+    __m128i m;
+    while (i + 32 <= n) { /* a counter of 8 bits takes 255 */
+        size_t end = i + AQI_MIN((n - i) / 32, (size_t)255) * 32;
+        __m256i zeros = zero, maxima = zero;
+        for (; i < end; i += 32) {
+            __m256i v = aqi_load32(src + i);
+            zeros = _mm256_sub_epi8(zeros, _mm256_cmpeq_epi8(v, zero));
+            maxima = _mm256_sub_epi8(maxima, _mm256_cmpeq_epi8(v, top));
+            largest = _mm256_max_epu8(largest, v);
+        }
+        out->zeros += aqi_total32(zeros);
+        out->maxima += aqi_total32(maxima);
+    }
+    m = _mm_max_epu8(_mm256_castsi256_si128(largest),
+                     _mm256_extracti128_si256(largest, 1));
+    m = _mm_max_epu8(m, _mm_srli_si128(m, 8));
+    m = _mm_max_epu8(m, _mm_srli_si128(m, 4));
+    m = _mm_max_epu8(m, _mm_srli_si128(m, 2));
+    m = _mm_max_epu8(m, _mm_srli_si128(m, 1));
+    largest_all = (uint32_t)_mm_cvtsi128_si32(m) & 0xffu;
+    _mm256_zeroupper();
+    result = aqi_levels_ref(src + i, n - i, max, out);
+    return AQI_MAX(result, largest_all);
 }
 
 AQI_AVX2 static void aqi_decode_avx2(const uint8_t *src, size_t n, float scale,
@@ -2972,6 +3604,7 @@ AQI_AVX2 static void aqi_decode_avx2(const uint8_t *src, size_t n, float scale,
         __m256 w = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q));
         _mm256_storeu_ps(dst + i, _mm256_mul_ps(_mm256_sub_ps(w, z), s));
     }
+    _mm256_zeroupper();
     aqi_decode_ref(src + i, n - i, scale, zero_point, dst + i);
 }
 
@@ -2987,6 +3620,7 @@ AQI_AVX2 static void aqi_dot_avx2(const float *a, const float *b, size_t n,
         }
     }
     for (k = 0; k < 4; k++) _mm256_storeu_ps(lanes + 8 * k, sum[k]);
+    _mm256_zeroupper();
     aqi_dot_ref(a + i, b + i, n - i, lanes);
 }
 
@@ -3017,6 +3651,7 @@ AQI_AVX2 static void aqi_sums_avx2(const float *a, const float *b, size_t n,
         _mm256_storeu_pd(out->dd + half, dd);
         _mm256_storeu_pd(out->max_abs + half, max_abs);
     }
+    _mm256_zeroupper();
     aqi_sums_ref(a + i, b + i, n - i, out);
 }
 
@@ -3024,6 +3659,7 @@ AQI_AVX2 static void aqi_from_f16_avx2(const uint8_t *src, size_t n, float *dst)
     size_t i;
     for (i = 0; i + 8 <= n; i += 8)
         _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(aqi_load16(src + 2 * i)));
+    _mm256_zeroupper();
     aqi_from_f16_ref(src + 2 * i, n - i, dst + i);
 }
 
@@ -3033,6 +3669,7 @@ AQI_AVX2 static void aqi_from_bf16_avx2(const uint8_t *src, size_t n, float *dst
         __m256i v = _mm256_slli_epi32(_mm256_cvtepu16_epi32(aqi_load16(src + 2 * i)), 16);
         _mm256_storeu_ps(dst + i, _mm256_castsi256_ps(v));
     }
+    _mm256_zeroupper();
     aqi_from_bf16_ref(src + 2 * i, n - i, dst + i);
 }
 
@@ -3071,36 +3708,6 @@ AQI_AVX2 static uint32_t aqi_crc32_avx2(uint32_t state, const uint8_t *src, size
     x[1] = _mm_clmulepi64_si128(_mm_and_si128(x[1], low32), barrett, 0x00);
     state = (uint32_t)_mm_extract_epi32(_mm_xor_si128(t, x[1]), 1);
     return aqi_crc32_ref(state, src, n);
-}
-
-AQI_AVX2 static size_t aqi_sum4_u64(__m256i v) {
-    __m128i m = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    return (size_t)_mm_cvtsi128_si64(_mm_add_epi64(m, _mm_unpackhi_epi64(m, m)));
-}
-
-AQI_AVX2 static void aqi_levels_avx2(const uint8_t *src, size_t n, uint8_t max,
-                                     aqi_level_tally *out) {
-    const __m256i zero = _mm256_setzero_si256(), top = _mm256_set1_epi8((char)max);
-    __m256i zeros = zero, maxima = zero, largest = zero;
-    uint8_t bytes[32];
-    size_t i = 0, end, k;
-    while (n - i >= 32) {
-        /* Counts of up to 255 rounds fit a byte. */
-        __m256i z = zero, m = zero;
-        for (end = i + AQI_MIN((n - i) / 32, (size_t)255) * 32; i < end; i += 32) {
-            __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(src + i));
-            z = _mm256_sub_epi8(z, _mm256_cmpeq_epi8(v, zero));
-            m = _mm256_sub_epi8(m, _mm256_cmpeq_epi8(v, top));
-            largest = _mm256_max_epu8(largest, v);
-        }
-        zeros = _mm256_add_epi64(zeros, _mm256_sad_epu8(z, zero));
-        maxima = _mm256_add_epi64(maxima, _mm256_sad_epu8(m, zero));
-    }
-    out->zeros += aqi_sum4_u64(zeros);
-    out->maxima += aqi_sum4_u64(maxima);
-    _mm256_storeu_si256((__m256i *)(void *)bytes, largest);
-    for (k = 0; k < sizeof bytes; k++) out->largest = AQI_MAX(out->largest, bytes[k]);
-    aqi_levels_ref(src + i, n - i, max, out);
 }
 
 static const struct aqi_kernels aqi_kernels_avx2 = {
@@ -3174,9 +3781,10 @@ AQI_AVX512 static uint32_t aqi_crc32_avx512(uint32_t state, const uint8_t *src,
 
 /* In the order of AQI_KERNELS. */
 static const struct aqi_kernels aqi_kernels_avx512 = {
-    aqi_range_avx2,    aqi_encode_avx2, aqi_pack_avx2, aqi_unpack_avx2,
-    aqi_decode_avx2,   aqi_dot_avx2,    aqi_sums_avx2, aqi_from_f16_avx2,
-    aqi_from_bf16_avx2, aqi_crc32_avx512, aqi_levels_avx2, AQ_ISA_AVX512};
+    aqi_range_avx2, aqi_encode_avx2, aqi_pack_avx2, aqi_unpack_avx2, aqi_unpack32_avx2,
+    aqi_delta32_avx2, aqi_delta64_avx2, aqi_join_avx2, aqi_split_avx2, aqi_run_avx2,
+    aqi_levels_avx2, aqi_decode_avx2, aqi_dot_avx2, aqi_sums_avx2, aqi_from_f16_avx2,
+    aqi_from_bf16_avx2, aqi_crc32_avx512, AQ_ISA_AVX512};
 
 static bool aqi_cpu_has_avx512(void) {
     const uint32_t leaf7_b = 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
@@ -4077,10 +4685,9 @@ typedef struct aqi_rle {
     uint32_t width;    /* bits of a value, 0..32         */
     uint64_t run_left; /* values left of the current run */
     bool packed;
-    uint32_t value;      /* of a repeated run              */
-    const uint8_t *bits; /* of a packed run                */
-    size_t bits_bytes;
-    uint64_t bit;        /* position in it                 */
+    uint32_t value;  /* of a repeated run              */
+    aqi_codes codes; /* of a packed run, from those on that were taken last */
+    size_t taken;
 } aqi_rle;
 
 static void aqi_rle_init(aqi_rle *r, const uint8_t *data, size_t bytes, uint32_t width) {
@@ -4088,6 +4695,7 @@ static void aqi_rle_init(aqi_rle *r, const uint8_t *data, size_t bytes, uint32_t
     r->p = data;
     r->end = data + bytes;
     r->width = width;
+    r->codes.bits = width;
 }
 
 /* Starts the next run; each call consumes a byte at least. False: malformed or at the
@@ -4102,11 +4710,10 @@ static bool aqi_rle_next_run(aqi_rle *r) {
     if (r->packed) {
         uint64_t bytes = r->run_left * r->width;
         r->run_left *= 8;
+        r->codes.src = c.p;
+        r->codes.readable = aqi_remaining(&c);
         /* Some writers leave out the padding of the last group. */
-        r->bits = c.p;
-        r->bits_bytes = (size_t)AQI_MIN(bytes, (uint64_t)aqi_remaining(&c));
-        r->bit = 0;
-        r->p = c.p + r->bits_bytes;
+        r->p = c.p + (size_t)AQI_MIN(bytes, (uint64_t)aqi_remaining(&c));
         return true;
     }
     if (aqi_remaining(&c) < value_bytes) return false;
@@ -4117,108 +4724,69 @@ static bool aqi_rle_next_run(aqi_rle *r) {
     return true;
 }
 
-/* n packed values from bit position `bit`; the caller checked that the bytes are
- * there. */
-static void aqi_unpack_bits(const uint8_t *bytes, size_t size, uint64_t bit,
-                            uint32_t width, uint32_t *dst, size_t n) {
-    uint64_t mask = (((uint64_t)1) << width) - 1;
-    size_t i;
-    for (i = 0; i < n; i++, bit += width) {
-        size_t at = (size_t)(bit >> 3), k,
-               have = AQI_MIN(size - AQI_MIN(at, size), (size_t)5);
-        uint64_t word = 0;
-        if (size - AQI_MIN(at, size) >= 8) {
-            word = aqi_load_le64(bytes + at);
+/* Values that are read at a time: they stay in the cache. */
+#define AQI_RLE_BATCH 1024
+
+/* How many of the next n > 0 values are of one run: r->value each, or r->codes, then a
+ * multiple of 8 or all n. 0: the data ends before. */
+static size_t aqi_rle_take(aqi_rle *r, size_t n) {
+    if (r->taken > 0) r->codes = aqi_codes_from(&r->codes, r->taken);
+    r->taken = 0;
+    while (r->run_left == 0) {
+        if (!aqi_rle_next_run(r)) return 0;
+    }
+    n = (size_t)AQI_MIN((uint64_t)n, r->run_left);
+    if (r->packed) {
+        if (n >= 8) n = AQI_MIN(n / 8 * 8, (size_t)AQI_RLE_BATCH);
+        if ((uint64_t)n * r->width > (uint64_t)r->codes.readable * 8) return 0;
+        r->taken = n;
+    }
+    r->run_left -= n;
+    return n;
+}
+
+/* The next values of at most 8 bits: n <= AQI_RLE_BATCH of them, or up to 7 less if
+ * there are more to be read. 0: the data ends before. */
+static size_t aqi_rle_bytes(aqi_rle *r, uint8_t *dst, size_t n) {
+    const struct aqi_kernels *k = aqi_k();
+    size_t done = 0, part;
+    do {
+        part = aqi_rle_take(r, n - done);
+        if (part == 0) return 0;
+        if (r->packed) {
+            k->unpack(r->codes.src, part, r->width, dst + done);
         } else {
-            for (k = 0; k < have; k++) word |= (uint64_t)bytes[at + k] << 8 * k;
+            memset(dst + done, (int)r->value, part);
         }
-        dst[i] = (uint32_t)(word >> (bit & 7) & mask);
-    }
+        done += part;
+    } while (n - done >= 8);
+    return done;
 }
 
-/* A value of `width` bits, 0..64, at a bit position; the caller checked the bytes. */
-AQI_INLINE uint64_t aqi_unpack_u64(const uint8_t *bytes, size_t size, uint64_t bit,
-                                   uint32_t width) {
-    size_t at = (size_t)(bit >> 3), k;
-    uint32_t shift = (uint32_t)(bit & 7);
-    uint64_t low = 0, high = 0;
-    if (width == 0) return 0;
-    if (size - at >= 9) {
-        low = aqi_load_le64(bytes + at);
-        high = bytes[at + 8];
-    } else {
-        for (k = 0; k < 8 && at + k < size; k++)
-            low |= (uint64_t)bytes[at + k] << (8 * k);
-    }
-    low >>= shift;
-    if (shift > 0) low |= high << (64 - shift);
-    return width == 64 ? low : low & ((((uint64_t)1) << width) - 1);
-}
-
-/* Reads n values, across runs. False when the data ends before. */
-static bool aqi_rle_read(aqi_rle *r, uint32_t *dst, size_t n) {
-    size_t i, part;
-    while (n > 0) {
-        if (r->run_left == 0) {
-            if (!aqi_rle_next_run(r)) return false;
-            continue;
-        }
-        part = (size_t)AQI_MIN((uint64_t)n, r->run_left);
-        if (!r->packed) {
-            for (i = 0; i < part; i++) dst[i] = r->value;
-        } else {
-            if (r->bit + (uint64_t)part * r->width > (uint64_t)r->bits_bytes * 8)
-                return false;
-            aqi_unpack_bits(r->bits, r->bits_bytes, r->bit, r->width, dst, part);
-            r->bit += (uint64_t)part * r->width;
-        }
-        r->run_left -= part;
-        dst += part;
-        n -= part;
-    }
-    return true;
-}
-
-/* What a level stream holds, found without keeping it. */
-typedef struct aqi_level_counts {
-    int64_t zeros, maxima;
-    uint32_t first;
-} aqi_level_counts;
-
-#define AQI_LEVEL_BATCH 256
-
-/* Checks n levels against max and counts them; a repeated run costs one step. Fills
+/* Checks n levels against max and counts them; a long repeated run costs one step. Fills
  * dst when it is not NULL. */
 static bool aqi_levels_scan(const uint8_t *data, size_t bytes, uint32_t max, int64_t n,
                             uint8_t *dst, aqi_level_counts *out) {
-    uint32_t batch[AQI_LEVEL_BATCH];
+    uint8_t batch[AQI_RLE_BATCH];
+    int64_t left = n;
     aqi_rle r;
-    int64_t done = 0;
     memset(out, 0, sizeof *out);
     aqi_rle_init(&r, data, bytes, aqi_bits_needed(max));
-    while (done < n) {
-        int64_t i, part;
-        if (r.run_left == 0) {
-            if (!aqi_rle_next_run(&r)) return false;
-            continue;
-        }
-        part = (int64_t)AQI_MIN((uint64_t)(n - done), r.run_left);
-        if (r.packed) {
-            part = AQI_MIN(part, AQI_LEVEL_BATCH);
-            if (!aqi_rle_read(&r, batch, (size_t)part)) return false;
+    while (left > 0) {
+        uint8_t *to = dst != NULL ? dst + (n - left) : batch;
+        size_t part;
+        if (!r.packed && r.run_left > AQI_RLE_BATCH) {
+            part = aqi_rle_take(&r, (size_t)AQI_MIN(left, (int64_t)INT32_MAX));
+            if (r.value > max) return false;
+            out->zeros += r.value == 0 ? (int64_t)part : 0;
+            out->maxima += r.value == max ? (int64_t)part : 0;
+            if (dst != NULL) memset(to, (int)r.value, part);
         } else {
-            batch[0] = r.value;
-            r.run_left -= (uint64_t)part;
+            part = aqi_rle_bytes(&r, to, (size_t)AQI_MIN(left, (int64_t)AQI_RLE_BATCH));
+            if (part == 0 || aqi_k()->levels(to, part, max, out) > max) return false;
+            if (left == n) out->first = to[0];
         }
-        for (i = 0; i < (r.packed ? part : 1); i++) {
-            int64_t count = r.packed ? 1 : part;
-            if (batch[i] > max) return false;
-            out->zeros += batch[i] == 0 ? count : 0;
-            out->maxima += batch[i] == max ? count : 0;
-            if (dst != NULL) memset(dst + done + i, (int)batch[i], (size_t)count);
-        }
-        if (done == 0) out->first = batch[0];
-        done += part;
+        left -= (int64_t)part;
     }
     return true;
 }
@@ -4245,22 +4813,35 @@ static bool aqi_levels_scan_packed(const uint8_t *data, size_t bytes, uint32_t m
     return true;
 }
 
-/* Length of the run of equal values at i, at most `limit`. */
-static size_t aqi_run_length(const uint8_t *v, size_t n, size_t i, size_t limit) {
-    size_t k = i + 1;
-    while (k < n && k - i < limit && v[k] == v[i]) k++;
-    return k - i;
+/* A repeated run of fewer values, a multiple of 8, is not shorter than packed ones. */
+AQI_INLINE size_t aqi_rle_least_run(uint32_t width) {
+    return AQI_MAX((size_t)8, aqi_round_up(32 / width, 8));
 }
 
-/* Appends n values (each < 2^width, width 1..8) as runs: 8 or more equal ones repeat,
- * others are packed in groups of 8. */
+/* The first `least` of n values are equal. */
+AQI_INLINE bool aqi_is_run(const uint8_t *v, size_t n, size_t least) {
+    uint64_t first, other;
+    size_t k;
+    if (n < least) return false;
+    memcpy(&first, v, sizeof first);
+    if (first != (first << 8 | first >> 56)) return false;
+    for (k = sizeof other; k < least; k += sizeof other) {
+        memcpy(&other, v + k, sizeof other);
+        if (other != first) return false;
+    }
+    return true;
+}
+
+/* Appends n values (each < 2^width, width 1..8) as runs: enough equal ones repeat, others
+ * are packed in groups of 8. */
 AQI_UNUSED static bool aqi_rle_write(const aq_allocator *a, aqi_bytes_builder *out,
                                      const uint8_t *v, size_t n, uint32_t width) {
-    size_t i = 0, k, run, groups;
+    const struct aqi_kernels *kernels = aqi_k();
+    size_t least = aqi_rle_least_run(width), i = 0, k, run, groups, bytes;
     uint8_t header[10];
     while (i < n) {
-        run = aqi_run_length(v, n, i, SIZE_MAX);
-        if (run >= 8 || i + run == n) {
+        run = kernels->run(v + i, n - i);
+        if (run >= least || i + run == n) {
             if (!aqi_builder_append(a, out, header,
                                     aqi_encode_varint((uint64_t)run << 1, header)) ||
                 !aqi_builder_append(a, out, &v[i], 1))
@@ -4268,15 +4849,16 @@ AQI_UNUSED static bool aqi_rle_write(const aq_allocator *a, aqi_bytes_builder *o
             i += run;
             continue;
         }
-        for (k = i + 8; k < n && aqi_run_length(v, n, k, 8) < 8;) k += 8;
+        for (k = i + 8; k < n && !aqi_is_run(v + k, n - k, least);) k += 8;
         k = AQI_MIN(k, n);
         groups = (k - i + 7) / 8;
+        bytes = ((k - i) * width + 7) / 8;
         if (!aqi_builder_append(a, out, header,
                                 aqi_encode_varint((uint64_t)groups << 1 | 1, header)) ||
             !aqi_builder_reserve(a, out, groups * width))
             return false;
-        memset(out->data + out->size, 0, groups * width);
-        aqi_pack_ref(v + i, k - i, width, out->data + out->size);
+        kernels->pack(v + i, k - i, width, out->data + out->size);
+        memset(out->data + out->size + bytes, 0, groups * width - bytes);
         out->size += groups * width;
         i = k;
     }
@@ -4323,46 +4905,85 @@ static size_t aqi_swap_width(aq_physical_type type) {
 
 /* n PLAIN byte arrays as views into the cursor's bytes. False: one is cut off. */
 static bool aqi_plain_byte_arrays(aqi_cursor *c, aq_bytes *dst, size_t n) {
-    size_t i;
+    const uint8_t *p = c->p; /* dst might be the cursor, for all the compiler knows */
+    size_t left = aqi_remaining(c), i;
     for (i = 0; i < n; i++) {
         uint32_t size;
-        if (aqi_remaining(c) < 4) return false;
-        size = aqi_load_le32(c->p);
-        c->p += 4;
-        if (size > aqi_remaining(c)) return false;
-        dst[i].data = c->p;
+        if (left < 4) return false;
+        size = aqi_load_le32(p);
+        p += 4;
+        left -= 4;
+        if (size > left) return false;
+        dst[i].data = p;
         dst[i].size = size;
-        c->p += size;
+        p += size;
+        left -= size;
     }
+    c->p = p;
     return true;
 }
 
 static bool aqi_plain_booleans(aqi_cursor *c, uint8_t *dst, size_t n) {
-    size_t i;
     if (aqi_remaining(c) < n / 8 + (n % 8 != 0)) return false;
-    for (i = 0; i < n; i++) dst[i] = (uint8_t)(c->p[i / 8] >> (i % 8) & 1);
+    aqi_k()->unpack(c->p, n, 1, dst);
     c->p += n / 8 + (n % 8 != 0);
     return true;
+}
+
+/* The values that n indices, all within the dictionary, stand for. */
+static void aqi_look_up(const void *dictionary, const uint32_t *indices, size_t n,
+                        size_t width, void *dst) {
+    const uint8_t *from = (const uint8_t *)dictionary;
+    uint8_t *to = (uint8_t *)dst;
+    size_t i;
+    if (width == 4) {
+        for (i = 0; i < n; i++) memcpy(to + 4 * i, from + 4 * (size_t)indices[i], 4);
+    } else if (width == 8) {
+        for (i = 0; i < n; i++) memcpy(to + 8 * i, from + 8 * (size_t)indices[i], 8);
+    } else if (width == 16) {
+        for (i = 0; i < n; i++) memcpy(to + 16 * i, from + 16 * (size_t)indices[i], 16);
+    } else {
+        for (i = 0; i < n; i++) memcpy(to + i * width, from + indices[i] * width, width);
+    }
+}
+
+/* n > 0 times the value of one index. */
+static void aqi_repeat(const void *dictionary, uint32_t index, size_t n, size_t width,
+                       void *dst) {
+    uint8_t *out = (uint8_t *)dst;
+    uint32_t same[16];
+    size_t part, done;
+    for (part = 0; part < AQI_COUNT(same); part++) same[part] = index;
+    done = AQI_MIN(n, AQI_COUNT(same));
+    aqi_look_up(dictionary, same, done, width, dst);
+    for (; done < n; done += part) {
+        part = AQI_MIN(AQI_MIN(done, (size_t)AQI_RLE_BATCH), n - done);
+        memcpy(out + done * width, out, part * width);
+    }
 }
 
 /* Dictionary indices to values of `width` bytes. False: cut off, or an index too
  * large. */
 static bool aqi_dictionary_values(aqi_cursor *c, const void *dictionary, size_t entries,
                                   size_t width, void *dst, size_t n) {
-    uint32_t batch[256];
-    aqi_rle r;
+    const struct aqi_kernels *k = aqi_k();
+    uint32_t batch[AQI_RLE_BATCH];
     uint8_t *out = (uint8_t *)dst;
+    aqi_rle r;
+    size_t part;
     if (n == 0) return true;
     if (aqi_remaining(c) == 0 || *c->p > 32) return false;
     aqi_rle_init(&r, c->p + 1, aqi_remaining(c) - 1, *c->p);
-    while (n > 0) {
-        size_t i, part = AQI_MIN(n, AQI_COUNT(batch));
-        if (!aqi_rle_read(&r, batch, part)) return false;
-        for (i = 0; i < part; i++, out += width) {
-            if (batch[i] >= entries) return false;
-            memcpy(out, (const uint8_t *)dictionary + batch[i] * width, width);
+    for (; n > 0; n -= part, out += part * width) {
+        part = aqi_rle_take(&r, n);
+        if (part == 0) return false;
+        if ((r.packed ? k->unpack32(&r.codes, part, batch) : r.value) >= entries)
+            return false;
+        if (r.packed) {
+            aqi_look_up(dictionary, batch, part, width, out);
+        } else {
+            aqi_repeat(dictionary, r.value, part, width, out);
         }
-        n -= part;
     }
     c->p = r.p;
     return true;
@@ -4370,17 +4991,16 @@ static bool aqi_dictionary_values(aqi_cursor *c, const void *dictionary, size_t 
 
 /* BOOLEAN as RLE: a 4-byte length, then the hybrid of width 1. */
 static bool aqi_rle_booleans(aqi_cursor *c, uint8_t *dst, size_t n) {
-    uint32_t batch[256], bytes;
+    uint32_t bytes;
     aqi_rle r;
+    size_t part;
     if (aqi_remaining(c) < 4) return n == 0;
     bytes = aqi_load_le32(c->p);
     if (bytes > aqi_remaining(c) - 4) return false;
     aqi_rle_init(&r, c->p + 4, bytes, 1);
-    while (n > 0) {
-        size_t i, part = AQI_MIN(n, AQI_COUNT(batch));
-        if (!aqi_rle_read(&r, batch, part)) return false;
-        for (i = 0; i < part; i++) *dst++ = (uint8_t)batch[i];
-        n -= part;
+    for (; n > 0; n -= part, dst += part) {
+        part = aqi_rle_bytes(&r, dst, AQI_MIN(n, (size_t)AQI_RLE_BATCH));
+        if (part == 0) return false;
     }
     return true;
 }
@@ -4393,12 +5013,10 @@ typedef struct aqi_delta {
     size_t left; /* deltas to come */
     size_t mini_size, num_minis;
     uint64_t last, min_delta;
-    const uint8_t *widths; /* of the block's miniblocks                */
-    size_t next_mini;
-    const uint8_t *bits; /* of the miniblock                         */
-    size_t bits_bytes, mini_left;
-    uint64_t bit;
-    uint32_t width;
+    const uint8_t *widths; /* of the block's miniblocks   */
+    size_t next_mini, mini_left;
+    aqi_codes codes; /* of the miniblock, from those on that were taken last */
+    size_t taken;
 } aqi_delta;
 
 /* False: malformed, or another count than n. Leaves the first value in d->last. */
@@ -4431,77 +5049,102 @@ static bool aqi_delta_next_miniblock(aqi_delta *d) {
         d->in->p += d->num_minis;
         d->next_mini = 0;
     }
-    d->width = d->widths[d->next_mini++];
-    if (d->width > 64) return false;
+    d->codes.bits = d->widths[d->next_mini++];
+    if (d->codes.bits > 64) return false;
+    d->codes.src = d->in->p;
+    d->codes.readable = aqi_remaining(d->in);
     /* Some writers leave out the padding of the last miniblock. */
-    d->bits = d->in->p;
-    d->bits_bytes = AQI_MIN(d->mini_size / 8 * d->width, aqi_remaining(d->in));
-    d->in->p += d->bits_bytes;
+    d->in->p += AQI_MIN(d->mini_size / 8 * d->codes.bits, d->codes.readable);
     d->mini_left = d->mini_size;
-    d->bit = 0;
     return true;
 }
 
-/* Up to `room` > 0 values; 0 = malformed. */
-static size_t aqi_delta_read(aqi_delta *d, uint64_t *dst, size_t room) {
-    size_t n, i;
+/* How many of the next deltas, at most `room`, a multiple of 8, are of one miniblock:
+ * d->codes. 0: malformed. */
+static size_t aqi_delta_take(aqi_delta *d, size_t room) {
+    d->codes = aqi_codes_from(&d->codes, d->taken);
+    d->taken = 0;
     if (d->mini_left == 0 && !aqi_delta_next_miniblock(d)) return 0;
-    n = AQI_MIN(AQI_MIN(d->left, d->mini_left), room);
-    if (d->bit + (uint64_t)n * d->width > (uint64_t)d->bits_bytes * 8) return 0;
-    for (i = 0; i < n; i++, d->bit += d->width) {
-        d->last +=
-            d->min_delta + aqi_unpack_u64(d->bits, d->bits_bytes, d->bit, d->width);
-        dst[i] = d->last;
-    }
-    d->mini_left -= n;
-    d->left -= n;
-    return n;
+    room = AQI_MIN(AQI_MIN(d->left, d->mini_left), room);
+    if ((uint64_t)room * d->codes.bits > (uint64_t)d->codes.readable * 8) return 0;
+    d->taken = room;
+    d->mini_left -= room;
+    d->left -= room;
+    return room;
 }
 
 /* n values of `width` bytes (4 or 8), in native order. */
 static bool aqi_delta_ints(aqi_cursor *c, void *dst, size_t n, size_t width) {
-    uint64_t batch[128];
+    const struct aqi_kernels *k = aqi_k();
+    uint32_t *narrow = (uint32_t *)dst;
+    uint64_t *wide = (uint64_t *)dst;
     aqi_delta d;
-    uint8_t *out = (uint8_t *)dst;
-    size_t got = 1, i;
+    size_t part;
     if (n == 0) return true;
     if (!aqi_delta_begin(&d, c, n)) return false;
-    for (batch[0] = d.last; got > 0; got = aqi_delta_read(&d, batch, AQI_COUNT(batch))) {
-        for (i = 0; i < got; i++, out += width) {
-            uint32_t low = (uint32_t)batch[i];
-            memcpy(out, width == 4 ? (const void *)&low : (const void *)&batch[i], width);
-        }
-        if (d.left == 0) return true;
+    if (width == 4) {
+        *narrow++ = (uint32_t)d.last;
+    } else {
+        *wide++ = d.last;
     }
-    return false;
+    while (d.left > 0) {
+        part = aqi_delta_take(&d, SIZE_MAX);
+        if (part == 0) return false;
+        if (width == 4) {
+            d.last = k->delta32(&d.codes, part, (uint32_t)d.min_delta, (uint32_t)d.last,
+                                narrow);
+            narrow += part;
+        } else {
+            d.last = k->delta64(&d.codes, part, d.min_delta, d.last, wide);
+            wide += part;
+        }
+    }
+    return true;
 }
 
-/* Lengths of byte arrays to dst[].size. */
-static bool aqi_delta_sizes(aqi_cursor *c, aq_bytes *dst, size_t n) {
-    uint64_t batch[128];
+/* Lengths of byte arrays to dst[].size; their sum to *out_total. */
+static bool aqi_delta_lengths(aqi_cursor *c, aq_bytes *dst, size_t n,
+                              uint64_t *out_total) {
+    uint64_t batch[256], all, total = 0;
     aqi_delta d;
-    size_t got = 1, done = 0, i;
+    size_t part = 1, i;
+    *out_total = 0;
     if (!aqi_delta_begin(&d, c, n)) return false;
-    for (batch[0] = d.last; got > 0; got = aqi_delta_read(&d, batch, AQI_COUNT(batch))) {
-        for (i = 0; i < got; i++) {
-            if (batch[i] > INT32_MAX) return false; /* negative ones too */
-            dst[done++].size = (size_t)batch[i];
+    batch[0] = all = d.last;
+    for (;;) {
+        for (i = 0; i < part; i++) {
+            all |= batch[i];
+            total += batch[i];
+            dst[i].size = (size_t)batch[i];
         }
-        if (d.left == 0) return true;
+        if (all > INT32_MAX) return false; /* one is, or is negative */
+        if (d.left == 0) break;
+        dst += part;
+        part = aqi_delta_take(&d, AQI_COUNT(batch));
+        if (part == 0) return false;
+        d.last = aqi_k()->delta64(&d.codes, part, d.min_delta, d.last, batch);
     }
-    return false;
+    *out_total = total; /* below 2^31 values of less than 2^31 bytes */
+    return true;
+}
+
+static bool aqi_delta_sizes(aqi_cursor *c, aq_bytes *dst, size_t n) {
+    uint64_t total;
+    return aqi_delta_lengths(c, dst, n, &total);
 }
 
 /* DELTA_LENGTH_BYTE_ARRAY: lengths, then the bytes; views into the page. */
 static bool aqi_delta_byte_arrays(aqi_cursor *c, aq_bytes *dst, size_t n) {
+    const uint8_t *p;
+    uint64_t total;
     size_t i;
     if (n == 0) return true;
-    if (!aqi_delta_sizes(c, dst, n)) return false;
-    for (i = 0; i < n; i++) {
-        if (dst[i].size > aqi_remaining(c)) return false;
-        dst[i].data = c->p;
-        c->p += dst[i].size;
+    if (!aqi_delta_lengths(c, dst, n, &total) || total > aqi_remaining(c)) return false;
+    for (p = c->p, i = 0; i < n; i++) {
+        dst[i].data = p;
+        p += dst[i].size;
     }
+    c->p = p;
     return true;
 }
 
@@ -4534,15 +5177,7 @@ static void aqi_prefixed_join(const aq_bytes *prefix, const aq_bytes *suffix, si
 /* BYTE_STREAM_SPLIT: byte k of every value stands in the k-th of `width` streams. */
 static void aqi_byte_stream_join(const uint8_t *src, size_t n, size_t width,
                                  uint8_t *dst) {
-    const size_t block = 1024; /* values: source and destination stay in the cache */
-    size_t begin, i, k;
-    for (begin = 0; begin < n; begin += block) {
-        size_t end = AQI_MIN(begin + block, n);
-        for (k = 0; k < width; k++) {
-            const uint8_t *stream = src + k * n;
-            for (i = begin; i < end; i++) dst[i * width + k] = stream[i];
-        }
-    }
+    aqi_k()->join(src, n, width, dst);
 }
 
 const char *aq_encoding_name(int32_t encoding) {
@@ -4632,27 +5267,28 @@ static bool aqi_rle_put_packed(const aq_allocator *a, aqi_bytes_builder *out,
     return true;
 }
 
-/* Length of the run of equal indices at i, at most `limit`. */
-static size_t aqi_run_length_u32(const uint32_t *v, size_t n, size_t i, size_t limit) {
-    size_t k = i + 1;
-    while (k < n && k - i < limit && v[k] == v[i]) k++;
-    return k - i;
+/* How many of n indices, from the first on, are equal. */
+AQI_INLINE size_t aqi_run_length(const uint32_t *v, size_t n) {
+    size_t k = 1;
+    while (k < n && v[k] == v[0]) k++;
+    return k;
 }
 
 /* Dictionary indices: the width in a byte, then the hybrid, as aqi_rle_write has it. */
 static bool aqi_indices_write(const aq_allocator *a, aqi_bytes_builder *out,
                               const uint32_t *v, size_t n, uint32_t width) {
     uint8_t first = (uint8_t)width;
-    size_t i = 0, k, run;
+    size_t least = aqi_rle_least_run(width), i = 0, k, run;
     bool ok = aqi_builder_append(a, out, &first, 1);
     while (ok && i < n) {
-        run = aqi_run_length_u32(v, n, i, SIZE_MAX);
-        if (run >= 8 || i + run == n) {
+        run = aqi_run_length(v + i, n - i);
+        if (run >= least || i + run == n) {
             ok = aqi_rle_put_run(a, out, v[i], run, width);
             i += run;
             continue;
         }
-        for (k = i + 8; k < n && aqi_run_length_u32(v, n, k, 8) < 8;) k += 8;
+        k = i + 8;
+        while (k < n && aqi_run_length(v + k, AQI_MIN(n - k, least)) < least) k += 8;
         k = AQI_MIN(k, n);
         ok = aqi_rle_put_packed(a, out, v + i, k - i, width);
         i = k;
@@ -4804,13 +5440,15 @@ static bool aqi_prefixed_write(const aq_allocator *a, aqi_bytes_builder *out,
  * number. */
 static void aqi_byte_stream_split(const uint8_t *src, size_t n, size_t width, size_t swap,
                                   uint8_t *dst) {
-    const size_t block = 1024; /* values: source and destination stay in the cache */
     size_t begin, i, k;
-    for (begin = 0; begin < n; begin += block) {
-        size_t end = AQI_MIN(begin + block, n);
+    if (!AQI_BIG_ENDIAN || swap == 1) {
+        aqi_k()->split(src, n, width, dst);
+        return;
+    }
+    for (begin = 0; begin < n; begin += AQI_STREAM_BLOCK) {
+        size_t end = AQI_MIN(begin + AQI_STREAM_BLOCK, n);
         for (k = 0; k < width; k++) {
-            size_t from = AQI_BIG_ENDIAN && swap > 1 ? width - 1 - k : k;
-            for (i = begin; i < end; i++) dst[k * n + i] = src[i * width + from];
+            for (i = begin; i < end; i++) dst[k * n + i] = src[i * width + width - 1 - k];
         }
     }
 }
@@ -5630,6 +6268,7 @@ const char *aq_parquet_find_key(const aq_parquet *file, const char *key) {
 typedef struct aqi_list_cutter {
     aq_span page; /* what is left of it; num_levels == 0: nothing */
     aqi_rle levels;
+    size_t bit;   /* in a packed run of them */
     size_t width; /* of a value, as it lies in memory */
     bool arrays;  /* BYTE_ARRAY */
 } aqi_list_cutter;
@@ -6194,13 +6833,14 @@ static int64_t aqi_lists_length(aqi_list_cutter *l) {
         uint32_t level = r->value;
         if (r->run_left == 0) {
             if (!aqi_rle_next_run(r)) break;
+            l->bit = 0;
             continue;
         }
-        if (r->packed) level = (uint32_t)r->bits[r->bit / 8] >> (r->bit % 8) & 1u;
+        if (r->packed) level = (uint32_t)r->codes.src[l->bit / 8] >> (l->bit % 8) & 1u;
         if (level == 0 && n > 0) break;
         if (r->packed || level == 0) {
             n++;
-            r->bit++;
+            l->bit++;
             r->run_left--;
         } else {
             uint64_t rest = (uint64_t)(l->page.num_levels - n);
@@ -7248,7 +7888,8 @@ static bool aqi_writer_put_levels(const aq_writer *w, aqi_bytes_builder *body,
 /* Checks the levels of a chunk and counts its rows. */
 static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_values *v,
                                          int64_t *out_rows, aq_error *err) {
-    aqi_level_tally def = {0, 0, 0}, rep = {0, 0, 0};
+    aqi_level_counts def = {0, 0, 0}, rep = {0, 0, 0};
+    uint32_t max_def = 0, max_rep = 0;
     int64_t i;
     *out_rows = v->num_values;
     if (v->num_values < 0 || (v->num_values > 0 && v->values == NULL))
@@ -7262,20 +7903,22 @@ static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_
                                (field->max_rep > 0 && !v->rep_levels))))
         return aqi_fail(err, AQ_E_ARG, "column needs levels and has none");
     if (field->max_def > 0)
-        aqi_k()->levels(v->def_levels, (size_t)v->num_levels, field->max_def, &def);
+        max_def = aqi_k()->levels(v->def_levels, (size_t)v->num_levels, field->max_def,
+                                  &def);
     if (field->max_rep > 0)
-        aqi_k()->levels(v->rep_levels, (size_t)v->num_levels, field->max_rep, &rep);
-    for (i = 0; def.largest > field->max_def || rep.largest > field->max_rep; i++) {
+        max_rep = aqi_k()->levels(v->rep_levels, (size_t)v->num_levels, field->max_rep,
+                                  &rep);
+    for (i = 0; max_def > field->max_def || max_rep > field->max_rep; i++) {
         if ((field->max_def > 0 && v->def_levels[i] > field->max_def) ||
             (field->max_rep > 0 && v->rep_levels[i] > field->max_rep))
             return aqi_fail(err, AQ_E_ARG, "level %lld is above the column's maximum",
                             (long long)i);
     }
-    *out_rows = field->max_rep > 0 ? (int64_t)rep.zeros : v->num_levels;
+    *out_rows = field->max_rep > 0 ? rep.zeros : v->num_levels;
     if (field->max_rep > 0 && v->num_levels > 0 && v->rep_levels[0] != 0)
         return aqi_fail(err, AQ_E_ARG, "first repetition level is not 0");
-    if (field->max_def == 0) def.maxima = (size_t)v->num_levels;
-    if (def.maxima == (uint64_t)v->num_values) return AQ_OK;
+    if (field->max_def == 0) def.maxima = v->num_levels;
+    if (def.maxima == v->num_values) return AQ_OK;
     return aqi_fail(err, AQ_E_ARG, "levels say %lld values, num_values %lld",
                     (long long)def.maxima, (long long)v->num_values);
 }
@@ -7338,15 +7981,15 @@ typedef struct aqi_level_span {
 
 static aqi_level_span aqi_levels_count(const aqi_chunk_writer *c, int64_t at, size_t n) {
     const aq_field *f = c->field;
-    aqi_level_tally def = {0, 0, 0}, rep = {0, 0, 0};
+    aqi_level_counts def = {0, 0, 0}, rep = {0, 0, 0};
     aqi_level_span s = {n, n};
     if (f->max_def > 0) {
         aqi_k()->levels(c->v->def_levels + at, n, f->max_def, &def);
-        s.values = def.maxima;
+        s.values = (size_t)def.maxima;
     }
     if (f->max_rep > 0) {
         aqi_k()->levels(c->v->rep_levels + at, n, f->max_rep, &rep);
-        s.rows = rep.zeros;
+        s.rows = (size_t)rep.zeros;
     }
     return s;
 }
