@@ -10,8 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Writes tables of every physical type to `dir`. */
+/* Write to `dir`: tables of every physical and logical type; a table of nested groups. */
 void write_tables(const char *dir);
+void write_nested(const char *dir);
 
 static inline void fail(const char *what, const char *why) {
     fprintf(stderr, "make_models: %s: %s\n", what, why);
@@ -108,7 +109,7 @@ static inline void text_i64(text *t, int64_t value) {
 /* One column of the expectation: its type as JSON, and its values, comma-separated. */
 typedef struct expected_column {
     char name[64];
-    char type[64];
+    char type[128];
     text values;
 } expected_column;
 
@@ -133,7 +134,9 @@ static inline void write_expected(const char *dir, const char *name,
     for (size_t i = 0; i < count; i++) {
         fprintf(file, "%s\"%s\": {\"type\": %s, \"values\": [", i == 0 ? "{" : ",\n",
                 columns[i].name, columns[i].type);
-        fwrite(columns[i].values.data, 1, columns[i].values.size, file);
+        if (columns[i].values.size != 0) {
+            fwrite(columns[i].values.data, 1, columns[i].values.size, file);
+        }
         fprintf(file, "]}");
         free(columns[i].values.data);
     }

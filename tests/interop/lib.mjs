@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 
-const root = fileURLToPath(new URL('../..', import.meta.url))
+export const root = fileURLToPath(new URL('../..', import.meta.url))
 const buildDir = join(root, 'build', 'interop')
 // run.sh gives each of its runs a directory, so that several can go on at a time.
 const runDir = process.env.INTEROP_RUN ?? buildDir

@@ -357,5 +357,6 @@ int main(int argc, char **argv) {
     write_model(argv[1], "model_of_nothing", widths, 0);
     write_many(argv[1]);
     write_tables(argv[1]);
+    write_nested(argv[1]);
     return 0;
 }

@@ -1,8 +1,8 @@
-/* The tables of make_models: every physical type, required, optional and in lists, in several
- * row groups, with and without compression and statistics. */
+/* The tables of make_models: every physical and logical type, required, optional and in lists,
+ * in several row groups, in every encoding, codec and form of page. */
 #include "emit.h"
 
-enum { ROW_GROUPS = 3, ROWS = 13 /* a row group */ };
+enum { ROW_GROUPS = 3, ROWS = 13 /* a row group */, MAX_ROWS = 300 };
 
 /*==========================================================================
  * Kinds of values
@@ -25,7 +25,28 @@ typedef enum kind {
     STRING,
     BYTES,
     FIXED,
-    NUM_KINDS
+    NUM_BASIC,
+    DATE = NUM_BASIC,
+    TIME_MS,
+    TIME_US,
+    TIME_NS,
+    TIMESTAMP_MS,
+    TIMESTAMP_US,
+    TIMESTAMP_NS,
+    LOCAL_TIMESTAMP_US, /* not in UTC */
+    LOCAL_TIMESTAMP_NS,
+    DECIMAL_I32,
+    DECIMAL_I64,
+    DECIMAL_FIXED,
+    DECIMAL_BYTES,
+    UUID,
+    ENUM,
+    JSON,
+    BSON,
+    INTERVAL,
+    NOTHING, /* always null */
+    NUM_KINDS,
+    ALL_BASIC = -1 /* where a kind is asked for: each one before NUM_BASIC */
 } kind;
 
 /* How a kind is declared, and how its JSON expectation is named. */
@@ -35,6 +56,8 @@ static const struct {
     aq_logical_type logical;
     int32_t type_length, bit_width;
     bool is_signed;
+    int32_t precision, scale, unit_nanos;
+    bool utc;
 } kinds[NUM_KINDS] = {
     {"bool", "bool", AQ_BOOLEAN, AQ_LOGICAL_NONE, 0, 0, false},
     {"i8", "int", AQ_INT32, AQ_LOGICAL_INTEGER, 0, 8, true},
@@ -45,13 +68,38 @@ static const struct {
     {"u16", "int", AQ_INT32, AQ_LOGICAL_INTEGER, 0, 16, false},
     {"u32", "int", AQ_INT32, AQ_LOGICAL_INTEGER, 0, 32, false},
     {"u64", "int", AQ_INT64, AQ_LOGICAL_INTEGER, 0, 64, false},
-    {"int96", "int", AQ_INT96, AQ_LOGICAL_NONE, 0, 0, false},
+    {"int96", "timestamp", AQ_INT96, AQ_LOGICAL_NONE, 0, 0, false},
     {"f32", "f32", AQ_FLOAT, AQ_LOGICAL_NONE, 0, 0, false},
     {"f64", "f64", AQ_DOUBLE, AQ_LOGICAL_NONE, 0, 0, false},
     {"f16", "f16", AQ_FIXED_LEN_BYTE_ARRAY, AQ_LOGICAL_FLOAT16, 2, 0, false},
     {"string", "string", AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, 0, false},
     {"bytes", "bytes", AQ_BYTE_ARRAY, AQ_LOGICAL_NONE, 0, 0, false},
     {"fixed", "bytes", AQ_FIXED_LEN_BYTE_ARRAY, AQ_LOGICAL_NONE, 5, 0, false},
+    {"date", "date", AQ_INT32, AQ_LOGICAL_DATE},
+    {"time_ms", "time", AQ_INT32, AQ_LOGICAL_TIME, .unit_nanos = 1000000, .utc = true},
+    {"time_us", "time", AQ_INT64, AQ_LOGICAL_TIME, .unit_nanos = 1000, .utc = true},
+    {"time_ns", "time", AQ_INT64, AQ_LOGICAL_TIME, .unit_nanos = 1, .utc = true},
+    {"timestamp_ms", "timestamp", AQ_INT64, AQ_LOGICAL_TIMESTAMP, .unit_nanos = 1000000,
+     .utc = true},
+    {"timestamp_us", "timestamp", AQ_INT64, AQ_LOGICAL_TIMESTAMP, .unit_nanos = 1000,
+     .utc = true},
+    {"timestamp_ns", "timestamp", AQ_INT64, AQ_LOGICAL_TIMESTAMP, .unit_nanos = 1,
+     .utc = true},
+    {"local_timestamp_us", "timestamp", AQ_INT64, AQ_LOGICAL_TIMESTAMP,
+     .unit_nanos = 1000},
+    {"local_timestamp_ns", "timestamp", AQ_INT64, AQ_LOGICAL_TIMESTAMP, .unit_nanos = 1},
+    {"decimal_i32", "decimal", AQ_INT32, AQ_LOGICAL_DECIMAL, .precision = 9, .scale = 2},
+    {"decimal_i64", "decimal", AQ_INT64, AQ_LOGICAL_DECIMAL, .precision = 18, .scale = 5},
+    {"decimal_fixed", "decimal", AQ_FIXED_LEN_BYTE_ARRAY, AQ_LOGICAL_DECIMAL, 16,
+     .precision = 38, .scale = 10},
+    {"decimal_bytes", "decimal", AQ_BYTE_ARRAY, AQ_LOGICAL_DECIMAL, .precision = 20,
+     .scale = 3},
+    {"uuid", "uuid", AQ_FIXED_LEN_BYTE_ARRAY, AQ_LOGICAL_UUID, 16},
+    {"enum", "string", AQ_BYTE_ARRAY, AQ_LOGICAL_ENUM},
+    {"json", "string", AQ_BYTE_ARRAY, AQ_LOGICAL_JSON},
+    {"bson", "bytes", AQ_BYTE_ARRAY, AQ_LOGICAL_BSON},
+    {"interval", "interval", AQ_FIXED_LEN_BYTE_ARRAY, AQ_LOGICAL_INTERVAL, 12},
+    {"null", "null", AQ_INT32, AQ_LOGICAL_UNKNOWN},
 };
 
 /* Integers whose low bits are the extremes of every width. */
@@ -81,6 +129,33 @@ static const uint32_t edge_halves_as_f32[] = {
 static const char *const edge_strings[] = {
     "",          "a",  "\xc3\xa4",     "\xf0\x9f\xa7\xae", "a\"b\\c",
     "tab\there", "zz", "\xef\xbf\xbd", "line\nbreak"};
+static const int32_t edge_days[] = {0, 1, -1, 19723, -719162, 2932896, 719468};
+/* Nanoseconds of a day: of each unit the least, and the last of the day. */
+static const uint64_t edge_times[] = {
+    0, 1, 1001, 1001001, 86399999999999u, 45296789012345u, 3599999999999u};
+/* Before and after 1970, and the years 1 and 9999. The last two are for milliseconds and
+ * microseconds only. */
+static const int64_t edge_seconds[] = {0,           1704711296,   -1,          9223372035,
+                                       -9223372036, 253402300799, -62135596800};
+static const char *const edge_decimals[] = {"0",
+                                            "1",
+                                            "-1",
+                                            "128",
+                                            "-128",
+                                            "-129",
+                                            "999999999",
+                                            "-999999999",
+                                            "123456789012345678",
+                                            "-999999999999999999",
+                                            "99999999999999999999",
+                                            "-18446744073709551616",
+                                            "12345678901234567890123456789012345678",
+                                            "-99999999999999999999999999999999999999"};
+static const char *const edge_json[] = {"{\"a\": [1, 2.5, null]}", "[]", "null",
+                                        "\"\xc3\xa4\"", "-1e3"};
+/* Months, days, milliseconds. */
+static const uint32_t edge_intervals[][3] = {
+    {0, 0, 0}, {14, 3, 4005}, {0, 400000, 0}, {1200, 0, 1}, {1, 1, 2147483647}};
 #define PICK(array, i) ((array)[(i) % (sizeof(array) / sizeof((array)[0]))])
 
 /*==========================================================================
@@ -91,8 +166,9 @@ static const char *const edge_strings[] = {
 typedef struct leaf {
     kind kind;
     text values; /* in the form of aq_column_values                     */
-    uint8_t def[ROWS * 16], rep[ROWS * 16];
+    uint8_t def[MAX_ROWS * 16], rep[MAX_ROWS * 16];
     int64_t num_values, num_levels;
+    size_t rows; /* of a row group */
 } leaf;
 
 static void put_level(leaf *l, uint8_t def, uint8_t rep) {
@@ -148,7 +224,9 @@ static void put_timestamp(leaf *l, text *expect, uint64_t seed) {
     memcpy(bytes, &nanos, 8);
     memcpy(bytes + 8, &julian_day, 4);
     put_raw(l, bytes, sizeof bytes);
-    text_u64(expect, days * 86400000000u + micros_of_day);
+    text_add(expect, "\"%llu.%09llu\"",
+             (unsigned long long)(days * UINT64_C(86400) + micros_of_day / 1000000),
+             (unsigned long long)(nanos % 1000000000));
 }
 
 static void put_float(leaf *l, text *expect, size_t i) {
@@ -194,10 +272,116 @@ static void put_bytes(leaf *l, text *expect, size_t i) {
     }
 }
 
+/* "-62135596800.000000000": seconds, rounded down, and nanoseconds. */
+static void put_instant(leaf *l, text *expect, size_t i) {
+    const int64_t unit = kinds[l->kind].unit_nanos, per_second = 1000000000 / unit;
+    const size_t count = sizeof edge_seconds / sizeof edge_seconds[0];
+    const int64_t seconds = edge_seconds[i % (unit == 1 ? count - 2 : count)];
+    const int64_t fraction = (int64_t)(i * 123456789 % 1000000000) / unit;
+    const int64_t value = seconds * per_second + fraction;
+    text_add(expect, "\"%lld.%09lld\"", (long long)seconds, (long long)(fraction * unit));
+    put_raw(l, &value, 8);
+}
+
+static void put_day(leaf *l, text *expect, size_t i) {
+    const uint64_t unit = (uint64_t)kinds[l->kind].unit_nanos;
+    if (l->kind == DATE) {
+        text_i64(expect, PICK(edge_days, i));
+        put_raw(l, &PICK(edge_days, i), 4);
+    } else {
+        const uint64_t value = PICK(edge_times, i) / unit;
+        const uint32_t narrow = (uint32_t)value;
+        text_u64(expect, value * unit);
+        put_raw(l, unit == 1000000 ? (const void *)&narrow : &value,
+                unit == 1000000 ? 4 : 8);
+    }
+}
+
+/* Two's complement, big-endian, `size` bytes of it. */
+static void bytes_of_decimal(const char *digits, uint8_t *to, size_t size) {
+    const bool negative = digits[0] == '-';
+    memset(to, 0, size);
+    for (digits += negative; *digits != '\0'; digits++) {
+        unsigned carry = (unsigned)(*digits - '0');
+        for (size_t k = size; k-- > 0; carry >>= 8) {
+            carry += to[k] * 10u;
+            to[k] = (uint8_t)carry;
+        }
+    }
+    for (size_t k = size, carry = 1; negative && k-- > 0; carry >>= 8) {
+        carry += (uint8_t)~to[k];
+        to[k] = (uint8_t)carry;
+    }
+}
+
+/* The expectation is the number without its decimal point. A BYTE_ARRAY has no byte more
+ * than it needs. */
+static void put_decimal(leaf *l, text *expect, size_t i) {
+    enum { COUNT = sizeof edge_decimals / sizeof edge_decimals[0] };
+    static uint8_t stored[COUNT][16]; /* BYTE_ARRAY values point here */
+    size_t count = COUNT;
+    const char *digits;
+    long long number;
+    aq_bytes view;
+    while (strlen(edge_decimals[count - 1]) > (size_t)kinds[l->kind].precision + 1) {
+        count--;
+    }
+    digits = edge_decimals[i % count];
+    text_string(expect, digits, strlen(digits));
+    number = strtoll(digits, NULL, 10);
+    view.data = stored[i % count];
+    view.size = sizeof stored[0];
+    bytes_of_decimal(digits, stored[i % count], view.size);
+    switch (kinds[l->kind].physical) {
+    case AQ_INT32:
+        put_raw(l, &(int32_t){(int32_t)number}, 4);
+        break;
+    case AQ_INT64:
+        put_raw(l, &number, 8);
+        break;
+    case AQ_FIXED_LEN_BYTE_ARRAY:
+        put_raw(l, view.data, view.size);
+        break;
+    default:
+        while (view.size > 1 && view.data[0] == (view.data[1] & 0x80 ? 0xff : 0)) {
+            view.data++;
+            view.size--;
+        }
+        put_raw(l, &view, sizeof view);
+        break;
+    }
+}
+
+static void put_uuid(leaf *l, text *expect, size_t i) {
+    uint64_t state = i, halves[2];
+    halves[0] = random_u64(&state);
+    halves[1] = random_u64(&state);
+    text_hex(expect, halves, sizeof halves);
+    put_raw(l, halves, sizeof halves);
+}
+
+static void put_interval(leaf *l, text *expect, size_t i) {
+    const uint32_t *parts = PICK(edge_intervals, i);
+    text_add(expect, "\"%u %u %u\"", (unsigned)parts[0], (unsigned)parts[1],
+             (unsigned)parts[2]);
+    put_raw(l, parts, 12);
+}
+
+static void put_document(leaf *l, text *expect, size_t i) {
+    static const uint8_t documents[][12] = {{5}, /* empty; then {"a": an int32} */
+                                            {12, 0, 0, 0, 0x10, 'a', 0, 1},
+                                            {12, 0, 0, 0, 0x10, 'a', 0, 0xff, 0xff}};
+    aq_bytes bytes;
+    bytes.data = PICK(documents, i);
+    bytes.size = bytes.data[0];
+    text_hex(expect, bytes.data, bytes.size);
+    put_raw(l, &bytes, sizeof bytes);
+}
+
 /* A value of the leaf's kind. A row group has few of them, so that its statistics tell it
  * from the others. */
 static void put_value(leaf *l, text *expect, size_t row) {
-    const size_t i = row / ROWS * 5 + row % 5;
+    const size_t i = row / l->rows * 5 + row % 5;
     const uint8_t bit = i % 3 != 0;
     switch (l->kind) {
     case BOOLEAN:
@@ -219,6 +403,40 @@ static void put_value(leaf *l, text *expect, size_t row) {
     case FIXED:
         put_bytes(l, expect, i);
         break;
+    case DATE:
+    case TIME_MS:
+    case TIME_US:
+    case TIME_NS:
+        put_day(l, expect, i);
+        break;
+    case TIMESTAMP_MS:
+    case TIMESTAMP_US:
+    case TIMESTAMP_NS:
+    case LOCAL_TIMESTAMP_US:
+    case LOCAL_TIMESTAMP_NS:
+        put_instant(l, expect, i);
+        break;
+    case DECIMAL_I32:
+    case DECIMAL_I64:
+    case DECIMAL_FIXED:
+    case DECIMAL_BYTES:
+        put_decimal(l, expect, i);
+        break;
+    case UUID:
+        put_uuid(l, expect, i);
+        break;
+    case ENUM:
+        put_text(l, expect, PICK(edge_strings, i));
+        break;
+    case JSON:
+        put_text(l, expect, PICK(edge_json, i));
+        break;
+    case BSON:
+        put_document(l, expect, i);
+        break;
+    case INTERVAL:
+        put_interval(l, expect, i);
+        break;
     default:
         put_integer(l, expect, PICK(edge_integers, i));
         break;
@@ -231,7 +449,7 @@ static void put_required(leaf *l, text *expect, size_t row) {
 }
 
 static void put_optional(leaf *l, text *expect, size_t row) {
-    const bool present = row % 4 != 1;
+    const bool present = l->kind != NOTHING && row % 4 != 1;
     put_level(l, present, 0);
     if (present) {
         put_value(l, expect, row);
@@ -265,7 +483,7 @@ static void put_optional_list(leaf *l, text *expect, size_t row) {
     }
     text_add(expect, "[");
     for (size_t i = 0; i < count; i++) {
-        const bool present = (row + i) % 3 != 0;
+        const bool present = l->kind != NOTHING && (row + i) % 3 != 0;
         text_add(expect, i == 0 ? "" : ",");
         put_level(l, present ? 3 : 2, i != 0);
         if (present) {
@@ -305,7 +523,7 @@ static void put_nested_list(leaf *l, text *expect, size_t row) {
 
 /* An optional struct of one optional field. */
 static void put_struct(leaf *l, text *expect, size_t row) {
-    const uint8_t def = (uint8_t)((row + 2) % 3);
+    const uint8_t def = (uint8_t)((row + 2) % (l->kind == NOTHING ? 2 : 3));
     put_level(l, def, 0);
     text_add(expect, def == 0 ? "null" : def == 1 ? "[null]" : "[");
     if (def == 2) {
@@ -349,7 +567,8 @@ typedef struct table {
     aq_codec codec;
     aq_encoding encoding;
     bool statistics;
-    int only; /* the one kind of leaf, or NUM_KINDS for all */
+    int only;                             /* the one kind of leaf, or ALL_BASIC */
+    size_t rows;                          /* of a row group */
     aq_field_spec fields[NUM_LEAVES * 5]; /* at most two lists around a leaf */
     size_t num_fields;
     leaf leaves[NUM_LEAVES];
@@ -384,6 +603,10 @@ static void add_column(table *t, const char *name, const column_shape *shape, ki
     field->type_length = kinds[k].type_length;
     field->bit_width = kinds[k].bit_width;
     field->is_signed = kinds[k].is_signed;
+    field->precision = kinds[k].precision;
+    field->scale = kinds[k].scale;
+    field->unit_nanos = kinds[k].unit_nanos;
+    field->utc = kinds[k].utc;
     field->align_values = true;
     field->write_statistics = t->statistics;
     field->codec = t->codec;
@@ -395,7 +618,11 @@ static const column_shape *shape_of(size_t leaf_index) {
 }
 
 static bool has_leaf(const table *t, size_t leaf_index) {
-    return t->only == NUM_KINDS || (int)(leaf_index % NUM_KINDS) == t->only;
+    const int k = (int)(leaf_index % NUM_KINDS);
+    if (k == NOTHING && shape_of(leaf_index)->leaf == AQ_REQUIRED) {
+        return false;
+    }
+    return t->only == ALL_BASIC ? k < NUM_BASIC : k == t->only;
 }
 
 static void init_table(table *t) {
@@ -406,6 +633,7 @@ static void init_table(table *t) {
             continue;
         }
         t->leaves[i].kind = (kind)(i % NUM_KINDS);
+        t->leaves[i].rows = t->rows;
         snprintf(column->name, sizeof column->name, "%s_%s", shape->prefix,
                  kinds[t->leaves[i].kind].name);
         snprintf(column->type, sizeof column->type, shape->type,
@@ -414,7 +642,7 @@ static void init_table(table *t) {
     }
 }
 
-/* Hands the rows [first_row, first_row + ROWS) of one leaf to the writer. */
+/* Hands the rows [first_row, first_row + t->rows) of one leaf to the writer. */
 static void put_leaf(table *t, size_t leaf_index, size_t first_row, aq_writer *writer) {
     leaf *l = &t->leaves[leaf_index];
     expected_column *column = &t->expected[leaf_index];
@@ -422,7 +650,7 @@ static void put_leaf(table *t, size_t leaf_index, size_t first_row, aq_writer *w
     aq_error err;
     l->values.size = 0;
     l->num_values = l->num_levels = 0;
-    for (size_t row = first_row; row < first_row + ROWS; row++) {
+    for (size_t row = first_row; row < first_row + t->rows; row++) {
         shape_of(leaf_index)->put(l, next_value(column), row);
     }
     values.values = l->values.data;
@@ -452,10 +680,10 @@ static void write_table(const char *dir, const char *name, const table *like,
     for (size_t group = 0; group < row_groups; group++) {
         for (size_t i = 0; i < NUM_LEAVES; i++) {
             if (has_leaf(t, i)) {
-                put_leaf(t, i, group * ROWS, writer);
+                put_leaf(t, i, group * t->rows, writer);
             }
         }
-        check(path, aq_writer_end_row_group(writer, ROWS, &err), &err);
+        check(path, aq_writer_end_row_group(writer, (int64_t)t->rows, &err), &err);
     }
     check(path, aq_writer_finish(writer, &err), &err);
     for (size_t i = 0; i < NUM_LEAVES; i++) {
@@ -474,48 +702,94 @@ static void write_all_kinds(const char *dir, const char *name, aq_codec codec,
     const aq_writer_options options = {0};
     like.codec = codec;
     like.statistics = statistics;
-    like.only = NUM_KINDS;
+    like.only = ALL_BASIC;
+    like.rows = ROWS;
     write_table(dir, name, &like, row_groups, options);
 }
 
-/* A file for each kind of value, encoding that fits it, and form of pages: small pages V1,
- * and small pages V2 with ZSTD. */
-static void write_encodings(const char *dir) {
-    static const struct {
-        aq_encoding encoding;
-        const char *name;
-    } encodings[] = {{AQ_PLAIN, "PLAIN"},
-                     {AQ_RLE_DICTIONARY, "RLE_DICTIONARY"},
-                     {AQ_RLE, "RLE"},
-                     {AQ_DELTA_BINARY_PACKED, "DELTA_BINARY_PACKED"},
-                     {AQ_DELTA_LENGTH_BYTE_ARRAY, "DELTA_LENGTH_BYTE_ARRAY"},
-                     {AQ_DELTA_BYTE_ARRAY, "DELTA_BYTE_ARRAY"},
-                     {AQ_BYTE_STREAM_SPLIT, "BYTE_STREAM_SPLIT"}};
+static const struct {
+    aq_encoding encoding;
+    const char *name;
+} encodings[] = {{AQ_PLAIN, "PLAIN"},
+                 {AQ_RLE_DICTIONARY, "RLE_DICTIONARY"},
+                 {AQ_RLE, "RLE"},
+                 {AQ_DELTA_BINARY_PACKED, "DELTA_BINARY_PACKED"},
+                 {AQ_DELTA_LENGTH_BYTE_ARRAY, "DELTA_LENGTH_BYTE_ARRAY"},
+                 {AQ_DELTA_BYTE_ARRAY, "DELTA_BYTE_ARRAY"},
+                 {AQ_BYTE_STREAM_SPLIT, "BYTE_STREAM_SPLIT"}};
+enum { NUM_ENCODINGS = sizeof encodings / sizeof encodings[0] };
+
+static bool encoding_fits(const char *dir, aq_encoding encoding, int k) {
+    const aq_field_spec probe = {.name = "v",
+                                 .type = kinds[k].physical,
+                                 .type_length = kinds[k].type_length,
+                                 .encoding = encoding};
+    aq_writer *writer;
+    aq_error err;
+    char name[1024];
+    snprintf(name, sizeof name, "%s/probe", dir);
+    if (aq_writer_open(name, &probe, 1, NULL, &writer, &err) != AQ_OK) {
+        return false;
+    }
+    aq_writer_abort(writer);
+    return true;
+}
+
+/* SET-ENCODING-KIND-VERSION-CODEC */
+static void write_one_kind(const char *dir, const char *set, size_t e, int k,
+                           aq_codec codec, aq_writer_options options) {
     static table like;
+    char name[128];
     like.statistics = true;
-    for (size_t e = 0; e < sizeof encodings / sizeof encodings[0]; e++) {
-        for (int k = 0; k < 2 * NUM_KINDS; k++) {
-            const aq_field_spec probe = {.name = "v",
-                                         .type = kinds[k / 2].physical,
-                                         .type_length = kinds[k / 2].type_length,
-                                         .encoding = encodings[e].encoding};
-            aq_writer_options options = {.page_bytes = 24, .page_index = true};
-            aq_writer *writer;
-            aq_error err;
-            char name[128];
-            snprintf(name, sizeof name, "%s/probe", dir);
-            if (aq_writer_open(name, &probe, 1, NULL, &writer, &err) != AQ_OK) {
-                continue; /* does not fit */
+    like.only = k;
+    like.codec = codec;
+    like.encoding = encodings[e].encoding;
+    like.rows = strcmp(set, "codec") == 0 ? MAX_ROWS : ROWS;
+    options.page_index = true;
+    snprintf(name, sizeof name, "%s-%s-%s-V%d-%s", set, encodings[e].name, kinds[k].name,
+             options.data_page_v2 ? 2 : 1, aq_codec_name((int32_t)codec));
+    write_table(dir, name, &like, ROW_GROUPS, options);
+}
+
+/* Each kind of value without a logical type to speak of, in each encoding that it fits and
+ * both forms of pages, which are small. */
+static void write_encodings(const char *dir) {
+    for (size_t e = 0; e < NUM_ENCODINGS; e++) {
+        for (int k = 0; k < NUM_BASIC; k++) {
+            if (encoding_fits(dir, encodings[e].encoding, k)) {
+                aq_writer_options options = {.page_bytes = 24};
+                write_one_kind(dir, "encoding", e, k, AQ_UNCOMPRESSED, options);
+                options.data_page_v2 = true;
+                write_one_kind(dir, "encoding", e, k, AQ_ZSTD, options);
             }
-            aq_writer_abort(writer);
-            options.data_page_v2 = k % 2 != 0;
-            like.codec = k % 2 != 0 ? AQ_ZSTD : AQ_UNCOMPRESSED;
-            like.encoding = encodings[e].encoding;
-            like.only = k / 2;
-            snprintf(name, sizeof name, "encoding-%s-%s-V%d", encodings[e].name,
-                     kinds[k / 2].name, 1 + k % 2);
-            write_table(dir, name, &like, ROW_GROUPS, options);
         }
+    }
+}
+
+/* Each codec in both forms of pages, which are large enough to be compressed, with a kind of
+ * value for each encoding. */
+static void write_codecs(const char *dir) {
+    static const aq_codec codecs[] = {AQ_UNCOMPRESSED, AQ_SNAPPY, AQ_GZIP,   AQ_BROTLI,
+                                      AQ_LZ4,          AQ_ZSTD,   AQ_LZ4_RAW};
+    static const int kind_of[NUM_ENCODINGS] = {BYTES,  STRING, BOOLEAN, I64,
+                                               STRING, BYTES,  F64};
+    for (size_t c = 0; c < sizeof codecs / sizeof codecs[0]; c++) {
+        for (size_t e = 0; e < NUM_ENCODINGS; e++) {
+            aq_writer_options options = {.page_bytes = 1000};
+            write_one_kind(dir, "codec", e, kind_of[e], codecs[c], options);
+            options.data_page_v2 = true;
+            write_one_kind(dir, "codec", e, kind_of[e], codecs[c], options);
+        }
+    }
+}
+
+/* Each logical type, PLAIN and with a dictionary. */
+static void write_logical_types(const char *dir) {
+    for (int k = NUM_BASIC; k < NUM_KINDS; k++) {
+        aq_writer_options options = {.page_bytes = 24};
+        write_one_kind(dir, "logical", 0, k, AQ_UNCOMPRESSED, options);
+        options.data_page_v2 = true;
+        write_one_kind(dir, "logical", 1, k, AQ_ZSTD, options);
     }
 }
 
@@ -526,4 +800,6 @@ void write_tables(const char *dir) {
     write_all_kinds(dir, "table_snappy", AQ_SNAPPY, true, ROW_GROUPS);
     write_all_kinds(dir, "table_no_rows", AQ_UNCOMPRESSED, true, 0);
     write_encodings(dir);
+    write_codecs(dir);
+    write_logical_types(dir);
 }

@@ -25,11 +25,21 @@ export async function sql(statement, plain = plainDuckdb) {
 
 export const quoted = text => `'${text.replaceAll("'", "''")}'`
 
+/** Timestamps and times become nanoseconds, dates days, decimals integers, bytes Uint8Array. */
 function plainDuckdb(value) {
   if (value === null || typeof value !== 'object') return value
   if (value.items) return value.items.map(plainDuckdb)
-  if (value.entries) return mapValues(value.entries, plainDuckdb)
-  return value.bytes ?? value.micros ?? nanosToMicros(value.nanos)
+  if (value.entries) {
+    return Array.isArray(value.entries)
+      ? value.entries.map(({ key, value }) => [plainDuckdb(key), plainDuckdb(value)])
+      : mapValues(value.entries, plainDuckdb)
+  }
+  if (value.months !== undefined) {
+    return [value.months, value.days, Number(value.micros) / 1000]
+  }
+  if (value.hugeint !== undefined) return uuidOfText(String(value))
+  return value.bytes ?? value.days ?? value.nanos ?? value.value ??
+    (value.micros === undefined ? value.millis * 1000000n : value.micros * 1000n)
 }
 
 async function readDuckdb(path) {
@@ -51,31 +61,61 @@ async function readPolars(path) {
 }
 
 async function fromIpc(stream) {
-  const { tableFromIPC } = await load('apache-arrow')
-  const table = tableFromIPC(stream)
-  return Object.fromEntries(table.schema.fields.map(({ name, type }) =>
-    [name, [...table.getChild(name)].map(value => plainArrow(value, type))]))
+  const arrow = await load('apache-arrow')
+  const table = arrow.tableFromIPC(stream)
+  return Object.fromEntries(table.schema.fields.map(({ name }) =>
+    [name, table.batches.filter(batch => batch.numRows).flatMap(batch =>
+      plainArrow(arrow, batch.getChild(name).data[0]))]))
 }
 
-function plainArrow(value, type) {
-  if (value === null) return null
-  const { children, constructor: { name } } = type
-  if (name === 'List' || name === 'LargeList') {
-    return [...value].map(item => plainArrow(item, children[0].type))
+function plainArrow(arrow, data) {
+  const value = valueOfArrow(arrow, data)
+  return Array.from({ length: data.length }, (_, i) => data.getValid(i) ? value(i) : null)
+}
+
+const nanosOfUnit = [1000000000n, 1000000n, 1000n, 1n]
+
+/** A function that gives the value at an index. Numbers come from the arrays themselves, since
+ * Arrow JS makes doubles of timestamps, which loses nanoseconds. */
+function valueOfArrow(arrow, data) {
+  const { type, values, children } = data
+  const { DataType } = arrow
+  if (DataType.isList(type) || DataType.isLargeList(type) || DataType.isMap(type)) {
+    const items = plainArrow(arrow, children[0]), at = data.valueOffsets
+    const list = i => items.slice(Number(at[i]), Number(at[i + 1]))
+    return DataType.isMap(type) ? i => list(i).map(Object.values) : list
   }
-  if (name === 'Struct') {
-    return Object.fromEntries(children.map(field =>
-      [field.name, plainArrow(value[field.name], field.type)]))
+  if (DataType.isStruct(type)) {
+    const members = children.map(child => plainArrow(arrow, child))
+    return i => Object.fromEntries(type.children.map(({ name }, k) => [name, members[k][i]]))
   }
-  // Arrow JS gives timestamps in (fractional) milliseconds.
-  if (name.startsWith('Timestamp')) return BigInt(Math.round(value * 1000))
-  return value
+  if (DataType.isTimestamp(type) || DataType.isTime(type)) {
+    return i => BigInt(values[i]) * nanosOfUnit[type.unit]
+  }
+  if (DataType.isDate(type)) return i => values[i]
+  if (DataType.isDecimal(type)) {
+    const words = type.bitWidth / 32
+    return i => signedOfWords(values.subarray(i * words, (i + 1) * words))
+  }
+  if (DataType.isInterval(type)) return i => [0, values[2 * i], values[2 * i + 1]] // no months
+  const vector = new arrow.Vector([data])
+  return i => vector.get(i)
+}
+
+function signedOfWords(words) {
+  const bits = words.reduceRight((high, word) => high << 32n | BigInt(word), 0n)
+  return BigInt.asIntN(words.length * 32, bits)
 }
 
 // ---- hyparquet ------------------------------------------------------------------------
 
 const hyparquetParsers = {
-  timestampFromNanoseconds: nanosToMicros
+  timestampFromMilliseconds: millis => millis * 1000000n,
+  timestampFromMicroseconds: micros => micros * 1000n,
+  timestampFromNanoseconds: nanos => nanos,
+  dateFromDays: days => days,
+  jsonFromBytes: bytes => new TextDecoder().decode(bytes),
+  uuidFromBytes: uuid => ({ uuid })
 }
 
 async function readHyparquet(path) {
@@ -115,8 +155,8 @@ function mapValues(object, fn) {
   return Object.fromEntries(Object.entries(object).map(([key, value]) => [key, fn(value)]))
 }
 
-function nanosToMicros(nanos) {
-  return nanos === undefined ? undefined : nanos / 1000n
+function uuidOfText(text) {
+  return { uuid: Buffer.from(text.replaceAll('-', ''), 'hex') }
 }
 
 const view = new DataView(new ArrayBuffer(8))
@@ -149,25 +189,44 @@ function mustBe(type, value) {
   return value
 }
 
-// A reader that does not know a logical type shows its bytes: the same value, so accepted.
+/** "-1.500000000": seconds, rounded down, and nanoseconds. */
+function textOfNanos(nanos) {
+  const fraction = BigInt.asUintN(64, (nanos % 1000000000n + 1000000000n) % 1000000000n)
+  return `${(nanos - fraction) / 1000000000n}.${String(fraction).padStart(9, '0')}`
+}
+
+// A reader that does not know FLOAT16 shows its bytes: the same value, so accepted.
 const scalars = {
   string: value => mustBe('string', value),
   bool: value => `${mustBe('boolean', value)}`,
   int: value => `${BigInt(value)}`,
+  date: value => `${BigInt(value)}`,
+  time: value => `${mustBe('bigint', value)}`,
+  timestamp: value => textOfNanos(mustBe('bigint', value)),
+  decimal: value => `${mustBe('bigint', value)}`,
+  interval: value => value.join(' '),
+  null: value => { throw new Error(`${value} where there is nothing`) },
   f16: value => hexOfF32(value.byteLength ? f16ToNumber(value[0] | value[1] << 8) : value),
   f32: value => hexOfF32(mustBe('number', value)),
   f64: value => hexOfF64(mustBe('number', value)),
-  bytes: hexOfBytes
+  bytes: hexOfBytes,
+  uuid: ({ uuid }) => hexOfBytes(uuid)
 }
 
 /**
  * The value as strings, arrays and nulls, so that equal values of two readers are equal trees.
  * Floats become the hexadecimal digits of their bits (all NaN the same), integers decimal,
- * bytes hexadecimal. `type` is a key of `scalars`, {list: type} or {struct: {field: type}}.
+ * bytes hexadecimal. `type` is a key of `scalars`, {list: type}, {struct: {field: type}} or
+ * {map: [key type, value type]}.
  */
 export function canonical(type, value) {
   if (value === null || value === undefined) return null
   if (type.list) return Array.from(value, item => canonical(type.list, item))
+  if (type.map) {
+    const entries = Array.isArray(value) ? value : Object.entries(value)
+    return entries.map(entry =>
+      Object.values(entry).map((item, i) => canonical(type.map[i], item)))
+  }
   if (type.struct) {
     return Object.entries(type.struct).map(([name, field]) => canonical(field, value[name]))
   }

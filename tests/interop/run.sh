@@ -1,6 +1,7 @@
 #!/bin/sh
 # Other people's Parquet readers on the files of arrowquant.h, and arrowquant.h on theirs.
-# Usage: tests/interop/run.sh        (environment: AQ, the command; CC, the compiler)
+# Usage: tests/interop/run.sh [--update]     (environment: AQ, the command; CC, the compiler)
+# With --update, the tables of docs/PARQUET.md are written instead of compared.
 # One test program alone, after that: INTEROP_RUN=DIR node tests/interop/test_tables.mjs
 set -eu
 cd "$(dirname "$0")/../.."
@@ -8,6 +9,7 @@ here=tests/interop
 build=build/interop
 AQ=${AQ:-build/aq}
 export AQ
+if [ "${1:-}" = --update ]; then export INTEROP_UPDATE=1; fi
 
 skip_all() {
     echo "skip tests/interop: $1"
@@ -35,12 +37,13 @@ install_packages() {
     cp $here/package-lock.json $installed
 }
 
-# The program that writes our files; with ZSTD and SNAPPY whatever the build at large has.
+# The program that writes our files; with every codec, whatever the build at large has.
 compile() {
-    [ -z "$(find $build/make_models -newer arrowquant.h -newer $here/emit.h \
-        -newer $here/make_models.c -newer $here/make_tables.c 2>/dev/null)" ] || return 0
-    ${CC:-cc} -std=c99 -O1 -DAQ_WITH_ZSTD -DAQ_WITH_SNAPPY $here/make_models.c \
-        $here/make_tables.c -o $build/make_models -lzstd -lsnappy -pthread -lm
+    [ -x $build/make_models ] && [ -z "$(find arrowquant.h $here/emit.h $here/make_*.c \
+        -newer $build/make_models)" ] && return
+    ${CC:-cc} -std=c99 -O1 -DAQ_WITH_ZSTD -DAQ_WITH_SNAPPY -DAQ_WITH_ZLIB -DAQ_WITH_LZ4 \
+        -DAQ_WITH_BROTLI $here/make_*.c -o $build/make_models -lzstd -lsnappy -lz -llz4 \
+        -lbrotlienc -lbrotlidec -pthread -lm
 }
 
 # Two runs may start at a time; the second waits for the first one's install and compiler.
