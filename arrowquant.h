@@ -8056,7 +8056,12 @@ static void aqi_page_cut(aqi_chunk_writer *c, aqi_page_slot *out) {
             while (f->max_rep > 0 && end < c->num_levels && v->rep_levels[end] != 0)
                 end--;
         }
-        s = aqi_levels_count(c, i, (size_t)(end - i));
+        if (i == 0 && end == c->num_levels) {
+            s.values = (size_t)v->num_values;
+            s.rows = (size_t)c->num_rows;
+        } else {
+            s = aqi_levels_count(c, i, (size_t)(end - i));
+        }
         bits += (uint64_t)(end - i) * level_bits + aqi_plain_bits(c, values, s.values);
         values += s.values;
         rows += s.rows;
