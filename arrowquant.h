@@ -10830,18 +10830,41 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aq_tensor *
     return AQ_OK;
 }
 
+/* A few stored bytes can repeat a name for millions of rows: what the descriptions may
+ * take is bounded by the size of the files: one that is no repetition stores more. */
+static aq_status aqi_model_afford(const aq_model *m, uint64_t rows, uint64_t name_bytes,
+                                  aq_error *err) {
+    uint64_t budget = AQI_MIN(m->file_bytes, (uint64_t)INT64_MAX / 256) * 256;
+    budget = AQI_MAX(budget, (uint64_t)64 << 20);
+    if (rows <= budget / sizeof(aqi_model_entry) - m->num_entries &&
+        name_bytes <= budget && m->arena.total_bytes <= budget - name_bytes)
+        return AQ_OK;
+    return aqi_fail(err, AQ_E_LIMIT,
+                    "the descriptions of the tensors take over %llu bytes of memory, the "
+                    "limit for %llu bytes of files",
+                    (unsigned long long)budget, (unsigned long long)m->file_bytes);
+}
+
 /* All tensors of one row group. */
 static aq_status aqi_model_read_row_group(aq_model *m, uint32_t file, int32_t row_group,
                                           aq_error *err) {
     const aqi_model_file *f = &m->files[file];
     int64_t row, rows = aqi_row_group_at(f->parquet, row_group)->num_rows;
+    uint64_t name_bytes = 0;
+    const aq_bytes *name;
     aqi_model_rows r;
-    aq_status status = aqi_model_rows_open(f, row_group, &r, err);
+    aq_status status = aqi_model_afford(m, (uint64_t)rows, 0, err);
+    if (status == AQ_OK) status = aqi_model_rows_open(f, row_group, &r, err);
     if (status != AQ_OK) return status;
+    for (row = 0; row < rows; row++) {
+        name = aqi_cells_bytes(&r.layer_name, row);
+        name_bytes += name == NULL ? 0 : name->size;
+    }
+    status = aqi_model_afford(m, (uint64_t)rows, name_bytes, err);
     for (row = 0; row < rows && status == AQ_OK; row++) {
-        const aq_bytes *name = aqi_cells_bytes(&r.layer_name, row);
         aqi_model_entry *e;
         char *copy = NULL;
+        name = aqi_cells_bytes(&r.layer_name, row);
         if (name == NULL || name->size == 0 ||
             memchr(name->data, 0, name->size) != NULL ||
             !aqi_utf8_valid(name->data, name->size)) {

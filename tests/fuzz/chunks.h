@@ -75,8 +75,7 @@ FUZZ void fuzz_span_add(const aq_field *field, const aq_span *s, fuzz_sum *sum) 
         for (i = 0; i < s->num_values; i++)
             sum->values = fuzz_digest(
                 sum->values, (const uint8_t *)s->values + (size_t)i * width, width);
-        FUZZ_CHECK(s->num_values == 0 ||
-                   (uintptr_t)s->values % s->alignment == 0);
+        FUZZ_CHECK(s->num_values == 0 || (uintptr_t)s->values % s->alignment == 0);
     }
     sum->num_values += s->num_values;
     sum->num_levels += s->num_levels;
@@ -98,7 +97,8 @@ typedef enum fuzz_way {
 FUZZ void fuzz_run_backwards(void *user, size_t n, void (*fn)(void *arg, size_t index),
                              void *arg) {
     (void)user;
-    while (n > 0) fn(arg, --n);
+    while (n > 0)
+        fn(arg, --n);
 }
 
 FUZZ aq_status fuzz_read_next(aq_column *c, const aq_field *f, fuzz_sum *sum,
@@ -119,7 +119,8 @@ FUZZ aq_status fuzz_read_spans(aq_column *c, const aq_field *f, fuzz_sum *sum,
     const aq_span *spans;
     size_t count, i;
     aq_status status = fuzz_status(aq_column_spans(c, &spans, &count, err), err);
-    for (i = 0; i < count; i++) fuzz_span_add(f, &spans[i], sum);
+    for (i = 0; i < count; i++)
+        fuzz_span_add(f, &spans[i], sum);
     return status;
 }
 

@@ -1,5 +1,5 @@
-/* footer.c - the input is the Thrift footer of a file whose other bytes are zeros: schema,
- * row groups, chunks, statistics, key-values. First byte: how many zeros. */
+/* footer.c - the input is the Thrift footer of a file whose other bytes are zeros:
+ * schema, row groups, chunks, statistics, key-values. First byte: how many zeros. */
 #include "chunks.h"
 
 typedef struct fuzz_footer_file {
@@ -16,7 +16,7 @@ static bool fuzz_footer_read(void *user, int64_t offset, void *dst, size_t bytes
     FUZZ_CHECK(offset >= 0 && bytes > 0);
     FUZZ_CHECK((uint64_t)bytes <= (uint64_t)(at + 8 - offset));
     for (i = offset; i < offset + (int64_t)bytes; i++) {
-        *out++ = i < 4         ? (uint8_t)"PAR1"[i]
+        *out++ = i < 4         ? (uint8_t) "PAR1"[i]
                  : i < f->body ? 0
                  : i < at      ? f->footer.data[i - f->body]
                                : tail[i - at];

@@ -2,10 +2,10 @@
  * allocator that knows what a file may ask for, checks of errors, and bytes taken from an
  * input one by one.
  *
- * A target is a file NAME.c with a function fuzz_NAME and FUZZ_TARGET(fuzz_NAME): libFuzzer
- * runs it by itself, replay.c includes all of them. The arrowquant.h meant here is
- * build/fuzz/arrowquant.h, made by the Makefile: the same, but every allocation of an arena
- * is a block of its own, so that AddressSanitizer sees a byte too far in it. */
+ * A target is a file NAME.c with a function fuzz_NAME and FUZZ_TARGET(fuzz_NAME):
+ * libFuzzer runs it by itself, replay.c includes all of them. The arrowquant.h meant here
+ * is build/fuzz/arrowquant.h, made by the Makefile: the same, but every allocation of an
+ * arena is a block of its own, so that AddressSanitizer sees a byte too far in it. */
 #ifndef FUZZ_H
 #define FUZZ_H
 
@@ -37,8 +37,7 @@ FUZZ void fuzz_fail(const char *file, int line, const char *what, const char *mo
 
 #define FUZZ_CHECK_ERR(good, err)                                                        \
     ((good) ? (void)0 : fuzz_fail(__FILE__, __LINE__, #good, (err)->message))
-#define FUZZ_CHECK(good)                                                                 \
-    ((good) ? (void)0 : fuzz_fail(__FILE__, __LINE__, #good, ""))
+#define FUZZ_CHECK(good) ((good) ? (void)0 : fuzz_fail(__FILE__, __LINE__, #good, ""))
 
 /* How the last input ended: AQ_OK, or the first status that refused it. */
 static aq_status fuzz_result;
@@ -58,10 +57,11 @@ FUZZ aq_status fuzz_status(aq_status status, const aq_error *err) {
 /* ---- memory ---- */
 
 /* A block that would take more than `refuse` bytes in all is not given. One that would
- * take more than `fail` is a defect: the input dictates memory that no rule allows. */
+ * take more than `fail` is a defect: the input dictates memory that no rule allows; so is
+ * a block that grows beyond `grown`. */
 typedef struct fuzz_memory {
     aq_allocator hooks;
-    size_t refuse, fail;
+    size_t refuse, fail, grown;
     size_t bytes, blocks;
 } fuzz_memory;
 
@@ -91,7 +91,9 @@ FUZZ void fuzz_free(void *user, void *block, size_t bytes) {
 
 FUZZ void *fuzz_resize(void *user, void *block, size_t old_bytes, size_t new_bytes,
                        size_t align) {
-    void *moved = fuzz_alloc(user, new_bytes, align);
+    void *moved;
+    FUZZ_CHECK(new_bytes <= ((fuzz_memory *)user)->grown);
+    moved = fuzz_alloc(user, new_bytes, align);
     if (moved == NULL || block == NULL) return moved;
     memcpy(moved, block, AQI_MIN(old_bytes, new_bytes));
     fuzz_free(user, block, old_bytes);
@@ -106,6 +108,7 @@ FUZZ void fuzz_memory_init(fuzz_memory *m, size_t refuse, size_t fail) {
     m->hooks.user = m;
     m->refuse = refuse;
     m->fail = fail;
+    m->grown = fail;
 }
 
 /* Everything was given back, with the sizes it was asked for. */
@@ -124,7 +127,8 @@ FUZZ uint64_t fuzz_digest(uint64_t hash, const void *data, size_t bytes) {
         hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
         hash ^= hash >> 32;
     }
-    for (; bytes > 0; bytes--) hash = (hash ^ *p++) * 0x100000001b3u;
+    for (; bytes > 0; bytes--)
+        hash = (hash ^ *p++) * 0x100000001b3u;
     return hash;
 }
 
@@ -172,7 +176,7 @@ FUZZ fuzz_input fuzz_take(fuzz_input *in, size_t bytes) {
 
 /* ---- a file from bytes ---- */
 
-/* Path of the one file that this process writes again and again, below $TMPDIR or /tmp. */
+/* Path of the one file that this process writes again and again, in $TMPDIR or /tmp. */
 FUZZ const char *fuzz_path(void) {
     static char path[512];
     static pid_t owner;

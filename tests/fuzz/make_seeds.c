@@ -1,6 +1,6 @@
-/* make_seeds.c - small valid inputs for every target, written by the library: all encodings,
- * codecs and page versions, nested columns, models, safetensors. Part of replay.c, after the
- * targets. */
+/* make_seeds.c - small valid inputs for every target, written by the library: all
+ * encodings, codecs and page versions, nested columns, models, safetensors. Part of
+ * replay.c, after the targets. */
 
 /* ---- tables ---- */
 
@@ -8,7 +8,8 @@
 static fuzz_input seeds_bytes(uint64_t seed, uint8_t *room, size_t size) {
     fuzz_input in = {room, size};
     size_t i;
-    for (i = 0; i < size; i++) room[i] = (uint8_t)(fuzz_random(&seed) >> 40);
+    for (i = 0; i < size; i++)
+        room[i] = (uint8_t)(fuzz_random(&seed) >> 40);
     return in;
 }
 
@@ -18,7 +19,8 @@ static void seeds_column(fuzz_trip *t, const char *shape, aq_physical_type type,
     uint8_t pick[16] = {0};
     fuzz_input in = {pick, sizeof pick};
     uint8_t k = 0;
-    while (strcmp(fuzz_shapes[k], shape) != 0) k++;
+    while (strcmp(fuzz_shapes[k], shape) != 0)
+        k++;
     pick[0] = k;
     pick[1] = (uint8_t)type;
     pick[2] = type == AQ_FIXED_LEN_BYTE_ARRAY ? 4 : 0; /* 5 bytes; else the codec */
@@ -198,12 +200,15 @@ static void seeds_chunk(const char *directory, const char *name, const fuzz_whol
     aq_error err;
     FUZZ_CHECK(aq_parquet_get_chunk(parquet, 0, column, &chunk, &err) == AQ_OK);
     FUZZ_CHECK(aq_parquet_get_row_group(parquet, 0, &group, &err) == AQ_OK);
-    head[1] = f->max_rep == 1 ? (f->max_def == 3 ? 3 : f->max_def == 2 ? 2 : 4)
+    head[1] = f->max_rep == 1   ? (f->max_def == 3   ? 3
+                                   : f->max_def == 2 ? 2
+                                                     : 4)
               : f->max_def == 0 ? 0
                                 : 1;
     head[2] = (uint8_t)f->type;
     head[3] = (uint8_t)f->type_length;
-    while (fuzz_codecs[head[4]] != (int32_t)chunk.codec) head[4]++;
+    while (fuzz_codecs[head[4]] != (int32_t)chunk.codec)
+        head[4]++;
     head[5] = (uint8_t)chunk.num_values;
     head[6] = (uint8_t)(chunk.num_values >> 8);
     head[7] = (uint8_t)group.num_rows;
@@ -270,13 +275,12 @@ static void seeds_model(const char *path, bool integers) {
     o.no_sync = true;
     for (i = 0; i < 4; i++) {
         for (k = 0; k < sizeof values[i]; k++) /* finite in every type */
-            values[i][k] = (uint8_t)(k % 8 == 7 || k % 4 == 3 || k % 2 == 1
-                                         ? 0x3c + (k * 7 + i) % 2
-                                         : k * 37 + i);
+            values[i][k] =
+                (uint8_t)(k % 8 == 7 || k % 4 == 3 || k % 2 == 1 ? 0x3c + (k * 7 + i) % 2
+                                                                 : k * 37 + i);
         if (integers && i == 3) memset(values[i], 1, sizeof values[i]);
         FUZZ_CHECK(aq_tensor_init(&t[i], names[i], dtypes[integers][i], shapes[i],
-                                  i < 2 ? 2 + (uint32_t)i : 1, values[i],
-                                  &err) == AQ_OK);
+                                  i < 2 ? 2 + (uint32_t)i : 1, values[i], &err) == AQ_OK);
     }
     FUZZ_CHECK_ERR(aq_model_save(path, t, 4, &o, &err) == AQ_OK, &err);
 }
@@ -299,29 +303,52 @@ static void seeds_quantize(const char *from, const char *to, uint32_t bits,
  * ZSTD, nullable lists, a value in a byte. */
 static void seeds_foreign(const char *path) {
     static const aq_field_spec fields[] = {
-        {.name = "layer_name", .repetition = AQ_OPTIONAL, .type = AQ_BYTE_ARRAY,
-         .codec = AQ_ZSTD, .encoding = AQ_RLE_DICTIONARY},
-        {.name = "shape", .repetition = AQ_OPTIONAL, .type = AQ_GROUP, .num_children = 1,
+        {.name = "layer_name",
+         .repetition = AQ_OPTIONAL,
+         .type = AQ_BYTE_ARRAY,
+         .codec = AQ_ZSTD,
+         .encoding = AQ_RLE_DICTIONARY},
+        {.name = "shape",
+         .repetition = AQ_OPTIONAL,
+         .type = AQ_GROUP,
+         .num_children = 1,
          .logical = AQ_LOGICAL_LIST},
         {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
-        {.name = "element", .repetition = AQ_OPTIONAL, .type = AQ_INT64,
+        {.name = "element",
+         .repetition = AQ_OPTIONAL,
+         .type = AQ_INT64,
          .codec = AQ_ZSTD},
-        {.name = "data", .repetition = AQ_OPTIONAL, .type = AQ_BYTE_ARRAY,
-         .codec = AQ_ZSTD, .encoding = AQ_RLE_DICTIONARY},
-        {.name = "quant_type", .repetition = AQ_OPTIONAL, .type = AQ_BYTE_ARRAY,
-         .codec = AQ_ZSTD, .encoding = AQ_RLE_DICTIONARY},
-        {.name = "scales", .repetition = AQ_OPTIONAL, .type = AQ_GROUP,
-         .num_children = 1, .logical = AQ_LOGICAL_LIST},
+        {.name = "data",
+         .repetition = AQ_OPTIONAL,
+         .type = AQ_BYTE_ARRAY,
+         .codec = AQ_ZSTD,
+         .encoding = AQ_RLE_DICTIONARY},
+        {.name = "quant_type",
+         .repetition = AQ_OPTIONAL,
+         .type = AQ_BYTE_ARRAY,
+         .codec = AQ_ZSTD,
+         .encoding = AQ_RLE_DICTIONARY},
+        {.name = "scales",
+         .repetition = AQ_OPTIONAL,
+         .type = AQ_GROUP,
+         .num_children = 1,
+         .logical = AQ_LOGICAL_LIST},
         {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
-        {.name = "element", .repetition = AQ_OPTIONAL, .type = AQ_FLOAT,
+        {.name = "element",
+         .repetition = AQ_OPTIONAL,
+         .type = AQ_FLOAT,
          .codec = AQ_SNAPPY},
-        {.name = "zero_points", .repetition = AQ_OPTIONAL, .type = AQ_GROUP,
-         .num_children = 1, .logical = AQ_LOGICAL_LIST},
+        {.name = "zero_points",
+         .repetition = AQ_OPTIONAL,
+         .type = AQ_GROUP,
+         .num_children = 1,
+         .logical = AQ_LOGICAL_LIST},
         {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
         {.name = "element", .repetition = AQ_OPTIONAL, .type = AQ_FLOAT},
         {.name = "group_size", .repetition = AQ_OPTIONAL, .type = AQ_INT64},
     };
-    static const uint8_t text[] = "abint4int8none0123456789012345678901234567890123456789";
+    static const uint8_t text[] =
+        "abint4int8none0123456789012345678901234567890123456789";
     const aq_bytes names[3] = {{text, 1}, {text + 1, 1}, {text, 2}};
     const aq_bytes blobs[3] = {{text, 24}, {text + 4, 24}, {text + 2, 24}};
     const aq_bytes types[3] = {{text + 2, 4}, {text + 6, 4}, {text + 10, 4}};
@@ -330,17 +357,15 @@ static void seeds_foreign(const char *path) {
     static const uint8_t ones[3] = {1, 1, 1}, threes[6] = {3, 3, 3, 3, 3, 3};
     static const uint8_t pairs[6] = {0, 1, 0, 1, 0, 1}, some[5] = {3, 3, 3, 3, 0};
     static const uint8_t some_rep[5] = {0, 1, 0, 1, 0}, two[3] = {1, 1, 0};
-    const aq_column_values columns[7] = {{names, 3, ones, NULL, 3},
-                                         {shapes, 6, threes, pairs, 6},
-                                         {blobs, 3, ones, NULL, 3},
-                                         {types, 3, ones, NULL, 3},
-                                         {floats, 4, some, some_rep, 5},
-                                         {floats, 4, some, some_rep, 5},
-                                         {groups, 2, two, NULL, 3}};
+    const aq_column_values columns[7] = {
+        {names, 3, ones, NULL, 3},      {shapes, 6, threes, pairs, 6},
+        {blobs, 3, ones, NULL, 3},      {types, 3, ones, NULL, 3},
+        {floats, 4, some, some_rep, 5}, {floats, 4, some, some_rep, 5},
+        {groups, 2, two, NULL, 3}};
     aq_writer *w;
     aq_error err;
-    FUZZ_CHECK_ERR(aq_writer_open(path, fields, AQI_COUNT(fields), NULL, &w, &err) ==
-                       AQ_OK, &err);
+    FUZZ_CHECK_ERR(
+        aq_writer_open(path, fields, AQI_COUNT(fields), NULL, &w, &err) == AQ_OK, &err);
     FUZZ_CHECK_ERR(aq_writer_put_columns(w, columns, 7, &err) == AQ_OK, &err);
     FUZZ_CHECK_ERR(aq_writer_end_row_group(w, 3, &err) == AQ_OK, &err);
     FUZZ_CHECK_ERR(aq_writer_finish(w, &err) == AQ_OK, &err);
@@ -397,7 +422,7 @@ static void seeds_recipes(const char *directory) {
 
 /* Fills root/TARGET for every target; the directories are made. */
 static void seeds_write(const char *root) {
-    static const char *const targets[] = {"thrift", "footer",      "page",  "file",
+    static const char *const targets[] = {"thrift", "footer",      "page", "file",
                                           "model",  "safetensors", "json", "roundtrip"};
     char path[512];
     struct dirent *entry;

@@ -83,7 +83,8 @@ FUZZ void mutate_varint(fuzz_mutation *m, size_t at) {
     size_t old = 1, n;
     uint64_t value = mutate_number(m);
     if (mutate_below(m, 2) == 0) value = value << 1 ^ (uint64_t)((int64_t)value >> 63);
-    while (old < 10 && at + old < m->size && (m->data[at + old - 1] & 0x80) != 0) old++;
+    while (old < 10 && at + old < m->size && (m->data[at + old - 1] & 0x80) != 0)
+        old++;
     n = aqi_encode_varint(value, bytes);
     mutate_splice(m, at, AQI_MIN(old, m->size - at), bytes, n);
 }
@@ -146,7 +147,8 @@ FUZZ void mutate_put_crc(uint8_t *at, const uint8_t *end, uint32_t crc) {
     uint64_t negative = (crc >> 31) != 0 ? UINT32_MAX : 0;
     uint64_t v = (uint32_t)(crc << 1) ^ negative; /* zigzag of 32 bits */
     size_t bytes = 1, i;
-    while (at + bytes < end && (at[bytes - 1] & 0x80) != 0) bytes++;
+    while (at + bytes < end && (at[bytes - 1] & 0x80) != 0)
+        bytes++;
     if (bytes < 10 && v >> 7 * bytes != 0) return; /* has no room: the page stays wrong */
     for (i = 0; i < bytes; i++, v >>= 7)
         at[i] = (uint8_t)((v & 0x7f) | (i + 1 < bytes ? 0x80 : 0));
@@ -168,7 +170,8 @@ FUZZ void mutate_repair_chunk(fuzz_mutation *m, const aq_parquet *file, int32_t 
         end = at + page.header_bytes;
         for (field = 0; field < 3 && at < end && *at == 0x15; field++) {
             at++;
-            while (at < end && (*at & 0x80) != 0) at++;
+            while (at < end && (*at & 0x80) != 0)
+                at++;
             if (at < end) at++;
         }
         if (page.has_crc && field == 3 && at + 1 < end && *at == 0x15)

@@ -31,7 +31,8 @@ static void fuzz_leaf_init(fuzz_leaf *leaf, uint32_t shape, int32_t type,
                            int32_t length) {
     uint32_t i, n = 0;
     memset(leaf, 0, sizeof *leaf);
-    while (n < 4 && fuzz_repetitions[shape][n] != 9) n++;
+    while (n < 4 && fuzz_repetitions[shape][n] != 9)
+        n++;
     leaf->num_elements = n + 1;
     leaf->type = type;
     for (i = 0; i <= n; i++) {
@@ -215,7 +216,8 @@ static void fuzz_page(const uint8_t *data, size_t size) {
     fuzz_work = 0;
     aqi_thrift_put(&pages.out, "PAR1", 4);
     if ((how & 1) != 0) {
-        while (in.size > 0) fuzz_put_page(&pages, leaf.codec, &in);
+        while (in.size > 0)
+            fuzz_put_page(&pages, leaf.codec, &in);
     } else {
         aqi_thrift_put(&pages.out, in.data, in.size);
     }

@@ -21,7 +21,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-#define REPLAY_SECONDS 5     /* of the processor, for one input: more is a hang */
+#define REPLAY_SECONDS 5 /* of the processor, for one input: more is a hang */
 #define REPLAY_MAX_FAILURES 20
 
 typedef struct replay_target {
@@ -30,10 +30,9 @@ typedef struct replay_target {
 } replay_target;
 
 static const replay_target replay_targets[] = {
-    {"thrift", fuzz_thrift},       {"footer", fuzz_footer},
-    {"page", fuzz_page},           {"file", fuzz_file},
-    {"roundtrip", fuzz_roundtrip}, {"model", fuzz_model},
-    {"json", fuzz_json},           {"safetensors", fuzz_safetensors},
+    {"thrift", fuzz_thrift}, {"footer", fuzz_footer},           {"page", fuzz_page},
+    {"file", fuzz_file},     {"roundtrip", fuzz_roundtrip},     {"model", fuzz_model},
+    {"json", fuzz_json},     {"safetensors", fuzz_safetensors},
 };
 
 /* What the child tells the parent. */
@@ -148,7 +147,8 @@ static int replay_run(replay *r) {
         child = fork();
         FUZZ_CHECK(child >= 0);
         if (child == 0) replay_work(r, first);
-        while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+        while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+            continue;
         if (status != 0) {
             replay_failure(r, status);
             failed++;
@@ -195,7 +195,8 @@ static int replay_paths(replay *r, char **paths, int n) {
     }
     if (r->count > 0) qsort(r->paths, r->count, sizeof *r->paths, replay_compare_paths);
     status = replay_run(r);
-    while (r->count > 0) free(r->paths[--r->count]);
+    while (r->count > 0)
+        free(r->paths[--r->count]);
     free(r->paths);
     return status;
 }

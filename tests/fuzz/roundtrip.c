@@ -26,8 +26,8 @@ typedef struct fuzz_schema {
 } fuzz_schema;
 
 /* Repetitions from the top down to the leaf. */
-static const char *const fuzz_shapes[] = {"q",  "o",    "orq", "oro",
-                                          "r",  "oooo", "qqo", "ororo"};
+static const char *const fuzz_shapes[] = {"q", "o",    "orq", "oro",
+                                          "r", "oooo", "qqo", "ororo"};
 
 static const aq_encoding fuzz_encodings[8][4] = {
     {AQ_PLAIN, AQ_RLE, AQ_RLE, AQ_PLAIN},
@@ -97,8 +97,8 @@ static void fuzz_add_column(fuzz_schema *s, fuzz_input *in) {
     f->logical = AQ_LOGICAL_NONE;
     f->num_children = 0;
     f->type = (aq_physical_type)fuzz_below(in, 8);
-    f->type_length = f->type == AQ_FIXED_LEN_BYTE_ARRAY ? 1 + (int32_t)fuzz_below(in, 20)
-                                                        : 0;
+    f->type_length =
+        f->type == AQ_FIXED_LEN_BYTE_ARRAY ? 1 + (int32_t)fuzz_below(in, 20) : 0;
     f->codec = fuzz_codec(in);
     f->encoding = fuzz_encodings[f->type][fuzz_below(in, 4)];
     choice = fuzz_byte(in);
@@ -210,8 +210,10 @@ static void fuzz_make_bytes(fuzz_column *c, uint32_t style, uint64_t *seed,
         uint64_t number = fuzz_number(style, i, seed, in);
         size_t head = style / 7 % 4 * 9, tail = number % (style / 28 % 3 == 0 ? 7 : 90);
         out[i].data = at;
-        for (k = 0; k < head; k++) *at++ = (uint8_t)("abcdefgh"[k % 8]);
-        for (k = 0; k < tail; k++) *at++ = (uint8_t)(number >> 8 * (k % 8));
+        for (k = 0; k < head; k++)
+            *at++ = (uint8_t)("abcdefgh"[k % 8]);
+        for (k = 0; k < tail; k++)
+            *at++ = (uint8_t)(number >> 8 * (k % 8));
         out[i].size = head + tail;
     }
 }
@@ -324,12 +326,14 @@ static void fuzz_same_offsets(const aq_parquet *file, int32_t group, int32_t col
         i++;
     }
     /* A chunk without values has one empty page, which a reader does not come to. */
-    FUZZ_CHECK(i == index.page_locations.count || (i == 0 && chunk->meta_data.num_values == 0));
+    FUZZ_CHECK(i == index.page_locations.count ||
+               (i == 0 && chunk->meta_data.num_values == 0));
     aq_column_close(c);
     FUZZ_CHECK(aq_column_open(file, group, column, &c, &err) == AQ_OK);
     for (i = 0; aq_column_next(c, &span, &err) == AQ_OK && span.values != NULL; i++) {
-        FUZZ_CHECK(((const aqi_page_location *)index.page_locations.items)[i]
-                       .first_row_index == rows);
+        FUZZ_CHECK(
+            ((const aqi_page_location *)index.page_locations.items)[i].first_row_index ==
+            rows);
         rows += span.num_rows;
     }
     aq_column_close(c);
@@ -363,7 +367,8 @@ static void fuzz_same_chunk(const aq_parquet *file, int32_t group, int32_t colum
         return;
     FUZZ_CHECK(aq_column_open(file, group, column, &c, &err) == AQ_OK);
     FUZZ_CHECK(aq_column_next(c, &span, &err) == AQ_OK);
-    FUZZ_CHECK(span.num_values == 0 || (span.mapped && span.file_offset % (int64_t)align == 0));
+    FUZZ_CHECK(span.num_values == 0 ||
+               (span.mapped && span.file_offset % (int64_t)align == 0));
     aq_column_close(c);
 }
 
@@ -377,7 +382,8 @@ static void fuzz_same_schema(const aq_parquet *file, const fuzz_schema *s) {
         FUZZ_CHECK(f->type_length == spec->type_length && f->logical == spec->logical);
         FUZZ_CHECK(f->field_id == (spec->field_id == 0 ? -1 : spec->field_id));
         if (f->logical == AQ_LOGICAL_INTEGER)
-            FUZZ_CHECK(f->bit_width == spec->bit_width && f->is_signed == spec->is_signed);
+            FUZZ_CHECK(f->bit_width == spec->bit_width &&
+                       f->is_signed == spec->is_signed);
         if (f->logical == AQ_LOGICAL_DECIMAL)
             FUZZ_CHECK(f->precision == spec->precision && f->scale == spec->scale);
         if (f->logical == AQ_LOGICAL_TIMESTAMP)
@@ -436,7 +442,8 @@ static void fuzz_trip_fill(fuzz_trip *t, fuzz_input *in) {
 static void fuzz_trip_free(fuzz_trip *t) {
     size_t g, c;
     for (g = 0; g < FUZZ_MAX_GROUPS; g++) {
-        for (c = 0; c < FUZZ_MAX_COLUMNS; c++) fuzz_column_free(&t->columns[g][c]);
+        for (c = 0; c < FUZZ_MAX_COLUMNS; c++)
+            fuzz_column_free(&t->columns[g][c]);
     }
 }
 
@@ -446,7 +453,8 @@ static aq_status fuzz_trip_put(const fuzz_trip *t, size_t g, bool at_once, aq_wr
     aq_column_values all[FUZZ_MAX_COLUMNS];
     aq_status status = AQ_OK;
     size_t c, n = t->schema.num_columns;
-    for (c = 0; c < n; c++) all[c] = t->columns[g][c].v;
+    for (c = 0; c < n; c++)
+        all[c] = t->columns[g][c].v;
     if (at_once) return aq_writer_put_columns(w, all, n, err);
     for (c = 0; c < n && status == AQ_OK; c++)
         status = aq_writer_put_column(w, &all[c], err);
@@ -528,7 +536,8 @@ static void fuzz_roundtrip(const uint8_t *data, size_t size) {
     fuzz_trip_options(&t, &in);
     choice = fuzz_byte(&in);
     n = 1 + choice % FUZZ_MAX_COLUMNS;
-    while (t.schema.num_columns < n) fuzz_add_column(&t.schema, &in);
+    while (t.schema.num_columns < n)
+        fuzz_add_column(&t.schema, &in);
     t.num_groups = fuzz_below(&in, FUZZ_MAX_GROUPS + 1);
     fuzz_trip_fill(&t, &in);
     if (fuzz_trip_write(&t, path, false, &memory)) {

@@ -26,7 +26,8 @@ static void fuzz_safetensors(const uint8_t *data, size_t size) {
     FUZZ_CHECK(file != NULL);
     aqi_store_le64(file, size);
     memcpy(file + 8, data, size);
-    for (i = 0; i < bytes; i++) file[8 + size + i] = (uint8_t)(i * 37);
+    for (i = 0; i < bytes; i++)
+        file[8 + size + i] = (uint8_t)(i * 37);
     fuzz_model_bytes(file, 8 + size + bytes);
     free(file);
 }

@@ -3,14 +3,30 @@
 #include "fuzz.h"
 
 static const aqi_thrift_struct *const fuzz_thrift_types[] = {
-    &aqi_file_meta_type,      &aqi_page_header_type,        &aqi_row_group_type,
-    &aqi_column_chunk_type,   &aqi_column_meta_type,        &aqi_schema_element_type,
-    &aqi_logical_type,        &aqi_statistics_type,         &aqi_key_value_type,
-    &aqi_data_page_type,      &aqi_data_page_v2_type,       &aqi_dictionary_page_type,
-    &aqi_time_type,           &aqi_time_unit_type,          &aqi_decimal_type,
-    &aqi_integer_type,        &aqi_sorting_column_type,     &aqi_column_order_type,
-    &aqi_empty_type,          &aqi_page_encoding_stats_type, &aqi_column_meta_out_type,
-    &aqi_column_chunk_out_type, &aqi_page_location_type,    &aqi_offset_index_type};
+    &aqi_file_meta_type,
+    &aqi_page_header_type,
+    &aqi_row_group_type,
+    &aqi_column_chunk_type,
+    &aqi_column_meta_type,
+    &aqi_schema_element_type,
+    &aqi_logical_type,
+    &aqi_statistics_type,
+    &aqi_key_value_type,
+    &aqi_data_page_type,
+    &aqi_data_page_v2_type,
+    &aqi_dictionary_page_type,
+    &aqi_time_type,
+    &aqi_time_unit_type,
+    &aqi_decimal_type,
+    &aqi_integer_type,
+    &aqi_sorting_column_type,
+    &aqi_column_order_type,
+    &aqi_empty_type,
+    &aqi_page_encoding_stats_type,
+    &aqi_column_meta_out_type,
+    &aqi_column_chunk_out_type,
+    &aqi_page_location_type,
+    &aqi_offset_index_type};
 
 static bool fuzz_thrift_equal(const aqi_thrift_struct *type, const void *a,
                               const void *b);
