@@ -1,7 +1,7 @@
 /* ours.c - arrowquant.h as an engine. */
 #include "peers.h"
 
-enum { PAGE_BYTES = 1 << 20, ITEM_VALUES = 1 << 18, WIDE_GROUPS = 10, GROUP_ROWS = 4 };
+enum { ITEM_VALUES = 1 << 18, GROUPS = 100000, GROUP_ROWS = 4 };
 
 static struct {
     input input;
@@ -37,19 +37,18 @@ static size_t fields_of(const job *j, aq_field_spec fields[3]) {
     return n;
 }
 
-/* One row group. Pages of 1 MiB; one page where its bytes can be mapped. */
+/* One row group, of pages as the writer makes them. */
 static void write_column(const job *j) {
     const input *in = &self.input;
     aq_column_values column = {.values = in->values,
                                .num_values = in->num_values,
                                .def_levels = in->def,
                                .rep_levels = in->rep};
-    aq_writer_options options = {.no_sync = true};
+    aq_writer_options options = {.no_sync = true, .tasks = self.tasks};
     aq_field_spec fields[3];
     aq_writer *writer;
     aq_error err;
     size_t n = fields_of(j, fields);
-    if (!fields[n - 1].align_values) options.page_bytes = PAGE_BYTES;
     if (in->def != NULL) column.num_levels = in->num_values;
     check(aq_writer_open(j->out, fields, n, &options, &writer, &err), &err);
     check(aq_writer_put_column(writer, &column, &err), &err);
@@ -66,7 +65,7 @@ static void write_groups(const job *j) {
     aq_writer *writer;
     aq_error err;
     check(aq_writer_open(j->out, &field, 1, &options, &writer, &err), &err);
-    for (int g = 0; g < 100000; g++) {
+    for (int g = 0; g < GROUPS; g++) {
         check(aq_writer_put_column(writer, &column, &err), &err);
         check(aq_writer_end_row_group(writer, GROUP_ROWS, &err), &err);
     }
