@@ -13,6 +13,8 @@
 /* Write to `dir`: tables of every physical and logical type; a table of nested groups. */
 void write_tables(const char *dir);
 void write_nested(const char *dir);
+/* Writes to the file `path` the table that stdin describes. */
+void write_described(const char *path);
 
 static inline void fail(const char *what, const char *why) {
     fprintf(stderr, "make_models: %s: %s\n", what, why);

@@ -13,6 +13,7 @@ const aqPath = resolve(process.env.AQ ?? join(root, 'build', 'aq'))
 
 /** Files that make_models wrote: NAME.parquet and, with what is in it, NAME.json. */
 export const dataDir = join(runDir, 'data')
+export const makeModels = join(buildDir, 'make_models')
 /** What several projects on a machine share, absent elsewhere: models, and the files of
  * the repository parquet-testing. */
 export const sharedModels = join(root, '..', 'shared', 'models')

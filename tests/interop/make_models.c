@@ -1,5 +1,6 @@
 /* Writes model files and tables with arrowquant.h, and beside each NAME.parquet a NAME.json
- * with the values that went in, for readers that are not arrowquant.h. Usage: make_models DIR */
+ * with the values that went in, for readers that are not arrowquant.h. Usage: make_models DIR,
+ * or make_models --table OUT (see make_described.c) */
 #define ARROWQUANT_IMPLEMENTATION
 #include "emit.h"
 
@@ -344,6 +345,10 @@ static void write_many(const char *dir) {
 }
 
 int main(int argc, char **argv) {
+    if (argc == 3 && strcmp(argv[1], "--table") == 0) {
+        write_described(argv[2]);
+        return 0;
+    }
     if (argc != 2) {
         fail("usage", "make_models DIR");
     }
