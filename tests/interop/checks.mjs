@@ -71,8 +71,6 @@ export async function expectChecksums(path) {
   const file = readFileSync(path)
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength)
   const pages = pagesOf(path)
-  const { row_groups } = aqJson(['meta', path])
-  same(new Set(pages.map(page => page.row_group)).size, row_groups.length, 'row groups with pages')
   for (const page of pages) {
     const where = `page at ${page.header_offset}`
     const reader = { view, offset: page.header_offset }
@@ -83,11 +81,20 @@ export async function expectChecksums(path) {
   }
 }
 
-/** All pages of a file, with the row group and column that each belongs to. */
+const known = new Map()
+
+/** All pages of a file, with the row group and column that each belongs to; every column chunk
+ * of a file with rows has some. */
 export function pagesOf(path) {
-  return aqJson(['meta', path, '--pages']).row_groups.flatMap((group, row_group) =>
-    group.columns.flatMap(column =>
-      column.pages.map(page => ({ row_group, column: column.path, ...page }))))
+  if (!known.has(path)) known.set(path, findPages(aqJson(['meta', path, '--pages'])))
+  return known.get(path)
+}
+
+function findPages({ num_rows, row_groups }) {
+  return row_groups.flatMap((group, row_group) => group.columns.flatMap(column => {
+    if (num_rows && !column.pages.length) throw new Error(`no pages of ${column.path}`)
+    return column.pages.map(page => ({ row_group, column: column.path, ...page }))
+  }))
 }
 
 /** All four readers give the same values; `types` names the type of each column. */

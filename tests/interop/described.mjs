@@ -84,6 +84,10 @@ export const kinds = {
 
 const mod = value => (value % 1000000n + 1000000n) % 1000000n
 
+/** The type of canonical(). */
+const typeOf = kind => kind.replace(/^[iu]\d+$/, 'int').replace(/^(enum)$/, 'string')
+  .replace(/^fixed$/, 'bytes').replace(/^(decimal|time|timestamp)_.*/, '$1')
+
 /** Writes NAME.parquet and NAME.json. columns: [{name, kind, values, null for null}]. */
 export function writeDescribed(name, columns, { groupRows, pageBytes, version = 1 }) {
   const words = [pageBytes, version, columns.length]
@@ -109,6 +113,6 @@ export function writeDescribed(name, columns, { groupRows, pageBytes, version = 
   const textOf = ({ kind, values }) => values.map(value =>
     value === null ? null : (kinds[kind].text ?? String)(value))
   writeFileSync(join(dataDir, `${name}.json`), JSON.stringify(Object.fromEntries(
-    columns.map(column => [column.name, { type: column.kind, values: textOf(column) }]))))
+    columns.map(column => [column.name, { type: typeOf(column.kind), kind: column.kind, values: textOf(column) }]))))
   return path
 }

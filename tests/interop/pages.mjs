@@ -139,12 +139,12 @@ function hexOfHalf(half) {
 }
 
 /** Bounds and null counts of chunks and pages, and the places of pages. Without a kind, the JSON
- * has it in place of the type of each column. */
+ * has that of each column. */
 export async function expectStatistics({ name, path, kind }) {
   const expected = readJson(join(dataDir, `${name}.json`))
   for (const chunk of await chunksOf(path)) {
     const rows = expected[chunk.path[0]].values.slice(chunk.firstRow, chunk.firstRow + chunk.rows)
-    const ofLeaf = kind ?? expected[chunk.path[0]].type
+    const ofLeaf = kind ?? expected[chunk.path[0]].kind
     const order = orderOf(ofLeaf, chunk.type)
     expectChunkBounds(chunk, rows, order, ofLeaf)
     expectOffsets(chunk)
