@@ -3410,7 +3410,7 @@ typedef struct aqi_columns {
 
 AQI_INLINE AQI_AVX2 void aqi_put2(uint8_t *dst, size_t width, __m128i v) {
     _mm_storel_epi64((__m128i *)(void *)dst, v);
-    _mm_storel_epi64((__m128i *)(void *)(dst + width), _mm_unpackhi_epi64(v, v));
+    _mm_storeh_pi((__m64 *)(void *)(dst + width), _mm_castsi128_ps(v));
 }
 
 AQI_INLINE AQI_AVX2 __m128i aqi_get2(const uint8_t *src, size_t width) {

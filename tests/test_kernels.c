@@ -360,6 +360,176 @@ Test(kernels, pack_is_least_significant_bit_first) {
                 k->pack(codes, n, bits, have);
                 CHECK(memcmp(have, want, (n * bits + 7) / 8) == 0, "%s: %zu of %u bits",
                       aq_isa_name(k->isa), n, bits);
+                /* Bits behind the last code mean nothing. */
+                if (n * bits % 8 != 0)
+                    want[n * bits / 8] |= (uint8_t)(0xff << n * bits % 8);
+                k->unpack(want, n, bits, have);
+                CHECK(memcmp(have, codes, n) == 0, "%s: back, %zu of %u bits",
+                      aq_isa_name(k->isa), n, bits);
+            }
+        }
+    }
+}
+
+/* Code i of a stream, bit by bit. */
+static uint64_t slow_code(const uint8_t *src, size_t i, uint32_t bits) {
+    uint64_t code = 0;
+    for (size_t b = 0, at = i * bits; b < bits; b++, at++)
+        code |= (uint64_t)(src[at / 8] >> at % 8 & 1u) << b;
+    return code;
+}
+
+/* n codes at `offset`, `slack` more readable bytes, then the end of the memory. */
+static aqi_codes make_codes(rng *r, size_t offset, size_t n, uint32_t bits,
+                            size_t slack) {
+    aqi_codes c = {NULL, (n * bits + 7) / 8 + slack, bits};
+    c.src = make_bytes(r, offset, c.readable);
+    return c;
+}
+
+static void free_codes(const aqi_codes *c, size_t offset) {
+    offset_free((void *)(uintptr_t)c->src, offset);
+}
+
+static const size_t slacks[] = {0, 1, 7, 8, 9, 15, 16, 17, 24, 31, 40};
+
+static void check_codes(const kernels *k, uint32_t bits, size_t n, rng *r) {
+    size_t offset = (n * 7 + bits) % 64, slack = slacks[(n + bits) % COUNT_OF(slacks)];
+    aqi_codes c = make_codes(r, offset, n, bits, slack);
+    uint32_t *narrow = offset_alloc(0, n * 4), least32 = (uint32_t)rng_next(r);
+    uint64_t *wide = offset_alloc(0, n * 8), least = rng_next(r), first = rng_next(r);
+    uint64_t last = first, codes[MAX_VALUES];
+    uint32_t last32 = (uint32_t)first, largest = 0;
+    for (size_t i = 0; i < n; i++)
+        codes[i] = slow_code(c.src, i, bits);
+    if (bits <= 32) {
+        uint32_t most = k->unpack32(&c, n, narrow);
+        for (size_t i = 0; i < n; i++) {
+            CHECK(narrow[i] == codes[i], "%s: code %zu of %zu, %u bits, slack %zu",
+                  aq_isa_name(k->isa), i, n, bits, slack);
+            if (narrow[i] > largest) largest = narrow[i];
+        }
+        CHECK(most == largest, "%s: largest of %zu, %u bits", aq_isa_name(k->isa), n,
+              bits);
+    }
+    uint32_t end32 = k->delta32(&c, n, least32, (uint32_t)first, narrow);
+    uint64_t end = k->delta64(&c, n, least, first, wide);
+    for (size_t i = 0; i < n; i++) {
+        last32 += least32 + (uint32_t)codes[i];
+        last += least + codes[i];
+        CHECK(narrow[i] == last32 && wide[i] == last,
+              "%s: sum %zu of %zu, %u bits, slack %zu", aq_isa_name(k->isa), i, n, bits,
+              slack);
+    }
+    CHECK(end32 == last32 && end == last, "%s: last sum of %zu, %u bits",
+          aq_isa_name(k->isa), n, bits);
+    free_codes(&c, offset);
+    offset_free(narrow, 0);
+    offset_free(wide, 0);
+}
+
+Test(kernels, codes_of_every_width) {
+    rng r = {21};
+    FOR_EACH_ISA(k) {
+        for (uint32_t bits = 0; bits <= 64; bits++) {
+            for (size_t n = 0; n <= 140; n++)
+                check_codes(k, bits, n, &r);
+        }
+    }
+}
+
+/* The one largest code is found wherever it stands. */
+Test(kernels, largest_code_at_every_position) {
+    FOR_EACH_ISA(k) {
+        for (size_t n = 1; n <= 70; n++) {
+            for (uint32_t bits = 1; bits <= 32; bits++) {
+                for (size_t i = 0; i < n; i++) {
+                    uint8_t bytes[70 * 4 + 16] = {0};
+                    uint32_t dst[70];
+                    aqi_codes c = {bytes, sizeof bytes, bits};
+                    size_t at = (i + 1) * bits - 1; /* its highest bit */
+                    bytes[at / 8] = (uint8_t)(1u << at % 8);
+                    CHECK(k->unpack32(&c, n, dst) == 1u << (bits - 1),
+                          "%s: %zu of %zu, %u bits", aq_isa_name(k->isa), i, n, bits);
+                }
+            }
+        }
+    }
+}
+
+static void check_streams(const kernels *k, size_t n, size_t width, rng *r) {
+    size_t offset = (n + 5 * width) % 64, to = (3 * n + width) % 64;
+    uint8_t *streams = make_bytes(r, offset, n * width);
+    uint8_t *values = offset_alloc(to, n * width),
+            *back = offset_alloc(offset, n * width);
+    k->join(streams, n, width, values);
+    for (size_t i = 0; i < n; i++) {
+        for (size_t b = 0; b < width; b++)
+            CHECK(values[i * width + b] == streams[b * n + i],
+                  "%s: byte %zu of value %zu of %zu", aq_isa_name(k->isa), b, i, n);
+    }
+    k->split(values, n, width, back);
+    CHECK(memcmp(back, streams, n * width) == 0, "%s: %zu values of %zu bytes",
+          aq_isa_name(k->isa), n, width);
+    offset_free(streams, offset);
+    offset_free(values, to);
+    offset_free(back, offset);
+}
+
+Test(kernels, byte_streams_of_every_width) {
+    static const size_t sizes[] = {1007, 1008, 1023, 1024, 1025, 1040, 2047, 2080};
+    rng r = {23};
+    FOR_EACH_ISA(k) {
+        for (size_t width = 0; width <= 34; width++) {
+            for (size_t n = 0; n <= 70; n++)
+                check_streams(k, n, width, &r);
+            for (size_t i = 0; i < COUNT_OF(sizes); i++)
+                check_streams(k, sizes[i], width, &r);
+        }
+    }
+}
+
+Test(kernels, run_ends_at_every_position) {
+    FOR_EACH_ISA(k) {
+        for (size_t n = 0; n <= 200; n++) {
+            uint8_t *bytes = offset_alloc(n % 64, n);
+            for (size_t i = n > 0; i <= n; i++) {
+                memset(bytes, 0xfe, n);
+                if (i < n) bytes[i] = 0xff;
+                if (i + 1 < n) bytes[n - 1] = (uint8_t)i;
+                CHECK(k->run(bytes, n) == i, "%s: run of %zu of %zu", aq_isa_name(k->isa),
+                      i, n);
+            }
+            offset_free(bytes, n % 64);
+        }
+    }
+}
+
+/* Also beyond 255 times 32, where a counter of one byte would wrap. */
+Test(kernels, levels_are_counted) {
+    static const size_t sizes[] = {8159, 8160, 8161, 8192, 8223, 16320, 16500};
+    static const uint32_t maxima[] = {1, 2, 3, 127, 128, 255};
+    rng r = {29};
+    FOR_EACH_ISA(k) {
+        for (size_t s = 0; s < 140 + COUNT_OF(sizes); s++) {
+            size_t n = s < 140 ? s : sizes[s - 140];
+            for (size_t m = 0; m < 3 * COUNT_OF(maxima); m++) {
+                uint32_t max = maxima[m / 3], largest = 0, most;
+                uint8_t *levels = make_bytes(&r, n % 64, n);
+                aqi_level_counts have = {5, 7, 9}, want = {5, 7, 9};
+                for (size_t i = 0; i < n; i++) {
+                    if (m % 3 == 0) levels[i] = (uint8_t)(levels[i] % (max + 1));
+                    if (m % 3 == 1) levels[i] = (uint8_t)max;
+                    if (m % 3 == 2) levels[i] = (uint8_t)(levels[i] < 2 ? 255 : 0);
+                    want.zeros += levels[i] == 0;
+                    want.maxima += levels[i] == max;
+                    if (levels[i] > largest) largest = levels[i];
+                }
+                most = k->levels(levels, n, max, &have);
+                CHECK(most == largest && have.zeros == want.zeros &&
+                          have.maxima == want.maxima && have.first == 9,
+                      "%s: %zu levels up to %u", aq_isa_name(k->isa), n, max);
+                offset_free(levels, n % 64);
             }
         }
     }
