@@ -204,7 +204,9 @@ typedef struct aq_error {
     int32_t row_group;   /* -1 when not inside a row group                          */
     int32_t column;      /* leaf column; -1 when not inside a column                */
     char name[160];      /* tensor, column or file; a long one has "..." inside     */
-    char message[512];   /* what, where, what to do; one line, no final full stop   */
+    char message[512];   /* what (where); what to do: one line, no final full stop  */
+    uint16_t what_bytes; /* of message: where its "what" ends                       */
+    uint16_t advice_at;  /* of message: where "; what to do" begins, or its end     */
 } aq_error;
 
 /* aq_status_name - short stable name ("checksum"); "unknown" for other numbers. */
@@ -501,7 +503,13 @@ typedef struct aq_chunk_info {
     aq_codec codec;
     uint32_t encodings;         /* bit (1 << aq_encoding) for each one listed        */
     int64_t null_count;         /* -1 = not recorded                                 */
-    aq_bytes min_value, max_value; /* PLAIN bytes; data = NULL when absent           */
+    int64_t distinct_count;     /* -1 = not recorded                                 */
+    aq_bytes min_value, max_value; /* PLAIN bytes; data = NULL: not recorded         */
+    bool min_is_exact;          /* recorded: the bound is a value of the chunk, not  */
+    bool max_is_exact;          /* one that is below or above them all               */
+    int64_t bloom_filter_offset; /* as recorded; -1 = none                           */
+    int32_t bloom_filter_bytes; /* -1 = not recorded                                 */
+    int32_t num_key_values;     /* see aq_parquet_chunk_key_value                    */
 } aq_chunk_info;
 
 typedef struct aq_row_group_info {
@@ -561,6 +569,11 @@ AQ_API AQ_CHECKED aq_status aq_parquet_get_chunk(const aq_parquet *file,
 /* aq_parquet_key_value - i-th metadata pair; false when out of range. */
 AQ_API bool aq_parquet_key_value(const aq_parquet *file, int32_t index,
                                  aq_key_value *out_pair);
+/* aq_parquet_chunk_key_value - i-th metadata pair of a column chunk; false when out of
+ * range. */
+AQ_API bool aq_parquet_chunk_key_value(const aq_parquet *file, int32_t row_group,
+                                       int32_t column, int32_t index,
+                                       aq_key_value *out_pair);
 /* aq_parquet_find_key - value of a key, NUL-terminated; NULL when absent. */
 AQ_API const char *aq_parquet_find_key(const aq_parquet *file, const char *key);
 
@@ -1305,23 +1318,43 @@ static void aqi_error_set_name(aq_error *err, const char *name) {
 }
 
 /* Names from a file stay inside the line, and cannot speak to a terminal. */
-static void aqi_error_tame(char *text) {
+static void aqi_make_printable(char *text) {
     for (; *text != '\0'; text++) {
         if ((unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
     }
 }
 
+/* How long the part of `format` before "; " becomes. Names among the arguments may have
+ * a "; " of their own. */
+static size_t aqi_what_bytes(const char *format, va_list args) {
+    const char *advice = strstr(format, "; ");
+    char what[256];
+    int n;
+    if (advice == NULL || (size_t)(advice - format) >= sizeof what) return SIZE_MAX;
+    memcpy(what, format, (size_t)(advice - format));
+    what[advice - format] = '\0';
+    n = vsnprintf(NULL, 0, what, args);
+    return n < 0 ? SIZE_MAX : (size_t)n;
+}
+
 static void aqi_error_vset(aq_error *err, aq_status status, int64_t offset,
                            const char *format, va_list args) {
+    va_list again;
+    size_t what;
     int n;
     aqi_error_clear(err);
     err->status = status;
     err->file_offset = offset;
+    va_copy(again, args);
     n = vsnprintf(err->message, sizeof err->message, format, args);
+    what = aqi_what_bytes(format, again);
+    va_end(again);
     if (n < 0) memcpy(err->message, "?", 2);
     if (n >= (int)sizeof err->message)
         memcpy(err->message + sizeof err->message - 4, "...", 4);
-    aqi_error_tame(err->message);
+    aqi_make_printable(err->message);
+    err->what_bytes = (uint16_t)AQI_MIN(what, strlen(err->message));
+    err->advice_at = err->what_bytes;
 }
 
 /* Records a failure and returns its status: `return aqi_fail(err, AQ_E_ARG, "...")`. */
@@ -1370,28 +1403,25 @@ static aq_status aqi_fail_nomem(aq_error *err, size_t bytes) {
     return aqi_fail(err, AQ_E_NOMEM, "out of memory asking for %zu bytes", bytes);
 }
 
-/* Inserts " (where)" between what is wrong and what to do. Called once a layer at
- * most. */
+/* Inserts " (where)" between what is wrong and what to do; the next one makes it
+ * " (where, where)". Called once a layer at most. */
 AQ_PRINTF(2, 3) static void aqi_error_locate(aq_error *err, const char *format, ...) {
-    char where[256], rest[sizeof err->message];
-    const char *advice, *merge = " (";
-    size_t head;
+    char where[256], text[sizeof where + 4];
+    size_t n, at;
     va_list args;
     if (err == NULL || err->status == AQ_OK) return;
     va_start(args, format);
     if (vsnprintf(where, sizeof where, format, args) < 0) where[0] = '\0';
     va_end(args);
-    aqi_error_tame(where);
-    advice = strstr(err->message, "; ");
-    head = advice != NULL ? (size_t)(advice - err->message) : strlen(err->message);
-    if (head > 0 && err->message[head - 1] == ')') {
-        head--; /* "(column x)" becomes "(column x, tensor y)" */
-        merge = ", ";
-    }
-    memcpy(rest, advice != NULL ? advice : "", advice != NULL ? strlen(advice) + 1 : 1);
-    if (head + strlen(where) + strlen(rest) + 4 > sizeof err->message) return;
-    snprintf(err->message + head, sizeof err->message - head, "%s%s)%s", merge, where,
-             rest);
+    aqi_make_printable(where);
+    at = err->advice_at;
+    if (at > err->what_bytes) at--; /* before the ")" */
+    snprintf(text, sizeof text, at == err->what_bytes ? " (%s)" : ", %s", where);
+    n = strlen(text);
+    if (strlen(err->message) + n >= sizeof err->message) return;
+    memmove(err->message + at + n, err->message + at, strlen(err->message + at) + 1);
+    memcpy(err->message + at, text, n);
+    err->advice_at = (uint16_t)(err->advice_at + n);
 }
 
 /* Adds the row group and column to an error that has none. */
@@ -1478,20 +1508,24 @@ AQI_INLINE size_t aqi_remaining(const aqi_cursor *c) { return (size_t)(c->end - 
 
 AQI_INLINE int64_t aqi_offset(const aqi_cursor *c) { return c->base + (c->p - c->start); }
 
-/* ULEB128 of at most 64 bits; false when it is cut off or too long. */
+/* ULEB128 of at most 64 bits. False, and the cursor stays, when it is cut off or too
+ * long. */
 AQI_INLINE bool aqi_read_varint(aqi_cursor *c, uint64_t *out) {
+    const uint8_t *p = c->p;
     uint64_t value = 0;
     unsigned shift = 0;
-    if (AQI_LIKELY(c->p < c->end && *c->p < 0x80)) {
-        *out = *c->p++;
+    if (AQI_LIKELY(p < c->end && *p < 0x80)) {
+        *out = *p;
+        c->p = p + 1;
         return true;
     }
-    while (c->p < c->end && shift < 64) {
-        uint8_t byte = *c->p++;
+    while (p < c->end && shift < 64) {
+        uint8_t byte = *p++;
         if (shift == 63 && byte > 1) return false;
         value |= (uint64_t)(byte & 0x7f) << shift;
         if (byte < 0x80) {
             *out = value;
+            c->p = p;
             return true;
         }
         shift += 7;
@@ -3859,7 +3893,8 @@ static uint32_t aqi_crc32(uint32_t state, const void *src, size_t bytes) {
 
 /*==========================================================================
  * MARK: - [70] Thrift compact protocol (private)
- * Structs are described by tables; one reader and one writer walk them.
+ * Structs are described by tables; one reader and one writer walk them. The reader
+ * allocates nothing: of a list it keeps where its elements are, once they are checked.
  * In: untrusted bytes. Unknown fields are skipped, nesting <= 64, counts <= bytes left.
  * Source: thrift-compact-protocol.md.
  *========================================================================*/
@@ -3867,6 +3902,7 @@ static uint32_t aqi_crc32(uint32_t state, const void *src, size_t bytes) {
 #define AQI_THRIFT_DEPTH 64
 #define AQI_THRIFT_STRING_LIMIT 100000000u
 #define AQI_THRIFT_LIST_LIMIT 1000000u
+#define AQI_THRIFT_ITEM_BYTES 512 /* of the largest struct that comes in lists */
 
 typedef enum aqi_thrift_type {
     AQI_T_STOP = 0,
@@ -3885,21 +3921,23 @@ typedef enum aqi_thrift_type {
     AQI_T_UUID = 13
 } aqi_thrift_type;
 
-/* C members by kind: bool, int8_t, int16_t, int32_t, int64_t, double, aqi_slice, a
- * struct of its own, or an aqi_list of one of them. */
+/* The type of a field and of its elements: the lower and the upper 4 bits. C members by
+ * kind: bool, int8_t, int16_t, int32_t, int64_t, double, aqi_slice, a struct of its own,
+ * or an aqi_list of one of them. */
 typedef enum aqi_kind {
-    AQI_KIND_BOOL,
-    AQI_KIND_I8,
-    AQI_KIND_I16,
-    AQI_KIND_I32,
-    AQI_KIND_I64,
-    AQI_KIND_DOUBLE,
-    AQI_KIND_BYTES,
-    AQI_KIND_STRUCT,
-    AQI_KIND_LIST_I32,
-    AQI_KIND_LIST_I64,
-    AQI_KIND_LIST_BYTES,
-    AQI_KIND_LIST_STRUCT
+    AQI_KIND_NONE = 0,
+    AQI_KIND_BOOL = AQI_T_TRUE, /* or AQI_T_FALSE */
+    AQI_KIND_I8 = AQI_T_I8,
+    AQI_KIND_I16 = AQI_T_I16,
+    AQI_KIND_I32 = AQI_T_I32,
+    AQI_KIND_I64 = AQI_T_I64,
+    AQI_KIND_DOUBLE = AQI_T_DOUBLE,
+    AQI_KIND_BYTES = AQI_T_BINARY,
+    AQI_KIND_STRUCT = AQI_T_STRUCT,
+    AQI_KIND_LIST_I32 = AQI_T_LIST | AQI_T_I32 << 4,
+    AQI_KIND_LIST_I64 = AQI_T_LIST | AQI_T_I64 << 4,
+    AQI_KIND_LIST_BYTES = AQI_T_LIST | AQI_T_BINARY << 4,
+    AQI_KIND_LIST_STRUCT = AQI_T_LIST | AQI_T_STRUCT << 4
 } aqi_kind;
 
 typedef struct aqi_slice {
@@ -3907,17 +3945,18 @@ typedef struct aqi_slice {
     uint32_t size;
 } aqi_slice;
 
+/* The elements as an array in C, or as they are in Thrift: always so from the reader. */
 typedef struct aqi_list {
     const void *items;
     uint32_t count;
-    size_t encoded_bytes; /* writer only: not 0 = items are that many bytes of Thrift */
+    size_t encoded_bytes; /* not 0 = items are that many bytes of Thrift */
 } aqi_list;
 
 typedef struct aqi_thrift_field {
-    int16_t id;
-    uint8_t kind;
-    bool required;
+    int32_t id;
     uint16_t offset;
+    uint8_t kind;
+    uint8_t index;
     const struct aqi_thrift_struct *type; /* of STRUCT and LIST_STRUCT */
     const char *name;
 } aqi_thrift_field;
@@ -3926,24 +3965,41 @@ typedef struct aqi_thrift_field {
 typedef struct aqi_thrift_struct {
     const char *name;
     size_t size;
-    size_t num_fields; /* <= 32 */
-    const aqi_thrift_field *fields;
+    size_t num_fields;              /* <= 32 */
+    uint32_t required;              /* bits as in `has` */
+    uint32_t min_bytes;             /* that one takes in a file */
+    const aqi_thrift_field *fields; /* by ascending id; a row of kind NONE ends them */
 } aqi_thrift_struct;
 
 /* AQI_THRIFT(name, LIST) makes the C struct, the indices of its fields and its table from
  * LIST(X, name) = X(name, id, KIND, c_type, member, required, type table or NULL) ... */
 #define AQI_T_MEMBER(s, id, kind, c_type, member, required, table) c_type member;
 #define AQI_T_INDEX(s, id, kind, c_type, member, required, table) s##_field_##member,
+#define AQI_T_REQUIRED(s, id, kind, c_type, member, required, table)                     \
+    | (required ? 1u << s##_field_##member : 0u)
+#define AQI_T_MIN_BYTES(s, id, kind, c_type, member, required, table)                    \
+    +(!(required) ? 0u : AQI_KIND_##kind == AQI_KIND_BOOL ? 1u : 2u)
 #define AQI_T_ROW(s, id, kind, c_type, member, required, table)                          \
-    {id, AQI_KIND_##kind, required, (uint16_t)offsetof(s, member), table, #member},
+    {id,     (uint16_t)offsetof(s, member), AQI_KIND_##kind, s##_field_##member, table,  \
+     #member},
+#define AQI_T_END {INT32_MAX, 0, AQI_KIND_NONE, 0, NULL, NULL}
 #define AQI_THRIFT(s, LIST)                                                              \
     typedef struct s {                                                                   \
         uint32_t has;                                                                    \
         LIST(AQI_T_MEMBER, s)                                                            \
     } s;                                                                                 \
     enum { LIST(AQI_T_INDEX, s) s##_num_fields };                                        \
-    static const aqi_thrift_field s##_fields[] = {LIST(AQI_T_ROW, s)};                   \
-    static const aqi_thrift_struct s##_type = {#s, sizeof(s), s##_num_fields, s##_fields};
+    static const aqi_thrift_field s##_fields[] = {LIST(AQI_T_ROW, s) AQI_T_END};         \
+    static const aqi_thrift_struct s##_type = {                                          \
+        #s, sizeof(s), s##_num_fields, 0u LIST(AQI_T_REQUIRED, s),                       \
+        1u LIST(AQI_T_MIN_BYTES, s), s##_fields};
+
+typedef struct aqi_empty {
+    uint32_t has;
+} aqi_empty;
+static const aqi_thrift_field aqi_empty_fields[] = {AQI_T_END};
+static const aqi_thrift_struct aqi_empty_type = {"aqi_empty", sizeof(aqi_empty), 0, 0, 1,
+                                                 aqi_empty_fields};
 
 #define AQI_HAS(p, s, member) (((p)->has >> s##_field_##member & 1u) != 0)
 #define AQI_SET(p, s, member, value)                                                     \
@@ -3952,13 +4008,18 @@ typedef struct aqi_thrift_struct {
 
 typedef struct aqi_thrift_reader {
     aqi_cursor in;
-    aqi_arena *arena; /* for lists */
     aq_error *err;
 } aqi_thrift_reader;
 
-static aq_status aqi_thrift_fail(aqi_thrift_reader *r, const char *what) {
-    return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in), "Thrift metadata: %s",
-                       what);
+/* Something is wrong with what begins at `at`. */
+static aq_status aqi_thrift_fail_at(const aqi_thrift_reader *r, const uint8_t *at,
+                                    const char *what) {
+    return aqi_fail_at(r->err, AQ_E_FORMAT, r->in.base + (at - r->in.start),
+                       "Thrift metadata: %s", what);
+}
+
+static aq_status aqi_thrift_fail(const aqi_thrift_reader *r, const char *what) {
+    return aqi_thrift_fail_at(r, r->in.p, what);
 }
 
 /* int64_t from a zigzag varint. */
@@ -3969,66 +4030,83 @@ AQI_INLINE bool aqi_read_zigzag(aqi_cursor *c, int64_t *out) {
     return true;
 }
 
-AQI_INLINE aq_status aqi_thrift_int(aqi_thrift_reader *r, int64_t min, int64_t max,
-                                int64_t *out) {
-    if (!aqi_read_zigzag(&r->in, out))
-        return aqi_thrift_fail(r, "integer cut off or too long");
-    if (*out < min || *out > max)
-        return aqi_thrift_fail(r, "integer too large for its field");
-    return AQ_OK;
+static aq_status aqi_thrift_fail_int(const aqi_thrift_reader *r, const uint8_t *at) {
+    aqi_cursor in = r->in;
+    int64_t v;
+    in.p = at;
+    return aqi_thrift_fail_at(r, at,
+                              aqi_read_zigzag(&in, &v) ? "integer too large for its field"
+                                                       : "integer cut off or too long");
 }
 
-static aq_status aqi_thrift_bytes(aqi_thrift_reader *r, aqi_slice *out) {
+/* A string where it stands. False, and the cursor stays, when it is cut off or too
+ * long. */
+AQI_INLINE bool aqi_read_slice(aqi_cursor *c, aqi_slice *out) {
+    aqi_cursor in = *c;
     uint64_t n;
-    if (!aqi_read_varint(&r->in, &n)) return aqi_thrift_fail(r, "string length cut off");
-    if (n > aqi_remaining(&r->in))
-        return aqi_thrift_fail(r, "string longer than its file");
-    if (n > AQI_THRIFT_STRING_LIMIT)
-        return aqi_fail_at(r->err, AQ_E_LIMIT, aqi_offset(&r->in),
-                           "Thrift string of %llu bytes; the limit is 100,000,000",
-                           (unsigned long long)n);
-    out->data = r->in.p;
+    if (!aqi_read_varint(&in, &n) || n > aqi_remaining(&in) ||
+        n > AQI_THRIFT_STRING_LIMIT)
+        return false;
+    out->data = in.p;
     out->size = (uint32_t)n;
-    r->in.p += n;
-    return AQ_OK;
+    c->p = in.p + n;
+    return true;
+}
+
+static aq_status aqi_thrift_fail_slice(const aqi_thrift_reader *r, const uint8_t *at) {
+    aqi_cursor in = r->in;
+    uint64_t n;
+    in.p = at;
+    if (!aqi_read_varint(&in, &n))
+        return aqi_thrift_fail_at(r, at, "string length cut off");
+    if (n > aqi_remaining(&in))
+        return aqi_thrift_fail_at(r, at, "string longer than its file");
+    return aqi_fail_at(r->err, AQ_E_LIMIT, aqi_offset(&in),
+                       "Thrift string of %llu bytes; the limit is 100,000,000",
+                       (unsigned long long)n);
 }
 
 /* Element type and count; each element takes a byte at least. */
-static aq_status aqi_thrift_list_header(aqi_thrift_reader *r, aqi_thrift_type *out_type,
-                                        uint32_t *out_count) {
+AQI_INLINE aq_status aqi_thrift_list_header(aqi_thrift_reader *r,
+                                            aqi_thrift_type *out_type,
+                                            uint32_t *out_count) {
+    aqi_cursor in = r->in;
     uint64_t n;
-    if (aqi_remaining(&r->in) == 0) return aqi_thrift_fail(r, "list header cut off");
-    n = *r->in.p >> 4;
-    *out_type = (aqi_thrift_type)(*r->in.p++ & 15);
-    if (n == 15 && !aqi_read_varint(&r->in, &n))
+    if (aqi_remaining(&in) == 0) return aqi_thrift_fail(r, "list header cut off");
+    n = *in.p >> 4;
+    *out_type = (aqi_thrift_type)(*in.p++ & 15);
+    if (n == 15 && !aqi_read_varint(&in, &n))
         return aqi_thrift_fail(r, "list size cut off");
-    if (n > aqi_remaining(&r->in)) return aqi_thrift_fail(r, "list longer than its file");
+    if (n > aqi_remaining(&in)) return aqi_thrift_fail(r, "list longer than its file");
     if (n > AQI_THRIFT_LIST_LIMIT)
-        return aqi_fail_at(r->err, AQ_E_LIMIT, aqi_offset(&r->in),
+        return aqi_fail_at(r->err, AQ_E_LIMIT, aqi_offset(&in),
                            "Thrift list of %llu elements; the limit is 1,000,000",
                            (unsigned long long)n);
     *out_count = (uint32_t)n;
+    r->in = in;
     return AQ_OK;
 }
 
-/* Type and id of the next field; AQI_T_STOP at the end of the struct. */
-AQI_INLINE aq_status aqi_thrift_field_header(aqi_thrift_reader *r, int16_t *id,
-                                             aqi_thrift_type *out_type) {
-    uint8_t byte;
+/* Type and id of the next field, given the id of the one before it; AQI_T_STOP at the end
+ * of the struct. */
+static aq_status aqi_thrift_field_header(aqi_thrift_reader *r, int32_t *id,
+                                         aqi_thrift_type *out_type) {
+    const uint8_t *at = r->in.p;
     int64_t next;
+    uint32_t byte;
     if (aqi_remaining(&r->in) == 0) return aqi_thrift_fail(r, "struct cut off");
     byte = *r->in.p++;
     *out_type = (aqi_thrift_type)(byte & 15);
     if (byte == 0) return AQ_OK;
     if (byte >> 4 != 0) {
-        next = *id + (byte >> 4);
+        next = *id + (int32_t)(byte >> 4);
     } else if (!aqi_read_zigzag(&r->in, &next)) {
-        return aqi_thrift_fail(r, "field id cut off");
+        return aqi_thrift_fail_at(r, at, "field id cut off");
     }
     if (*out_type == AQI_T_STOP || *out_type > AQI_T_UUID || next < INT16_MIN ||
         next > INT16_MAX)
-        return aqi_thrift_fail(r, "no such field type or id");
-    *id = (int16_t)next;
+        return aqi_thrift_fail_at(r, at, "no such field type or id");
+    *id = (int32_t)next;
     return AQ_OK;
 }
 
@@ -4068,7 +4146,7 @@ static aq_status aqi_thrift_skip(aqi_thrift_reader *r, aqi_thrift_type type, int
     int64_t value;
     size_t fixed = type == AQI_T_I8 ? 1 : type == AQI_T_DOUBLE ? 8 : 16;
     uint32_t count = 0;
-    int16_t id = 0;
+    int32_t id = 0;
     aq_status status;
     if (depth > AQI_THRIFT_DEPTH)
         return aqi_fail_at(r->err, AQ_E_LIMIT, aqi_offset(&r->in),
@@ -4086,9 +4164,11 @@ static aq_status aqi_thrift_skip(aqi_thrift_reader *r, aqi_thrift_type type, int
     case AQI_T_I16:
     case AQI_T_I32:
     case AQI_T_I64:
-        return aqi_thrift_int(r, INT64_MIN, INT64_MAX, &value);
+        if (!aqi_read_zigzag(&r->in, &value)) return aqi_thrift_fail_int(r, r->in.p);
+        return AQ_OK;
     case AQI_T_BINARY:
-        return aqi_thrift_bytes(r, &slice);
+        if (!aqi_read_slice(&r->in, &slice)) return aqi_thrift_fail_slice(r, r->in.p);
+        return AQ_OK;
     case AQI_T_LIST:
     case AQI_T_SET:
         status = aqi_thrift_list_header(r, &type, &count);
@@ -4109,150 +4189,240 @@ static aq_status aqi_thrift_skip(aqi_thrift_reader *r, aqi_thrift_type type, int
     return aqi_thrift_fail(r, "no such type");
 }
 
-/* Declared before its recursion through fields; as deep as the tables are. */
+/* The fields of a struct, one after the other. */
+typedef struct aqi_thrift_walk {
+    const aqi_thrift_struct *type;
+    const aqi_thrift_field *field; /* row of the field at hand                       */
+    uint32_t has;                  /* fields whose values were read                  */
+    int32_t id;
+    aqi_thrift_type wire;          /* of the field at hand; AQI_T_STOP: no more      */
+} aqi_thrift_walk;
+
+static aqi_thrift_walk aqi_thrift_walk_begin(const aqi_thrift_struct *type) {
+    aqi_thrift_walk w;
+    w.type = type;
+    w.field = type->fields;
+    w.has = 0;
+    w.id = 0;
+    w.wire = AQI_T_STOP;
+    return w;
+}
+
+/* Whether the row is that of the field at hand. A field of another type than the table's
+ * is unknown and so skipped, as Thrift demands. */
+AQI_INLINE bool aqi_thrift_is_row(const aqi_thrift_field *f, int32_t id,
+                                  aqi_thrift_type wire) {
+    return f->id == id && ((f->kind & 15) == (int)wire ||
+                           (f->kind == AQI_KIND_BOOL && wire == AQI_T_FALSE));
+}
+
+static aq_status aqi_thrift_fail_missing(const aqi_thrift_reader *r,
+                                         const aqi_thrift_walk *w) {
+    uint32_t missing = w->type->required & ~w->has;
+    return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in),
+                       "Thrift metadata: %s lacks its field %s", w->type->name,
+                       w->type->fields[__builtin_ctz(missing)].name);
+}
+
+/* What nearly every field is: known, after the one before it, its id in short form.
+ * False, and nothing has moved, when it is none such. */
+AQI_INLINE bool aqi_thrift_step(aqi_cursor *c, aqi_thrift_walk *w) {
+    const aqi_thrift_field *f = w->field;
+    const uint32_t byte = aqi_remaining(c) == 0 ? 0 : *c->p;
+    const int32_t id = w->id + (int32_t)(byte >> 4);
+    if (byte >> 4 == 0) return false;
+    while (f->id < id) f++;
+    if (!aqi_thrift_is_row(f, id, (aqi_thrift_type)(byte & 15))) return false;
+    w->wire = (aqi_thrift_type)(byte & 15);
+    w->field = f;
+    w->id = id;
+    c->p++;
+    return true;
+}
+
+/* Whether the struct ends here, with all that it needs. */
+AQI_INLINE bool aqi_thrift_end(aqi_cursor *c, aqi_thrift_walk *w) {
+    if (aqi_remaining(c) == 0 || *c->p != AQI_T_STOP ||
+        (w->type->required & ~w->has) != 0)
+        return false;
+    w->wire = AQI_T_STOP;
+    c->p++;
+    return true;
+}
+
+/* To the next known field or the end by the long way: any id, any order, unknown fields
+ * between, and what is wrong. */
+static aq_status aqi_thrift_search(aqi_thrift_reader *r, aqi_thrift_walk *w) {
+    for (;;) {
+        aq_status status = aqi_thrift_field_header(r, &w->id, &w->wire);
+        if (status != AQ_OK) return status;
+        if (w->wire == AQI_T_STOP) break;
+        w->field = w->type->fields;
+        while (w->field->id < w->id) w->field++;
+        if (aqi_thrift_is_row(w->field, w->id, w->wire)) return AQ_OK;
+        status = aqi_thrift_skip(r, w->wire, 1);
+        if (status != AQ_OK) return status;
+    }
+    return (w->type->required & ~w->has) == 0 ? AQ_OK : aqi_thrift_fail_missing(r, w);
+}
+
+/* To the next known field, or to the end: then `wire` is AQI_T_STOP. */
+static aq_status aqi_thrift_next(aqi_thrift_reader *r, aqi_thrift_walk *w) {
+    if (aqi_thrift_step(&r->in, w) || aqi_thrift_end(&r->in, w)) return AQ_OK;
+    return aqi_thrift_search(r, w);
+}
+
+/* The header of a list; its elements follow. */
+static aq_status aqi_thrift_list_begin(aqi_thrift_reader *r, const aqi_thrift_field *f,
+                                       aqi_list *out) {
+    const uint8_t *at = r->in.p;
+    aqi_thrift_type wire = AQI_T_STOP;
+    aq_status status = aqi_thrift_list_header(r, &wire, &out->count);
+    if (status != AQ_OK) return status;
+    out->items = r->in.p;
+    out->encoded_bytes = 0;
+    if (out->count == 0) return AQ_OK;
+    if ((int)wire != f->kind >> 4)
+        return aqi_thrift_fail_at(r, at, "list of another type than its field's");
+    if (f->type != NULL && out->count > aqi_remaining(&r->in) / f->type->min_bytes)
+        return aqi_thrift_fail_at(r, at, "list longer than its file");
+    return AQ_OK;
+}
+
+static void aqi_thrift_list_end(const aqi_thrift_reader *r, aqi_list *out) {
+    out->encoded_bytes = (size_t)(r->in.p - (const uint8_t *)out->items);
+}
+
+/* Declared before its recursion through lists; as deep as the tables are. */
 static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *type,
                                  void *dst);
 
-/* Reads one element of a list, or the value of a field that is no list and no bool. */
-static aq_status aqi_thrift_value(aqi_thrift_reader *r, aqi_kind kind,
-                                  const aqi_thrift_struct *type, void *dst) {
-    int64_t v = 0;
-    aq_status status = AQ_OK;
+/* Checks the elements by reading them. */
+static aq_status aqi_thrift_read_list(aqi_thrift_reader *r, const aqi_thrift_field *f,
+                                      aqi_list *out) {
+    uint64_t item[AQI_THRIFT_ITEM_BYTES / sizeof(uint64_t)];
+    uint32_t i;
+    aq_status status = aqi_thrift_list_begin(r, f, out);
+    aqi_cursor in = r->in;
+    if (f->kind == AQI_KIND_LIST_STRUCT) {
+        for (i = 0; i < out->count && status == AQ_OK; i++) {
+            AQ_ASSERT(f->type->size <= sizeof item);
+            status = aqi_thrift_read(r, f->type, item);
+        }
+        in = r->in;
+    } else if (f->kind == AQI_KIND_LIST_BYTES) {
+        for (i = 0; i < out->count && status == AQ_OK; i++) {
+            aqi_slice slice;
+            if (!aqi_read_slice(&in, &slice)) status = aqi_thrift_fail_slice(r, in.p);
+        }
+    } else {
+        for (i = 0; i < out->count && status == AQ_OK; i++) {
+            const uint8_t *at = in.p;
+            int64_t v;
+            if (!aqi_read_zigzag(&in, &v) ||
+                (f->kind == AQI_KIND_LIST_I32 && v != (int32_t)v))
+                status = aqi_thrift_fail_int(r, at);
+        }
+    }
+    r->in = in;
+    aqi_thrift_list_end(r, out);
+    return status;
+}
+
+/* Declared before its recursion through fields; as deep as the tables are. */
+static aq_status aqi_thrift_read_fields(aqi_thrift_reader *r,
+                                        const aqi_thrift_struct *type, void *dst);
+
+/* The value of the field at hand, into its place in `dst`, which was zeroed. The cursor
+ * `in` stands in for the reader's. */
+AQI_INLINE aq_status aqi_thrift_read_value(aqi_thrift_reader *r, aqi_cursor *in,
+                                           aqi_thrift_walk *w, void *dst) {
+    const aqi_thrift_field *f = w->field;
+    const uint32_t bit = 1u << f->index;
+    const uint8_t *at = in->p;
+    void *to = (uint8_t *)dst + f->offset;
     uint64_t bits;
-    switch (kind) {
+    int64_t v;
+    aq_status status = AQ_OK;
+    switch ((aqi_kind)f->kind) {
+    case AQI_KIND_BOOL:
+        *(bool *)to = w->wire == AQI_T_TRUE; /* the value is in the field's header */
+        break;
     case AQI_KIND_I8:
-        if (aqi_remaining(&r->in) == 0) return aqi_thrift_fail(r, "value cut off");
-        *(int8_t *)dst = (int8_t)*r->in.p++;
+        if (aqi_remaining(in) == 0) return aqi_thrift_fail_at(r, at, "value cut off");
+        *(int8_t *)to = (int8_t)*in->p++;
         break;
     case AQI_KIND_I16:
-        status = aqi_thrift_int(r, INT16_MIN, INT16_MAX, &v);
-        *(int16_t *)dst = (int16_t)v;
+        if (!aqi_read_zigzag(in, &v) || v != (int16_t)v)
+            return aqi_thrift_fail_int(r, at);
+        *(int16_t *)to = (int16_t)v;
         break;
     case AQI_KIND_I32:
-        status = aqi_thrift_int(r, INT32_MIN, INT32_MAX, &v);
-        *(int32_t *)dst = (int32_t)v;
+        if (!aqi_read_zigzag(in, &v) || v != (int32_t)v)
+            return aqi_thrift_fail_int(r, at);
+        *(int32_t *)to = (int32_t)v;
         break;
     case AQI_KIND_I64:
-        status = aqi_thrift_int(r, INT64_MIN, INT64_MAX, (int64_t *)dst);
+        if (!aqi_read_zigzag(in, (int64_t *)to)) return aqi_thrift_fail_int(r, at);
         break;
     case AQI_KIND_DOUBLE:
-        if (aqi_remaining(&r->in) < 8) return aqi_thrift_fail(r, "value cut off");
-        bits = aqi_load_le64(r->in.p);
-        memcpy(dst, &bits, sizeof bits);
-        r->in.p += 8;
+        if (aqi_remaining(in) < 8) return aqi_thrift_fail_at(r, at, "value cut off");
+        bits = aqi_load_le64(in->p);
+        memcpy(to, &bits, sizeof bits);
+        in->p += 8;
         break;
     case AQI_KIND_BYTES:
-        status = aqi_thrift_bytes(r, (aqi_slice *)dst);
+        if (!aqi_read_slice(in, (aqi_slice *)to)) return aqi_thrift_fail_slice(r, at);
+        break;
+    case AQI_KIND_STRUCT:
+        if ((w->has & bit) != 0) memset(to, 0, f->type->size); /* the last one counts */
+        r->in.p = in->p;
+        status = aqi_thrift_read_fields(r, f->type, to);
+        in->p = r->in.p;
         break;
     default:
-        status = aqi_thrift_read(r, type, dst);
+        r->in.p = in->p;
+        status = aqi_thrift_read_list(r, f, (aqi_list *)to);
+        in->p = r->in.p;
         break;
     }
+    w->has |= bit;
     return status;
 }
 
-static const struct {
-    uint8_t wire;    /* aqi_thrift_type of the field     */
-    uint8_t element; /* aqi_kind of a list's elements    */
-    uint8_t size;    /* bytes of an element in C         */
-} aqi_kind_info[] = {
-    {AQI_T_TRUE, 0, 0},
-    {AQI_T_I8, 0, 0},
-    {AQI_T_I16, 0, 0},
-    {AQI_T_I32, 0, 0},
-    {AQI_T_I64, 0, 0},
-    {AQI_T_DOUBLE, 0, 0},
-    {AQI_T_BINARY, 0, 0},
-    {AQI_T_STRUCT, 0, 0},
-    {AQI_T_LIST, AQI_KIND_I32, sizeof(int32_t)},
-    {AQI_T_LIST, AQI_KIND_I64, sizeof(int64_t)},
-    {AQI_T_LIST, AQI_KIND_BYTES, sizeof(aqi_slice)},
-    {AQI_T_LIST, AQI_KIND_STRUCT, 0},
-};
-
-/* Fewest bytes that a struct of this type can take: bounds what a list's count
- * allocates. */
-static size_t aqi_thrift_min_bytes(const aqi_thrift_struct *type) {
-    size_t i, n = 1;
-    for (i = 0; i < type->num_fields; i++) {
-        if (type->fields[i].required) n += type->fields[i].kind == AQI_KIND_BOOL ? 1 : 2;
-    }
-    return n;
+/* The same for those who walk themselves. */
+static aq_status aqi_thrift_read_field(aqi_thrift_reader *r, aqi_thrift_walk *w,
+                                       void *dst) {
+    return aqi_thrift_read_value(r, &r->in, w, dst);
 }
 
-static aq_status aqi_thrift_read_list(aqi_thrift_reader *r, const aqi_thrift_field *field,
-                                      aqi_list *dst) {
-    aqi_kind element = (aqi_kind)aqi_kind_info[field->kind].element;
-    size_t size = aqi_kind_info[field->kind].size, min_bytes = 1;
-    aqi_thrift_type wire = AQI_T_STOP;
-    uint32_t i, count = 0;
-    void *items;
-    aq_status status = aqi_thrift_list_header(r, &wire, &count);
-    if (status != AQ_OK) return status;
-    dst->count = 0;
-    if (count == 0) return AQ_OK;
-    if ((uint8_t)wire != aqi_kind_info[element].wire)
-        return aqi_thrift_fail(r, "list of another type than its field's");
-    if (element == AQI_KIND_STRUCT) {
-        size = field->type->size;
-        min_bytes = aqi_thrift_min_bytes(field->type);
+static aq_status aqi_thrift_read_fields(aqi_thrift_reader *r,
+                                        const aqi_thrift_struct *type, void *dst) {
+    aqi_thrift_walk w = aqi_thrift_walk_begin(type);
+    aqi_cursor in = r->in; /* a variable that the compiler can keep in registers */
+    for (;;) {
+        aq_status status = AQ_OK;
+        if (!AQI_LIKELY(aqi_thrift_step(&in, &w)) && !aqi_thrift_end(&in, &w)) {
+            aqi_thrift_walk copy = w; /* that `w` too can stay in registers */
+            r->in.p = in.p;
+            status = aqi_thrift_search(r, &copy);
+            in.p = r->in.p;
+            w = copy;
+        }
+        if (status == AQ_OK && w.wire == AQI_T_STOP) break;
+        if (status == AQ_OK) status = aqi_thrift_read_value(r, &in, &w, dst);
+        if (status != AQ_OK) return status;
     }
-    if (count > aqi_remaining(&r->in) / min_bytes)
-        return aqi_thrift_fail(r, "list longer than its file");
-    status = aqi_arena_alloc(r->arena, count * size, &items, r->err);
-    for (i = 0; i < count && status == AQ_OK; i++)
-        status = aqi_thrift_value(r, element, field->type, (uint8_t *)items + i * size);
-    dst->items = items;
-    dst->count = count;
-    return status;
+    r->in.p = in.p;
+    memcpy(dst, &w.has, sizeof w.has);
+    return AQ_OK;
 }
 
-/* Reads a struct into zeroed memory. A field of another type than the table's is
- * skipped, as Thrift demands; a required one is then missing, which is an error. */
+/* Reads a struct. What is absent in it is zero. */
 static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *type,
                                  void *dst) {
-    uint32_t has = 0;
-    size_t k = 0;
-    int16_t id = 0;
-    for (;;) {
-        const aqi_thrift_field *f;
-        aqi_thrift_type wire = AQI_T_STOP;
-        uint8_t *at;
-        bool is_bool;
-        aq_status status = aqi_thrift_field_header(r, &id, &wire);
-        if (status != AQ_OK) return status;
-        if (wire == AQI_T_STOP) break;
-        if (k >= type->num_fields || type->fields[k].id > id) k = 0;
-        while (k < type->num_fields && type->fields[k].id < id) k++;
-        f = k < type->num_fields && type->fields[k].id == id ? &type->fields[k] : NULL;
-        is_bool = f != NULL && f->kind == AQI_KIND_BOOL;
-        if (f == NULL || (aqi_kind_info[f->kind].wire != (uint8_t)wire &&
-                          !(is_bool && wire == AQI_T_FALSE))) {
-            status = aqi_thrift_skip(r, wire, 1);
-            if (status != AQ_OK) return status;
-            continue;
-        }
-        at = (uint8_t *)dst + f->offset;
-        if ((has >> k & 1u) != 0 && f->kind == AQI_KIND_STRUCT)
-            memset(at, 0, f->type->size); /* it comes again: the last one counts */
-        if (is_bool) {
-            *(bool *)at = wire == AQI_T_TRUE; /* the value is in the field's header */
-        } else if (f->kind >= AQI_KIND_LIST_I32) {
-            status = aqi_thrift_read_list(r, f, (aqi_list *)(void *)at);
-        } else {
-            status = aqi_thrift_value(r, (aqi_kind)f->kind, f->type, at);
-        }
-        if (status != AQ_OK) return status;
-        has |= 1u << k;
-    }
-    for (k = 0; k < type->num_fields; k++) {
-        if (type->fields[k].required && !(has >> k & 1u))
-            return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in),
-                               "Thrift metadata: %s lacks its field %s", type->name,
-                               type->fields[k].name);
-    }
-    memcpy(dst, &has, sizeof has);
-    return AQ_OK;
+    memset(dst, 0, type->size);
+    return aqi_thrift_read_fields(r, type, dst);
 }
 
 /* Writing: a failed allocation sets `failed`, which the caller looks at once, at the
@@ -4330,13 +4500,20 @@ static void aqi_thrift_put_value(aqi_thrift_writer *w, aqi_kind kind,
     }
 }
 
+/* Bytes of an element in C, of a list's field. */
+static size_t aqi_thrift_element_size(const aqi_thrift_field *f) {
+    if (f->type != NULL) return f->type->size;
+    return f->kind == AQI_KIND_LIST_BYTES ? sizeof(aqi_slice)
+           : f->kind == AQI_KIND_LIST_I64 ? sizeof(int64_t)
+                                          : sizeof(int32_t);
+}
+
 static void aqi_thrift_put_list(aqi_thrift_writer *w, const aqi_thrift_field *field,
                                 const aqi_list *list) {
-    aqi_kind element = (aqi_kind)aqi_kind_info[field->kind].element;
-    size_t size = aqi_kind_info[field->kind].size;
+    aqi_kind element = (aqi_kind)(field->kind >> 4);
+    size_t size = aqi_thrift_element_size(field);
     uint32_t i;
-    if (element == AQI_KIND_STRUCT) size = field->type->size;
-    aqi_thrift_put_list_header(w, aqi_kind_info[element].wire, list->count);
+    aqi_thrift_put_list_header(w, (uint32_t)element, list->count);
     if (list->encoded_bytes != 0) {
         aqi_thrift_put(w, list->items, list->encoded_bytes);
         return;
@@ -4355,7 +4532,7 @@ static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type
     for (k = 0; k < type->num_fields; k++) {
         const aqi_thrift_field *f = &type->fields[k];
         const uint8_t *at = (const uint8_t *)src + f->offset;
-        uint32_t wire = aqi_kind_info[f->kind].wire;
+        uint32_t wire = f->kind & 15;
         if (!(has >> k & 1u)) continue;
         if (f->kind == AQI_KIND_BOOL && !*(const bool *)at) wire = AQI_T_FALSE;
         if (f->id - last <= 15) {
@@ -4366,7 +4543,7 @@ static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type
         }
         last = f->id;
         if (f->kind == AQI_KIND_BOOL) continue;
-        if (f->kind >= AQI_KIND_LIST_I32) {
+        if (wire == AQI_T_LIST) {
             aqi_thrift_put_list(w, f, (const aqi_list *)(const void *)at);
         } else {
             aqi_thrift_put_value(w, (aqi_kind)f->kind, f->type, at);
@@ -4383,11 +4560,6 @@ static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type
 
 #define AQI_REQ true
 #define AQI_OPT false
-
-typedef struct aqi_empty {
-    uint32_t has;
-} aqi_empty;
-static const aqi_thrift_struct aqi_empty_type = {"aqi_empty", sizeof(aqi_empty), 0, NULL};
 
 #define AQI_STATISTICS(X, s)                                                             \
     X(s, 1, BYTES, aqi_slice, max, AQI_OPT, NULL)                                        \
@@ -4456,7 +4628,7 @@ AQI_THRIFT(aqi_schema_element, AQI_SCHEMA_ELEMENT)
     X(s, 2, BYTES, aqi_slice, value, AQI_OPT, NULL)
 AQI_THRIFT(aqi_key_value, AQI_KEY_VALUE)
 
-#define AQI_COLUMN_META(X, s)                                                            \
+#define AQI_COLUMN_META_TO_12(X, s)                                                      \
     X(s, 1, I32, int32_t, type, AQI_REQ, NULL)                                           \
     X(s, 2, LIST_I32, aqi_list, encodings, AQI_REQ, NULL)                                \
     X(s, 3, LIST_BYTES, aqi_list, path_in_schema, AQI_REQ, NULL)                         \
@@ -4469,6 +4641,11 @@ AQI_THRIFT(aqi_key_value, AQI_KEY_VALUE)
     X(s, 10, I64, int64_t, index_page_offset, AQI_OPT, NULL)                             \
     X(s, 11, I64, int64_t, dictionary_page_offset, AQI_OPT, NULL)                        \
     X(s, 12, STRUCT, aqi_statistics, statistics, AQI_OPT, &aqi_statistics_type)
+
+#define AQI_COLUMN_META(X, s)                                                            \
+    AQI_COLUMN_META_TO_12(X, s)                                                          \
+    X(s, 14, I64, int64_t, bloom_filter_offset, AQI_OPT, NULL)                           \
+    X(s, 15, I32, int32_t, bloom_filter_length, AQI_OPT, NULL)
 AQI_THRIFT(aqi_column_meta, AQI_COLUMN_META)
 
 #ifndef AQ_NO_WRITER
@@ -4481,7 +4658,7 @@ AQI_THRIFT(aqi_column_meta, AQI_COLUMN_META)
 AQI_THRIFT(aqi_page_encoding_stats, AQI_PAGE_ENCODING_STATS)
 
 #define AQI_COLUMN_META_OUT(X, s)                                                        \
-    AQI_COLUMN_META(X, s)                                                                \
+    AQI_COLUMN_META_TO_12(X, s)                                                          \
     X(s, 13, LIST_STRUCT, aqi_list, encoding_stats, AQI_OPT,                             \
       &aqi_page_encoding_stats_type)
 AQI_THRIFT(aqi_column_meta_out, AQI_COLUMN_META_OUT)
@@ -5744,7 +5921,10 @@ static size_t aqi_compress(int32_t codec, int level, const uint8_t *src, size_t 
 
 /*==========================================================================
  * MARK: - [75] Parquet reader: file, footer, schema (private)
- * The footer is copied to the heap before it is parsed; slices point into that copy.
+ * The footer is copied to the heap, then read and checked once, struct by struct. What
+ * stays is the copy and where each ColumnChunk begins in it: it is read again when asked
+ * for, into the caller's memory. So an open file takes little more than its footer, and
+ * threads share it without a lock. Slices point into the copy.
  *========================================================================*/
 
 #define AQI_MAX_SCHEMA_DEPTH 64
@@ -5759,30 +5939,59 @@ typedef struct aqi_schema {
     const char **paths; /* column -> "a.b.c" */
 } aqi_schema;
 
+/* Key-value metadata of a column chunk, which few have. */
+typedef struct aqi_chunk_pairs {
+    uint32_t chunk; /* as in chunk_at */
+    int32_t count;
+    const aq_key_value *pairs;
+} aqi_chunk_pairs;
+
 struct aq_parquet {
     aq_allocator allocator;
     aq_log log;
     bool skip_checksums;
     size_t max_page_bytes, max_column_bytes;
     aqi_source source;
-    aqi_arena arena; /* all metadata below */
+    aqi_arena copy;  /* of the footer: a block of its own */
+    aqi_arena arena; /* all else below */
+    aqi_cursor footer;
     aqi_file_meta meta;
-    int64_t data_end; /* file offset of the footer */
-    int64_t footer_bytes;
-    int64_t num_rows; /* of all row groups */
+    aq_row_group_info *row_groups;
+    uint32_t *chunk_at; /* [row group][column]: where its ColumnChunk is in the footer */
+    int64_t data_end;   /* file offset of the footer */
+    int64_t num_rows;   /* of all row groups */
     const char *created_by;
     aqi_schema schema;
     aq_key_value *pairs; /* key-value metadata */
+    aqi_chunk_pairs *chunk_pairs; /* by ascending chunk */
+    uint32_t num_chunk_pairs;
 };
 
-static const aqi_row_group *aqi_row_group_at(const aq_parquet *f, int32_t i) {
-    return (const aqi_row_group *)f->meta.row_groups.items + i;
+static const aq_row_group_info *aqi_row_group_at(const aq_parquet *f, int32_t i) {
+    return f->row_groups + i;
 }
 
-static const aqi_column_chunk *aqi_chunk_at(const aq_parquet *f, int32_t row_group,
-                                            int32_t column) {
-    return (const aqi_column_chunk *)aqi_row_group_at(f, row_group)->columns.items +
-           column;
+static size_t aqi_chunk_index(const aq_parquet *f, int32_t row_group, int32_t column) {
+    return (size_t)row_group * (size_t)f->schema.num_columns + (size_t)column;
+}
+
+/* A list that was read, at its first element. */
+static aqi_thrift_reader aqi_list_reader(const aq_parquet *f, const aqi_list *list) {
+    aqi_thrift_reader r;
+    r.in = f->footer;
+    r.in.p = (const uint8_t *)list->items;
+    r.err = NULL;
+    return r;
+}
+
+/* Reads a ColumnChunk again; it was good when the file was opened. */
+static void aqi_chunk_at(const aq_parquet *f, int32_t row_group, int32_t column,
+                         aqi_column_chunk *out) {
+    aqi_thrift_reader r;
+    r.in = f->footer;
+    r.in.p += f->chunk_at[aqi_chunk_index(f, row_group, column)];
+    r.err = NULL;
+    (void)!aqi_thrift_read(&r, &aqi_column_chunk_type, out);
 }
 
 static aq_status aqi_schema_fail(aq_error *err, const char *name, const char *what) {
@@ -5837,6 +6046,11 @@ static aq_status aqi_schema_place(aqi_schema *f, aqi_arena *arena, int32_t index
         return aqi_fail(err, AQ_E_LIMIT, "schema has over %u columns; raise max_columns",
                         f->max_columns);
     field->column = f->num_columns;
+    f->leaves[f->num_columns] = index;
+    if (field->parent == 0) {
+        f->paths[f->num_columns++] = field->name;
+        return AQ_OK;
+    }
     for (k = index; k > 0; k = f->fields[k].parent)
         bytes += strlen(f->fields[k].name) + 1;
     status = aqi_arena_string(arena, NULL, bytes - 1, &path, err);
@@ -5848,59 +6062,78 @@ static aq_status aqi_schema_place(aqi_schema *f, aqi_arena *arena, int32_t index
         memcpy(at, f->fields[k].name, n);
         if (at > path) *--at = '.';
     }
-    f->leaves[f->num_columns] = index;
     f->paths[f->num_columns++] = path;
     return AQ_OK;
 }
 
 /* The flat list of SchemaElements as a tree: an explicit stack, no recursion. */
-static aq_status aqi_schema_build(aqi_schema *f, aqi_arena *arena,
-                                  const aqi_schema_element *elements, uint32_t n,
-                                  aq_error *err) {
+typedef struct aqi_schema_builder {
+    aqi_schema *schema;
+    aqi_arena *arena;
+    uint32_t count, next; /* elements, and those that were added */
+    int depth;
     int32_t open[AQI_MAX_SCHEMA_DEPTH], left[AQI_MAX_SCHEMA_DEPTH];
-    uint32_t i;
-    int depth = 0;
+} aqi_schema_builder;
+
+static aq_status aqi_schema_begin(aqi_schema_builder *b, aqi_schema *schema,
+                                  aqi_arena *arena, uint32_t count, aq_error *err) {
     void *p;
     aq_status status;
-    if (n == 0) return aqi_fail(err, AQ_E_FORMAT, "schema: it has no root");
-    status = aqi_arena_alloc(arena, n * sizeof(aq_field), &p, err);
+    b->schema = schema;
+    b->arena = arena;
+    b->count = count;
+    b->next = 0;
+    b->depth = 0;
+    if (count == 0) return aqi_fail(err, AQ_E_FORMAT, "schema: it has no root");
+    status = aqi_arena_alloc(arena, count * sizeof(aq_field), &p, err);
     if (status != AQ_OK) return status;
-    f->fields = (aq_field *)p;
-    status = aqi_arena_alloc(arena, n * sizeof(int32_t), &p, err);
+    schema->fields = (aq_field *)p;
+    status = aqi_arena_alloc(arena, count * sizeof(int32_t), &p, err);
     if (status != AQ_OK) return status;
-    f->leaves = (int32_t *)p;
-    status = aqi_arena_alloc(arena, n * sizeof(char *), &p, err);
+    schema->leaves = (int32_t *)p;
+    status = aqi_arena_alloc(arena, count * sizeof(char *), &p, err);
     if (status != AQ_OK) return status;
-    f->paths = (const char **)p;
-    for (i = 0; i < n; i++) {
-        aq_field *field = &f->fields[i];
-        char *name = NULL;
-        while (depth > 0 && left[depth - 1] == 0) depth--;
-        if (i > 0 && depth == 0)
-            return aqi_fail(err, AQ_E_FORMAT, "schema: %u fields outside the tree",
-                            n - i);
-        status = aqi_arena_string(arena, elements[i].name.data, elements[i].name.size,
-                                  &name, err);
-        field->name = name;
-        field->parent = depth > 0 ? open[depth - 1] : -1;
-        if (depth > 0) left[depth - 1]--;
-        if (status == AQ_OK) status = aqi_schema_field(&elements[i], field, err);
-        if (status == AQ_OK) status = aqi_schema_place(f, arena, (int32_t)i, err);
-        if (status != AQ_OK) return status;
-        if (i == 0 || field->num_children > 0) {
-            if (depth == AQI_MAX_SCHEMA_DEPTH)
-                return aqi_fail(err, AQ_E_LIMIT, "schema nested deeper than %d",
-                                AQI_MAX_SCHEMA_DEPTH);
-            open[depth] = (int32_t)i;
-            left[depth++] = field->num_children;
-        }
-    }
-    f->num_fields = (int32_t)n;
-    while (depth > 0 && left[depth - 1] == 0) depth--;
-    if (depth > 0)
+    schema->paths = (const char **)p;
+    return AQ_OK;
+}
+
+/* The next element, at most `count` times. */
+static aq_status aqi_schema_add(aqi_schema_builder *b, const aqi_schema_element *e,
+                                aq_error *err) {
+    const uint32_t i = b->next++;
+    aq_field *field = &b->schema->fields[i];
+    char *name = NULL;
+    aq_status status;
+    while (b->depth > 0 && b->left[b->depth - 1] == 0) b->depth--;
+    if (i > 0 && b->depth == 0)
+        return aqi_fail(err, AQ_E_FORMAT, "schema: %u fields outside the tree",
+                        b->count - i);
+    status = aqi_arena_string(b->arena, e->name.data, e->name.size, &name, err);
+    if (status != AQ_OK) return status;
+    field->name = name;
+    field->parent = b->depth > 0 ? b->open[b->depth - 1] : -1;
+    if (b->depth > 0) b->left[b->depth - 1]--;
+    if (strlen(name) != e->name.size)
+        return aqi_schema_fail(err, name, "has a NUL byte in its name");
+    status = aqi_schema_field(e, field, err);
+    if (status == AQ_OK) status = aqi_schema_place(b->schema, b->arena, (int32_t)i, err);
+    if (status != AQ_OK || (i > 0 && field->num_children == 0)) return status;
+    if (b->depth == AQI_MAX_SCHEMA_DEPTH)
+        return aqi_fail(err, AQ_E_LIMIT, "schema nested deeper than %d",
+                        AQI_MAX_SCHEMA_DEPTH);
+    b->open[b->depth] = (int32_t)i;
+    b->left[b->depth++] = field->num_children;
+    return AQ_OK;
+}
+
+static aq_status aqi_schema_end(aqi_schema_builder *b, aq_error *err) {
+    b->schema->num_fields = (int32_t)b->count;
+    while (b->depth > 0 && b->left[b->depth - 1] == 0) b->depth--;
+    if (b->depth > 0)
         return aqi_fail(err, AQ_E_FORMAT,
                         "schema: field \"%.80s\" lacks %d of its children",
-                        f->fields[open[depth - 1]].name, (int)left[depth - 1]);
+                        b->schema->fields[b->open[b->depth - 1]].name,
+                        (int)b->left[b->depth - 1]);
     return AQ_OK;
 }
 
@@ -5912,8 +6145,28 @@ static int64_t aqi_chunk_start(const aqi_column_meta *m) {
     return m->data_page_offset;
 }
 
+/* Whether path_in_schema is the column's; one without parts says nothing. */
+static bool aqi_path_is(const aqi_list *path, const char *dotted) {
+    size_t left = strlen(dotted);
+    aqi_cursor in = aqi_cursor_make((const uint8_t *)path->items, path->encoded_bytes, 0);
+    aqi_slice part;
+    uint32_t i;
+    for (i = 0; i < path->count && aqi_read_slice(&in, &part); i++) {
+        if (i > 0 && (left == 0 || *dotted != '.')) return false;
+        dotted += i > 0;
+        left -= i > 0;
+        if (part.size > left || memcmp(dotted, part.data, part.size) != 0) return false;
+        dotted += part.size;
+        left -= part.size;
+    }
+    return left == 0 || path->count == 0;
+}
+
+/* `end`: of the chunk before it. Chunks as the writers lay them out ascend; one that
+ * begins inside the one before it, in that order, shares bytes. Chunks in another order
+ * are checked page by page only. */
 static aq_status aqi_chunk_check(const aq_parquet *f, const aqi_column_chunk *c,
-                                 int32_t row_group, int32_t column, aq_error *err) {
+                                 int32_t column, int64_t *end, aq_error *err) {
     const aqi_column_meta *m = &c->meta_data;
     const aq_field *field = &f->schema.fields[f->schema.leaves[column]];
     const char *what = NULL;
@@ -5922,92 +6175,217 @@ static aq_status aqi_chunk_check(const aq_parquet *f, const aqi_column_chunk *c,
     start = aqi_chunk_start(m);
     if (m->type != (int32_t)field->type) {
         what = "has another type than the schema says";
+    } else if (!aqi_path_is(&m->path_in_schema, f->schema.paths[column])) {
+        what = "has another path than the schema says";
     } else if (m->num_values < 0 || m->total_compressed_size < 0 ||
                m->total_uncompressed_size < 0) {
         what = "has a negative size";
-    } else if (AQI_HAS(c, aqi_column_chunk, file_path)) {
+    } else if (AQI_HAS(c, aqi_column_chunk, file_path) || m->num_values == 0) {
         return AQ_OK;
-    } else if (m->num_values > 0 &&
-               (start < 4 || start >= f->data_end ||
-                m->total_compressed_size > f->data_end - start)) {
+    } else if (start < 4 || start >= f->data_end ||
+               m->total_compressed_size > f->data_end - start) {
         what = "lies outside the file";
+    } else if (start < *end && start + m->total_compressed_size > *end) {
+        what = "overlaps the one before it";
+    } else {
+        *end = AQI_MAX(*end, start + m->total_compressed_size);
+        return AQ_OK;
     }
-    if (what == NULL) return AQ_OK;
-    aqi_fail_at(err, AQ_E_FORMAT, start, "column chunk %s", what);
-    return aqi_error_in_column(err, AQ_E_FORMAT, row_group, column,
-                               f->schema.paths[column]);
+    return aqi_fail_at(err, AQ_E_FORMAT, start, "column chunk %s", what);
 }
 
-/* Chunks as the writers lay them out ascend; a chunk that begins inside the one before
- * it, in that order, shares bytes. Files with another order are checked page by page
- * only. */
-static aq_status aqi_row_groups_check(aq_parquet *f, aq_error *err) {
-    int64_t end = 0, rows = 0;
-    uint32_t i;
-    int32_t c;
-    for (i = 0; i < f->meta.row_groups.count; i++) {
-        const aqi_row_group *g = aqi_row_group_at(f, (int32_t)i);
-        if (g->columns.count != (uint32_t)f->schema.num_columns)
-            return aqi_fail(err, AQ_E_FORMAT,
-                            "row group %u has %u column chunks; the schema %d", i,
-                            g->columns.count, (int)f->schema.num_columns);
-        if (g->num_rows < 0 || g->num_rows > INT64_MAX - rows)
-            return aqi_fail(err, AQ_E_FORMAT, "row group %u has an impossible row count",
-                            i);
-        rows += g->num_rows;
-        for (c = 0; c < f->schema.num_columns; c++) {
-            const aqi_column_chunk *chunk = aqi_chunk_at(f, (int32_t)i, c);
-            const aqi_column_meta *m = &chunk->meta_data;
-            aq_status status = aqi_chunk_check(f, chunk, (int32_t)i, c, err);
-            if (status != AQ_OK) return status;
-            if (!AQI_HAS(chunk, aqi_column_chunk, meta_data) || m->num_values == 0 ||
-                AQI_HAS(chunk, aqi_column_chunk, file_path))
-                continue;
-            if (aqi_chunk_start(m) < end &&
-                aqi_chunk_start(m) + m->total_compressed_size > end) {
-                aqi_fail_at(err, AQ_E_FORMAT, aqi_chunk_start(m),
-                            "column chunk overlaps the one before it");
-                return aqi_error_in_column(err, AQ_E_FORMAT, (int32_t)i, c,
-                                           f->schema.paths[c]);
-            }
-            end = AQI_MAX(end, aqi_chunk_start(m) + m->total_compressed_size);
-        }
-    }
-    if (rows != f->meta.num_rows) /* some writers leave 0 there */
-        aqi_log(&f->log, "the footer claims %lld rows, the row groups hold %lld",
-                (long long)f->meta.num_rows, (long long)rows);
-    f->num_rows = rows;
-    return AQ_OK;
-}
-
-static aq_status aqi_key_values_build(aq_parquet *f, aq_error *err) {
-    const aqi_key_value *kv = (const aqi_key_value *)f->meta.key_value_metadata.items;
-    uint32_t i, n = f->meta.key_value_metadata.count;
+/* Copies of a list of KeyValue, with NULs. */
+static aq_status aqi_pairs_build(aq_parquet *f, const aqi_list *list, aq_key_value **out,
+                                 aq_error *err) {
+    aqi_thrift_reader r = aqi_list_reader(f, list);
     char *text = NULL;
+    uint32_t i;
     void *p;
-    aq_status status = aqi_arena_alloc(&f->arena, n * sizeof(aq_key_value), &p, err);
-    f->pairs = (aq_key_value *)p;
-    for (i = 0; i < n && status == AQ_OK; i++) {
-        status = aqi_arena_string(&f->arena, kv[i].key.data, kv[i].key.size, &text, err);
-        f->pairs[i].key = text;
-        if (status != AQ_OK || !AQI_HAS(&kv[i], aqi_key_value, value)) continue;
-        status =
-            aqi_arena_string(&f->arena, kv[i].value.data, kv[i].value.size, &text, err);
-        f->pairs[i].value = text;
-        f->pairs[i].value_bytes = kv[i].value.size;
+    aq_status status =
+        aqi_arena_alloc(&f->arena, list->count * sizeof(aq_key_value), &p, err);
+    aq_key_value *pairs = (aq_key_value *)p;
+    for (i = 0; i < list->count && status == AQ_OK; i++) {
+        aqi_key_value kv;
+        status = aqi_thrift_read(&r, &aqi_key_value_type, &kv);
+        if (status == AQ_OK)
+            status = aqi_arena_string(&f->arena, kv.key.data, kv.key.size, &text, err);
+        if (status != AQ_OK) break;
+        pairs[i].key = text;
+        if (!AQI_HAS(&kv, aqi_key_value, value)) continue;
+        status = aqi_arena_string(&f->arena, kv.value.data, kv.value.size, &text, err);
+        pairs[i].value = text;
+        pairs[i].value_bytes = kv.value.size;
     }
-    if (status != AQ_OK) return status;
-    status = aqi_arena_string(&f->arena, f->meta.created_by.data, f->meta.created_by.size,
-                              &text, err);
-    f->created_by = text;
+    *out = pairs;
     return status;
 }
 
-/* Finds the footer by the last 8 bytes, copies it to the heap, and parses it. */
-static aq_status aqi_footer_read(aq_parquet *f, aq_error *err) {
+/* Keeps the pairs of a column chunk. The array doubles at powers of 2. */
+static aq_status aqi_chunk_pairs_add(aq_parquet *f, size_t chunk, const aqi_list *list,
+                                     aq_error *err) {
+    const uint32_t n = f->num_chunk_pairs;
+    aq_key_value *pairs = NULL;
+    void *p;
+    aq_status status = AQ_OK;
+    if ((n & (n - 1)) == 0) {
+        const size_t room = AQI_MAX(2 * (size_t)n, 1);
+        status = aqi_arena_alloc(&f->arena, room * sizeof *f->chunk_pairs, &p, err);
+        if (status != AQ_OK) return status;
+        if (n > 0) memcpy(p, f->chunk_pairs, n * sizeof *f->chunk_pairs);
+        f->chunk_pairs = (aqi_chunk_pairs *)p;
+    }
+    status = aqi_pairs_build(f, list, &pairs, err);
+    if (status != AQ_OK) return status;
+    f->chunk_pairs[n].chunk = (uint32_t)chunk;
+    f->chunk_pairs[n].count = (int32_t)list->count;
+    f->chunk_pairs[n].pairs = pairs;
+    f->num_chunk_pairs = n + 1;
+    return AQ_OK;
+}
+
+/* Adds the file offset to an error that has none. */
+static aq_status aqi_error_at(aq_error *err, aq_status status, int64_t offset) {
+    if (err != NULL && status != AQ_OK && err->file_offset < 0) err->file_offset = offset;
+    return status;
+}
+
+/* The three parts of the footer that are read struct by struct come once each. */
+static aq_status aqi_list_once(aqi_thrift_reader *r, aqi_thrift_walk *w, aqi_list *out) {
+    const uint32_t bit = 1u << (w->field - w->type->fields);
+    if ((w->has & bit) != 0)
+        return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in),
+                           "Thrift metadata: %s has its field %s twice", w->type->name,
+                           w->field->name);
+    w->has |= bit;
+    return aqi_thrift_list_begin(r, w->field, out);
+}
+
+static aq_status aqi_schema_read(aq_parquet *f, aqi_thrift_reader *r, aqi_list *list) {
+    aqi_schema_builder b;
+    aqi_schema_element e;
+    uint32_t i;
+    aq_status status = aqi_schema_begin(&b, &f->schema, &f->arena, list->count, r->err);
+    for (i = 0; i < list->count && status == AQ_OK; i++) {
+        const int64_t at = aqi_offset(&r->in);
+        status = aqi_thrift_read(r, &aqi_schema_element_type, &e);
+        if (status == AQ_OK)
+            status = aqi_error_at(r->err, aqi_schema_add(&b, &e, r->err), at);
+    }
+    if (status == AQ_OK) status = aqi_schema_end(&b, r->err);
+    aqi_thrift_list_end(r, list);
+    return aqi_error_at(r->err, status, aqi_offset(&r->in));
+}
+
+static aq_status aqi_chunks_read(aq_parquet *f, aqi_thrift_reader *r, int32_t row_group,
+                                 aqi_list *list, int64_t *end) {
+    aqi_column_chunk chunk;
+    int32_t c;
+    aq_status status = AQ_OK;
+    if (list->count != (uint32_t)f->schema.num_columns)
+        return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in),
+                           "row group %d has %u column chunks; the schema %d",
+                           (int)row_group, list->count, (int)f->schema.num_columns);
+    for (c = 0; c < f->schema.num_columns && status == AQ_OK; c++) {
+        const size_t i = aqi_chunk_index(f, row_group, c);
+        f->chunk_at[i] = (uint32_t)(r->in.p - r->in.start);
+        status = aqi_thrift_read(r, &aqi_column_chunk_type, &chunk);
+        if (status != AQ_OK) break;
+        status = aqi_chunk_check(f, &chunk, c, end, r->err);
+        status = aqi_error_in_column(r->err, status, row_group, c, f->schema.paths[c]);
+        if (status == AQ_OK && chunk.meta_data.key_value_metadata.count > 0)
+            status =
+                aqi_chunk_pairs_add(f, i, &chunk.meta_data.key_value_metadata, r->err);
+    }
+    aqi_thrift_list_end(r, list);
+    return status;
+}
+
+static aq_status aqi_row_group_read(aq_parquet *f, aqi_thrift_reader *r,
+                                    int32_t row_group, int64_t *end) {
+    aqi_thrift_walk w = aqi_thrift_walk_begin(&aqi_row_group_type);
+    aqi_row_group g;
+    memset(&g, 0, sizeof g);
+    for (;;) {
+        aq_status status = aqi_thrift_next(r, &w);
+        if (status != AQ_OK) return status;
+        if (w.wire == AQI_T_STOP) break;
+        if (w.field->index == aqi_row_group_field_columns) {
+            status = aqi_list_once(r, &w, &g.columns);
+            if (status == AQ_OK)
+                status = aqi_chunks_read(f, r, row_group, &g.columns, end);
+        } else {
+            status = aqi_thrift_read_field(r, &w, &g);
+        }
+        if (status != AQ_OK) return status;
+    }
+    if (g.num_rows < 0 || g.num_rows > INT64_MAX - f->num_rows)
+        return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in),
+                           "row group %d has an impossible row count", (int)row_group);
+    f->num_rows += g.num_rows;
+    f->row_groups[row_group].num_rows = g.num_rows;
+    f->row_groups[row_group].total_bytes = g.total_byte_size;
+    return AQ_OK;
+}
+
+static aq_status aqi_row_groups_read(aq_parquet *f, aqi_thrift_reader *r,
+                                     aqi_list *list) {
+    const size_t columns = (size_t)f->schema.num_columns;
+    const size_t room = aqi_remaining(&r->in) / aqi_column_chunk_type.min_bytes;
+    int64_t end = 0;
+    uint32_t i;
+    void *p;
+    aq_status status;
+    if (columns > 0 && list->count > room / columns)
+        return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in),
+                           "%u row groups of %zu columns do not fit in the footer",
+                           list->count, columns);
+    status = aqi_arena_alloc(&f->arena, list->count * sizeof *f->row_groups, &p, r->err);
+    if (status != AQ_OK) return status;
+    f->row_groups = (aq_row_group_info *)p;
+    status = aqi_arena_alloc(&f->arena, list->count * columns * sizeof *f->chunk_at, &p,
+                             r->err);
+    if (status != AQ_OK) return status;
+    f->chunk_at = (uint32_t *)p;
+    for (i = 0; i < list->count && status == AQ_OK; i++)
+        status = aqi_row_group_read(f, r, (int32_t)i, &end);
+    aqi_thrift_list_end(r, list);
+    return status;
+}
+
+/* Reads the FileMetaData. Row groups are checked against the schema, which comes before
+ * them in every known file; where not, they are passed over and read at the end. */
+static aq_status aqi_footer_parse(aq_parquet *f, aqi_thrift_reader *r) {
+    aqi_thrift_walk w = aqi_thrift_walk_begin(&aqi_file_meta_type);
+    aqi_list *groups = &f->meta.row_groups;
+    bool late = false;
+    aq_status status;
+    for (;;) {
+        bool at_groups;
+        status = aqi_thrift_next(r, &w);
+        if (status != AQ_OK || w.wire == AQI_T_STOP) break;
+        at_groups = w.field->index == aqi_file_meta_field_row_groups;
+        if (w.field->index == aqi_file_meta_field_schema) {
+            status = aqi_list_once(r, &w, &f->meta.schema);
+            if (status == AQ_OK) status = aqi_schema_read(f, r, &f->meta.schema);
+        } else if (at_groups && f->schema.num_fields > 0) {
+            status = aqi_list_once(r, &w, groups);
+            if (status == AQ_OK) status = aqi_row_groups_read(f, r, groups);
+        } else {
+            late = late || at_groups;
+            status = aqi_thrift_read_field(r, &w, &f->meta);
+        }
+        if (status != AQ_OK) break;
+    }
+    f->meta.has = w.has;
+    if (status != AQ_OK || !late) return status;
+    r->in.p = (const uint8_t *)groups->items;
+    return aqi_row_groups_read(f, r, groups);
+}
+
+/* Finds the footer by the last 8 bytes and copies it to the heap. */
+static aq_status aqi_footer_copy(aq_parquet *f, aq_error *err) {
     uint8_t head[4], tail[8];
     uint32_t length;
-    aqi_thrift_reader r;
     void *copy;
     aq_status status;
     if (f->source.bytes < 12)
@@ -6031,26 +6409,30 @@ static aq_status aqi_footer_read(aq_parquet *f, aq_error *err) {
         return aqi_fail_at(err, AQ_E_FORMAT, f->source.bytes - 8,
                            "footer of %u bytes does not fit in the file of %lld", length,
                            (long long)f->source.bytes);
-    f->footer_bytes = length;
     f->data_end = f->source.bytes - 8 - length;
-    status = aqi_arena_take(&f->arena, length, &copy, err);
-    if (status == AQ_OK)
-        status = aqi_source_read(&f->source, f->data_end, copy, length, err);
+    status = aqi_arena_take(&f->copy, length, &copy, err);
     if (status != AQ_OK) return status;
-    r.in = aqi_cursor_make((const uint8_t *)copy, length, f->data_end);
-    r.arena = &f->arena;
-    r.err = err;
-    return aqi_thrift_read(&r, &aqi_file_meta_type, &f->meta);
+    f->footer = aqi_cursor_make((const uint8_t *)copy, length, f->data_end);
+    return aqi_source_read(&f->source, f->data_end, copy, length, err);
 }
 
 static aq_status aqi_parquet_parse(aq_parquet *f, aq_error *err) {
-    aq_status status = aqi_footer_read(f, err);
+    aqi_thrift_reader r;
+    char *text = NULL;
+    aq_status status = aqi_footer_copy(f, err);
+    r.in = f->footer;
+    r.err = err;
+    if (status == AQ_OK) status = aqi_footer_parse(f, &r);
+    /* Some writers leave 0 there. */
+    if (status == AQ_OK && f->num_rows != f->meta.num_rows)
+        aqi_log(&f->log, "the footer claims %lld rows, the row groups hold %lld",
+                (long long)f->meta.num_rows, (long long)f->num_rows);
     if (status == AQ_OK)
-        status = aqi_schema_build(&f->schema, &f->arena,
-                                  (const aqi_schema_element *)f->meta.schema.items,
-                                  f->meta.schema.count, err);
-    if (status == AQ_OK) status = aqi_row_groups_check(f, err);
-    if (status == AQ_OK) status = aqi_key_values_build(f, err);
+        status = aqi_pairs_build(f, &f->meta.key_value_metadata, &f->pairs, err);
+    if (status == AQ_OK)
+        status = aqi_arena_string(&f->arena, f->meta.created_by.data,
+                                  f->meta.created_by.size, &text, err);
+    f->created_by = text;
     return status;
 }
 
@@ -6081,6 +6463,8 @@ static aq_status aqi_parquet_create(const aq_parquet_options *options, aq_parque
     f->schema.max_columns = o.max_columns;
     aqi_arena_init(&f->arena, &a);
     aqi_arena_limit(&f->arena, o.max_metadata_bytes, "max_metadata_bytes");
+    aqi_arena_init(&f->copy, &a);
+    aqi_arena_share(&f->copy, &f->arena);
     aqi_source_init(&f->source);
     *out = f;
     return AQ_OK;
@@ -6090,6 +6474,8 @@ static aq_status aqi_parquet_create(const aq_parquet_options *options, aq_parque
 static aq_status aqi_parquet_finish_open(aq_parquet *f, aq_status status,
                                          aq_parquet **out, aq_error *err) {
     if (status == AQ_OK) status = aqi_parquet_parse(f, err);
+    if (status != AQ_OK && err != NULL && err->file_offset >= 0 && err->column < 0)
+        aqi_error_locate(err, "offset %lld", (long long)err->file_offset);
     if (status != AQ_OK) {
         aq_parquet_close(f);
         f = NULL;
@@ -6145,6 +6531,7 @@ void aq_parquet_close(aq_parquet *file) {
     if (file == NULL) return;
     a = file->allocator;
     aqi_source_close(&file->source);
+    aqi_arena_deinit(&file->copy);
     aqi_arena_deinit(&file->arena);
     aqi_free(&a, file, sizeof *file);
 }
@@ -6158,7 +6545,7 @@ void aq_parquet_get_info(const aq_parquet *file, aq_parquet_info *out_info) {
     out_info->num_fields = file->schema.num_fields;
     out_info->num_key_values = (int32_t)file->meta.key_value_metadata.count;
     out_info->format_version = file->meta.version;
-    out_info->footer_bytes = file->footer_bytes;
+    out_info->footer_bytes = file->footer.end - file->footer.start;
     out_info->created_by = file->created_by;
     out_info->mapped = file->source.map != NULL;
 }
@@ -6205,38 +6592,64 @@ aq_status aq_parquet_get_row_group(const aq_parquet *file, int32_t row_group,
     if (row_group < 0 || (uint32_t)row_group >= file->meta.row_groups.count)
         return aqi_fail(err, AQ_E_ARG, "row group %d of %u", (int)row_group,
                         file->meta.row_groups.count);
-    out_info->num_rows = aqi_row_group_at(file, row_group)->num_rows;
-    out_info->total_bytes = aqi_row_group_at(file, row_group)->total_byte_size;
+    *out_info = *aqi_row_group_at(file, row_group);
     return AQ_OK;
 }
 
-/* A chunk whose bytes this library can reach. */
-static aq_status aqi_chunk_readable(const aq_parquet *f, int32_t row_group,
-                                    int32_t column, aq_error *err) {
-    const aqi_column_chunk *c = aqi_chunk_at(f, row_group, column);
-    aq_status status = AQ_OK;
-    if (AQI_HAS(c, aqi_column_chunk, crypto_metadata) ||
-        !AQI_HAS(c, aqi_column_chunk, meta_data)) {
+/* Reads a chunk's metadata; an error when its bytes are out of this library's reach. */
+static aq_status aqi_chunk_find(const aq_parquet *f, int32_t row_group, int32_t column,
+                                aqi_column_chunk *out, aq_error *err) {
+    aq_status status = aqi_chunk_index_check(f, row_group, column, err);
+    if (status != AQ_OK) return status;
+    aqi_chunk_at(f, row_group, column, out);
+    if (AQI_HAS(out, aqi_column_chunk, crypto_metadata) ||
+        !AQI_HAS(out, aqi_column_chunk, meta_data)) {
         status = aqi_fail(err, AQ_E_UNSUPPORTED, "column chunk is encrypted");
-    } else if (AQI_HAS(c, aqi_column_chunk, file_path)) {
+    } else if (AQI_HAS(out, aqi_column_chunk, file_path)) {
         status = aqi_fail(err, AQ_E_UNSUPPORTED, "column chunk is in another file");
     }
     return aqi_error_in_column(err, status, row_group, column, f->schema.paths[column]);
 }
 
+/* Bit (1 << number) for each encoding that has one. */
+static uint32_t aqi_encoding_bits(const aq_parquet *f, const aqi_list *encodings) {
+    aqi_thrift_reader r = aqi_list_reader(f, encodings);
+    uint32_t i, bits = 0;
+    int64_t encoding;
+    for (i = 0; i < encodings->count && aqi_read_zigzag(&r.in, &encoding); i++) {
+        if (encoding >= 0 && encoding < 32) bits |= 1u << encoding;
+    }
+    return bits;
+}
+
+static aq_bytes aqi_bytes_of(const aqi_slice *slice) {
+    aq_bytes b;
+    b.data = slice->data;
+    b.size = slice->size;
+    return b;
+}
+
+static void aqi_chunk_statistics(const aqi_statistics *s, aq_chunk_info *out) {
+    if (AQI_HAS(s, aqi_statistics, null_count)) out->null_count = s->null_count;
+    if (AQI_HAS(s, aqi_statistics, distinct_count))
+        out->distinct_count = s->distinct_count;
+    if (AQI_HAS(s, aqi_statistics, min_value))
+        out->min_value = aqi_bytes_of(&s->min_value);
+    if (AQI_HAS(s, aqi_statistics, max_value))
+        out->max_value = aqi_bytes_of(&s->max_value);
+    out->min_is_exact = s->is_min_value_exact;
+    out->max_is_exact = s->is_max_value_exact;
+}
+
 aq_status aq_parquet_get_chunk(const aq_parquet *file, int32_t row_group, int32_t column,
                                aq_chunk_info *out_info, aq_error *err) {
-    const aqi_column_meta *m;
-    const aqi_statistics *s;
-    uint32_t i;
+    aqi_column_chunk chunk;
+    const aqi_column_meta *m = &chunk.meta_data;
     aq_status status;
     aqi_error_clear(err);
     memset(out_info, 0, sizeof *out_info);
-    status = aqi_chunk_index_check(file, row_group, column, err);
-    if (status == AQ_OK) status = aqi_chunk_readable(file, row_group, column, err);
+    status = aqi_chunk_find(file, row_group, column, &chunk, err);
     if (status != AQ_OK) return status;
-    m = &aqi_chunk_at(file, row_group, column)->meta_data;
-    s = &m->statistics;
     out_info->num_values = m->num_values;
     out_info->data_page_offset = m->data_page_offset;
     out_info->start_offset = aqi_chunk_start(m);
@@ -6245,18 +6658,40 @@ aq_status aq_parquet_get_chunk(const aq_parquet *file, int32_t row_group, int32_
     out_info->compressed_bytes = m->total_compressed_size;
     out_info->uncompressed_bytes = m->total_uncompressed_size;
     out_info->codec = (aq_codec)m->codec;
-    for (i = 0; i < m->encodings.count; i++) {
-        int32_t encoding = ((const int32_t *)m->encodings.items)[i];
-        if (encoding >= 0 && encoding < 32) out_info->encodings |= 1u << encoding;
-    }
-    out_info->null_count = AQI_HAS(s, aqi_statistics, null_count) ? s->null_count : -1;
-    if (AQI_HAS(s, aqi_statistics, min_value) && AQI_HAS(s, aqi_statistics, max_value)) {
-        out_info->min_value.data = s->min_value.data;
-        out_info->min_value.size = s->min_value.size;
-        out_info->max_value.data = s->max_value.data;
-        out_info->max_value.size = s->max_value.size;
-    }
+    out_info->encodings = aqi_encoding_bits(file, &m->encodings);
+    out_info->null_count = -1;
+    out_info->distinct_count = -1;
+    aqi_chunk_statistics(&m->statistics, out_info);
+    out_info->bloom_filter_offset = -1;
+    if (AQI_HAS(m, aqi_column_meta, bloom_filter_offset))
+        out_info->bloom_filter_offset = m->bloom_filter_offset;
+    out_info->bloom_filter_bytes = -1;
+    if (AQI_HAS(m, aqi_column_meta, bloom_filter_length))
+        out_info->bloom_filter_bytes = m->bloom_filter_length;
+    out_info->num_key_values = (int32_t)m->key_value_metadata.count;
     return AQ_OK;
+}
+
+bool aq_parquet_chunk_key_value(const aq_parquet *file, int32_t row_group, int32_t column,
+                                int32_t index, aq_key_value *out_pair) {
+    uint32_t low = 0, high = file->num_chunk_pairs;
+    size_t chunk;
+    memset(out_pair, 0, sizeof *out_pair);
+    if (aqi_chunk_index_check(file, row_group, column, NULL) != AQ_OK) return false;
+    chunk = aqi_chunk_index(file, row_group, column);
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (file->chunk_pairs[middle].chunk < chunk) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    if (low == file->num_chunk_pairs || file->chunk_pairs[low].chunk != chunk ||
+        index < 0 || index >= file->chunk_pairs[low].count)
+        return false;
+    *out_pair = file->chunk_pairs[low].pairs[index];
+    return true;
 }
 
 bool aq_parquet_key_value(const aq_parquet *file, int32_t index, aq_key_value *out_pair) {
@@ -6296,7 +6731,8 @@ typedef struct aqi_list_cutter {
 struct aq_column {
     const aq_parquet *file;
     const aq_field *field;
-    const aqi_column_meta *meta;
+    aqi_column_chunk chunk;
+    const aqi_column_meta *meta; /* of chunk */
     int32_t row_group, column;
     int64_t at, end;       /* file offsets: next page header, end of the chunk  */
     int64_t levels_left;   /* of the chunk's num_values                         */
@@ -6383,7 +6819,6 @@ static aq_status aqi_page_header_read(aq_column *c, aqi_arena *arena, aqi_page *
             bytes = (const uint8_t *)copy;
         }
         r.in = aqi_cursor_make(bytes, window, c->at);
-        r.arena = &c->page;
         r.err = err;
         status = aqi_thrift_read(&r, &aqi_page_header_type, &page->header);
         if (status == AQ_OK) break;
@@ -7011,19 +7446,20 @@ static size_t aqi_column_budget(const aq_column *c) {
 
 aq_status aq_column_open(const aq_parquet *file, int32_t row_group, int32_t column,
                          aq_column **out_column, aq_error *err) {
+    aqi_column_chunk chunk;
     aq_column *c;
     aq_status status;
     aqi_error_clear(err);
     *out_column = NULL;
-    status = aqi_chunk_index_check(file, row_group, column, err);
-    if (status == AQ_OK) status = aqi_chunk_readable(file, row_group, column, err);
+    status = aqi_chunk_find(file, row_group, column, &chunk, err);
     if (status != AQ_OK) return status;
     c = (aq_column *)aqi_alloc(&file->allocator, sizeof *c);
     if (c == NULL) return aqi_fail_nomem(err, sizeof *c);
     memset(c, 0, sizeof *c);
     c->file = file;
     c->field = &file->schema.fields[file->schema.leaves[column]];
-    c->meta = &aqi_chunk_at(file, row_group, column)->meta_data;
+    c->chunk = chunk;
+    c->meta = &c->chunk.meta_data;
     c->row_group = row_group;
     c->column = column;
     c->at = aqi_chunk_start(c->meta);
@@ -7701,6 +8137,7 @@ static aq_status aqi_writer_build_paths(aq_writer *w, aq_error *err) {
 static aq_status aqi_writer_build_schema(aq_writer *w, const aq_field_spec *fields,
                                          size_t n, aq_error *err) {
     static const uint8_t root_name[] = "schema";
+    aqi_schema_builder builder;
     size_t i, k;
     void *p;
     aq_status status;
@@ -7728,7 +8165,10 @@ static aq_status aqi_writer_build_schema(aq_writer *w, const aq_field_spec *fiel
     }
     AQI_MARK(&w->elements[0], aqi_schema_element, num_children);
     w->schema.max_columns = AQI_THRIFT_LIST_LIMIT;
-    status = aqi_schema_build(&w->schema, &w->arena, w->elements, w->num_elements, err);
+    status = aqi_schema_begin(&builder, &w->schema, &w->arena, w->num_elements, err);
+    for (i = 0; i < w->num_elements && status == AQ_OK; i++)
+        status = aqi_schema_add(&builder, &w->elements[i], err);
+    if (status == AQ_OK) status = aqi_schema_end(&builder, err);
     if (status != AQ_OK) {
         if (err != NULL) err->status = status == AQ_E_FORMAT ? AQ_E_ARG : status;
         return status == AQ_E_FORMAT ? AQ_E_ARG : status;

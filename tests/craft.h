@@ -4,6 +4,7 @@
 #define TEST_CRAFT_H
 
 #include "files.h"
+#include "decode.h"
 
 /* Pages of one column chunk, as they will stand behind "PAR1". */
 typedef struct craft {
@@ -96,10 +97,11 @@ SUPPORT void craft_dictionary(craft *c, int32_t entries, const void *body, size_
 typedef struct footer {
     aq_parquet *parquet;
     aqi_file_meta *meta;
+    aqi_arena lists; /* of meta */
 } footer;
 
 SUPPORT aqi_row_group *footer_row_group(const footer *f, int32_t row_group) {
-    /* The items are the parser's own memory; only their pointer is const. */
+    /* The items are memory of `lists`; only their pointer is const. */
     uintptr_t items = (uintptr_t)f->meta->row_groups.items;
     return (aqi_row_group *)items + row_group;
 }
@@ -120,6 +122,8 @@ SUPPORT footer footer_open(const file *in) {
     footer f;
     ASSERT_OK(aq_parquet_open_memory(in->data, in->size, NULL, &f.parquet, &err));
     f.meta = &f.parquet->meta;
+    aqi_arena_init(&f.lists, &f.parquet->allocator);
+    decode_lists(&aqi_file_meta_type, f.meta, &f.lists);
     return f;
 }
 
@@ -136,6 +140,7 @@ SUPPORT file footer_close(footer *f, const void *body, size_t body_bytes) {
     aqi_store_le32(out.data + out.size - 8, (uint32_t)meta.size);
     memcpy(out.data + out.size - 4, "PAR1", 4);
     file_free(&meta);
+    aqi_arena_deinit(&f->lists);
     aq_parquet_close(f->parquet);
     return out;
 }

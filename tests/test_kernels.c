@@ -241,34 +241,6 @@ static void check_crc32(const place *at) {
 
 Test(kernels, crc32) { everywhere(0, 1, check_crc32); }
 
-/* Added to what is there; more rounds than a byte can count. */
-static void check_levels_of(const kernels *k, const uint8_t *src, size_t n, uint32_t max) {
-    aqi_level_counts want = {3, 5, 0}, have = want;
-    uint32_t largest = aqi_levels_ref(src, n, max, &want);
-    CHECK(k->levels(src, n, max, &have) == largest && have.zeros == want.zeros &&
-              have.maxima == want.maxima,
-          "%s, %zu levels, max %u", aq_isa_name(k->isa), n, max);
-}
-
-static void check_levels(const place *at) {
-    uint8_t *src = make_bytes(at->r, at->offset, at->n);
-    for (size_t i = 0; i < at->n && at->n % 3 > 0; i++) src[i] &= 3;
-    check_levels_of(at->k, src, at->n, (uint32_t)at->n % 4);
-    offset_free(src, at->offset);
-}
-
-Test(kernels, levels) {
-    uint8_t *src = malloc(20000);
-    everywhere(0, 1, check_levels);
-    for (int isa = AQ_ISA_AVX2; isa <= AQ_ISA_NEON; isa++) {
-        for (uint32_t level = 0; level < 256 && aqi_kernels_of((aq_isa)isa); level += 51) {
-            memset(src, (int)level, 20000);
-            check_levels_of(aqi_kernels_of((aq_isa)isa), src, 20000, level);
-        }
-    }
-    free(src);
-}
-
 /* ---- formulas, for the reference and every other instruction set ---- */
 
 static const kernels *kernels_at(int isa) { return aqi_kernels_of((aq_isa)isa); }

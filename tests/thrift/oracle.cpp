@@ -82,9 +82,7 @@ static std::string plain_name(const std::string &name) {
 
 static std::string check_field(const aqi_thrift_field &f, const SchemaRow &row) {
     if (plain_name(f.name) != plain_name(row.name)) return std::string("is ") + row.name;
-    if (kind_types[f.kind].type != row.type || kind_types[f.kind].element != row.element)
-        return "has another type";
-    if (f.required != (row.presence == REQUIRED)) return "differs in being required";
+    if (type_of(f) != row.type || element_of(f) != row.element) return "has another type";
     if ((f.type != NULL) != (*row.target != '\0')) return "has a table for a plain type";
     return "";
 }
@@ -96,6 +94,8 @@ static std::string check_table(const aqi_thrift_struct *table, const std::string
         auto row = std::find_if(rows.begin(), rows.end(),
                                 [&f](const SchemaRow &r) { return r.id == f.id; });
         std::string wrong = row == rows.end() ? "does not exist" : check_field(f, *row);
+        if (wrong.empty() && (table->required >> k & 1) != (row->presence == REQUIRED))
+            wrong = "differs in being required";
         if (wrong.empty() && k > 0 && table->fields[k - 1].id >= f.id)
             wrong = "is out of order, which the reader relies on";
         if (!wrong.empty()) return std::string(f.name) + " " + wrong;

@@ -54,7 +54,7 @@ is_newer() {
 mkdir -p $build/gen
 get_parquet_thrift
 is_newer $build/parquet_types.o $build/parquet.thrift $here/schema.jq $here/run.sh || generate
-is_newer $build/oracle $build/parquet_types.o $here/*.h $here/oracle.cpp arrowquant.h ||
+is_newer $build/oracle $build/parquet_types.o $here/*.h tests/decode.h $here/oracle.cpp arrowquant.h ||
     "$CXX" -std=c++17 -O1 -g -Wall -Wextra -Werror -I. -isystem $build/gen $here/oracle.cpp \
         $build/parquet_types.o -o $build/oracle -lthrift -pthread -lm
 $build/oracle "$SEED" "$COUNT" ../shared/parquet-testing/data

@@ -8,6 +8,8 @@
 #define ARROWQUANT_IMPLEMENTATION
 #include "arrowquant.h"
 
+#include "../decode.h"
+
 #include <algorithm>
 
 /* Kinds and distances between ids that no table of the header has yet. */
@@ -34,15 +36,16 @@ AQI_THRIFT(more_variant, MORE_VARIANT)
     X(s, 17, STRUCT, aqi_empty, geometry, AQI_OPT, &aqi_empty_type)
 AQI_THRIFT(more_logical, MORE_LOGICAL)
 
-/* What each aqi_kind is for libthrift. */
-struct KindTypes {
-    TType type, element;
-};
-static const KindTypes kind_types[] = {
-    {T_BOOL, T_STOP}, {T_BYTE, T_STOP},   {T_I16, T_STOP},    {T_I32, T_STOP},
-    {T_I64, T_STOP},  {T_DOUBLE, T_STOP}, {T_STRING, T_STOP}, {T_STRUCT, T_STOP},
-    {T_LIST, T_I32},  {T_LIST, T_I64},    {T_LIST, T_STRING}, {T_LIST, T_STRUCT},
-};
+/* What libthrift calls a type of the wire. */
+inline TType type_of(int wire) {
+    static const TType types[] = {T_STOP,   T_BOOL,   T_BOOL, T_BYTE, T_I16, T_I32,   T_I64,
+                                  T_DOUBLE, T_STRING, T_LIST, T_SET,  T_MAP, T_STRUCT};
+    return types[wire];
+}
+
+/* Of a field, and of the elements of a list. */
+inline TType type_of(const aqi_thrift_field &f) { return type_of(f.kind & 15); }
+inline TType element_of(const aqi_thrift_field &f) { return type_of(f.kind >> 4); }
 
 inline const aqi_thrift_field *field_of(const aqi_thrift_struct *table, int16_t id) {
     const aqi_thrift_field *end = table->fields + table->num_fields;
@@ -117,9 +120,9 @@ inline void *read_struct(Memory &memory, const aqi_thrift_struct *table,
     void *dst = memory.zeroed(table->size);
     r.in =
         aqi_cursor_make(reinterpret_cast<const uint8_t *>(bytes.data()), bytes.size(), 0);
-    r.arena = &memory.arena;
     r.err = &err;
     if (aqi_thrift_read(&r, table, dst) != AQ_OK) throw std::runtime_error(err.message);
+    decode_lists(table, dst, &memory.arena);
     *out_used = static_cast<size_t>(aqi_offset(&r.in));
     return dst;
 }
@@ -129,10 +132,6 @@ inline void *read_struct(Memory &memory, const aqi_thrift_struct *table,
  *========================================================================*/
 
 inline Value tree_of(const aqi_thrift_struct *table, const void *src, int16_t id = 0);
-
-inline size_t element_size(const aqi_thrift_field &f) {
-    return f.type != NULL ? f.type->size : aqi_kind_info[f.kind].size;
-}
 
 /* A field's value, or an element of its list. */
 inline Value tree_of_value(const aqi_thrift_field &f, TType type, int16_t id,
@@ -168,10 +167,10 @@ inline Value tree_of_value(const aqi_thrift_field &f, TType type, int16_t id,
     default: {
         auto *list = static_cast<const aqi_list *>(at);
         auto *items = static_cast<const uint8_t *>(list->items);
-        v.element = kind_types[f.kind].element;
+        v.element = element_of(f);
         for (uint32_t i = 0; i < list->count; i++)
             v.children.push_back(
-                tree_of_value(f, v.element, 0, items + i * element_size(f)));
+                tree_of_value(f, v.element, 0, items + i * aqi_thrift_element_size(&f)));
     }
     }
     return v;
@@ -187,7 +186,7 @@ inline Value tree_of(const aqi_thrift_struct *table, const void *src, int16_t id
         const aqi_thrift_field &f = table->fields[k];
         const uint8_t *at = static_cast<const uint8_t *>(src) + f.offset;
         if (has >> k & 1)
-            v.children.push_back(tree_of_value(f, kind_types[f.kind].type, f.id, at));
+            v.children.push_back(tree_of_value(f, type_of(f), static_cast<int16_t>(f.id), at));
     }
     return v;
 }
@@ -203,7 +202,7 @@ inline void fill_value(Memory &memory, const aqi_thrift_field &f, const Value &v
  * Parquet files gives those that it has collected. */
 inline void fill_list(Memory &memory, const aqi_thrift_field &f, const Value &v,
                       aqi_list *list) {
-    size_t size = element_size(f);
+    size_t size = aqi_thrift_element_size(&f);
     uint8_t *items = static_cast<uint8_t *>(memory.zeroed(v.children.size() * size));
     std::string encoded;
     list->items = items;
