@@ -5240,7 +5240,7 @@ static bool aqi_delta_next_miniblock(aqi_delta *d) {
 /* How many of the next deltas, at most `room`, a multiple of 8, are of one miniblock:
  * d->codes. 0: malformed. */
 static size_t aqi_delta_take(aqi_delta *d, size_t room) {
-    d->codes = aqi_codes_from(&d->codes, d->taken);
+    if (d->taken > 0) d->codes = aqi_codes_from(&d->codes, d->taken);
     d->taken = 0;
     if (d->mini_left == 0 && !aqi_delta_next_miniblock(d)) return 0;
     room = AQI_MIN(AQI_MIN(d->left, d->mini_left), room);
