@@ -11,20 +11,30 @@ enum { PART_BYTES_IN = 1 << 20, MAX_THREADS = 64 };
 typedef struct part {
     size_t offset, stored, plain; /* stored: reading, in the file                     */
     size_t values;                /* reading: bytes at the end that are added         */
-    size_t packed;                /* writing, after compression                       */
 } part;
+
+/* What a thread has, made before. */
+typedef struct hand {
+    uint8_t *room; /* for the largest part, unpacked or packed; touched                 */
+    size_t room_bytes;
+    ZSTD_CCtx *compressor;
+    ZSTD_DCtx *decompressor;
+    double sum;
+} hand;
 
 static struct {
     const job *j;
     input input;
     aq_codec codec;
-    part *parts; /* pages of the file; writing: pieces of 1 MiB                        */
+    part *parts; /* pages of the file; writing: pieces of 1 MiB                         */
     size_t num_parts, largest;
-    const uint8_t *from;        /* the mapping, or the values                     */
-    uint8_t *packed;            /* writing: room for every part                   */
-    uint8_t *room[MAX_THREADS]; /* reading: for the largest page, touched before  */
-    double sums[MAX_THREADS];
-} self;
+    const uint8_t *from; /* the mapping, or the values                                  */
+    hand hands[MAX_THREADS];
+    int fd; /* writing                                                                  */
+    size_t written;
+    pthread_mutex_t lock;
+    pthread_cond_t turn;
+} self = {.lock = PTHREAD_MUTEX_INITIALIZER, .turn = PTHREAD_COND_INITIALIZER};
 
 static void add_part(part p) {
     self.parts = realloc(self.parts, (self.num_parts + 1) * sizeof *self.parts);
@@ -53,7 +63,7 @@ static void find_pages_of(const aq_parquet *file, int32_t group) {
         check(aq_column_next_page(column, &page, &err), &err);
         if (page.header_bytes == 0) break;
         part p = {(size_t)page.data_offset, (size_t)page.compressed_bytes,
-                  (size_t)page.uncompressed_bytes, (size_t)page.uncompressed_bytes, 0};
+                  (size_t)page.uncompressed_bytes, (size_t)page.uncompressed_bytes};
         if (page.encoding == AQ_PLAIN && floats) p.values = 4 * (size_t)page.num_values;
         add_part(p);
     }
@@ -71,68 +81,104 @@ static void find_pages(const job *j) {
     aq_parquet_close(file);
 }
 
-static const uint8_t *unpack(const part *p, uint8_t *room) {
+static const uint8_t *unpack(const part *p, const hand *h) {
     const uint8_t *stored = self.from + p->offset;
     size_t n = p->plain;
-    if (self.codec == AQ_ZSTD && ZSTD_decompress(room, n, stored, p->stored) == n)
-        return room;
-    if (self.codec == AQ_SNAPPY &&
-        snappy_uncompress((const char *)stored, p->stored, (char *)room, &n) == SNAPPY_OK)
-        return room;
-    if (self.codec != AQ_UNCOMPRESSED) give_up("the codec refuses a page");
-    return stored;
+    if (self.codec == AQ_ZSTD)
+        n = ZSTD_decompressDCtx(h->decompressor, h->room, n, stored, p->stored);
+    else if (self.codec == AQ_SNAPPY &&
+             snappy_uncompress((const char *)stored, p->stored, (char *)h->room, &n) !=
+                 SNAPPY_OK)
+        n = 0;
+    if (n != p->plain) give_up("the codec refuses a page");
+    return self.codec == AQ_UNCOMPRESSED ? stored : h->room;
 }
 
 /* The values stand at the end of a page, after its levels. Nothing is null. */
-static double sum_part(const part *p, uint8_t *room) {
-    const uint8_t *plain = unpack(p, room);
+static double sum_part(const part *p, const hand *h) {
+    const uint8_t *plain = unpack(p, h);
     return sum_floats(plain + p->plain - p->values, p->values / sizeof(float));
+}
+
+/* --- Writing ------------------------------------------------------------------------ */
+
+static void write_all(const uint8_t *p, size_t bytes) {
+    while (bytes > 0) {
+        ssize_t n = write(self.fd, p, bytes);
+        if (n <= 0) give_up("a write fails");
+        p += n;
+        bytes -= (size_t)n;
+    }
+}
+
+static size_t pack(const part *p, const hand *h) {
+    const uint8_t *from = self.from + p->offset;
+    size_t n = h->room_bytes;
+    if (self.codec == AQ_ZSTD)
+        return ZSTD_compressCCtx(h->compressor, h->room, n, from, p->plain, 1);
+    if (snappy_compress((const char *)from, p->plain, (char *)h->room, &n) != SNAPPY_OK)
+        give_up("snappy fails");
+    return n;
+}
+
+/* Threads pack side by side and write in the order of the parts. */
+static void write_part(size_t index, const hand *h) {
+    const part *p = &self.parts[index];
+    bool plain = self.codec == AQ_UNCOMPRESSED;
+    size_t n = plain ? p->plain : pack(p, h);
+    pthread_mutex_lock(&self.lock);
+    while (self.written != index)
+        pthread_cond_wait(&self.turn, &self.lock);
+    write_all(plain ? self.from + p->offset : h->room, n);
+    self.written++;
+    pthread_cond_broadcast(&self.turn);
+    pthread_mutex_unlock(&self.lock);
 }
 
 /* --- Threads ------------------------------------------------------------------------ */
 
-static void compress_part(part *p);
-
-/* Every thread takes the parts of its own stretch; large uncompressed ones are cut. */
+/* Threads take the parts in turn. */
 static void *work(void *arg) {
-    size_t me = (size_t)(uintptr_t)arg, threads = self.j->threads;
-    size_t end = self.num_parts * (me + 1) / threads;
+    size_t me = (size_t)(uintptr_t)arg;
+    hand *h = &self.hands[me];
     double sum = 0.0;
-    for (size_t i = self.num_parts * me / threads; i < end; i++) {
+    for (size_t i = me; i < self.num_parts; i += self.j->threads) {
         if (job_writes(self.j))
-            compress_part(&self.parts[i]);
+            write_part(i, h);
         else
-            sum += sum_part(&self.parts[i], self.room[me]);
+            sum += sum_part(&self.parts[i], h);
     }
-    self.sums[me] = sum;
+    h->sum = sum;
     return NULL;
 }
 
 static double work_side_by_side(void) {
     pthread_t threads[MAX_THREADS];
+    size_t n = self.j->threads;
     double sum = 0.0;
-    for (size_t i = 1; i < self.j->threads; i++)
+    for (size_t i = 1; i < n; i++)
         if (pthread_create(&threads[i], NULL, work, (void *)(uintptr_t)i) != 0)
             give_up("no thread");
     work((void *)(uintptr_t)0);
-    for (size_t i = 1; i < self.j->threads; i++)
+    for (size_t i = 1; i < n; i++)
         pthread_join(threads[i], NULL);
-    for (size_t i = 0; i < self.j->threads; i++)
-        sum += self.sums[i];
+    for (size_t i = 0; i < n; i++)
+        sum += self.hands[i].sum;
     return sum;
 }
 
+/* What needs no codec is cut, so that threads share it. */
 static void cut_parts(void) {
     size_t n = self.num_parts;
     part *old = self.parts;
     self.parts = NULL;
-    self.num_parts = 0;
+    self.num_parts = self.largest = 0;
     for (size_t i = 0; i < n; i++) {
         size_t offset = old[i].offset + old[i].plain - old[i].values;
         for (size_t at = 0; at < old[i].values; at += PART_BYTES_IN) {
             size_t left = old[i].values - at;
             size_t bytes = left < PART_BYTES_IN ? left : PART_BYTES_IN;
-            add_part((part){offset + at, bytes, bytes, bytes, 0});
+            add_part((part){offset + at, bytes, bytes, bytes});
         }
     }
     free(old);
@@ -151,44 +197,14 @@ static double read_pages(const job *j) {
     return sum;
 }
 
-/* --- Writing ------------------------------------------------------------------------ */
-
-static size_t packed_room(void) { return ZSTD_compressBound(PART_BYTES_IN) * 5 / 4; }
-
-static void compress_part(part *p) {
-    size_t room = packed_room();
-    uint8_t *to = self.packed + (size_t)(p - self.parts) * room;
-    const uint8_t *from = self.from + p->offset;
-    p->packed = room;
-    if (self.codec == AQ_ZSTD)
-        p->packed = ZSTD_compress(to, room, from, p->plain, 1);
-    else if (snappy_compress((const char *)from, p->plain, (char *)to, &p->packed) !=
-             SNAPPY_OK)
-        give_up("snappy fails");
-}
-
-static void write_all(int fd, const uint8_t *p, size_t bytes) {
-    while (bytes > 0) {
-        ssize_t n = write(fd, p, bytes);
-        if (n <= 0) give_up("a write fails");
-        p += n;
-        bytes -= (size_t)n;
-    }
-}
-
 /* The same bytes by the same steps: a temporary file, renamed. */
 static void write_parts(const job *j) {
     char temporary[PATH_BYTES + 8];
     snprintf(temporary, sizeof temporary, "%s.new", j->out);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    if (self.codec == AQ_UNCOMPRESSED)
-        write_all(fd, self.from, self.input.plain_bytes);
-    else {
-        work_side_by_side();
-        for (size_t i = 0; i < self.num_parts; i++)
-            write_all(fd, self.packed + i * packed_room(), self.parts[i].packed);
-    }
-    close(fd);
+    self.fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    self.written = 0;
+    work_side_by_side();
+    close(self.fd);
     if (rename(temporary, j->out) != 0) give_up("a rename fails");
 }
 
@@ -202,14 +218,18 @@ static void start(const job *j) {
         self.codec = job_codec(j);
         self.from = self.input.bytes != NULL ? self.input.bytes : self.input.values;
         size_t bytes = self.input.plain_bytes;
-        add_part((part){0, 0, bytes, bytes, 0});
+        add_part((part){0, 0, bytes, bytes});
     } else
         find_pages(j);
     if (job_writes(j) || self.codec == AQ_UNCOMPRESSED) cut_parts();
-    if (job_writes(j) && self.codec != AQ_UNCOMPRESSED)
-        self.packed = touched(self.num_parts * packed_room());
-    for (size_t i = 0; i < j->threads && !job_writes(j); i++)
-        self.room[i] = touched(self.largest);
+    for (size_t i = 0; i < j->threads; i++) {
+        hand *h = &self.hands[i];
+        h->compressor = ZSTD_createCCtx();
+        h->decompressor = ZSTD_createDCtx();
+        h->room_bytes = self.codec == AQ_UNCOMPRESSED ? 0 : self.largest;
+        if (job_writes(j)) h->room_bytes = snappy_max_compressed_length(PART_BYTES_IN);
+        h->room = touched(h->room_bytes);
+    }
 }
 
 static outcome run(const job *j) {

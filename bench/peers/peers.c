@@ -4,8 +4,8 @@
  *         [--cpu] [--json] [--list]
  * Default: 256 MiB of values, every case, 1 and 2 threads, 5 runs after one that does not
  * count. Ratios are medians of the runs' ratios: what the other took over what ours took.
- * --cpu takes the CPU time of an engine's process instead of the clock's, on a machine that
- * others use too; for one thread it is what the clock says on a machine at rest.
+ * --cpu takes the CPU time of an engine's process instead of the clock's, where
+ * others use the machine too; on one thread that is what the clock says on one at rest.
  * Memory is the most private memory (resident, no file behind it) of the engine's process
  * over what it held before its first run. Files are made in build/peers, each when a case
  * needs it, by the engine that the case names; --keep leaves them there. */
@@ -259,7 +259,7 @@ static void leave_slower(worker *w, score *s, const double *first, int a) {
     int b = a + 1;
     if (!s[a].ran || !s[b].ran) return;
     int slower = first[a] > first[b] ? a : b, faster = slower == a ? b : a;
-    if (first[slower] < 1.5 * first[faster]) return;
+    if (first[slower] < 1.25 * first[faster]) return;
     s[slower].ran = false;
     worker_stop(&w[slower]);
 }
