@@ -6162,11 +6162,12 @@ static bool aqi_path_is(const aqi_list *path, const char *dotted) {
     return left == 0 || path->count == 0;
 }
 
-/* `end`: of the chunk before it. Chunks as the writers lay them out ascend; one that
- * begins inside the one before it, in that order, shares bytes. Chunks in another order
- * are checked page by page only. */
+/* `at`: its place in the footer. `end`: of the chunk before it. Chunks as the writers lay
+ * them out ascend; one that begins inside the one before it, in that order, shares bytes.
+ * Chunks in another order are checked page by page only. */
 static aq_status aqi_chunk_check(const aq_parquet *f, const aqi_column_chunk *c,
-                                 int32_t column, int64_t *end, aq_error *err) {
+                                 int32_t column, int64_t at, int64_t *end,
+                                 aq_error *err) {
     const aqi_column_meta *m = &c->meta_data;
     const aq_field *field = &f->schema.fields[f->schema.leaves[column]];
     const char *what = NULL;
@@ -6185,13 +6186,15 @@ static aq_status aqi_chunk_check(const aq_parquet *f, const aqi_column_chunk *c,
     } else if (start < 4 || start >= f->data_end ||
                m->total_compressed_size > f->data_end - start) {
         what = "lies outside the file";
+        if (start >= 0) at = start;
     } else if (start < *end && start + m->total_compressed_size > *end) {
         what = "overlaps the one before it";
+        at = start;
     } else {
         *end = AQI_MAX(*end, start + m->total_compressed_size);
         return AQ_OK;
     }
-    return aqi_fail_at(err, AQ_E_FORMAT, start, "column chunk %s", what);
+    return aqi_fail_at(err, AQ_E_FORMAT, at, "column chunk %s", what);
 }
 
 /* Copies of a list of KeyValue, with NULs. */
@@ -6283,14 +6286,14 @@ static aq_status aqi_chunks_read(aq_parquet *f, aqi_thrift_reader *r, int32_t ro
     aq_status status = AQ_OK;
     if (list->count != (uint32_t)f->schema.num_columns)
         return aqi_fail_at(r->err, AQ_E_FORMAT, aqi_offset(&r->in),
-                           "row group %d has %u column chunks; the schema %d",
+                           "row group %d has %u column chunks, the schema has %d",
                            (int)row_group, list->count, (int)f->schema.num_columns);
     for (c = 0; c < f->schema.num_columns && status == AQ_OK; c++) {
         const size_t i = aqi_chunk_index(f, row_group, c);
+        const int64_t at = aqi_offset(&r->in);
         f->chunk_at[i] = (uint32_t)(r->in.p - r->in.start);
         status = aqi_thrift_read(r, &aqi_column_chunk_type, &chunk);
-        if (status != AQ_OK) break;
-        status = aqi_chunk_check(f, &chunk, c, end, r->err);
+        if (status == AQ_OK) status = aqi_chunk_check(f, &chunk, c, at, end, r->err);
         status = aqi_error_in_column(r->err, status, row_group, c, f->schema.paths[c]);
         if (status == AQ_OK && chunk.meta_data.key_value_metadata.count > 0)
             status =
@@ -6474,7 +6477,7 @@ static aq_status aqi_parquet_create(const aq_parquet_options *options, aq_parque
 static aq_status aqi_parquet_finish_open(aq_parquet *f, aq_status status,
                                          aq_parquet **out, aq_error *err) {
     if (status == AQ_OK) status = aqi_parquet_parse(f, err);
-    if (status != AQ_OK && err != NULL && err->file_offset >= 0 && err->column < 0)
+    if (status != AQ_OK && err != NULL && err->file_offset > 0 && err->column < 0)
         aqi_error_locate(err, "offset %lld", (long long)err->file_offset);
     if (status != AQ_OK) {
         aq_parquet_close(f);

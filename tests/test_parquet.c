@@ -270,48 +270,6 @@ Test(parquet, everything_comes_back) {
     free(data);
 }
 
-Test(parquet, no_row_groups_no_columns) {
-    aq_parquet_info info;
-    aq_parquet *f;
-    aq_writer *w;
-    const char *path = in_dir("empty.parquet");
-    ASSERT_OK(aq_writer_open(path, NULL, 0, NULL, &w, &err));
-    ASSERT_OK(aq_writer_finish(w, &err));
-    ASSERT_OK(aq_parquet_open(path, NULL, &f, &err));
-    aq_parquet_get_info(f, &info);
-    cr_assert(info.num_rows == 0 && info.num_row_groups == 0 && info.num_columns == 0);
-    aq_parquet_close(f);
-}
-
-Test(parquet, many_row_groups) {
-    const aq_field_spec field = {.name = "i", .type = AQ_INT64, .write_statistics = true};
-    enum { GROUPS = 40000 }; /* more than the 16-bit ordinal of the format counts */
-    const char *path = in_dir("groups.parquet");
-    aq_writer_options o = {.no_sync = true};
-    aq_parquet_info info;
-    aq_chunk_info chunk;
-    aq_parquet *f;
-    aq_writer *w;
-    ASSERT_OK(aq_writer_open(path, &field, 1, &o, &w, &err));
-    for (int64_t i = 0; i < GROUPS; i++) {
-        aq_column_values v = {&i, 1, NULL, NULL, 0};
-        ASSERT_OK(aq_writer_put_column(w, &v, &err));
-        ASSERT_OK(aq_writer_end_row_group(w, 1, &err));
-    }
-    ASSERT_OK(aq_writer_finish(w, &err));
-    ASSERT_OK(aq_parquet_open(path, NULL, &f, &err));
-    aq_parquet_get_info(f, &info);
-    cr_assert(info.num_row_groups == GROUPS && info.num_rows == GROUPS);
-    for (int32_t g = 0; g < GROUPS; g++) {
-        int64_t min;
-        ASSERT_OK(aq_parquet_get_chunk(f, g, 0, &chunk, &err));
-        memcpy(&min, chunk.min_value.data, sizeof min);
-        cr_assert_eq(min, g);
-    }
-    ASSERT_STATUS(aq_parquet_get_chunk(f, GROUPS, 0, &chunk, &err), AQ_E_ARG);
-    aq_parquet_close(f);
-}
-
 /* A list of structs: two leaves that share their repetition levels. */
 Test(parquet, list_of_structs) {
     static const aq_field_spec fields[] = {

@@ -176,6 +176,23 @@ Test(statistics, long_bytes) {
     }
 }
 
+/* Bounds are values of the column, but for those that were shortened. */
+Test(statistics, exact_bounds) {
+    const aq_field_spec field = {.type = AQ_BYTE_ARRAY};
+    char text[1100];
+    aq_bytes values[2] = {{(const uint8_t *)text, 2}, {(const uint8_t *)text, 1}};
+    memset(text, 'a', sizeof text);
+    for (size_t size = 2; size <= sizeof text; size += sizeof text - 2) {
+        aq_chunk_info info;
+        aq_parquet *f;
+        values[0].size = size;
+        f = write_column(field, values, 2, 0, &info);
+        cr_expect(info.min_is_exact && info.max_is_exact == (size == 2), "%zu", size);
+        cr_expect_eq(info.distinct_count, -1);
+        aq_parquet_close(f);
+    }
+}
+
 /* ---- logical types ---- */
 
 static const struct {

@@ -433,10 +433,34 @@ static void put_page_json(json *out, const page *at) {
     json_close(out, '}');
 }
 
+static void put_key_value_json(json *out, const aq_key_value *pair) {
+    json_open(out, NULL, '{');
+    json_string(out, "key", pair->key);
+    if (pair->value != NULL) {
+        json_bytes(out, "value", pair->value, pair->value_bytes);
+    } else {
+        json_null(out, "value");
+    }
+    json_close(out, '}');
+}
+
+/* What the footer says about the values of a chunk. */
+static void put_statistics_json(json *out, const aq_field *field,
+                                const aq_chunk_info *info) {
+    offset_json(out, "null_count", info->null_count);
+    offset_json(out, "distinct_count", info->distinct_count);
+    bound_json(out, "min", field, info->min_value);
+    bound_json(out, "max", field, info->max_value);
+    json_bool(out, "min_is_exact", info->min_is_exact);
+    json_bool(out, "max_is_exact", info->max_is_exact);
+}
+
 static void put_chunk_json(meta *out, const chunk *of) {
     const aq_field *field = aq_parquet_column_field(out->file, of->column);
     const aq_chunk_info *info = &of->info;
     json *document = out->document;
+    aq_key_value pair;
+    int32_t k;
     int encoding;
     size_t i;
     json_open(document, NULL, '{');
@@ -450,14 +474,19 @@ static void put_chunk_json(meta *out, const chunk *of) {
     }
     json_close(document, ']');
     json_signed(document, "num_values", info->num_values);
-    offset_json(document, "null_count", info->null_count);
+    put_statistics_json(document, field, info);
     json_signed(document, "start_offset", info->start_offset);
     offset_json(document, "dictionary_page_offset", info->dictionary_page_offset);
     json_signed(document, "data_page_offset", info->data_page_offset);
     json_signed(document, "compressed_bytes", info->compressed_bytes);
     json_signed(document, "uncompressed_bytes", info->uncompressed_bytes);
-    bound_json(document, "min", field, info->min_value);
-    bound_json(document, "max", field, info->max_value);
+    offset_json(document, "bloom_filter_offset", info->bloom_filter_offset);
+    offset_json(document, "bloom_filter_bytes", info->bloom_filter_bytes);
+    json_open(document, "key_values", '[');
+    for (k = 0; aq_parquet_chunk_key_value(out->file, of->row_group, of->column, k, &pair);
+         k++)
+        put_key_value_json(document, &pair);
+    json_close(document, ']');
     if (out->with_pages) {
         json_open(document, "pages", '[');
         for (i = 0; i < of->num_pages; i++)
@@ -480,16 +509,8 @@ static void begin_meta_json(meta *out) {
     json_signed(out->document, "num_rows", info->num_rows);
     json_signed(out->document, "num_columns", info->num_columns);
     json_open(out->document, "key_values", '[');
-    for (i = 0; aq_parquet_key_value(out->file, i, &pair); i++) {
-        json_open(out->document, NULL, '{');
-        json_string(out->document, "key", pair.key);
-        if (pair.value != NULL) {
-            json_bytes(out->document, "value", pair.value, pair.value_bytes);
-        } else {
-            json_null(out->document, "value");
-        }
-        json_close(out->document, '}');
-    }
+    for (i = 0; aq_parquet_key_value(out->file, i, &pair); i++)
+        put_key_value_json(out->document, &pair);
     json_close(out->document, ']');
     json_open(out->document, "row_groups", '[');
 }

@@ -839,6 +839,11 @@ if [ -d "$shared/parquet-testing/data" ]; then
     err_has encrypt
     run 2 inspect "$data/alltypes_plain.parquet"
     silent
+    run 0 meta "$data/column_chunk_key_value_metadata.parquet" --json
+    json '[.row_groups[].columns[].key_values]' \
+        '[[{"key":"foo","value":"bar"},{"key":"thisiskeywithoutvalue","value":null}],[]]'
+    run 2 meta "$shared/parquet-testing/bad_data/ARROW-GH-41317.parquet"
+    err_has 'list of another type than its field.s \(offset [0-9]+\)$'
 else
     skip 'no ../shared/parquet-testing'
 fi

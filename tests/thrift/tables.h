@@ -38,8 +38,9 @@ AQI_THRIFT(more_logical, MORE_LOGICAL)
 
 /* What libthrift calls a type of the wire. */
 inline TType type_of(int wire) {
-    static const TType types[] = {T_STOP,   T_BOOL,   T_BOOL, T_BYTE, T_I16, T_I32,   T_I64,
-                                  T_DOUBLE, T_STRING, T_LIST, T_SET,  T_MAP, T_STRUCT};
+    static const TType types[] = {T_STOP, T_BOOL, T_BOOL,   T_BYTE,   T_I16,
+                                  T_I32,  T_I64,  T_DOUBLE, T_STRING, T_LIST,
+                                  T_SET,  T_MAP,  T_STRUCT};
     return types[wire];
 }
 
@@ -186,7 +187,8 @@ inline Value tree_of(const aqi_thrift_struct *table, const void *src, int16_t id
         const aqi_thrift_field &f = table->fields[k];
         const uint8_t *at = static_cast<const uint8_t *>(src) + f.offset;
         if (has >> k & 1)
-            v.children.push_back(tree_of_value(f, type_of(f), static_cast<int16_t>(f.id), at));
+            v.children.push_back(
+                tree_of_value(f, type_of(f), static_cast<int16_t>(f.id), at));
     }
     return v;
 }
