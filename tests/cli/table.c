@@ -301,14 +301,33 @@ static void put_element(bytes *out, const element *of) {
     put_byte(out, 0);
 }
 
-static void put_chunk(bytes *out, const element *of, size_t start, size_t size,
+/* The groups around an element, and itself. */
+typedef struct branch {
+    const element *at[8];
+    int left[8]; /* children of a group that are still to come */
+    int depth;
+} branch;
+
+/* To an element, in the order of the schema. */
+static void branch_step(branch *b, const element *of) {
+    while (b->depth > 0 &&
+           (b->at[b->depth - 1]->type != GROUP || b->left[b->depth - 1] == 0))
+        b->depth--;
+    if (b->depth > 0) b->left[b->depth - 1]--;
+    b->at[b->depth] = of;
+    b->left[b->depth++] = of->size;
+}
+
+static void put_chunk(bytes *out, const branch *path, size_t start, size_t size,
                       int count) {
+    int i;
     put_int(out, 2, THRIFT_I64, start);
     put_field(out, 1, THRIFT_STRUCT);
-    put_int(out, 1, THRIFT_I32, (uint64_t)of->type);
+    put_int(out, 1, THRIFT_I32, (uint64_t)path->at[path->depth - 1]->type);
     put_list(out, 1, THRIFT_I32, 0);
-    put_list(out, 1, THRIFT_STRING, 1);
-    put_name(out, of->name);
+    put_list(out, 1, THRIFT_STRING, path->depth);
+    for (i = 0; i < path->depth; i++)
+        put_name(out, path->at[i]->name);
     put_int(out, 1, THRIFT_I32, 0); /* UNCOMPRESSED */
     put_int(out, 1, THRIFT_I64, (uint64_t)count);
     put_int(out, 1, THRIFT_I64, size);
@@ -320,6 +339,7 @@ static void put_chunk(bytes *out, const element *of, size_t start, size_t size,
 
 int main(int argc, char **argv) {
     static bytes file, footer;
+    branch path = {{NULL}, {0}, 0};
     size_t t, footer_start;
     int i;
     for (t = 0; argc == 2 && t < 3 && strcmp(tables[t].name, argv[1]) != 0;)
@@ -343,9 +363,10 @@ int main(int argc, char **argv) {
         const element *of = &tables[t].elements[i];
         size_t start = file.size;
         int count;
+        branch_step(&path, of);
         if (of->type == GROUP) continue;
         count = put_page(&file, of);
-        put_chunk(&footer, of, start, file.size - start, count);
+        put_chunk(&footer, &path, start, file.size - start, count);
     }
     put_int(&footer, 1, THRIFT_I64, file.size);
     put_int(&footer, 1, THRIFT_I64, (uint64_t)tables[t].num_rows);
