@@ -530,7 +530,8 @@ AQ_API size_t aq_field_value_bytes(const aq_field *field);
  * Returns  AQ_OK; AQ_E_IO; AQ_E_FORMAT; AQ_E_UNSUPPORTED (encrypted); AQ_E_LIMIT;
  * AQ_E_NOMEM.
  * Threads  an open aq_parquet is immutable: any number of threads may read from it.
- * Cost     the footer is copied to the heap; nothing else is read. */
+ * Cost     one pass over the footer, about 0.1 us for each column chunk; nothing else is
+ *          read. Memory: the footer's bytes, its schema, 4 bytes for each column chunk. */
 AQ_API AQ_CHECKED aq_status aq_parquet_open(const char *path,
                                             const aq_parquet_options *options,
                                             aq_parquet **out_file, aq_error *err);
@@ -558,7 +559,9 @@ AQ_API const char *aq_parquet_column_path(const aq_parquet *file, int32_t column
 /* aq_parquet_find_column - leaf by its dotted path; -1 when there is none. */
 AQ_API int32_t aq_parquet_find_column(const aq_parquet *file, const char *path);
 /* aq_parquet_get_row_group, aq_parquet_get_chunk - facts of a row group or column chunk.
- * Returns  AQ_OK; AQ_E_ARG (no such one); AQ_E_UNSUPPORTED (an encrypted chunk). */
+ * Bounds of its values point into `file`.
+ * Returns  AQ_OK; AQ_E_ARG (no such one); AQ_E_UNSUPPORTED (an encrypted chunk).
+ * Cost     no allocation; about 0.1 us: a chunk's metadata is read again. */
 AQ_API AQ_CHECKED aq_status aq_parquet_get_row_group(const aq_parquet *file,
                                                      int32_t row_group,
                                                      aq_row_group_info *out_info,
@@ -3956,7 +3959,7 @@ typedef struct aqi_thrift_field {
     int32_t id;
     uint16_t offset;
     uint8_t kind;
-    uint8_t index;
+    uint8_t index;                        /* in the table */
     const struct aqi_thrift_struct *type; /* of STRUCT and LIST_STRUCT */
     const char *name;
 } aqi_thrift_field;
@@ -3980,7 +3983,7 @@ typedef struct aqi_thrift_struct {
 #define AQI_T_MIN_BYTES(s, id, kind, c_type, member, required, table)                    \
     +(!(required) ? 0u : AQI_KIND_##kind == AQI_KIND_BOOL ? 1u : 2u)
 #define AQI_T_ROW(s, id, kind, c_type, member, required, table)                          \
-    {id,     (uint16_t)offsetof(s, member), AQI_KIND_##kind, s##_field_##member, table,  \
+    {id, (uint16_t)offsetof(s, member), AQI_KIND_##kind, s##_field_##member, table,      \
      #member},
 #define AQI_T_END {INT32_MAX, 0, AQI_KIND_NONE, 0, NULL, NULL}
 #define AQI_THRIFT(s, LIST)                                                              \
@@ -4293,17 +4296,26 @@ static void aqi_thrift_list_end(const aqi_thrift_reader *r, aqi_list *out) {
     out->encoded_bytes = (size_t)(r->in.p - (const uint8_t *)out->items);
 }
 
-/* Declared before its recursion through lists; as deep as the tables are. */
+/* Declared before its recursion through fields and lists; as deep as the tables are. */
+static aq_status aqi_thrift_read_fields(aqi_thrift_reader *r,
+                                        const aqi_thrift_struct *type, void *dst);
+
+/* Reads a struct. What is absent in it is zero. */
 static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *type,
-                                 void *dst);
+                                 void *dst) {
+    memset(dst, 0, type->size);
+    return aqi_thrift_read_fields(r, type, dst);
+}
 
 /* Checks the elements by reading them. */
 static aq_status aqi_thrift_read_list(aqi_thrift_reader *r, const aqi_thrift_field *f,
                                       aqi_list *out) {
     uint64_t item[AQI_THRIFT_ITEM_BYTES / sizeof(uint64_t)];
     uint32_t i;
+    aqi_cursor in;
     aq_status status = aqi_thrift_list_begin(r, f, out);
-    aqi_cursor in = r->in;
+    if (status != AQ_OK) return status;
+    in = r->in;
     if (f->kind == AQI_KIND_LIST_STRUCT) {
         for (i = 0; i < out->count && status == AQ_OK; i++) {
             AQ_ASSERT(f->type->size <= sizeof item);
@@ -4328,10 +4340,6 @@ static aq_status aqi_thrift_read_list(aqi_thrift_reader *r, const aqi_thrift_fie
     aqi_thrift_list_end(r, out);
     return status;
 }
-
-/* Declared before its recursion through fields; as deep as the tables are. */
-static aq_status aqi_thrift_read_fields(aqi_thrift_reader *r,
-                                        const aqi_thrift_struct *type, void *dst);
 
 /* The value of the field at hand, into its place in `dst`, which was zeroed. The cursor
  * `in` stands in for the reader's. */
@@ -4416,13 +4424,6 @@ static aq_status aqi_thrift_read_fields(aqi_thrift_reader *r,
     r->in.p = in.p;
     memcpy(dst, &w.has, sizeof w.has);
     return AQ_OK;
-}
-
-/* Reads a struct. What is absent in it is zero. */
-static aq_status aqi_thrift_read(aqi_thrift_reader *r, const aqi_thrift_struct *type,
-                                 void *dst) {
-    memset(dst, 0, type->size);
-    return aqi_thrift_read_fields(r, type, dst);
 }
 
 /* Writing: a failed allocation sets `failed`, which the caller looks at once, at the
