@@ -531,7 +531,7 @@ AQ_API size_t aq_field_value_bytes(const aq_field *field);
  * AQ_E_NOMEM.
  * Threads  an open aq_parquet is immutable: any number of threads may read from it.
  * Cost     one pass over the footer, about 0.1 us for each column chunk; nothing else is
- *          read. Memory: the footer's bytes, its schema, 4 bytes for each column chunk. */
+ *          read. Memory: the footer's bytes, the schema, 4 bytes for each chunk. */
 AQ_API AQ_CHECKED aq_status aq_parquet_open(const char *path,
                                             const aq_parquet_options *options,
                                             aq_parquet **out_file, aq_error *err);
