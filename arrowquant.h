@@ -1402,8 +1402,10 @@ static aq_status aqi_fail_os(aq_error *err, int code, const char *what,
     return AQ_E_IO;
 }
 
-static aq_status aqi_fail_nomem(aq_error *err, size_t bytes) {
-    return aqi_fail(err, AQ_E_NOMEM, "out of memory asking for %zu bytes", bytes);
+/* Inline, so that the compiler sees that it never returns AQ_OK: gcc warns otherwise. */
+AQI_INLINE aq_status aqi_fail_nomem(aq_error *err, size_t bytes) {
+    aqi_fail(err, AQ_E_NOMEM, "out of memory asking for %zu bytes", bytes);
+    return AQ_E_NOMEM;
 }
 
 /* Inserts " (where)" between what is wrong and what to do; the next one makes it
