@@ -681,6 +681,8 @@ typedef struct aq_field_spec {
     int32_t unit_nanos;        /* TIME, TIMESTAMP: 1000000, 1000 or 1                */
     bool utc;                  /* TIME, TIMESTAMP                                    */
     int32_t field_id;          /* 0 = none                                           */
+    const aq_key_value *key_values; /* leaf: metadata of each of its chunks; copied  */
+    int32_t num_key_values;
 } aq_field_spec;
 
 typedef struct aq_writer aq_writer;
@@ -7820,6 +7822,7 @@ struct aq_writer {
     aq_field_spec *specs; /* element i is specs[i - 1] */
     aqi_slice *path_parts;
     aqi_list *column_paths; /* slices of path_parts */
+    aqi_list *spec_pairs;   /* of specs[i]: aqi_key_value */
     aqi_slice created_by;
     int64_t num_rows;
     uint32_t num_row_groups, num_pairs;
@@ -8096,7 +8099,47 @@ static aq_status aqi_spec_element(const aq_field_spec *spec, aqi_schema_element 
     return aqi_spec_logical(spec, e, err);
 }
 
-/* Copies the specs, with their names, into the arena. */
+/* The key-value metadata of a spec, copied, as the footer wants it. */
+static aq_status aqi_writer_copy_pairs(aq_writer *w, const aq_field_spec *spec,
+                                       aqi_list *out, aq_error *err) {
+    int32_t i, part;
+    aqi_key_value *pairs;
+    void *p;
+    aq_status status;
+    if (spec->num_key_values == 0) return AQ_OK;
+    if (spec->num_key_values < 0 || spec->key_values == NULL ||
+        spec->num_key_values > (int32_t)AQI_THRIFT_LIST_LIMIT || spec->type == AQ_GROUP)
+        return aqi_spec_fail(spec, "key_values missing, or too many, or of a group", err);
+    status = aqi_arena_alloc(&w->arena, (size_t)spec->num_key_values * sizeof *pairs, &p,
+                             err);
+    if (status != AQ_OK) return status;
+    pairs = (aqi_key_value *)p;
+    for (i = 0; i < spec->num_key_values; i++) {
+        for (part = 0; part < 2; part++) {
+            const char *text = part == 0 ? spec->key_values[i].key
+                                         : spec->key_values[i].value;
+            aqi_slice *slice = part == 0 ? &pairs[i].key : &pairs[i].value;
+            size_t n = text == NULL ? 0 : strlen(text);
+            char *copy;
+            if (text == NULL && part == 1) break; /* a key without a value */
+            if (text == NULL || n > AQI_THRIFT_STRING_LIMIT)
+                return aqi_spec_fail(spec, "metadata key missing, or over 100,000,000 "
+                                           "bytes",
+                                     err);
+            status = aqi_arena_string(&w->arena, text, n, &copy, err);
+            if (status != AQ_OK) return status;
+            slice->data = (const uint8_t *)copy;
+            slice->size = (uint32_t)n;
+            if (part == 0) AQI_MARK(&pairs[i], aqi_key_value, key);
+            if (part == 1) AQI_MARK(&pairs[i], aqi_key_value, value);
+        }
+    }
+    out->items = pairs;
+    out->count = (uint32_t)spec->num_key_values;
+    return AQ_OK;
+}
+
+/* Copies the specs, with their names and metadata, into the arena. */
 static aq_status aqi_writer_copy_specs(aq_writer *w, const aq_field_spec *fields,
                                        size_t n, aq_error *err) {
     size_t i;
@@ -8106,11 +8149,15 @@ static aq_status aqi_writer_copy_specs(aq_writer *w, const aq_field_spec *fields
     if (status != AQ_OK) return status;
     w->specs = (aq_field_spec *)p;
     if (n > 0) memcpy(w->specs, fields, n * sizeof *fields);
+    status = aqi_arena_alloc(&w->arena, n * sizeof(aqi_list), &p, err);
+    w->spec_pairs = (aqi_list *)p;
     for (i = 0; i < n && status == AQ_OK; i++) {
         if (fields[i].name == NULL) continue;
         status = aqi_arena_string(&w->arena, fields[i].name, strlen(fields[i].name),
                                   &name, err);
         w->specs[i].name = name;
+        if (status == AQ_OK)
+            status = aqi_writer_copy_pairs(w, &fields[i], &w->spec_pairs[i], err);
     }
     return status;
 }
@@ -9388,6 +9435,9 @@ static aq_status aqi_writer_note_chunk(aq_writer *w, const aqi_chunk_writer *c,
     AQI_SET(m, aqi_column_meta_out, data_page_offset, c->data_start);
     if (c->dictionary_start > 0)
         AQI_SET(m, aqi_column_meta_out, dictionary_page_offset, c->dictionary_start);
+    if (c->spec->num_key_values > 0)
+        AQI_SET(m, aqi_column_meta_out, key_value_metadata,
+                w->spec_pairs[c->spec - w->specs]);
     if (c->spec->write_statistics) {
         AQI_MARK(m, aqi_column_meta_out, statistics);
         aqi_statistics_make(c, bounds, &m->statistics);
@@ -12109,14 +12159,14 @@ aq_status aq_model_find(const aq_model *model, const char *name, aq_tensor *out_
  * leaves, and the three lists. Source: docs/FORMAT.md. */
 #define AQI_LIST_FIELDS(name, type, logical, bits, align)                                \
     {name, AQ_REQUIRED, AQ_GROUP, 1, 0, AQ_LOGICAL_LIST, 0, false, false, false,         \
-     AQ_UNCOMPRESSED, AQ_PLAIN, 0, 0, 0, false, 0},                                      \
+     AQ_UNCOMPRESSED, AQ_PLAIN, 0, 0, 0, false, 0, NULL, 0},                             \
         {"list", AQ_REPEATED, AQ_GROUP, 1, 0, AQ_LOGICAL_NONE, 0, false, false, false,   \
-         AQ_UNCOMPRESSED, AQ_PLAIN, 0, 0, 0, false, 0},                                  \
+         AQ_UNCOMPRESSED, AQ_PLAIN, 0, 0, 0, false, 0, NULL, 0},                         \
         {"element", AQ_REQUIRED, type, 0, 0, logical, bits, false, align, false,         \
-         AQ_UNCOMPRESSED, AQ_PLAIN, 0, 0, 0, false, 0}
+         AQ_UNCOMPRESSED, AQ_PLAIN, 0, 0, 0, false, 0, NULL, 0}
 #define AQI_LEAF_FIELD(name, repetition, type, logical, bits, align, stats)              \
     {name, repetition, type, 0, 0, logical, bits, false, align, stats, AQ_UNCOMPRESSED,  \
-     AQ_PLAIN, 0, 0, 0, false, 0}
+     AQ_PLAIN, 0, 0, 0, false, 0, NULL, 0}
 
 static const aq_field_spec aqi_model_fields[] = {
     AQI_LEAF_FIELD("layer_name", AQ_REQUIRED, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false,

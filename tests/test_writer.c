@@ -335,3 +335,59 @@ Test(writer, every_allocation_fails) {
     } while (status != AQ_OK);
     cr_assert_gt(k, 10);
 }
+
+/* Metadata of a column stands in each of its chunks; the strings were copied. */
+Test(writer, column_key_values) {
+    char changing[] = "first";
+    aq_key_value pairs[] = {{.key = "unit", .value = "mV"},
+                            {.key = "", .value = ""},
+                            {.key = "no value"},
+                            {.key = "copied", .value = changing}};
+    const aq_field_spec fields[] = {
+        {.name = "plain", .type = AQ_INT32},
+        {.name = "v", .type = AQ_INT32, .key_values = pairs, .num_key_values = 4}};
+    aq_key_value pair;
+    aq_parquet *f;
+    aq_writer *w;
+    aq_chunk_info chunk;
+    ASSERT_OK(aq_writer_open(in_dir("f"), fields, 2, NULL, &w, &err));
+    memset(changing, 'x', 5);
+    pairs[0].key = NULL;
+    for (int g = 0; g < 2; g++) {
+        for (int c = 0; c < 2; c++) ASSERT_OK(aq_writer_put_column(w, &two_values, &err));
+        ASSERT_OK(aq_writer_end_row_group(w, 2, &err));
+    }
+    ASSERT_OK(aq_writer_finish(w, &err));
+    ASSERT_OK(aq_parquet_open(in_dir("f"), NULL, &f, &err));
+    for (int g = 0; g < 2; g++) {
+        ASSERT_OK(aq_parquet_get_chunk(f, g, 0, &chunk, &err));
+        cr_assert_eq(chunk.num_key_values, 0);
+        ASSERT_OK(aq_parquet_get_chunk(f, g, 1, &chunk, &err));
+        cr_assert_eq(chunk.num_key_values, 4);
+        cr_assert(aq_parquet_chunk_key_value(f, g, 1, 0, &pair));
+        cr_assert_str_eq(pair.key, "unit");
+        cr_assert_str_eq(pair.value, "mV");
+        cr_assert(aq_parquet_chunk_key_value(f, g, 1, 1, &pair));
+        cr_assert(pair.key[0] == '\0' && pair.value[0] == '\0');
+        cr_assert(aq_parquet_chunk_key_value(f, g, 1, 2, &pair));
+        cr_assert(pair.value == NULL);
+        cr_assert(aq_parquet_chunk_key_value(f, g, 1, 3, &pair));
+        cr_assert_str_eq(pair.value, "first");
+        cr_assert(!aq_parquet_chunk_key_value(f, g, 1, 4, &pair));
+    }
+    aq_parquet_close(f);
+}
+
+Test(writer, column_key_values_refused) {
+    static const aq_key_value no_key = {.value = "v"}, pair = {.key = "k", .value = "v"};
+    aq_field_spec field = {.name = "v", .type = AQ_INT32, .num_key_values = 1};
+    aq_writer *w;
+    ASSERT_STATUS(aq_writer_open(in_dir("f"), &field, 1, NULL, &w, &err), AQ_E_ARG);
+    field.key_values = &no_key;
+    ASSERT_STATUS(aq_writer_open(in_dir("f"), &field, 1, NULL, &w, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("key", "metadata key missing");
+    field.key_values = &pair;
+    field.num_key_values = -1;
+    ASSERT_STATUS(aq_writer_open(in_dir("f"), &field, 1, NULL, &w, &err), AQ_E_ARG);
+    cr_assert_eq(temp_dir_entries(here.path), 0);
+}
