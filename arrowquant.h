@@ -4957,9 +4957,8 @@ static bool aqi_levels_scan(const uint8_t *data, size_t bytes, uint32_t max, int
     while (left > 0) {
         uint8_t *to = dst != NULL ? dst + (n - left) : batch;
         size_t part;
-        if (!r.packed && r.run_left > AQI_RLE_BATCH) {
+        if (!r.packed && r.run_left > AQI_RLE_BATCH) { /* of a level that was checked */
             part = aqi_rle_take(&r, (size_t)AQI_MIN(left, (int64_t)INT32_MAX));
-            if (r.value > max) return false;
             out->zeros += r.value == 0 ? (int64_t)part : 0;
             out->maxima += r.value == max ? (int64_t)part : 0;
             if (dst != NULL) memset(to, (int)r.value, part);

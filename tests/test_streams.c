@@ -58,7 +58,7 @@ static void exact_free(const aqi_cursor *c, size_t offset) {
  * the end may lack the padding of its last group. */
 static void put_runs(stream *s, rng *r, size_t n, uint32_t width, uint64_t below) {
     while (s->n < n) {
-        size_t kind = rng_below(r, 16), count = rng_below(r, kind == 0 ? 2500 : 30);
+        size_t kind = rng_below(r, 16), count = rng_below(r, kind < 2 ? 2500 : 30);
         bool packed = kind % 2 == 0;
         uint64_t v = rng_next(r) % below;
         if (packed) count = aqi_round_up(count, 8);
@@ -168,6 +168,21 @@ Test(streams, levels_of_every_maximum) {
     }
 }
 
+/* A run so long that it is one step, of a level that is too large. */
+Test(streams, long_run_above_the_maximum) {
+    static const uint8_t runs[] = {4, 2, 0xe0, 0x5d, 3, 2, 1}; /* 2, 2; 6000 of 3; 1 */
+    uint8_t dst[6003];
+    aqi_level_counts counts;
+    for (int keep = 0; keep < 2; keep++) {
+        uint8_t *to = keep ? dst : NULL;
+        cr_assert(aqi_levels_scan(runs, sizeof runs, 3, 6003, to, &counts));
+        cr_assert(counts.maxima == 6000 && counts.zeros == 0 && counts.first == 2);
+        cr_assert_not(aqi_levels_scan(runs, sizeof runs, 2, 6003, to, &counts));
+        cr_assert_not(aqi_levels_scan(runs, sizeof runs, 2, 4000, to, &counts));
+        cr_assert(aqi_levels_scan(runs, sizeof runs, 2, 2, to, &counts));
+    }
+}
+
 Test(streams, booleans_in_runs) {
     static stream s;
     rng r = {41};
@@ -258,18 +273,22 @@ Test(streams, runs_that_are_written) {
     FOR_EACH_ISA(isa) {
         for (uint32_t width = 1; width <= 32; width++) {
             for (size_t n = 1; n <= 3000; n += n < 100 ? 1 : 97) {
-                size_t longest = 1 + rng_below(&r, 80), runs;
+                size_t longest = 1 + rng_below(&r, 80), runs, same = 1, long_runs = 0;
                 aqi_bytes_builder out = {NULL, 0, 0};
                 for (size_t i = 0, left = 0; i < n; i++) {
                     values[i] = (uint32_t)(rng_next(&r) >> 32) >> (32 - width);
                     if (left > 0) values[i] = values[i - 1];
                     left = left > 0 ? left - 1 : rng_below(&r, longest);
                     levels[i] = (uint8_t)values[i];
+                    same = i > 0 && values[i] == values[i - 1] ? same + 1 : 1;
+                    long_runs += same == (width == 1 ? 32 : width < 4 ? 16 : 8);
                 }
                 cr_assert(aqi_indices_write(&a, &out, values, n, width));
                 cr_assert_eq(out.data[0], width);
-                slow_runs(out.data + 1, out.data + out.size, width, back, n);
+                runs = slow_runs(out.data + 1, out.data + out.size, width, back, n);
                 CHECK(memcmp(back, values, n * 4) == 0, "width %u, %zu", width, n);
+                /* Only a long run is one, beside the last values. */
+                CHECK(runs <= 2 * long_runs + 2, "width %u, %zu: %zu", width, n, runs);
                 out.size = 0;
                 if (width == 1) {
                     for (size_t i = 0; i < n; i++) /* any byte but 0 is true */
@@ -284,8 +303,8 @@ Test(streams, runs_that_are_written) {
                     cr_assert(aqi_rle_write(&a, &out, levels, n, width));
                     runs = slow_runs(out.data, out.data + out.size, width, back, n);
                     CHECK(memcmp(back, values, n * 4) == 0, "width %u, %zu", width, n);
-                    /* Runs are where they save something. */
-                    CHECK(out.size <= (n + 7) / 8 * width + 2 * runs + 2, "%zu", n);
+                    CHECK(runs <= 2 * long_runs + 2, "width %u, %zu", width, n);
+                    CHECK(out.size <= (n + 7) / 8 * width + 2 + 2 * (runs > 1), "%zu", n);
                 }
                 aqi_builder_free(&a, &out);
             }
@@ -553,6 +572,8 @@ Test(streams, lengths_have_limits) {
             s.size += 3 * n; /* bytes of n strings of 3 */
             aqi_cursor in = exact_copy(s.bytes, s.size, 0), again = in;
             cr_assert_eq(aqi_delta_byte_arrays(&in, values, n), k == 0, "%zu, %zu", k, n);
+            in = again;
+            cr_assert_eq(aqi_delta_sizes(&in, values, n), first[k] <= INT32_MAX);
             exact_free(&again, 0);
         }
     }
