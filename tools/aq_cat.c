@@ -25,6 +25,7 @@ typedef struct node {
     unsigned present; /* definition level from which on it is not null            */
     unsigned filled;  /* NODE_ARRAY: and from which on it has an element          */
     unsigned again;   /* NODE_ARRAY: repetition level of its further elements     */
+    unsigned inside;  /* and the least one of what is inside the node             */
     size_t first_cursor, end_cursor;
     size_t child, sibling; /* nodes; 0 = none                                          */
 } node;
@@ -227,6 +228,7 @@ static void begin_array(cat *of, size_t array, int32_t repeated) {
     of->nodes[array].kind = NODE_ARRAY;
     of->nodes[array].filled = field_at(of, repeated)->max_def;
     of->nodes[array].again = field_at(of, repeated)->max_rep;
+    of->nodes[array].inside = of->nodes[array].again;
 }
 
 /* A field that is not repeated, or one element of a repeated one. */
@@ -234,6 +236,7 @@ static size_t add_element(cat *of, int32_t index, const char *key) {
     const aq_field *field = field_at(of, index);
     size_t at = begin_node(of, key, field->max_def);
     of->nodes[at].nullable = field->repetition == AQ_OPTIONAL;
+    of->nodes[at].inside = field->max_rep + 1u;
     if (field->type != AQ_GROUP) {
         of->nodes[at].field = field;
         if (of->selected[field->column]) of->cursors[of->num_cursors++].field = field;
@@ -306,15 +309,19 @@ static bool disagree(cat *of, const cursor *at) {
     return false;
 }
 
-/* Steps over the one level that stands for an absent node in each of its columns. */
+/* Steps over the one level that stands for an absent node in each of its columns. Some
+ * writers have more: one for each element that an array of fixed size would have. */
 static bool pass_absent(cat *of, const node *absent, unsigned def, unsigned rep) {
     size_t i;
     for (i = absent->first_cursor; i < absent->end_cursor; i++) {
         cursor *at = &of->cursors[i];
         if (!look(of, at)) return false;
-        if (at->at_end || definition(at) != def || repetition(at) != rep)
-            return disagree(of, at);
-        at->level++;
+        if (at->at_end || repetition(at) != rep) return disagree(of, at);
+        do {
+            if (definition(at) != def) return disagree(of, at);
+            at->level++;
+            if (!look(of, at)) return false;
+        } while (!at->at_end && repetition(at) >= absent->inside);
     }
     return true;
 }

@@ -615,7 +615,7 @@ json '[.row_groups[].columns[].pages[].crc == null] | unique' '[false]'
 
 # --- cat ------------------------------------------------------------------------------------
 
-for name in types lists contradiction surplus; do
+for name in types lists fixed contradiction surplus; do
     "$table" $name >$name.parquet
 done
 
@@ -636,6 +636,12 @@ out_is '{"rule3": [[1, 2], [3], []], "old_map": [{"value": null}, {"value": 7}],
     '{"rule3": null, "old_map": [], "group": []}'
 run 0 cat lists.parquet --columns 'no list.b.c' --rows 1
 out_is '{"no list": {"b.c": 3}}'
+
+begin 'cat: absent arrays with the levels of their elements'
+run 0 cat fixed.parquet
+out_is '{"x": [[{"a": 1, "b": 3}, {"a": 2, "b": 4}], null, []]}' '{"x": null}' '{"x": []}'
+run 0 cat fixed.parquet --columns x.list.element.list.b --rows 2
+out_is '{"x": [[{"b": 3}, {"b": 4}], null, []]}' '{"x": null}'
 
 begin 'cat: a model'
 run 0 cat q4.parquet --columns layer_name,shape,bit_width

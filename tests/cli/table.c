@@ -1,7 +1,7 @@
 /* table.c - writes a small Parquet file to stdout that no other writer here would write, for
  * the tests of `aq cat`: logical types, the lists and maps of old writers, contradictions.
  *
- *   table types | lists | contradiction | surplus
+ *   table types | lists | fixed | contradiction | surplus
  *
  * One row group; a PLAIN page for each column. */
 #include <stdint.h>
@@ -105,6 +105,17 @@ static const element lists[] = {
     {"b.c", OPTIONAL, I32, 0, NONE, NULL, "3", "10", NULL},
 };
 
+/* Three rows of arrays of fixed size, [[1, 2], null, []], null and [], from a writer that gives
+ * an absent one the levels of its elements. */
+static const element fixed[] = {
+    {"x", OPTIONAL, GROUP, 1, NONE, LIST, NULL, NULL, NULL},
+    {"list", REPEATED, GROUP, 1, NONE, NULL, NULL, NULL, NULL},
+    {"element", OPTIONAL, GROUP, 1, NONE, LIST, NULL, NULL, NULL},
+    {"list", REPEATED, GROUP, 2, NONE, NULL, NULL, NULL, NULL},
+    {"a", OPTIONAL, I32, 0, NONE, NULL, "1 2", "552233000011", "021212021201"},
+    {"b", REQUIRED, I32, 0, NONE, NULL, "3 4", "44223300011", "02121202101"},
+};
+
 /* Three rows; in the second, the columns of a list have different lengths. */
 static const element contradiction[] = {
     {"group", REPEATED, GROUP, 2, NONE, NULL, NULL, NULL, NULL},
@@ -126,6 +137,7 @@ static const struct {
 } tables[] = {
     {"types", types, sizeof types / sizeof *types, 21, 21, 3},
     {"lists", lists, sizeof lists / sizeof *lists, 13, 9, 2},
+    {"fixed", fixed, sizeof fixed / sizeof *fixed, 2, 1, 3},
     {"contradiction", contradiction, 3, 2, 1, 3},
     {"surplus", surplus, 3, 2, 1, 3},
 };
@@ -342,10 +354,11 @@ int main(int argc, char **argv) {
     branch path = {{NULL}, {0}, 0};
     size_t t, footer_start;
     int i;
-    for (t = 0; argc == 2 && t < 3 && strcmp(tables[t].name, argv[1]) != 0;)
+    for (t = 0; argc == 2 && t < sizeof tables / sizeof *tables - 1 &&
+                strcmp(tables[t].name, argv[1]) != 0;)
         t++;
     if (argc != 2 || strcmp(tables[t].name, argv[1]) != 0) {
-        fputs("usage: table types|lists|contradiction|surplus\n", stderr);
+        fputs("usage: table types|lists|fixed|contradiction|surplus\n", stderr);
         return 2;
     }
     put(&file, "PAR1", 4);
