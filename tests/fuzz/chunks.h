@@ -158,6 +158,7 @@ FUZZ fuzz_sum fuzz_read_chunk(const aq_parquet *file, int32_t row_group, int32_t
     sum.status = fuzz_status(aq_column_open(file, row_group, column, &c, &err), &err);
     FUZZ_CHECK((sum.status == AQ_OK) == (c != NULL));
     if (sum.status != AQ_OK) return sum;
+    aq_column_prefetch(c);
     switch (way) {
     case FUZZ_NEXT:
         sum.status = fuzz_read_next(c, field, &sum, &err);
@@ -251,7 +252,9 @@ FUZZ void fuzz_walk_schema(const aq_parquet *file, const aq_parquet_info *info) 
 FUZZ void fuzz_walk_chunk_info(const aq_parquet *file, int32_t row_group, int32_t column,
                                const aq_parquet_info *info) {
     aq_chunk_info chunk;
+    aq_key_value pair;
     aq_error err;
+    int32_t i;
     if (fuzz_status(aq_parquet_get_chunk(file, row_group, column, &chunk, &err), &err) !=
         AQ_OK)
         return;
@@ -262,6 +265,11 @@ FUZZ void fuzz_walk_chunk_info(const aq_parquet *file, int32_t row_group, int32_
                (chunk.start_offset >= 4 &&
                 chunk.compressed_bytes <= info->file_bytes - chunk.start_offset));
     fuzz_digest_text(0, aq_codec_name((int32_t)chunk.codec));
+    for (i = 0; aq_parquet_chunk_key_value(file, row_group, column, i, &pair); i++) {
+        fuzz_digest_text(0, pair.key);
+        if (pair.value != NULL) fuzz_digest(0, pair.value, pair.value_bytes + 1);
+    }
+    FUZZ_CHECK(i == chunk.num_key_values);
 }
 
 FUZZ void fuzz_walk_metadata(const aq_parquet *file, aq_parquet_info *info) {

@@ -40,7 +40,7 @@ static void seeds_put(const char *directory, const char *name, const void *data,
     FUZZ_CHECK(fclose(out) == 0);
 }
 
-/* Fills the rows and writes directory/name. */
+/* Fills the rows and writes directory/name. Many rows have nulls, few have long lists. */
 static void seeds_table(fuzz_trip *t, const char *directory, const char *name,
                         size_t rows) {
     static uint64_t seed = 1;
@@ -54,7 +54,7 @@ static void seeds_table(fuzz_trip *t, const char *directory, const char *name,
     for (g = 0; g < t->num_groups; g++) {
         t->rows[g] = rows;
         for (c = 0; c < t->schema.num_columns; c++) {
-            room[sizeof room - in.size] = (uint8_t)(2 + g);     /* some nulls */
+            room[sizeof room - in.size] = (uint8_t)(rows > 6 ? 2 + g : 12);
             room[sizeof room - in.size + 1] = (uint8_t)(1 + c); /* style of the values */
             fuzz_make_column(&t->columns[g][c], &t->schema, c, rows, &in);
         }
@@ -133,6 +133,14 @@ static void seeds_nested(const char *directory) {
     seeds_column(&t, "oooo", AQ_FIXED_LEN_BYTE_ARRAY, AQ_RLE_DICTIONARY, AQ_SNAPPY);
     t.options.page_bytes = 200;
     seeds_table(&t, directory, "nested", 60);
+}
+
+static void seeds_lists(const char *directory) {
+    fuzz_trip t = seeds_trip(1);
+    seeds_column(&t, "orq", AQ_FLOAT, AQ_PLAIN, AQ_UNCOMPRESSED);
+    seeds_column(&t, "r", AQ_BYTE_ARRAY, AQ_RLE_DICTIONARY, AQ_ZSTD);
+    t.options.page_bytes = 9000;
+    seeds_table(&t, directory, "long_lists", 3);
 }
 
 static void seeds_zstd(const char *directory) {
@@ -441,6 +449,7 @@ static void seeds_write(const char *root) {
     seeds_codecs(path, true);
     seeds_flat(path);
     seeds_nested(path);
+    seeds_lists(path);
     seeds_zstd(path);
     seeds_others(path);
     seeds_models(root);

@@ -33,6 +33,11 @@ FUZZ uint64_t fuzz_tensor_rows(const aq_tensor *t, uint64_t hash) {
         FUZZ_CHECK(aq_tensor_dot(t, first[i], x, &dot, &err) == AQ_OK);
     }
     FUZZ_CHECK(aq_tensor_rows_f32(t, rows, 1, out, NULL, &err) != AQ_OK);
+    if (status == AQ_OK && rows <= 64) {
+        float y[64];
+        FUZZ_CHECK(aq_tensor_matvec(t, x, y, NULL, &err) == AQ_OK);
+        hash = fuzz_digest(hash, y, rows * sizeof *y);
+    }
     free(out);
     free(x);
     return hash;
@@ -71,8 +76,10 @@ FUZZ uint64_t fuzz_model_walk(const aq_model *m) {
     aq_key_value pair;
     aq_tensor t;
     aq_error err;
-    uint64_t hash = aq_model_count(m);
+    uint64_t hash = aq_model_count(m) + aq_model_file_bytes(m);
     size_t i;
+    FUZZ_CHECK(aq_model_get_format(m) == AQ_MODEL_PARQUET ||
+               aq_model_get_format(m) == AQ_MODEL_SAFETENSORS);
     for (i = 0; aq_model_metadata(m, i, &pair); i++) {
         hash = fuzz_digest_text(hash, pair.key);
         if (pair.value != NULL)

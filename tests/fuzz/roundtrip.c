@@ -54,6 +54,13 @@ static void fuzz_logical(aq_field_spec *f, uint32_t choice) {
     f->is_signed = (choice & 8) != 0;
     if (f->type == AQ_BYTE_ARRAY && choice % 4 == 1) f->logical = AQ_LOGICAL_STRING;
     if (f->type == AQ_BYTE_ARRAY && choice % 4 == 2) f->logical = AQ_LOGICAL_JSON;
+    if ((f->type == AQ_BYTE_ARRAY || f->type == AQ_FIXED_LEN_BYTE_ARRAY) &&
+        choice % 8 == 3) {
+        f->logical = AQ_LOGICAL_DECIMAL;
+        f->precision = 2;
+        f->scale = 1;
+        return;
+    }
     if (f->type == AQ_FIXED_LEN_BYTE_ARRAY && choice % 2 == 1) {
         if (f->type_length == 2) f->logical = AQ_LOGICAL_FLOAT16;
         if (f->type_length == 12) f->logical = AQ_LOGICAL_INTERVAL;
@@ -130,10 +137,11 @@ static void fuzz_column_free(fuzz_column *c) {
 }
 
 /* Levels of `rows` rows: of style 0 every value is there; else nulls are random, or come
- * in runs. */
+ * in runs. A few styles make long lists, which the reader gives spans of their own. */
 static void fuzz_make_levels(fuzz_column *c, uint8_t max_def, uint8_t max_rep,
                              size_t rows, uint32_t style, uint64_t *seed) {
-    size_t most = max_rep > 0 ? 6 : 1, row, k, n = 0;
+    bool long_lists = style % 16 >= 12 && rows <= 6;
+    size_t most = max_rep == 0 ? 1 : long_lists ? 3000 : 6, row, k, n = 0;
     int64_t present = 0;
     c->def = (uint8_t *)malloc(rows * most + 1);
     c->rep = (uint8_t *)malloc(rows * most + 1);
@@ -295,49 +303,45 @@ static void fuzz_same_statistics(const aq_field *f, const aq_field_spec *spec,
 
 /* The OffsetIndex of a chunk says where its data pages are. */
 static void fuzz_same_offsets(const aq_parquet *file, int32_t group, int32_t column) {
-    const aqi_column_chunk *chunk = aqi_chunk_at(file, group, column);
+    aqi_column_chunk chunk;
+    aqi_page_location at;
     aqi_thrift_reader r;
     aqi_offset_index index;
-    aqi_arena arena;
-    aq_column *c;
+    aq_column *pages, *spans;
     aq_page_info page;
     aq_span span;
     aq_error err;
     int64_t rows = 0;
-    uint32_t i = 0;
-    memset(&index, 0, sizeof index);
-    aqi_arena_init(&arena, &file->allocator);
-    r.in = aqi_cursor_make(file->source.map + chunk->offset_index_offset,
-                           (size_t)chunk->offset_index_length, 0);
-    r.arena = &arena;
+    uint32_t i;
+    aqi_chunk_at(file, group, column, &chunk);
+    r.in = aqi_cursor_make(file->source.map + chunk.offset_index_offset,
+                           (size_t)chunk.offset_index_length, 0);
     r.err = &err;
     FUZZ_CHECK_ERR(aqi_thrift_read(&r, &aqi_offset_index_type, &index) == AQ_OK, &err);
     FUZZ_CHECK(aqi_remaining(&r.in) == 0);
-    FUZZ_CHECK(aq_column_open(file, group, column, &c, &err) == AQ_OK);
-    for (;;) {
-        const aqi_page_location *at =
-            (const aqi_page_location *)index.page_locations.items + i;
-        FUZZ_CHECK_ERR(aq_column_next_page(c, &page, &err) == AQ_OK, &err);
-        if (page.header_bytes == 0) break;
-        if (page.type == AQI_PAGE_DICTIONARY) continue;
-        FUZZ_CHECK(i < index.page_locations.count);
-        FUZZ_CHECK(at->offset == page.header_offset);
-        FUZZ_CHECK(at->compressed_page_size == page.header_bytes + page.compressed_bytes);
-        i++;
+    r.in.p = (const uint8_t *)index.page_locations.items;
+    FUZZ_CHECK(aq_column_open(file, group, column, &pages, &err) == AQ_OK);
+    FUZZ_CHECK(aq_column_open(file, group, column, &spans, &err) == AQ_OK);
+    for (i = 0; i < index.page_locations.count; i++) {
+        FUZZ_CHECK(aqi_thrift_read(&r, &aqi_page_location_type, &at) == AQ_OK);
+        /* A chunk without values has one empty page, which a reader does not come to. */
+        if (chunk.meta_data.num_values == 0) continue;
+        do {
+            FUZZ_CHECK_ERR(aq_column_next_page(pages, &page, &err) == AQ_OK, &err);
+        } while (page.header_bytes > 0 && page.type == AQI_PAGE_DICTIONARY);
+        FUZZ_CHECK(at.offset == page.header_offset);
+        FUZZ_CHECK(at.compressed_page_size == page.header_bytes + page.compressed_bytes);
+        /* A page is one span, or one for each of its lists. */
+        for (; rows < at.first_row_index; rows += span.num_rows) {
+            FUZZ_CHECK_ERR(aq_column_next(spans, &span, &err) == AQ_OK, &err);
+            FUZZ_CHECK(span.values != NULL);
+        }
+        FUZZ_CHECK(at.first_row_index == rows);
     }
-    /* A chunk without values has one empty page, which a reader does not come to. */
-    FUZZ_CHECK(i == index.page_locations.count ||
-               (i == 0 && chunk->meta_data.num_values == 0));
-    aq_column_close(c);
-    FUZZ_CHECK(aq_column_open(file, group, column, &c, &err) == AQ_OK);
-    for (i = 0; aq_column_next(c, &span, &err) == AQ_OK && span.values != NULL; i++) {
-        FUZZ_CHECK(
-            ((const aqi_page_location *)index.page_locations.items)[i].first_row_index ==
-            rows);
-        rows += span.num_rows;
-    }
-    aq_column_close(c);
-    aqi_arena_deinit(&arena);
+    FUZZ_CHECK(aq_column_next_page(pages, &page, &err) == AQ_OK);
+    FUZZ_CHECK(page.header_bytes == 0);
+    aq_column_close(pages);
+    aq_column_close(spans);
 }
 
 /* What is checked of a chunk beside its values. */

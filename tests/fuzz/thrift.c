@@ -35,21 +35,10 @@ static bool fuzz_slices_equal(const aqi_slice *a, const aqi_slice *b) {
     return a->size == b->size && (a->size == 0 || memcmp(a->data, b->data, a->size) == 0);
 }
 
-static bool fuzz_lists_equal(const aqi_thrift_field *f, const aqi_list *a,
-                             const aqi_list *b) {
-    const uint8_t *x = (const uint8_t *)a->items, *y = (const uint8_t *)b->items;
-    size_t size = aqi_kind_info[f->kind].size, i;
-    if (f->kind == AQI_KIND_LIST_STRUCT) size = f->type->size;
-    if (a->count != b->count) return false;
-    for (i = 0; i < a->count; i++, x += size, y += size) {
-        bool same = f->kind == AQI_KIND_LIST_STRUCT ? fuzz_thrift_equal(f->type, x, y)
-                    : f->kind == AQI_KIND_LIST_BYTES
-                        ? fuzz_slices_equal((const aqi_slice *)(const void *)x,
-                                            (const aqi_slice *)(const void *)y)
-                        : memcmp(x, y, size) == 0;
-        if (!same) return false;
-    }
-    return true;
+/* A list that was read is where its elements are in the input. */
+static bool fuzz_lists_equal(const aqi_list *a, const aqi_list *b) {
+    return a->count == b->count && a->encoded_bytes == b->encoded_bytes &&
+           (a->encoded_bytes == 0 || memcmp(a->items, b->items, a->encoded_bytes) == 0);
 }
 
 static bool fuzz_values_equal(const aqi_thrift_field *f, const void *a, const void *b) {
@@ -70,7 +59,7 @@ static bool fuzz_values_equal(const aqi_thrift_field *f, const void *a, const vo
     case AQI_KIND_STRUCT:
         return fuzz_thrift_equal(f->type, a, b);
     default:
-        return fuzz_lists_equal(f, (const aqi_list *)a, (const aqi_list *)b);
+        return fuzz_lists_equal((const aqi_list *)a, (const aqi_list *)b);
     }
 }
 
@@ -91,72 +80,106 @@ static bool fuzz_thrift_equal(const aqi_thrift_struct *type, const void *a,
     return true;
 }
 
-/* One reading of a struct; `value` is big enough for any of them. */
-typedef struct fuzz_thrift_reading {
-    aqi_arena arena;
-    aqi_thrift_reader reader;
-    aq_error err;
-    union {
-        aqi_file_meta file;
-        aqi_page_header page;
-        aqi_row_group group;
-        aqi_column_chunk chunk;
-        aqi_schema_element element;
-        aqi_column_chunk_out chunk_out;
-    } value;
-} fuzz_thrift_reading;
+/* Big enough for any of the structs. */
+typedef union fuzz_thrift_value {
+    aqi_file_meta file;
+    aqi_page_header page;
+    aqi_row_group group;
+    aqi_column_chunk chunk;
+    aqi_schema_element element;
+    aqi_column_chunk_out chunk_out;
+} fuzz_thrift_value;
 
-static aq_status fuzz_thrift_parse(fuzz_thrift_reading *r, const aq_allocator *a,
-                                   const aqi_thrift_struct *type, fuzz_input in) {
-    memset(r, 0, sizeof *r);
-    FUZZ_CHECK(type->size <= sizeof r->value);
-    aqi_error_clear(&r->err);
-    aqi_arena_init(&r->arena, a);
-    aqi_arena_limit(&r->arena, (size_t)4 << 20, "max_metadata_bytes");
-    r->reader.in = aqi_cursor_make(in.data, in.size, 0);
-    r->reader.arena = &r->arena;
-    r->reader.err = &r->err;
-    return fuzz_status(aqi_thrift_read(&r->reader, type, &r->value), &r->err);
+/* Reads a struct; on success *in is what follows it. */
+static aq_status fuzz_thrift_parse(const aqi_thrift_struct *type, fuzz_input *in,
+                                   fuzz_thrift_value *value) {
+    aqi_thrift_reader r;
+    aq_error err;
+    aq_status status;
+    FUZZ_CHECK(type->size <= sizeof *value);
+    aqi_error_clear(&err);
+    r.in = aqi_cursor_make(in->data, in->size, 0);
+    r.err = &err;
+    status = fuzz_status(aqi_thrift_read(&r, type, value), &err);
+    FUZZ_CHECK(r.in.p >= in->data && aqi_remaining(&r.in) <= in->size);
+    if (status == AQ_OK) fuzz_take(in, in->size - aqi_remaining(&r.in));
+    return status;
 }
 
 /* To skip a struct is to pass over the same bytes as to read it. */
-static void fuzz_thrift_skip(const fuzz_thrift_reading *read, fuzz_input in) {
-    aqi_thrift_reader r = read->reader;
+static void fuzz_thrift_skip(fuzz_input in, const fuzz_input *after) {
+    aqi_thrift_reader r;
     aq_error err;
     aq_status status;
     aqi_error_clear(&err);
     r.in = aqi_cursor_make(in.data, in.size, 0);
-    r.arena = NULL;
     r.err = &err;
     status = aqi_thrift_skip(&r, AQI_T_STRUCT, 1);
     FUZZ_CHECK_ERR(status == AQ_OK || status == AQ_E_LIMIT, &err);
-    FUZZ_CHECK(status != AQ_OK || r.in.p == read->reader.in.p);
+    FUZZ_CHECK(status != AQ_OK || aqi_remaining(&r.in) == after->size);
+}
+
+static void fuzz_thrift_again(const aqi_thrift_struct *type, const void *value,
+                              const aq_allocator *a);
+
+/* The elements of a list were checked when it was read: each of them reads, and together
+ * they are the list. */
+static void fuzz_thrift_elements(const aqi_thrift_struct *type, const aqi_list *list,
+                                 const aq_allocator *a) {
+    fuzz_input in;
+    fuzz_thrift_value value;
+    uint32_t i;
+    in.data = (const uint8_t *)list->items;
+    in.size = list->encoded_bytes;
+    for (i = 0; i < list->count; i++) {
+        FUZZ_CHECK(fuzz_thrift_parse(type, &in, &value) == AQ_OK);
+        if (i < 20) fuzz_thrift_again(type, &value, a);
+    }
+    FUZZ_CHECK(in.size == 0);
+}
+
+/* Writes a struct, reads it back; then what is inside of it. */
+static void fuzz_thrift_again(const aqi_thrift_struct *type, const void *value,
+                              const aq_allocator *a) {
+    fuzz_thrift_value second;
+    aqi_thrift_writer w;
+    fuzz_input in;
+    uint32_t has;
+    size_t k;
+    memset(&w, 0, sizeof w);
+    w.allocator = a;
+    aqi_thrift_write(&w, type, value);
+    FUZZ_CHECK(!w.failed);
+    in.data = w.out.data;
+    in.size = w.out.size;
+    FUZZ_CHECK(fuzz_thrift_parse(type, &in, &second) == AQ_OK);
+    FUZZ_CHECK(in.size == 0);
+    FUZZ_CHECK(fuzz_thrift_equal(type, value, &second));
+    memcpy(&has, value, sizeof has);
+    for (k = 0; k < type->num_fields; k++) {
+        const aqi_thrift_field *f = &type->fields[k];
+        const void *member = (const uint8_t *)value + f->offset;
+        if ((has >> k & 1u) == 0) continue;
+        if (f->kind == AQI_KIND_STRUCT) fuzz_thrift_again(f->type, member, a);
+        if (f->kind == AQI_KIND_LIST_STRUCT)
+            fuzz_thrift_elements(f->type, (const aqi_list *)member, a);
+    }
+    aqi_builder_free(a, &w.out);
 }
 
 static void fuzz_thrift(const uint8_t *data, size_t size) {
-    fuzz_input in = {data, size}, again;
+    fuzz_input in = {data, size}, after;
     const aqi_thrift_struct *type =
         fuzz_thrift_types[fuzz_below(&in, AQI_COUNT(fuzz_thrift_types))];
-    fuzz_thrift_reading first, second;
-    aqi_thrift_writer w;
+    fuzz_thrift_value value;
     fuzz_memory memory;
     fuzz_memory_init(&memory, (size_t)16 << 20, (size_t)16 << 20);
-    memset(&w, 0, sizeof w);
-    w.allocator = &memory.hooks;
     fuzz_result = AQ_OK;
-    if (fuzz_thrift_parse(&first, &memory.hooks, type, in) == AQ_OK) {
-        fuzz_thrift_skip(&first, in);
-        aqi_thrift_write(&w, type, &first.value);
-        FUZZ_CHECK(!w.failed);
-        again.data = w.out.data;
-        again.size = w.out.size;
-        FUZZ_CHECK(fuzz_thrift_parse(&second, &memory.hooks, type, again) == AQ_OK);
-        FUZZ_CHECK(aqi_remaining(&second.reader.in) == 0);
-        FUZZ_CHECK(fuzz_thrift_equal(type, &first.value, &second.value));
-        aqi_arena_deinit(&second.arena);
+    after = in;
+    if (fuzz_thrift_parse(type, &after, &value) == AQ_OK) {
+        fuzz_thrift_skip(in, &after);
+        fuzz_thrift_again(type, &value, &memory.hooks);
     }
-    aqi_arena_deinit(&first.arena);
-    aqi_builder_free(&memory.hooks, &w.out);
     fuzz_memory_check(&memory);
 }
 
