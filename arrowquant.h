@@ -6803,9 +6803,9 @@ static aq_status aqi_page_alloc(const aq_column *c, const aqi_page *page, size_t
 }
 
 /* Parses the page header at c->at. From a mapping in place; else through a growing
- * window. */
-static aq_status aqi_page_header_read(aq_column *c, aqi_arena *arena, aqi_page *page,
-                                      aq_error *err) {
+ * window in `windows`, where the slices of the header lie. */
+static aq_status aqi_page_header_parse(const aq_column *c, aqi_arena *windows,
+                                       aqi_page *page, aq_error *err) {
     const aqi_source *source = &c->file->source;
     size_t room =
         (size_t)AQI_MIN((uint64_t)(c->end - c->at), (uint64_t)AQI_MAX_PAGE_HEADER);
@@ -6815,11 +6815,8 @@ static aq_status aqi_page_header_read(aq_column *c, aqi_arena *arena, aqi_page *
     for (;; window = AQI_MIN(room, window * 8)) {
         const uint8_t *bytes = aqi_source_view(source, c->at);
         void *copy = NULL;
-        memset(page, 0, sizeof *page);
-        page->arena = arena;
-        page->header_offset = c->at;
         if (bytes == NULL) {
-            status = aqi_arena_alloc(&c->page, window, &copy, err);
+            status = aqi_arena_take(windows, window, &copy, err);
             if (status == AQ_OK)
                 status = aqi_source_read(source, c->at, copy, window, err);
             if (status != AQ_OK) return status;
@@ -6833,6 +6830,22 @@ static aq_status aqi_page_header_read(aq_column *c, aqi_arena *arena, aqi_page *
     }
     aqi_error_clear(err);
     page->data_offset = aqi_offset(&r.in);
+    return AQ_OK;
+}
+
+/* The page at c->at up to its data. What its header was read through is given back: a
+ * chunk may have millions of headers. */
+static aq_status aqi_page_header_read(aq_column *c, aqi_arena *arena, aqi_page *page,
+                                      aq_error *err) {
+    aqi_arena windows;
+    aq_status status;
+    memset(page, 0, sizeof *page);
+    page->arena = arena;
+    page->header_offset = c->at;
+    aqi_arena_init(&windows, &c->file->allocator);
+    status = aqi_page_header_parse(c, &windows, page, err);
+    aqi_arena_deinit(&windows);
+    if (status != AQ_OK) return status;
     if (page->header.compressed_page_size < 0 || page->header.uncompressed_page_size < 0)
         return aqi_fail_at(err, AQ_E_FORMAT, c->at, "page with a negative size");
     if (page->header.compressed_page_size > c->end - page->data_offset)

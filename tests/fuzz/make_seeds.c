@@ -264,6 +264,32 @@ static void seeds_take_apart(const char *root, const char *name) {
     free(f.data);
 }
 
+/* A chunk of very many pages that hold nothing: it must not take memory for each. Too
+ * large for a fuzzer. */
+static void seeds_many_pages(const char *directory) {
+    const int64_t counts[2] = {1, 1};
+    aqi_thrift_writer w;
+    aqi_page_header h;
+    fuzz_memory memory;
+    fuzz_leaf leaf;
+    int i;
+    fuzz_memory_init(&memory, SIZE_MAX, SIZE_MAX);
+    memset(&w, 0, sizeof w);
+    memset(&h, 0, sizeof h);
+    w.allocator = &memory.hooks;
+    fuzz_leaf_init(&leaf, 0, AQ_INT32, 0);
+    aqi_thrift_put(&w, "PAR1", 4);
+    AQI_SET(&h, aqi_page_header, type, AQI_PAGE_INDEX);
+    AQI_SET(&h, aqi_page_header, uncompressed_page_size, 0);
+    AQI_SET(&h, aqi_page_header, compressed_page_size, 0);
+    for (i = 0; i < 150000; i++)
+        aqi_thrift_write(&w, &aqi_page_header_type, &h);
+    fuzz_put_footer(&w, &leaf, (int64_t)w.out.size - 4, 0, counts);
+    FUZZ_CHECK(!w.failed);
+    seeds_put(directory, "many_pages", w.out.data, w.out.size);
+    aqi_builder_free(&memory.hooks, &w.out);
+}
+
 /* ---- models ---- */
 
 static void seeds_model(const char *path, bool integers) {
@@ -452,8 +478,12 @@ static void seeds_write(const char *root) {
     seeds_lists(path);
     seeds_zstd(path);
     seeds_others(path);
+    snprintf(path, sizeof path, "%s/large", root);
+    FUZZ_CHECK(mkdir(path, 0777) == 0 || errno == EEXIST);
+    seeds_many_pages(path);
     seeds_models(root);
     seeds_json(root);
+    snprintf(path, sizeof path, "%s/file", root);
     all = opendir(path);
     FUZZ_CHECK(all != NULL);
     while ((entry = readdir(all)) != NULL) {

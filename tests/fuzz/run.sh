@@ -43,6 +43,7 @@ for target in thrift footer page file roundtrip model safetensors json; do
     step run $target "$seeds/$target"
     [ ! -d tests/fuzz/regressions/$target ] || step run $target tests/fuzz/regressions/$target
 done
+step run file "$seeds/large"
 step mutate file "$seeds/file/flat" "$COUNT" "$SEED"
 step mutate file "$seeds/file/nested" "$COUNT" "$SEED"
 step mutate file "$seeds/file/zstd_v2" "$COUNT" "$SEED"
