@@ -21,7 +21,7 @@ set -- "$corpus" "$out/seeds/$target"
 if [ "$target" = file ] && [ -d $shared ]; then
     rm -rf $out/shared
     mkdir $out/shared
-    find "$PWD/$shared" -name '*.parquet*' -size -64k -exec ln -s {} $out/shared/ \;
+    find "$PWD/$shared" -name '*.parquet*' -size -64k -exec ln -sf {} $out/shared/ \;
     set -- "$@" $out/shared
 fi
 
