@@ -203,11 +203,21 @@ FUZZ void fuzz_sums_agree(const fuzz_sum *a, const fuzz_sum *b) {
  * chunks of a file may lie on the same bytes. */
 static int64_t fuzz_work;
 
-/* Reads a chunk in every way; each must say the same. */
+/* Reads a chunk in every way, and on every instruction set that there is; each must say
+ * the same. */
 FUZZ fuzz_sum fuzz_read_chunk_all(const aq_parquet *file, int32_t row_group,
                                   int32_t column) {
     fuzz_sum first = fuzz_read_chunk(file, row_group, column, FUZZ_NEXT), other;
     fuzz_way way;
+    aq_isa isa;
+    for (isa = AQ_ISA_REF; isa <= AQ_ISA_NEON; isa = (aq_isa)(isa + 1)) {
+        if (!aq_isa_supported(isa) || isa == aq_isa_active()) continue;
+        FUZZ_CHECK(aq_isa_force(isa) == AQ_OK);
+        other = fuzz_read_chunk(file, row_group, column, FUZZ_NEXT);
+        FUZZ_CHECK(aq_isa_force(AQ_ISA_AUTO) == AQ_OK);
+        fuzz_sums_agree(&first, &other);
+        fuzz_work += other.num_levels;
+    }
     for (way = FUZZ_SPANS; way <= FUZZ_DECODE; way = (fuzz_way)(way + 1)) {
         other = fuzz_read_chunk(file, row_group, column, way);
         fuzz_sums_agree(&first, &other);

@@ -198,6 +198,39 @@ static void seeds_footer(const char *directory, const char *other, const char *n
     free(copy);
 }
 
+static void seeds_put_list(aqi_thrift_writer *w, int32_t id, const aqi_list *list) {
+    aqi_thrift_put_byte(w, AQI_T_LIST); /* the long form of a field's header */
+    aqi_thrift_put_int(w, id);
+    aqi_thrift_put_list_header(w, AQI_T_STRUCT, list->count);
+    aqi_thrift_put(w, list->items, list->encoded_bytes);
+}
+
+/* A file of which the footer has its row groups before the schema. */
+static void seeds_row_groups_first(const char *directory, const fuzz_whole *f) {
+    size_t bytes = aqi_load_le32(f->data + f->size - 8), begin = f->size - 8 - bytes;
+    aqi_thrift_writer w;
+    aqi_thrift_reader r;
+    aqi_file_meta meta;
+    fuzz_memory memory;
+    uint8_t tail[8];
+    fuzz_memory_init(&memory, SIZE_MAX, SIZE_MAX);
+    memset(&w, 0, sizeof w);
+    w.allocator = &memory.hooks;
+    r.in = aqi_cursor_make(f->data + begin, bytes, 0);
+    r.err = NULL;
+    FUZZ_CHECK(aqi_thrift_read(&r, &aqi_file_meta_type, &meta) == AQ_OK);
+    aqi_thrift_put(&w, f->data, begin);
+    aqi_thrift_put(&w, "\x15\x02", 2); /* version 1 */
+    seeds_put_list(&w, 4, &meta.row_groups);
+    seeds_put_list(&w, 2, &meta.schema);
+    aqi_thrift_put(&w, "\x16\x02\x00", 3); /* num_rows 1, which is wrong and allowed */
+    aqi_store_le32(tail, (uint32_t)(w.out.size - begin));
+    memcpy(tail + 4, "PAR1", 4);
+    aqi_thrift_put(&w, tail, sizeof tail);
+    seeds_put(directory, "row_groups_first", w.out.data, w.out.size);
+    aqi_builder_free(&memory.hooks, &w.out);
+}
+
 /* A chunk as the page target takes it: how, shape, type, length, codec, counts, pages. */
 static void seeds_chunk(const char *directory, const char *name, const fuzz_whole *file,
                         const aq_parquet *parquet, int32_t column) {
@@ -454,12 +487,20 @@ static void seeds_recipes(const char *directory) {
     }
 }
 
+/* One column of 2040 values of 200 bytes: no small page. */
+static void seeds_large_page(const char *directory) {
+    static const uint8_t recipe[] = {0, 0, 0, 0, 128, 0, 7, 19, 0,
+                                     0, 1, 0, 1, 255, 0, 3, 5,  0};
+    seeds_put(directory, "large_page", recipe, sizeof recipe);
+}
+
 /* Fills root/TARGET for every target; the directories are made. */
 static void seeds_write(const char *root) {
     static const char *const targets[] = {"thrift", "footer",      "page", "file",
                                           "model",  "safetensors", "json", "roundtrip"};
-    char path[512];
+    char path[512], name[600];
     struct dirent *entry;
+    fuzz_whole flat;
     DIR *all;
     size_t i;
     mkdir(root, 0777);
@@ -468,6 +509,7 @@ static void seeds_write(const char *root) {
         FUZZ_CHECK(mkdir(path, 0777) == 0 || errno == EEXIST);
     }
     seeds_recipes(path);
+    seeds_large_page(path);
     snprintf(path, sizeof path, "%s/file", root);
     seeds_encodings(path, false);
     seeds_encodings(path, true);
@@ -490,4 +532,8 @@ static void seeds_write(const char *root) {
         if (entry->d_name[0] != '.') seeds_take_apart(root, entry->d_name);
     }
     closedir(all);
+    snprintf(name, sizeof name, "%s/flat", path);
+    flat = fuzz_file_read(name);
+    seeds_row_groups_first(path, &flat);
+    free(flat.data);
 }
