@@ -17,11 +17,12 @@
 
 #define DIRECTORY "build/peers"
 
-enum { OURS, FLOOR, DUCKDB, DUCKDB2, POLARS, POLARS2, HYPARQUET, ENGINES };
+/* OURS1: on one thread, beside two, for how it scales. */
+enum { OURS, OURS1, FLOOR, DUCKDB, DUCKDB2, POLARS, POLARS2, HYPARQUET, ENGINES };
 enum { MAX_PEER_RUNS = 64, MAX_GLOBS = 16, MAX_BARS = 6 };
 
 static const char *const engine_names[ENGINES] = {
-    "ours", "floor", "duckdb", "duckdb2", "polars", "polars2", "hyparquet"};
+    "ours", "ours1", "floor", "duckdb", "duckdb2", "polars", "polars2", "hyparquet"};
 
 /* What must be reached: of_floor is the floor's time over ours. `either`: of_floor or
  * over_peers is enough. */
@@ -233,9 +234,11 @@ static double median(const double *values, int n) {
     return sorted[n / 2];
 }
 
-static bool takes_part(int e, const job *j) {
+static bool takes_part(int e, const case_spec *spec, const job *j) {
     bool writes = job_writes(j), footer = is(j->operation, "footer");
-    if (!self.wanted[e] && e != OURS) return false;
+    if (e == OURS) return true;
+    if (e == OURS1) return spec->scaling > 0 && j->threads == 2 && !self.cpu;
+    if (!self.wanted[e]) return false;
     if (e == FLOOR) return !footer && !is(j->operation, "decode");
     if (e == HYPARQUET) return !writes && j->threads == 1;
     if (e == POLARS2) return !footer;
@@ -270,8 +273,9 @@ static void start_workers(worker *w, result *r, const job *j) {
     for (int e = 0; e < ENGINES; e++) {
         score *s = &r->scores[e];
         memset(&w[e], 0, sizeof w[e]);
-        if (!takes_part(e, j)) continue;
+        if (!takes_part(e, r->spec, j)) continue;
         job own = *j;
+        if (e == OURS1) own.threads = 1;
         snprintf(own.out, sizeof own.out, DIRECTORY "/out_%s", engine_names[e]);
         worker_start(&w[e], engine_names[e], &own, r->spec->name);
         s->ran = worker_run(&w[e], &time);
@@ -350,13 +354,6 @@ static double ratio_of_peers(const result *r) {
     return isnan(b) || a < b ? a : b;
 }
 
-static const result *on_one_thread(const result *r) {
-    for (int i = 0; i < self.num_results; i++)
-        if (self.results[i].spec == r->spec && self.results[i].threads == 1)
-            return &self.results[i];
-    return NULL;
-}
-
 static bool is_wide(const case_spec *c) { return strstr(c->name, ".wide") != NULL; }
 
 /* Of many row groups the figures are only said: no limit. */
@@ -372,7 +369,6 @@ static void add_footer_bars(result *r) {
 
 static void add_bars(result *r) {
     const case_spec *c = r->spec;
-    const result *one = on_one_thread(r);
     double of_floor = ratio_of(r, FLOOR), peers = ratio_of_peers(r);
     double duckdb = ratio_of(r, DUCKDB);
     bool floor_passed = of_floor >= c->of_floor, peers_passed = peers >= c->over_peers;
@@ -383,8 +379,8 @@ static void add_bars(result *r) {
     if (c->over_peers > 0) add_bar(r, "over peers", peers, c->over_peers, peers_passed);
     if (c->over_duckdb > 0)
         add_bar(r, "over duckdb", duckdb, c->over_duckdb, duckdb >= c->over_duckdb);
-    if (c->scaling > 0 && r->threads == 2 && one != NULL && !self.cpu) {
-        double scaling = one->scores[OURS].seconds / r->scores[OURS].seconds;
+    if (c->scaling > 0 && r->threads == 2 && !self.cpu) {
+        double scaling = ratio_of(r, OURS1);
         add_bar(r, "scaling", scaling, c->scaling, scaling >= c->scaling);
     }
 }
@@ -612,6 +608,7 @@ static void take_option(const char *name, const char *value) {
 static int run_worker(char **arguments) {
     static const engine *const engines[] = {&engine_ours, &engine_floor,
                                             &engine_duckdb_sql, &engine_duckdb_fetch};
+    const char *name = is(arguments[0], "ours1") ? "ours" : arguments[0];
     job j = {.threads = 1};
     if (!job_parse(&j, arguments[1])) return 2;
     snprintf(j.in, sizeof j.in, "%s", arguments[2]);
@@ -619,7 +616,7 @@ static int run_worker(char **arguments) {
     j.threads = (unsigned)atoi(arguments[4]);
     j.mib = (size_t)atoi(arguments[5]);
     for (size_t i = 0; i < sizeof engines / sizeof *engines; i++)
-        if (is(engines[i]->name, arguments[0])) return worker_main(engines[i], &j);
+        if (is(engines[i]->name, name)) return worker_main(engines[i], &j);
     return 2;
 }
 
