@@ -3184,6 +3184,10 @@ AQI_AVX2 static size_t aqi_unpack_odd(const uint8_t *src, size_t n, uint32_t bit
 AQI_AVX2 static void aqi_unpack_avx2(const uint8_t *src, size_t n, uint32_t bits,
                                      uint8_t *dst) {
     size_t i = 0;
+    if (n < 32) {
+        aqi_unpack_ref(src, n, bits, dst);
+        return;
+    }
     if (bits == 8) {
         memcpy(dst, src, n);
         return;
@@ -3205,7 +3209,7 @@ AQI_AVX2 static void aqi_unpack_avx2(const uint8_t *src, size_t n, uint32_t bits
             v = _mm256_and_si256(v, _mm256_set1_epi8(3));
             _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
         }
-    } else if (n >= 32 && bits > 0) {
+    } else if (bits > 0) {
         i = aqi_unpack_odd(src, n, bits, dst);
     }
     _mm256_zeroupper();
@@ -5591,17 +5595,22 @@ static bool aqi_delta_write(const aq_allocator *a, aqi_bytes_builder *out,
 static bool aqi_delta_lengths_write(const aq_allocator *a, aqi_bytes_builder *out,
                                     const aq_bytes *v, size_t n) {
     aqi_bytes_builder sizes;
-    size_t i;
+    size_t i, total = 0;
     bool ok;
     memset(&sizes, 0, sizeof sizes);
     ok = n <= SIZE_MAX / 4 && aqi_builder_reserve(a, &sizes, n * 4);
     for (i = 0; ok && i < n; i++) {
         uint32_t size = (uint32_t)v[i].size;
         memcpy(sizes.data + 4 * i, &size, sizeof size);
+        ok = aqi_add_size(total, size, &total);
     }
     ok = ok && aqi_delta_write(a, out, sizes.data, n, 4);
     aqi_builder_free(a, &sizes);
-    for (i = 0; ok && i < n; i++) ok = aqi_builder_append(a, out, v[i].data, v[i].size);
+    ok = ok && aqi_builder_reserve(a, out, total);
+    for (i = 0; ok && i < n; i++) {
+        if (v[i].size > 0) memcpy(out->data + out->size, v[i].data, v[i].size);
+        out->size += v[i].size;
+    }
     return ok;
 }
 

@@ -60,16 +60,17 @@ static void fill_random(job *j) {
 
 static void fill_steps(job *j) {
     uint64_t last = 1700000000;
-    for (size_t i = 0; i < count_of(j); i++) put(j, i, last += below(j->s->limit));
+    for (size_t i = 0; i < count_of(j); i++)
+        put(j, i, last += below(j->s->limit));
 }
 
-/* Runs of 1 to 2 * limit equal values. */
+/* Zeros and ones in runs of 1 to 100. */
 static void fill_runs(job *j) {
     uint64_t value = 0, left = 0;
     for (size_t i = 0; i < count_of(j); i++) {
         if (left == 0) {
             value = below(2);
-            left = 1 + below(2 * j->s->limit);
+            left = 1 + below(100);
         }
         put(j, i, value);
         left--;
@@ -77,12 +78,14 @@ static void fill_runs(job *j) {
 }
 
 static void fill_tenth(job *j) {
-    for (size_t i = 0; i < count_of(j); i++) put(j, i, below(10) != 0);
+    for (size_t i = 0; i < count_of(j); i++)
+        put(j, i, below(10) != 0);
 }
 
 /* Definition levels 0 to 3 of short lists, one in ten empty or null. */
 static void fill_short_lists(job *j) {
-    for (size_t i = 0; i < count_of(j); i++) put(j, i, below(10) == 0 ? below(3) : 3);
+    for (size_t i = 0; i < count_of(j); i++)
+        put(j, i, below(10) == 0 ? below(3) : 3);
 }
 
 static void fill_one_list(job *j) {
@@ -171,8 +174,8 @@ static bool decode_levels(job *j, aqi_cursor *in, size_t n) {
     uint32_t max = (uint32_t)j->s->limit;
     bool ok = aqi_levels_scan(in->p, aqi_remaining(in), max, (int64_t)n, NULL, &counts);
     if (counts.maxima == (int64_t)n || counts.maxima == (int64_t)n - 1) return ok;
-    return ok && aqi_levels_scan(in->p, aqi_remaining(in), max, (int64_t)n, j->room,
-                                 &counts);
+    return ok &&
+           aqi_levels_scan(in->p, aqi_remaining(in), max, (int64_t)n, j->room, &counts);
 }
 
 static bool encode_lengths(job *j, const void *v, size_t n) {
@@ -223,7 +226,7 @@ static const spec specs[] = {
     {"delta int64, steps below 100", 8, fill_steps, encode_delta, decode_delta, 100},
     {"delta int64, below 2^31", 8, fill_random, encode_delta, decode_delta, 1ull << 31},
     {"delta int64, any", 8, fill_random, encode_delta, decode_delta, 0},
-    {"dictionary of 2, runs", 4, fill_runs, encode_indices, decode_indices, 2},
+    {"dictionary of 2, runs of 50", 4, fill_runs, encode_indices, decode_indices, 2},
     {"dictionary of 16, 4 bytes", 4, fill_random, encode_indices, decode_indices, 16},
     {"dictionary of 1000, 4 bytes", 4, fill_random, encode_indices, decode_indices, 1000},
     {"dictionary of 60000, 4 bytes", 4, fill_random, encode_indices, decode_indices,
@@ -237,7 +240,7 @@ static const spec specs[] = {
     {"byte stream split, 7 bytes", 7, fill_random, encode_split, decode_split, 0},
     {"booleans PLAIN", 1, fill_random, encode_bits, decode_bits, 2},
     {"booleans RLE, random", 1, fill_random, encode_booleans, decode_booleans, 2},
-    {"booleans RLE, runs of 50", 1, fill_runs, encode_booleans, decode_booleans, 50},
+    {"booleans RLE, runs of 50", 1, fill_runs, encode_booleans, decode_booleans, 2},
     {"levels, one list", 1, fill_one_list, encode_levels, decode_levels, 1},
     {"levels, a tenth is null", 1, fill_tenth, encode_levels, decode_levels, 1},
     {"levels, runs of 50", 1, fill_runs, encode_levels, decode_levels, 1},
@@ -279,7 +282,8 @@ static void decode_all(void *arg) {
 static void copy_all(void *arg) {
     job *j = arg;
     size_t page = j->page_values * j->s->width;
-    for (size_t i = 0; i < j->pages; i++) memcpy(j->room, j->values + i * page, page);
+    for (size_t i = 0; i < j->pages; i++)
+        memcpy(j->room, j->values + i * page, page);
 }
 
 static void report(const job *j, const char *what, const duel_result *r) {
@@ -319,8 +323,10 @@ int main(int argc, char **argv) {
     size_t mib = argc > 1 ? (size_t)atoi(argv[1]) : 64;
     if (argc > 3 && aq_isa_force(argv[3][0] == 'r' ? AQ_ISA_REF : AQ_ISA_AVX2) != AQ_OK)
         return 1;
-    printf("%zu MiB decoded, %s, median of %d\n", mib, aq_isa_name(aq_isa_active()), RUNS);
-    printf("%-30s %-7s %6s %9s %8s %10s\n", "case", "", "bits", "M/s", "GB/s", "of memcpy");
+    printf("%zu MiB decoded, %s, median of %d\n", mib, aq_isa_name(aq_isa_active()),
+           RUNS);
+    printf("%-30s %-7s %6s %9s %8s %10s\n", "case", "", "bits", "M/s", "GB/s",
+           "of memcpy");
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         if (argc > 2 && strstr(specs[i].name, argv[2]) == NULL) continue;
         run_spec(&specs[i], mib);
