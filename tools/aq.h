@@ -11,6 +11,7 @@
 #endif
 
 #include <stdio.h>
+#include <string.h>
 
 #include "../arrowquant.h"
 
@@ -91,7 +92,20 @@ typedef struct buffer {
     size_t size, room;
 } buffer;
 
-void buffer_put(buffer *out, const char *bytes, size_t size);
+char *buffer_grow(buffer *out, size_t size);
+
+/* buffer_reserve - where `size` more bytes and the NUL may go. */
+static inline char *buffer_reserve(buffer *out, size_t size) {
+    return size < out->room - out->size ? out->data + out->size : buffer_grow(out, size);
+}
+
+static inline void buffer_put(buffer *out, const char *bytes, size_t size) {
+    char *to = buffer_reserve(out, size);
+    if (size != 0) memcpy(to, bytes, size); /* bytes may be NULL then */
+    to[size] = '\0';
+    out->size += size;
+}
+
 void buffer_print(buffer *out, const char *format, ...) AQ_PRINTF(2, 3);
 /* buffer_visible - text from a file for people: whatever is not printable UTF-8 as \xNN,
  * so that a hostile name cannot drive the terminal. */
@@ -118,6 +132,16 @@ const char *text_measure(char out[TEXT_ROOM], double value, int decimals);
 const char *text_plural(uint64_t count);
 
 /*==========================================================================
+ * MARK: - Floating-point numbers (aq_number.c)
+ *========================================================================*/
+
+/* The shortest digits that read back as the same finite number, as printf's %g writes such;
+ * returns their number. There is no NUL. */
+enum { NUMBER_ROOM = 32 };
+size_t number_put_double(char out[NUMBER_ROOM], double value);
+size_t number_put_float(char out[NUMBER_ROOM], float value);
+
+/*==========================================================================
  * MARK: - JSON (aq_json.c)
  *========================================================================*/
 
@@ -130,6 +154,8 @@ typedef struct json {
     bool comma; /* the next member follows another */
 } json;
 
+/* json_member - what stands before a value; the caller puts that to out->text, as JSON. */
+void json_member(json *out, const char *key);
 /* Each call writes a member, `key` being NULL inside an array. Starts from {0}. */
 void json_open(json *out, const char *key, char bracket);
 void json_close(json *out, char bracket);

@@ -1,18 +1,11 @@
 /* aq_json.c - a JSON document, valid whatever bytes the names in a file are made of. */
 #include "aq.h"
 
-#include <float.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* Members down to this depth have a line each; deeper ones share their parent's line. */
 enum { MAX_LINE_DEPTH = JSON_ONE_LINE - 1 };
-
-enum {
-    FLT_DECIMAL_DIGITS = 9,
-    DBL_DECIMAL_DIGITS = 17
-}; /* float.h has them from C11 on */
 
 static void new_line(json *out) {
     if (out->depth <= MAX_LINE_DEPTH)
@@ -28,9 +21,9 @@ static size_t plain_length(const char *text, size_t size) {
     return i;
 }
 
-static void put_quoted(json *out, const char *text, size_t size) {
+/* What follows a plain beginning: escapes, and what is not UTF-8. */
+static void put_escaped(json *out, const char *text, size_t size) {
     size_t i = 0, length;
-    buffer_put(&out->text, "\"", 1);
     for (; i < size; i += length) {
         unsigned char c = (unsigned char)text[i];
         if ((length = plain_length(text + i, size - i)) != 0) {
@@ -51,11 +44,19 @@ static void put_quoted(json *out, const char *text, size_t size) {
             buffer_put(&out->text, text + i, length);
         }
     }
+}
+
+static void put_quoted(json *out, const char *text, size_t size) {
+    size_t plain = plain_length(text, size);
+    char *to = buffer_reserve(&out->text, plain + 2);
+    to[0] = '"';
+    if (plain != 0) memcpy(to + 1, text, plain); /* text may be NULL then */
+    out->text.size += plain + 1;
+    if (plain != size) put_escaped(out, text + plain, size - plain);
     buffer_put(&out->text, "\"", 1);
 }
 
-/* What stands before a value: comma, line, key. */
-static void begin_member(json *out, const char *key) {
+void json_member(json *out, const char *key) {
     if (out->comma) buffer_put(&out->text, ",", 1);
     if (out->depth != 0) {
         new_line(out);
@@ -69,7 +70,7 @@ static void begin_member(json *out, const char *key) {
 }
 
 void json_open(json *out, const char *key, char bracket) {
-    begin_member(out, key);
+    json_member(out, key);
     buffer_put(&out->text, &bracket, 1);
     out->depth++;
     out->comma = false;
@@ -84,7 +85,7 @@ void json_close(json *out, char bracket) {
 }
 
 void json_bytes(json *out, const char *key, const char *text, size_t size) {
-    begin_member(out, key);
+    json_member(out, key);
     put_quoted(out, text, size);
 }
 
@@ -97,7 +98,7 @@ void json_string(json *out, const char *key, const char *text) {
 }
 
 void json_verbatim(json *out, const char *key, const char *text, size_t size) {
-    begin_member(out, key);
+    json_member(out, key);
     buffer_put(&out->text, text, size);
 }
 
@@ -120,40 +121,34 @@ void json_signed(json *out, const char *key, int64_t value) {
 }
 
 void json_bool(json *out, const char *key, bool value) {
-    begin_member(out, key);
-    buffer_print(&out->text, value ? "true" : "false");
+    json_member(out, key);
+    buffer_put(&out->text, value ? "true" : "false", value ? 4 : 5);
 }
 
 void json_null(json *out, const char *key) {
-    begin_member(out, key);
-    buffer_print(&out->text, "null");
-}
-
-/* Shortest digits that read back as the same value, of `least` to `most` significant ones:
- * any number of `least` digits survives the type, `most` always suffice. */
-static void put_shortest(json *out, const char *key, double value, int least, int most) {
-    char digits[40];
-    int precision = least, length;
-    if (isnan(value)) {
-        json_string(out, key, "NaN");
-    } else if (isinf(value)) {
-        json_string(out, key, value > 0 ? "Infinity" : "-Infinity");
-    } else {
-        do {
-            length = snprintf(digits, sizeof digits, "%.*g", precision++, value);
-        } while (precision <= most &&
-                 (most <= FLT_DECIMAL_DIGITS ? (double)strtof(digits, NULL)
-                                             : strtod(digits, NULL)) != value);
-        json_verbatim(out, key, digits, (size_t)length);
-    }
+    json_member(out, key);
+    buffer_put(&out->text, "null", 4);
 }
 
 void json_number(json *out, const char *key, double value) {
-    put_shortest(out, key, value, DBL_DIG, DBL_DECIMAL_DIGITS);
+    char digits[NUMBER_ROOM];
+    if (isfinite(value)) {
+        json_verbatim(out, key, digits, number_put_double(digits, value));
+    } else {
+        json_string(out, key,
+                    isnan(value) ? "NaN"
+                    : value > 0  ? "Infinity"
+                                 : "-Infinity");
+    }
 }
 
 void json_float(json *out, const char *key, float value) {
-    put_shortest(out, key, (double)value, FLT_DIG, FLT_DECIMAL_DIGITS);
+    char digits[NUMBER_ROOM];
+    if (isfinite(value)) {
+        json_verbatim(out, key, digits, number_put_float(digits, value));
+    } else {
+        json_number(out, key, (double)value);
+    }
 }
 
 void json_measure(json *out, const char *key, double value) {

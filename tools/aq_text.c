@@ -11,25 +11,15 @@
  * MARK: - Buffer
  *========================================================================*/
 
-/* Room for `size` more bytes and the NUL. */
-static char *reserve(buffer *out, size_t size) {
-    if (size >= out->room - out->size) {
-        size_t room = out->room < 256 ? 256 : out->room;
-        while (room - out->size <= size) {
-            if (room > SIZE_MAX / 2) cli_resize(NULL, SIZE_MAX, 2); /* exits */
-            room *= 2;
-        }
-        out->data = (char *)cli_resize(out->data, room, 1);
-        out->room = room;
+char *buffer_grow(buffer *out, size_t size) {
+    size_t room = out->room < 256 ? 256 : out->room;
+    while (room - out->size <= size) {
+        if (room > SIZE_MAX / 2) cli_resize(NULL, SIZE_MAX, 2); /* exits */
+        room *= 2;
     }
+    out->data = (char *)cli_resize(out->data, room, 1);
+    out->room = room;
     return out->data + out->size;
-}
-
-void buffer_put(buffer *out, const char *bytes, size_t size) {
-    char *end = reserve(out, size);
-    memcpy(end, bytes, size);
-    end[size] = '\0';
-    out->size += size;
 }
 
 void buffer_print(buffer *out, const char *format, ...) {
@@ -40,7 +30,7 @@ void buffer_print(buffer *out, const char *format, ...) {
     va_end(arguments);
     if (size < 0) return;
     va_start(arguments, format);
-    vsnprintf(reserve(out, (size_t)size), (size_t)size + 1, format, arguments);
+    vsnprintf(buffer_reserve(out, (size_t)size), (size_t)size + 1, format, arguments);
     va_end(arguments);
     out->size += (size_t)size;
 }
@@ -91,7 +81,7 @@ static bool is_acting(const char *text, size_t length) {
 
 void buffer_visible(buffer *out, const char *text, size_t size) {
     size_t i = 0;
-    reserve(out, 0)[0] = '\0';
+    buffer_reserve(out, 0)[0] = '\0';
     while (i < size) {
         size_t length = utf8_length(text + i, size - i),
                escaped = length == 0 ? 1 : length;

@@ -40,21 +40,20 @@ static uint64_t load_little(const uint8_t *at, size_t bytes) {
 
 static void buffer_hex(buffer *out, const uint8_t *bytes, size_t size) {
     static const char digits[] = "0123456789abcdef";
+    char *to = buffer_reserve(out, 2 * size);
     size_t i;
     for (i = 0; i < size; i++) {
-        char pair[2];
-        pair[0] = digits[bytes[i] >> 4];
-        pair[1] = digits[bytes[i] & 15];
-        buffer_put(out, pair, 2);
+        *to++ = digits[bytes[i] >> 4];
+        *to++ = digits[bytes[i] & 15];
     }
+    out->size += 2 * size;
 }
 
 static void put_hex(json *out, const char *key, aq_bytes bytes) {
-    buffer text = {NULL, 0, 0};
-    buffer_put(&text, "0x", 2);
-    buffer_hex(&text, bytes.data, bytes.size);
-    json_bytes(out, key, text.data, text.size);
-    buffer_free(&text);
+    json_member(out, key);
+    buffer_put(&out->text, "\"0x", 3);
+    buffer_hex(&out->text, bytes.data, bytes.size);
+    buffer_put(&out->text, "\"", 1);
 }
 
 static bool is_utf8(aq_bytes bytes) {
@@ -99,7 +98,6 @@ static char *limb_digits(uint32_t *limbs, size_t count,
 static void put_decimal(json *out, const char *key, aq_bytes unscaled, int32_t scale) {
     uint32_t limbs[MAX_DECIMAL_BYTES / 4] = {0};
     char digits[MAX_DECIMAL_DIGITS + 9], *first;
-    buffer text = {NULL, 0, 0};
     bool negative = unscaled.size != 0 && unscaled.data[0] >= 0x80;
     uint32_t carry = negative;
     size_t i, count, whole;
@@ -113,17 +111,16 @@ static void put_decimal(json *out, const char *key, aq_bytes unscaled, int32_t s
     }
     first = limb_digits(limbs, (unscaled.size + 3) / 4, digits);
     count = (size_t)(digits + sizeof digits - first);
-    if (negative) buffer_put(&text, "-", 1);
+    json_member(out, key);
+    if (negative) buffer_put(&out->text, "-", 1);
     whole = count > (size_t)scale ? count - (size_t)scale : 0;
-    buffer_put(&text, whole != 0 ? first : "0", whole != 0 ? whole : 1);
+    buffer_put(&out->text, whole != 0 ? first : "0", whole != 0 ? whole : 1);
     if (scale > 0) {
-        buffer_put(&text, ".", 1);
+        buffer_put(&out->text, ".", 1);
         for (i = count; i < (size_t)scale; i++)
-            buffer_put(&text, "0", 1);
-        buffer_put(&text, first + whole, count - whole);
+            buffer_put(&out->text, "0", 1);
+        buffer_put(&out->text, first + whole, count - whole);
     }
-    json_verbatim(out, key, text.data, text.size);
-    buffer_free(&text);
 }
 
 static void put_integer_decimal(json *out, const char *key, int64_t unscaled,
@@ -155,32 +152,57 @@ static int64_t floor_remainder(int64_t value, int64_t by) {
     return value % by + (value % by < 0 ? by : 0);
 }
 
+/* `width` digits of a number that has no more. */
+static void put_digits(buffer *out, uint64_t number, size_t width) {
+    char *to = buffer_reserve(out, width);
+    size_t i;
+    for (i = width; i-- != 0; number /= 10)
+        to[i] = (char)('0' + number % 10);
+    out->size += width;
+}
+
 /* "2024-01-31" of days since 1970-01-01, in the Gregorian calendar for all times. ISO 8601
  * wants a sign on years outside 0 to 9999. */
 static void put_date(buffer *out, int64_t days) {
     int64_t era, year;
-    int day_of_era, year_of_era, day_of_year, month;
+    unsigned day_of_era, year_of_era, day_of_year, month;
     days += 719468; /* from 0000-03-01 on: years that end with a leap day */
     era = floor_divide(days, 146097);
-    day_of_era = (int)floor_remainder(days, 146097);
+    day_of_era = (unsigned)floor_remainder(days, 146097);
     year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
     day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     month = (5 * day_of_year + 2) / 153; /* 0 = March */
     year = era * 400 + year_of_era + (month >= 10);
-    buffer_print(out, year < 0 || year > 9999 ? "%+05" PRId64 : "%04" PRId64, year);
-    buffer_print(out, "-%02d-%02d", month < 10 ? month + 3 : month - 9,
-                 day_of_year - (153 * month + 2) / 5 + 1);
+    if (year < 0 || year > 9999) {
+        buffer_print(out, "%+05" PRId64, year);
+    } else {
+        put_digits(out, (uint64_t)year, 4);
+    }
+    buffer_put(out, "-", 1);
+    put_digits(out, month < 10 ? month + 3 : month - 9, 2);
+    buffer_put(out, "-", 1);
+    put_digits(out, day_of_year - (153 * month + 2) / 5 + 1, 2);
 }
 
 /* "12:34:56.789", with the digits that the unit has; units >= 0. */
 static void put_time(buffer *out, int64_t units, int32_t unit_nanos, bool utc) {
-    int64_t per_second = 1000000000 / unit_nanos;
-    int64_t seconds = units / per_second;
-    int digits = unit_nanos == 1000000 ? 3 : unit_nanos == 1000 ? 6 : 9;
-    buffer_print(out, "%02" PRId64 ":%02" PRId64 ":%02" PRId64 ".%0*" PRId64 "%s",
-                 seconds / 3600, seconds / 60 % 60, seconds % 60, digits,
-                 units % per_second, utc ? "Z" : "");
+    int64_t per_second = 1000000000 / unit_nanos, seconds = units / per_second;
+    if (seconds < 360000) {
+        put_digits(out, (uint64_t)(seconds / 3600), 2);
+    } else {
+        buffer_print(out, "%" PRId64, seconds / 3600);
+    }
+    buffer_put(out, ":", 1);
+    put_digits(out, (uint64_t)(seconds / 60 % 60), 2);
+    buffer_put(out, ":", 1);
+    put_digits(out, (uint64_t)(seconds % 60), 2);
+    buffer_put(out, ".", 1);
+    put_digits(out, (uint64_t)(units % per_second),
+               unit_nanos == 1000000 ? 3
+               : unit_nanos == 1000  ? 6
+                                     : 9);
+    if (utc) buffer_put(out, "Z", 1);
 }
 
 static void put_timestamp(buffer *out, int64_t days, int64_t units, int32_t unit_nanos,
@@ -214,7 +236,14 @@ static void put_uuid(buffer *out, const uint8_t *at) {
     }
 }
 
-/* The logical types that are short ASCII text; false = the field is of another one. */
+/* Whether values may be short ASCII text, which has no escapes. */
+static bool is_special(const aq_field *field) {
+    return field->type == AQ_INT96 || field->logical == AQ_LOGICAL_DATE ||
+           field->logical == AQ_LOGICAL_TIME || field->logical == AQ_LOGICAL_TIMESTAMP ||
+           field->logical == AQ_LOGICAL_UUID || field->logical == AQ_LOGICAL_INTERVAL;
+}
+
+/* That text; false = the value contradicts its logical type. */
 static bool put_special(buffer *out, const aq_field *field, const uint8_t *at) {
     bool is_i32 = field->type == AQ_INT32, is_i64 = field->type == AQ_INT64;
     int64_t number = is_i32 ? load_i32(at) : is_i64 ? load_i64(at) : 0;
@@ -281,18 +310,27 @@ static void put_integer(json *out, const char *key, const aq_field *field, int64
     }
 }
 
+static bool put_special_member(json *out, const char *key, const aq_field *field,
+                               const uint8_t *at) {
+    const json before = *out;
+    json_member(out, key);
+    buffer_put(&out->text, "\"", 1);
+    if (put_special(&out->text, field, at)) {
+        buffer_put(&out->text, "\"", 1);
+        return true;
+    }
+    out->text.size = before.text.size;
+    out->comma = before.comma;
+    return false;
+}
+
 void value_put(json *out, const char *key, const aq_field *field, const void *values,
                size_t index, bool raw) {
     const uint8_t *at = (const uint8_t *)values + index * aq_field_value_bytes(field);
-    buffer text = {NULL, 0, 0};
     aq_bytes bytes;
     double number;
     float single;
-    if (!raw && put_special(&text, field, at)) {
-        json_bytes(out, key, text.data, text.size);
-        buffer_free(&text);
-        return;
-    }
+    if (!raw && is_special(field) && put_special_member(out, key, field, at)) return;
     switch (field->type) {
     case AQ_BOOLEAN:
         json_bool(out, key, *at != 0);

@@ -615,7 +615,7 @@ json '[.row_groups[].columns[].pages[].crc == null] | unique' '[false]'
 
 # --- cat ------------------------------------------------------------------------------------
 
-for name in types lists fixed contradiction surplus; do
+for name in types numbers lists fixed contradiction surplus; do
     "$table" $name >$name.parquet
 done
 
@@ -627,6 +627,15 @@ jq -e . "$w/out" >"$w/jq" || fault 'not JSON lines'
 run 0 cat types.parquet --raw
 golden cat-types-raw
 run 0 verify types.parquet
+
+begin 'cat: the shortest digits'
+run 0 cat numbers.parquet
+out_is '{"f32": 1e-45, "f64": 5e-324}' \
+    '{"f32": 1.1754944e-38, "f64": 2.2250738585072014e-308}' \
+    '{"f32": 3.4028235e+38, "f64": 1.7976931348623157e+308}' \
+    '{"f32": -9.8607613e-32, "f64": 5.684341886080802e-14}' \
+    '{"f32": 1e+06, "f64": 1e+15}' '{"f32": 16777216, "f64": 1.2345678901234568e+17}' \
+    '{"f32": 0.0001, "f64": -9007199254740992}' '{"f32": 1e-05, "f64": 1e+23}'
 
 begin 'cat: lists and maps, also of old writers'
 run 0 cat lists.parquet

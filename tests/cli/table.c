@@ -1,7 +1,7 @@
 /* table.c - writes a small Parquet file to stdout that no other writer here would write, for
  * the tests of `aq cat`: logical types, the lists and maps of old writers, contradictions.
  *
- *   table types | lists | fixed | contradiction | surplus
+ *   table types | numbers | lists | fixed | contradiction | surplus
  *
  * One row group; a PLAIN page for each column. */
 #include <stdint.h>
@@ -73,6 +73,18 @@ static const element types[] = {
     {"bson", REQUIRED, BYTES, 0, NONE, BSON, "0500000000 - 61", NULL, NULL},
 };
 
+/* Eight rows: the least and the greatest, what is not between its neighbours in the middle, and
+ * what the form of the number turns on. */
+static const element numbers[] = {
+    {"f32", REQUIRED, F32, 0, NONE, NULL,
+     "1e-45 1.17549435e-38 3.4028235e38 -9.8607613e-32 1000000 16777216 1e-4 1e-5", NULL,
+     NULL},
+    {"f64", REQUIRED, F64, 0, NONE, NULL,
+     "5e-324 2.2250738585072014e-308 1.7976931348623157e308 5.684341886080802e-14 "
+     "1e15 123456789012345678 -9007199254740993 1e23",
+     NULL, NULL},
+};
+
 /* Two rows: one with elements, and one without or null. */
 static const element lists[] = {
     {"rule1", OPTIONAL, GROUP, 1, NONE, LIST, NULL, NULL, NULL},
@@ -136,6 +148,7 @@ static const struct {
     int num_elements, num_columns, num_members, num_rows;
 } tables[] = {
     {"types", types, sizeof types / sizeof *types, 21, 21, 3},
+    {"numbers", numbers, 2, 2, 2, 8},
     {"lists", lists, sizeof lists / sizeof *lists, 13, 9, 2},
     {"fixed", fixed, sizeof fixed / sizeof *fixed, 2, 1, 3},
     {"contradiction", contradiction, 3, 2, 1, 3},
@@ -358,7 +371,7 @@ int main(int argc, char **argv) {
                 strcmp(tables[t].name, argv[1]) != 0;)
         t++;
     if (argc != 2 || strcmp(tables[t].name, argv[1]) != 0) {
-        fputs("usage: table types|lists|fixed|contradiction|surplus\n", stderr);
+        fputs("usage: table types|numbers|lists|fixed|contradiction|surplus\n", stderr);
         return 2;
     }
     put(&file, "PAR1", 4);

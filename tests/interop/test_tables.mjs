@@ -1,6 +1,7 @@
 // Tables of every physical type, written through the aq_writer_ functions.
 import { join } from 'node:path'
 import { expectChecksums } from './checks.mjs'
+import { writeDescribed } from './described.mjs'
 import { aq, dataDir, load, readJson, same, test } from './lib.mjs'
 import { expectFile, quoted, readers, sql } from './readers.mjs'
 
@@ -39,6 +40,27 @@ await test('key-value metadata is text to DuckDB and hyparquet', async () => {
   const metadata = await parquetMetadataAsync(await asyncBufferFromFile(pathOf('table_plain')))
   same(metadata.key_value_metadata, [{ key: 'note', value: 'ä = a umlaut' }], 'hyparquet')
 })
+
+// JavaScript writes the shortest digits of a double too.
+await test('aq cat writes doubles as JavaScript does', () => {
+  const bits = new BigUint64Array(20000), doubles = new Float64Array(bits.buffer)
+  for (let i = 0, state = 1n; i < bits.length; i++) { // a number of any exponent, or a power of 2
+    state = BigInt.asUintN(64, state * 6364136223846793005n + 1442695040888963407n)
+    bits[i] = i % 4 ? state : state >> 52n << 52n
+  }
+  const values = [...doubles].filter(Number.isFinite)
+  const path = writeDescribed('doubles', [{ name: 'x', kind: 'f64', values }], { groupRows: 20000, pageBytes: 0 })
+  const lines = aq(['cat', path]).trimEnd().split('\n')
+  same(lines.length, values.length, 'lines')
+  values.forEach((value, i) => {
+    const text = /^\{"x": (.*)\}$/.exec(lines[i])[1]
+    same([Number(text), digitsOf(text)], [value, digitsOf(String(value))], lines[i])
+  })
+})
+
+function digitsOf(number) {
+  return number.replace(/e.*/, '').replace(/[-.]/g, '').replace(/^0+|0+$/g, '')
+}
 
 async function filterBy(column) {
   const { type, values } = readJson(join(dataDir, 'table_statistics.json'))[column]
