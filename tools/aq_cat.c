@@ -456,6 +456,9 @@ static int show_rows(cat *of) {
     }
     if (good) return CLI_GOOD;
     fflush(stdout); /* the rows before the error come before it */
+    if (of->err.status == AQ_E_UNSUPPORTED && of->err.column >= 0 &&
+        strstr(of->err.message, "; ") == NULL)
+        return cli_error(of->path, "%s; name the others with --columns", of->err.message);
     return cli_failure(of->path, &of->err);
 }
 

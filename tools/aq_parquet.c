@@ -189,7 +189,9 @@ typedef struct page {
 typedef struct chunk {
     int32_t row_group, column;
     aq_chunk_info info;
-    page *pages; /* read on request */
+    bool encrypted; /* then the rest is unknown                                        */
+    aq_error err;   /* what ended the walk over the pages                              */
+    page *pages;    /* read on request */
     size_t num_pages;
 } chunk;
 
@@ -212,14 +214,14 @@ static void locate_values(const aq_parquet *file, chunk *of) {
     aq_column_close(reader);
 }
 
-static aq_status read_pages(const aq_parquet *file, chunk *of, aq_error *err) {
+static void read_pages(const aq_parquet *file, chunk *of) {
     aq_column *reader;
     page next;
     bool plain = false;
-    aq_status status = aq_column_open(file, of->row_group, of->column, &reader, err);
-    if (status != AQ_OK) return status;
+    if (aq_column_open(file, of->row_group, of->column, &reader, &of->err) != AQ_OK)
+        return;
     next.values_offset = -1;
-    while ((status = aq_column_next_page(reader, &next.info, err)) == AQ_OK &&
+    while (aq_column_next_page(reader, &next.info, &of->err) == AQ_OK &&
            next.info.header_bytes != 0) {
         of->pages = (page *)cli_resize(of->pages, of->num_pages + 1, sizeof *of->pages);
         of->pages[of->num_pages++] = next;
@@ -227,9 +229,8 @@ static aq_status read_pages(const aq_parquet *file, chunk *of, aq_error *err) {
             plain = true;
     }
     aq_column_close(reader);
-    if (status == AQ_OK && plain && of->info.codec == AQ_UNCOMPRESSED)
+    if (of->err.status == AQ_OK && plain && of->info.codec == AQ_UNCOMPRESSED)
         locate_values(file, of);
-    return status;
 }
 
 static const char *page_type_name(int32_t type) {
@@ -258,6 +259,8 @@ typedef struct meta {
     bool with_pages;
     table chunks, pages;
     json *document; /* NULL = text */
+    aq_error
+        err; /* the first one of a chunk's pages; the others are shown all the same */
 } meta;
 
 static void count_cell(table *rows, int64_t count) {
@@ -290,17 +293,21 @@ static void add_chunk_cells(meta *out, const chunk *of) {
     table_name(rows, path);
     count_cell(rows, of->row_group);
     table_cell(rows, type_name(field->type));
-    table_cell(rows,
-               of->info.codec == AQ_UNCOMPRESSED
-                   ? "none"
-                   : aq_codec_name((int32_t)of->info.codec));
-    buffer_print(&encodings, "%s", "");
+    if (of->encrypted) {
+        table_cell(rows, "encrypted");
+        for (i = 0; i < 6; i++)
+            table_cell(rows, "-");
+        return;
+    }
+    table_cell(rows, of->info.codec == AQ_UNCOMPRESSED
+                         ? "none"
+                         : aq_codec_name((int32_t)of->info.codec));
     for (encoding = 0; encoding < NUM_ENCODINGS; encoding++) {
         if ((of->info.encodings >> encoding & 1) != 0)
             buffer_print(&encodings, "%s%s", encodings.size != 0 ? "," : "",
                          aq_encoding_name(encoding));
     }
-    table_cell(rows, encodings.data);
+    table_cell(rows, encodings.size != 0 ? encodings.data : "-");
     buffer_free(&encodings);
     count_cell(rows, of->info.num_values);
     count_cell(rows, of->info.null_count);
@@ -311,19 +318,42 @@ static void add_chunk_cells(meta *out, const chunk *of) {
         add_page_cells(&out->pages, path, of, &of->pages[i]);
 }
 
+/* At most `size` bytes of the text, not ending inside of a character. */
+static size_t utf8_whole(const char *text, size_t size) {
+    size_t whole = size;
+    while (whole > 0 && size - whole < 4 && ((unsigned char)text[whole] & 0xc0) == 0x80)
+        whole--;
+    return whole;
+}
+
+/* Values such as a schema in base64 are for machines, which take --json. */
+static void put_value_text(buffer *out, const aq_key_value *pair) {
+    enum { MAX_SHOWN = 200 };
+    char bytes[TEXT_ROOM];
+    if (pair->value_bytes <= MAX_SHOWN) {
+        buffer_visible(out, pair->value, pair->value_bytes);
+        return;
+    }
+    buffer_visible(out, pair->value, utf8_whole(pair->value, MAX_SHOWN / 2));
+    buffer_print(out, "... (%s bytes)", text_count(bytes, pair->value_bytes));
+}
+
 static void show_meta_text(meta *out) {
     const aq_parquet_info *info = &out->info;
     buffer text = {NULL, 0, 0};
     aq_key_value pair;
     int32_t i;
-    char rows[TEXT_ROOM], bytes[TEXT_ROOM], footer[TEXT_ROOM];
+    char rows[TEXT_ROOM], groups[TEXT_ROOM], columns[TEXT_ROOM];
+    char bytes[TEXT_ROOM], footer[TEXT_ROOM];
     buffer_visible(&text, out->path, strlen(out->path));
     buffer_print(&text,
-                 ": %s row%s in %" PRId32 " row group%s, %" PRId32 " column%s\n"
+                 ": %s row%s in %s row group%s, %s column%s\n"
                  "%s bytes, footer %s bytes, format version %" PRId32 "\n",
                  text_count(rows, (uint64_t)info->num_rows),
-                 text_plural((uint64_t)info->num_rows), info->num_row_groups,
-                 text_plural((uint64_t)info->num_row_groups), info->num_columns,
+                 text_plural((uint64_t)info->num_rows),
+                 text_count(groups, (uint64_t)info->num_row_groups),
+                 text_plural((uint64_t)info->num_row_groups),
+                 text_count(columns, (uint64_t)info->num_columns),
                  text_plural((uint64_t)info->num_columns),
                  text_count(bytes, (uint64_t)info->file_bytes),
                  text_count(footer, (uint64_t)info->footer_bytes), info->format_version);
@@ -333,7 +363,7 @@ static void show_meta_text(meta *out) {
     for (i = 0; aq_parquet_key_value(out->file, i, &pair); i++) {
         buffer_visible(&text, pair.key, strlen(pair.key));
         buffer_print(&text, " = ");
-        if (pair.value != NULL) buffer_visible(&text, pair.value, pair.value_bytes);
+        if (pair.value != NULL) put_value_text(&text, &pair);
         buffer_print(&text, "\n");
     }
     buffer_print(&text, "\n");
@@ -365,54 +395,36 @@ static uint64_t little_endian(aq_bytes bytes) {
     return value;
 }
 
-static void integer_json(json *out, const char *key, const aq_field *field,
-                         aq_bytes value) {
-    uint64_t bits = little_endian(value);
-    if (field->logical == AQ_LOGICAL_INTEGER && !field->is_signed) {
-        json_unsigned(out, key, bits);
-    } else {
-        json_signed(out, key, field->type == AQ_INT32 ? (int32_t)bits : (int64_t)bits);
-    }
-}
-
-static void float_json(json *out, const char *key, aq_bytes value) {
-    float single;
-    double number;
-    if (value.size == sizeof single) {
-        uint32_t bits = (uint32_t)little_endian(value);
-        memcpy(&single, &bits, sizeof single);
-        number = (double)single;
-    } else {
-        uint64_t bits = little_endian(value);
-        memcpy(&number, &bits, sizeof number);
-    }
-    json_number(out, key, number);
-}
-
-/* A bound of the statistics: by its type where that has a JSON form, else hexadecimal. */
+/* A bound of the statistics, as `aq cat` shows a value; hexadecimal if its size is wrong. */
 static void bound_json(json *out, const char *key, const aq_field *field,
                        aq_bytes value) {
-    static const size_t sizes[] = {1, 4, 8, 0, 4, 8};
-    bool number = field->type >= AQ_BOOLEAN && field->type <= AQ_DOUBLE &&
-                  value.size != 0 && value.size == sizes[field->type];
+    bool array = field->type == AQ_BYTE_ARRAY;
+    uint64_t bits = value.size <= sizeof bits ? little_endian(value) : 0;
+    uint32_t narrow = (uint32_t)bits;
+    const void *at = value.data;
     buffer hex = {NULL, 0, 0};
     size_t i;
+    if (field->type == AQ_INT32 || field->type == AQ_FLOAT) at = &narrow;
+    if (field->type == AQ_INT64 || field->type == AQ_DOUBLE) at = &bits;
     if (value.data == NULL) {
         json_null(out, key);
-    } else if (number && field->type == AQ_BOOLEAN) {
-        json_bool(out, key, value.data[0] != 0);
-    } else if (number && (field->type == AQ_FLOAT || field->type == AQ_DOUBLE)) {
-        float_json(out, key, value);
-    } else if (number) {
-        integer_json(out, key, field, value);
-    } else if (field->logical == AQ_LOGICAL_STRING || field->logical == AQ_LOGICAL_ENUM) {
-        json_bytes(out, key, (const char *)value.data, value.size);
+    } else if (array || value.size == aq_field_value_bytes(field)) {
+        value_put(out, key, field, array ? &value : at, 0, false);
     } else {
         buffer_print(&hex, "0x");
         for (i = 0; i < value.size; i++)
             buffer_print(&hex, "%02x", (unsigned)value.data[i]);
         json_string(out, key, hex.data);
         buffer_free(&hex);
+    }
+}
+
+/* Whether the bound is a value of the chunk; unknown without a bound. */
+static void exactness_json(json *out, const char *key, aq_bytes bound, bool exact) {
+    if (bound.data == NULL) {
+        json_null(out, key);
+    } else {
+        json_bool(out, key, exact);
     }
 }
 
@@ -451,8 +463,8 @@ static void put_statistics_json(json *out, const aq_field *field,
     offset_json(out, "distinct_count", info->distinct_count);
     bound_json(out, "min", field, info->min_value);
     bound_json(out, "max", field, info->max_value);
-    json_bool(out, "min_is_exact", info->min_is_exact);
-    json_bool(out, "max_is_exact", info->max_is_exact);
+    exactness_json(out, "min_is_exact", info->min_value, info->min_is_exact);
+    exactness_json(out, "max_is_exact", info->max_value, info->max_is_exact);
 }
 
 static void put_chunk_json(meta *out, const chunk *of) {
@@ -466,6 +478,11 @@ static void put_chunk_json(meta *out, const chunk *of) {
     json_open(document, NULL, '{');
     json_string(document, "path", aq_parquet_column_path(out->file, of->column));
     json_string(document, "type", type_name(field->type));
+    if (of->encrypted) {
+        json_bool(document, "encrypted", true);
+        json_close(document, '}');
+        return;
+    }
     json_string(document, "codec", aq_codec_name((int32_t)info->codec));
     json_open(document, "encodings", '[');
     for (encoding = 0; encoding < NUM_ENCODINGS; encoding++) {
@@ -483,8 +500,8 @@ static void put_chunk_json(meta *out, const chunk *of) {
     offset_json(document, "bloom_filter_offset", info->bloom_filter_offset);
     offset_json(document, "bloom_filter_bytes", info->bloom_filter_bytes);
     json_open(document, "key_values", '[');
-    for (k = 0; aq_parquet_chunk_key_value(out->file, of->row_group, of->column, k, &pair);
-         k++)
+    for (k = 0;
+         aq_parquet_chunk_key_value(out->file, of->row_group, of->column, k, &pair); k++)
         put_key_value_json(document, &pair);
     json_close(document, ']');
     if (out->with_pages) {
@@ -492,6 +509,7 @@ static void put_chunk_json(meta *out, const chunk *of) {
         for (i = 0; i < of->num_pages; i++)
             put_page_json(document, &of->pages[i]);
         json_close(document, ']');
+        if (of->err.status != AQ_OK) json_string(document, "error", of->err.message);
     }
     json_close(document, '}');
 }
@@ -526,16 +544,23 @@ static aq_status add_chunk(meta *out, int32_t row_group, int32_t column, aq_erro
     of.row_group = row_group;
     of.column = column;
     status = aq_parquet_get_chunk(out->file, row_group, column, &of.info, err);
-    if (status == AQ_OK && out->with_pages) status = read_pages(out->file, &of, err);
-    if (status == AQ_OK) {
-        if (out->document != NULL) {
-            put_chunk_json(out, &of);
-        } else {
-            add_chunk_cells(out, &of);
-        }
+    of.encrypted = status == AQ_E_UNSUPPORTED;
+    if (status != AQ_OK && !of.encrypted) return status;
+    if (out->with_pages && !of.encrypted) read_pages(out->file, &of);
+    if (of.err.status == AQ_E_NOMEM || of.err.status == AQ_E_IO) {
+        status = of.err.status; /* not a fault of this chunk */
+        *err = of.err;
+        free(of.pages);
+        return status;
+    }
+    if (out->err.status == AQ_OK) out->err = of.err;
+    if (out->document != NULL) {
+        put_chunk_json(out, &of);
+    } else {
+        add_chunk_cells(out, &of);
     }
     free(of.pages);
-    return status;
+    return AQ_OK;
 }
 
 static aq_status add_row_group(meta *out, int32_t row_group, aq_error *err) {
@@ -599,6 +624,10 @@ static int meta_run(const cli_args *args) {
         json_show(&document);
     } else {
         show_meta_text(&out);
+    }
+    if (status == AQ_OK && out.err.status != AQ_OK) {
+        fflush(stdout); /* what there is comes before the error */
+        code = cli_failure(path, &out.err);
     }
     table_free(&out.chunks);
     table_free(&out.pages);

@@ -200,18 +200,18 @@ static int verify_tensors(survey *of, const aq_model *model) {
 
 static void show_verdict(const survey *of) {
     buffer text = {NULL, 0, 0};
-    char bytes[TEXT_ROOM];
+    char bytes[TEXT_ROOM], groups[TEXT_ROOM], pages[TEXT_ROOM], tensors[TEXT_ROOM];
     buffer_visible(&text, of->path, strlen(of->path));
     buffer_print(&text, ": %sok%s (", term_code(stdout, TERM_GREEN),
                  term_code(stdout, TERM_PLAIN));
     if (of->is_model)
-        buffer_print(&text, "%" PRIu64 " tensor%s, ", of->tensors,
+        buffer_print(&text, "%s tensor%s, ", text_count(tensors, of->tensors),
                      text_plural(of->tensors));
     if (of->files > 1) buffer_print(&text, "%" PRIu64 " files, ", of->files);
     if (of->files != 0)
-        buffer_print(&text, "%" PRIu64 " row group%s, %" PRIu64 " page%s, ",
-                     of->row_groups, text_plural(of->row_groups), of->pages,
-                     text_plural(of->pages));
+        buffer_print(&text, "%s row group%s, %s page%s, ",
+                     text_count(groups, of->row_groups), text_plural(of->row_groups),
+                     text_count(pages, of->pages), text_plural(of->pages));
     buffer_print(&text, "%s)\n", text_bytes(bytes, of->bytes));
     buffer_show(&text);
 }

@@ -848,6 +848,25 @@ if [ -d "$shared/parquet-testing/data" ]; then
         run 0 cat "$data/$file.parquet"
         golden "cat-$file"
     done
+    run 0 meta "$data/null_list.parquet"
+    out_has '^ARROW:schema = [A-Za-z0-9/+]{100}\.\.\. \(240 bytes\)$'
+    run 0 meta "$data/null_list.parquet" --json
+    holds '.key_values[0].value | length == 240'
+    run 0 meta "$data/encrypt_columns_plaintext_footer.parquet.encrypted" --pages
+    out_has '^float_field  *0  float  *encrypted  *-  *-  *-  *-  *-  *-$'
+    out_has '^ba_field  *0  data '
+    run 0 meta "$data/encrypt_columns_plaintext_footer.parquet.encrypted" --json
+    json '[.row_groups[].columns[] | select(.encrypted) | .path]' '["float_field","double_field"]'
+    run 2 cat "$data/encrypt_columns_plaintext_footer.parquet.encrypted"
+    err_has 'column chunk is encrypted \(column float_field, row group 0\); name the others with --columns$'
+    run 0 cat "$data/encrypt_columns_plaintext_footer.parquet.encrypted" --columns int32_field --rows 1
+    out_is '{"int32_field": "00:00:00.000Z"}'
+    bad=$shared/parquet-testing/bad_data/ARROW-GH-41321.parquet
+    run 2 meta "$bad" --pages
+    out_has '^geometry  *1  data  *PLAIN_DICTIONARY '
+    err_has 'page with a negative number of values \(column map_float32\.key_value\.value, row group 1, '
+    run 2 meta "$bad" --pages --json
+    json '[.row_groups[].columns[] | select(.error) | .path]' '["map_float32.key_value.value"]'
     run 1 verify "$data/datapage_v1-corrupt-checksum.parquet"
     err_has CRC-32
     run 2 verify "$data/encrypt_columns_and_footer.parquet.encrypted"

@@ -4,7 +4,7 @@ import { copyFileSync, openSync, closeSync, readFileSync, writeSync } from 'node
 import { join } from 'node:path'
 import { pagesOf } from './checks.mjs'
 import { kinds, writeDescribed } from './described.mjs'
-import { dataDir, load, same, test } from './lib.mjs'
+import { aq, aqJson, dataDir, load, same, test } from './lib.mjs'
 import { expectStatistics } from './pages.mjs'
 import { quoted, sql } from './readers.mjs'
 
@@ -92,6 +92,18 @@ for (const column of columns) {
   column.path = writeDescribed(name, [id, column], { groupRows, pageBytes: 64 })
   await test(`statistics and page index of ${column.name}`, () =>
     expectStatistics({ name, path: column.path }))
+}
+
+const ascending = columns.filter(({ name, kind }) => name.startsWith('ascending') && kind !== 'bool')
+for (const { name, path } of ascending) {
+  await test(`aq meta shows the bounds of ${name} as aq cat does`, () => {
+    const values = aq(['cat', path]).trimEnd().split('\n').map(line => JSON.parse(line)[name])
+    aqJson(['meta', path]).row_groups.forEach(({ columns: [, column] }, i) => {
+      const { min, max, min_is_exact, max_is_exact } = column
+      same([min, max, min_is_exact, max_is_exact].map(value => value === 0 ? 0 : value), // of -0
+        [values[i * groupRows], values[(i + 1) * groupRows - 1], true, true], `row group ${i}`)
+    })
+  })
 }
 
 // ---- Conditions -------------------------------------------------------------------------
@@ -288,7 +300,6 @@ function damagedCopy(path, keep) {
 
 const kept = 2, from = kept * groupRows, to = from + groupRows - 1
 const wanted = Array.from({ length: groupRows }, (_, i) => from + i)
-const ascending = columns.filter(({ name, kind }) => name.startsWith('ascending') && kind !== 'bool')
 
 // DuckDB does not skip by the bounds of UUIDs. NaN may be greater than them: polars skips by those
 // of floats only where it looks for one value.
