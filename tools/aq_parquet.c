@@ -189,9 +189,9 @@ typedef struct page {
 typedef struct chunk {
     int32_t row_group, column;
     aq_chunk_info info;
-    bool encrypted; /* then the rest is unknown                                        */
-    aq_error err;   /* what ended the walk over the pages                              */
-    page *pages;    /* read on request */
+    bool unknown; /* encrypted, or in another file: `err` says so                     */
+    aq_error err; /* else, what ended the walk over the pages                         */
+    page *pages;  /* read on request */
     size_t num_pages;
 } chunk;
 
@@ -231,6 +231,10 @@ static void read_pages(const aq_parquet *file, chunk *of) {
     aq_column_close(reader);
     if (of->err.status == AQ_OK && plain && of->info.codec == AQ_UNCOMPRESSED)
         locate_values(file, of);
+}
+
+static bool is_encrypted(const chunk *of) {
+    return strstr(of->err.message, "encrypted") != NULL;
 }
 
 static const char *page_type_name(int32_t type) {
@@ -293,8 +297,8 @@ static void add_chunk_cells(meta *out, const chunk *of) {
     table_name(rows, path);
     count_cell(rows, of->row_group);
     table_cell(rows, type_name(field->type));
-    if (of->encrypted) {
-        table_cell(rows, "encrypted");
+    if (of->unknown) {
+        table_cell(rows, is_encrypted(of) ? "encrypted" : "elsewhere");
         for (i = 0; i < 6; i++)
             table_cell(rows, "-");
         return;
@@ -478,8 +482,9 @@ static void put_chunk_json(meta *out, const chunk *of) {
     json_open(document, NULL, '{');
     json_string(document, "path", aq_parquet_column_path(out->file, of->column));
     json_string(document, "type", type_name(field->type));
-    if (of->encrypted) {
-        json_bool(document, "encrypted", true);
+    if (of->unknown) {
+        json_bool(document, "encrypted", is_encrypted(of));
+        json_string(document, "error", of->err.message);
         json_close(document, '}');
         return;
     }
@@ -543,17 +548,18 @@ static aq_status add_chunk(meta *out, int32_t row_group, int32_t column, aq_erro
     memset(&of, 0, sizeof of);
     of.row_group = row_group;
     of.column = column;
-    status = aq_parquet_get_chunk(out->file, row_group, column, &of.info, err);
-    of.encrypted = status == AQ_E_UNSUPPORTED;
-    if (status != AQ_OK && !of.encrypted) return status;
-    if (out->with_pages && !of.encrypted) read_pages(out->file, &of);
-    if (of.err.status == AQ_E_NOMEM || of.err.status == AQ_E_IO) {
-        status = of.err.status; /* not a fault of this chunk */
+    status = aq_parquet_get_chunk(out->file, row_group, column, &of.info, &of.err);
+    of.unknown = status == AQ_E_UNSUPPORTED;
+    if (out->with_pages && status == AQ_OK) {
+        read_pages(out->file, &of);
+        status = of.err.status;
+    }
+    if (status == AQ_E_NOMEM || status == AQ_E_IO) { /* not a fault of this chunk */
         *err = of.err;
         free(of.pages);
         return status;
     }
-    if (out->err.status == AQ_OK) out->err = of.err;
+    if (out->err.status == AQ_OK && !of.unknown) out->err = of.err;
     if (out->document != NULL) {
         put_chunk_json(out, &of);
     } else {

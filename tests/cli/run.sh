@@ -722,6 +722,9 @@ err_has '^aq: flipped\.parquet: .*CRC-32'
 run 2 cat flipped.parquet
 err_has '^aq: flipped\.parquet: .*CRC-32'
 [ "$(wc -l <"$w/out")" -eq 2 ] || fault 'not the two rows before the damage'
+run 0 cat flipped.parquet --rows 2 # what is not asked for is not read
+run 0 cat flipped.parquet --columns layer_name
+out_is '{"layer_name": "b"}' '{"layer_name": "ids"}' '{"layer_name": "w"}'
 run 1 verify q4.parquet flipped.parquet small.safetensors
 out_has '^q4\.parquet: ok '
 out_has '^small\.safetensors: ok '
