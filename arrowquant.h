@@ -804,11 +804,22 @@ typedef enum aq_granularity {
     AQ_PER_TENSOR = 2   /* one scale                                                 */
 } aq_granularity;
 
+/* How scale and zero point of a group are chosen. */
+typedef enum aq_method {
+    AQ_METHOD_AUTO = 0, /* AQ_MINMAX                                                 */
+    AQ_MINMAX = 1,      /* the least and the greatest value are codes                */
+    AQ_REFINE = 2       /* from there by least squares on the codes, twice; never a
+                           larger squared error than AQ_MINMAX in any group. About
+                           0.5 dB more at 4 bits, 3 dB at 2. AQ_PER_TENSOR: as
+                           AQ_MINMAX                                                 */
+} aq_method;
+
 typedef struct aq_quant_options {
     uint32_t bits;              /* 2, 4 or 8; 0 = 4                                  */
     size_t group_size;          /* elements, >= AQ_MIN_GROUP_SIZE; 0 = 128           */
     aq_granularity granularity;
     bool symmetric;             /* zero point fixed at 2^(bits-1)                    */
+    aq_method method;
 } aq_quant_options;
 
 /* Where each code and each scale of a rows x cols tensor lies.
@@ -820,6 +831,7 @@ typedef struct aq_layout {
     uint32_t code_bits;    /* room a code takes; = bits unless another writer made it */
     aq_granularity granularity;
     bool symmetric;
+    aq_method method;      /* of aq_quantize_into; nothing to who reads              */
     size_t rows, cols;
     size_t group_rows, group_cols;
     size_t groups_per_row;
@@ -867,7 +879,7 @@ typedef struct aq_metrics {
  *          on error.
  * Numeric  w' = (q - zero_point) * scale in float32. Asymmetric: scale = (max - min) /
  *          (2^bits - 1), zero_point = -min / scale. Symmetric: scale =
- *          2 absmax / (2^bits - 1).
+ *          2 absmax / (2^bits - 1). AQ_REFINE starts there.
  *          Half to even; |w - w'| <= scale / 2 + a few ulp of max(|w|); a constant group
  *          comes back exactly.
  * Threads  re-entrant.   Cost  no allocation; some 30 KiB of stack. */
@@ -2623,6 +2635,18 @@ typedef struct aqi_level_counts {
     uint32_t first;
 } aqi_level_counts;
 
+/* Values of a group as steps of a fine grid, for least squares in integers: the sums are
+ * exact, so that their order does not matter. A code is ((step - base) * slope >> 16) >>
+ * shift, within 0..max_code; step - base is 0 at least. */
+typedef struct aqi_fine {
+    uint16_t base, slope, shift, max_code;
+} aqi_fine;
+
+/* Over the codes q of steps u. */
+typedef struct aqi_fine_sums {
+    int64_t q, qq, qu;
+} aqi_fine_sums;
+
 /* X(name, result type, parameters). n counts values and may be 0; no alignment needed.
  *   range    min, max and magnitude of n > 0 values, into *out
  *   encode   codes of n values, one byte each
@@ -2636,6 +2660,8 @@ typedef struct aqi_level_counts {
  *   split    the reverse
  *   run      how many of n bytes, from the first on, are equal
  *   levels   adds the zeros and those that are max to *out; returns the largest
+ *   steps    round((w - base) * inverse) + offset, at most 32767; returns their sum
+ *   refit    adds the sums of at most 1024 steps to *out
  *   decode   dst = (q - zero_point) * scale
  *   dot      lanes[i % 32] += a[i] * b[i]
  *   sums     the sums of aq_metrics, added to *out
@@ -2656,6 +2682,11 @@ typedef struct aqi_level_counts {
     X(run, size_t, (const uint8_t *src, size_t n))                                       \
     X(levels, uint32_t,                                                                  \
       (const uint8_t *src, size_t n, uint32_t max, aqi_level_counts *out))               \
+    X(steps, int64_t,                                                                    \
+      (const float *src, size_t n, float base, float inverse, uint32_t offset,           \
+       uint16_t *dst))                                                                   \
+    X(refit, void,                                                                       \
+      (const uint16_t *src, size_t n, const aqi_fine *how, aqi_fine_sums *out))          \
     X(decode, void,                                                                      \
       (const uint8_t *src, size_t n, float scale, float zero_point, float *dst))         \
     X(dot, void, (const float *a, const float *b, size_t n, float *lanes))               \
@@ -2847,6 +2878,32 @@ static uint32_t aqi_levels_ref(const uint8_t *src, size_t n, uint32_t max,
         largest = AQI_MAX(largest, (uint32_t)src[i]);
     }
     return largest;
+}
+
+static int64_t aqi_steps_ref(const float *src, size_t n, float base, float inverse,
+                             uint32_t offset, uint16_t *dst) {
+    int64_t sum = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        float t = (src[i] - base) * inverse;
+        /* As in aqi_encode_ref; t is 0 at least. */
+        uint32_t u = (aqi_float_bits(t + 8388608.0f) & 0xffffu) + offset;
+        dst[i] = (uint16_t)AQI_MIN(u, 32767u);
+        sum += dst[i];
+    }
+    return sum;
+}
+
+static void aqi_refit_ref(const uint16_t *src, size_t n, const aqi_fine *how,
+                          aqi_fine_sums *out) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        uint32_t x = src[i] > how->base ? (uint32_t)src[i] - how->base : 0;
+        uint32_t q = AQI_MIN((x * how->slope >> 16) >> how->shift, how->max_code);
+        out->q += q;
+        out->qq += q * q;
+        out->qu += q * src[i];
+    }
 }
 
 static void aqi_decode_ref(const uint8_t *src, size_t n, float scale, float zero_point,
@@ -3640,6 +3697,68 @@ AQI_AVX2 static uint32_t aqi_levels_avx2(const uint8_t *src, size_t n, uint32_t 
     return AQI_MAX(result, largest_all);
 }
 
+AQI_INLINE AQI_AVX2 int64_t aqi_sum8_i32(__m256i v) {
+    __m256i wide =
+        _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_castsi256_si128(v)),
+                         _mm256_cvtepi32_epi64(_mm256_extracti128_si256(v, 1)));
+    __m128i m = _mm_add_epi64(_mm256_castsi256_si128(wide),
+                              _mm256_extracti128_si256(wide, 1));
+    return _mm_cvtsi128_si64(m) + _mm_extract_epi64(m, 1);
+}
+
+AQI_AVX2 static int64_t aqi_steps_avx2(const float *src, size_t n, float base,
+                                       float inverse, uint32_t offset, uint16_t *dst) {
+    const __m256 b = _mm256_set1_ps(base), k = _mm256_set1_ps(inverse);
+    const __m256 magic = _mm256_set1_ps(8388608.0f);
+    const __m256i low = _mm256_set1_epi32(0xffff), add = _mm256_set1_epi32((int)offset);
+    const __m256i one = _mm256_set1_epi16(1), top = _mm256_set1_epi16(32767);
+    __m256i sum = _mm256_setzero_si256();
+    int64_t total = 0;
+    size_t i, end;
+    for (i = 0; n - i >= 16;) { /* a lane grows by 65534 at most each time */
+        for (end = i + AQI_MIN((n - i) / 16, (size_t)16384) * 16; i < end; i += 16) {
+            __m256 x = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(src + i), b), k);
+            __m256 y = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(src + i + 8), b), k);
+            __m256i p = _mm256_castps_si256(_mm256_add_ps(x, magic));
+            __m256i q = _mm256_castps_si256(_mm256_add_ps(y, magic));
+            p = _mm256_add_epi32(_mm256_and_si256(p, low), add);
+            q = _mm256_add_epi32(_mm256_and_si256(q, low), add);
+            p = _mm256_permute4x64_epi64(_mm256_packus_epi32(p, q), 0xd8);
+            p = _mm256_min_epu16(p, top);
+            _mm256_storeu_si256((__m256i *)(void *)(dst + i), p);
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(p, one));
+        }
+        total += aqi_sum8_i32(sum);
+        sum = _mm256_setzero_si256();
+    }
+    _mm256_zeroupper();
+    return total + aqi_steps_ref(src + i, n - i, base, inverse, offset, dst + i);
+}
+
+AQI_AVX2 static void aqi_refit_avx2(const uint16_t *src, size_t n, const aqi_fine *how,
+                                    aqi_fine_sums *out) {
+    const __m256i base = _mm256_set1_epi16((short)how->base);
+    const __m256i slope = _mm256_set1_epi16((short)how->slope);
+    const __m256i top = _mm256_set1_epi16((short)how->max_code);
+    const __m256i one = _mm256_set1_epi16(1);
+    const __m128i shift = _mm_cvtsi32_si128(how->shift);
+    __m256i sq = _mm256_setzero_si256(), sqq = sq, squ = sq;
+    size_t i;
+    for (i = 0; i + 16 <= n; i += 16) {
+        __m256i u = _mm256_loadu_si256((const __m256i *)(const void *)(src + i));
+        __m256i q = _mm256_mulhi_epu16(_mm256_subs_epu16(u, base), slope);
+        q = _mm256_min_epu16(_mm256_srl_epi16(q, shift), top);
+        sq = _mm256_add_epi16(sq, q); /* 1024 / 16 * 255 fits */
+        sqq = _mm256_add_epi32(sqq, _mm256_madd_epi16(q, q));
+        squ = _mm256_add_epi32(squ, _mm256_madd_epi16(q, u));
+    }
+    out->q += aqi_sum8_i32(_mm256_madd_epi16(sq, one));
+    out->qq += aqi_sum8_i32(sqq);
+    out->qu += aqi_sum8_i32(squ);
+    _mm256_zeroupper();
+    aqi_refit_ref(src + i, n - i, how, out);
+}
+
 AQI_AVX2 static void aqi_decode_avx2(const uint8_t *src, size_t n, float scale,
                                      float zero_point, float *dst) {
     const __m256 s = _mm256_set1_ps(scale), z = _mm256_set1_ps(zero_point);
@@ -3828,8 +3947,9 @@ AQI_AVX512 static uint32_t aqi_crc32_avx512(uint32_t state, const uint8_t *src,
 static const struct aqi_kernels aqi_kernels_avx512 = {
     aqi_range_avx2, aqi_encode_avx2, aqi_pack_avx2, aqi_unpack_avx2, aqi_unpack32_avx2,
     aqi_delta32_avx2, aqi_delta64_avx2, aqi_join_avx2, aqi_split_avx2, aqi_run_avx2,
-    aqi_levels_avx2, aqi_decode_avx2, aqi_dot_avx2, aqi_sums_avx2, aqi_from_f16_avx2,
-    aqi_from_bf16_avx2, aqi_crc32_avx512, AQ_ISA_AVX512};
+    aqi_levels_avx2, aqi_steps_avx2, aqi_refit_avx2, aqi_decode_avx2, aqi_dot_avx2,
+    aqi_sums_avx2, aqi_from_f16_avx2, aqi_from_bf16_avx2, aqi_crc32_avx512,
+    AQ_ISA_AVX512};
 
 static bool aqi_cpu_has_avx512(void) {
     const uint32_t leaf7_b = 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
@@ -9873,6 +9993,10 @@ static aq_status aqi_quant_options_resolve(const aq_quant_options *in,
     if ((int)out->granularity < AQ_PER_GROUP || out->granularity > AQ_PER_TENSOR)
         return aqi_fail(err, AQ_E_ARG, "granularity %d is none of aq_granularity",
                         (int)out->granularity);
+    if (out->method == AQ_METHOD_AUTO) out->method = AQ_MINMAX;
+    if ((int)out->method < AQ_METHOD_AUTO || out->method > AQ_REFINE)
+        return aqi_fail(err, AQ_E_ARG, "method %d is none of aq_method",
+                        (int)out->method);
     return AQ_OK;
 }
 
@@ -9890,6 +10014,7 @@ aq_status aq_layout_init(size_t rows, size_t cols, const aq_quant_options *optio
     l.code_bits = o.bits;
     l.granularity = o.granularity;
     l.symmetric = o.symmetric;
+    l.method = o.method;
     l.rows = rows;
     l.cols = cols;
     l.group_rows = o.granularity == AQ_PER_TENSOR ? AQI_MAX(rows, (size_t)1) : 1;
@@ -10300,6 +10425,182 @@ static void aqi_encode_group(const aqi_quantize_task *t, const aqi_group *g, siz
     }
 }
 
+/* ---- refine ---- */
+
+/* The fine grid of each width: steps a code, and the slope and shift that divide by them
+ * exactly. Two codes more than there are fit into it. */
+typedef struct aqi_grid {
+    uint32_t bits;
+    double unit; /* steps between codes; also the step of the least value */
+    uint16_t slope, shift;
+} aqi_grid;
+
+static const aqi_grid aqi_grids[] = {
+    {2, 6553, 10241, 10}, {4, 1927, 17413, 9}, {8, 127, 33027, 6}};
+
+/* A group under refinement. In steps, code 0 is at `low`, a code is `scale` steps. */
+typedef struct aqi_refinement {
+    const aqi_quantize_task *task;
+    size_t at, n;
+    const aqi_grid *grid;
+    double max_code, center, half; /* symmetric: code `half` is at step `center` */
+    double per_value, per_code;    /* 1 / n, 1 / max_code */
+    float base, inverse;           /* of the steps kernel */
+    uint16_t steps[AQI_PIECE];     /* of the only piece, or the last */
+    int64_t sum;                   /* of all steps */
+    double scale, low;
+} aqi_refinement;
+
+/* The sums of all codes; the steps of a group of several pieces are made again. */
+static void aqi_refine_sums(aqi_refinement *r, const aqi_fine *how, bool first,
+                            aqi_fine_sums *out) {
+    const aqi_quantize_task *t = r->task;
+    float room[AQI_PIECE];
+    size_t done;
+    memset(out, 0, sizeof *out);
+    for (done = 0; done < r->n; done += AQI_PIECE) {
+        size_t part = AQI_MIN(r->n - done, (size_t)AQI_PIECE);
+        if (first || r->n > AQI_PIECE) {
+            const float *p = aqi_floats_at(t->src, t->dtype, r->at + done, part, room);
+            int64_t sum = aqi_k()->steps(p, part, r->base, r->inverse,
+                                         (uint32_t)r->grid->unit, r->steps);
+            if (first) r->sum += sum;
+        }
+        aqi_k()->refit(r->steps, part, how, out);
+    }
+}
+
+/* Scale and low of the least squared error for codes of these sums; false where all codes
+ * are the same. */
+static bool aqi_refine_solve(aqi_refinement *r, const aqi_fine_sums *s) {
+    double n = (double)r->n, q = (double)s->q, qq = (double)s->qq, qu = (double)s->qu;
+    double u = (double)r->sum, above, below;
+    if (r->task->layout->symmetric) {
+        above = qu - r->half * u - r->center * q + n * r->half * r->center;
+        below = qq - 2.0 * r->half * q + n * r->half * r->half;
+    } else {
+        above = n * qu - q * u;
+        below = n * qq - q * q;
+    }
+    if (!(below > 0.0) || !(above > 0.0)) return false;
+    r->scale = above / below;
+    r->low = r->task->layout->symmetric ? r->center - r->half * r->scale
+                                        : (u - r->scale * q) * r->per_value;
+    return true;
+}
+
+/* The squared error, in steps, but for the sum of squared steps, which is the same for
+ * all codes. */
+static double aqi_refine_error(const aqi_refinement *r, const aqi_fine_sums *s,
+                               double scale, double low) {
+    double own = scale * scale * (double)s->qq + 2.0 * (scale * low) * (double)s->q +
+                 (double)r->n * low * low;
+    return own - (2.0 * scale * (double)s->qu + 2.0 * low * (double)r->sum);
+}
+
+/* Codes nearest to scale and low. */
+static aqi_fine aqi_refine_codes(const aqi_refinement *r, double scale, double low) {
+    double whole = (double)(1u << (16 + r->grid->shift)), base;
+    aqi_fine how;
+    scale = AQI_MAX(scale, whole / 65535.0);
+    base = AQI_MIN(AQI_MAX(low - scale * 0.5, 0.0), 32767.0);
+    how.base = (uint16_t)(base + 0.5);
+    how.slope = (uint16_t)(whole / scale + 0.5);
+    how.shift = r->grid->shift;
+    how.max_code = (uint16_t)r->max_code;
+    return how;
+}
+
+/* Two refits. The way that least squares goes is gone twice or three times as far: it
+ * stops too early by itself. Returns how much the squared error, in steps, went down. */
+static double aqi_refine_passes(aqi_refinement *r) {
+    double low = r->grid->unit, scale = r->grid->unit, high, far, first;
+    aqi_fine how;
+    aqi_fine_sums sums;
+    int pass;
+    if (r->task->layout->symmetric) low = r->center - r->half * scale;
+    high = low + r->max_code * scale;
+    how.base = (uint16_t)(low - (double)((uint32_t)scale / 2));
+    how.slope = r->grid->slope;
+    how.shift = r->grid->shift;
+    how.max_code = (uint16_t)r->max_code;
+    aqi_refine_sums(r, &how, true, &sums);
+    first = aqi_refine_error(r, &sums, scale, low);
+    for (pass = 0; pass < 2; pass++) {
+        if (!aqi_refine_solve(r, &sums)) return 0.0;
+        far = pass == 0 && r->grid->bits > 2 ? 3.0 : 2.0;
+        high += (r->low + r->scale * r->max_code - high) * far;
+        low += (r->low - low) * far;
+        how = aqi_refine_codes(r, (high - low) * r->per_code, low);
+        aqi_refine_sums(r, &how, false, &sums);
+    }
+    if (!aqi_refine_solve(r, &sums)) return 0.0;
+    return first - aqi_refine_error(r, &sums, r->scale, r->low);
+}
+
+/* The squared error of a group with parameters g. */
+static double aqi_group_error(const aqi_quantize_task *t, const aqi_group *g, size_t at,
+                              size_t n) {
+    float room[AQI_PIECE], decoded[AQI_PIECE];
+    uint8_t codes[AQI_PIECE];
+    aqi_sums sums;
+    size_t done;
+    memset(&sums, 0, sizeof sums);
+    for (done = 0; done < n; done += AQI_PIECE) {
+        size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
+        const float *p = aqi_floats_at(t->src, t->dtype, at + done, part, room);
+        aqi_k()->encode(p, part, &g->how, codes);
+        aqi_k()->decode(codes, part, g->scale, g->zero_point, decoded);
+        aqi_k()->sums(p, decoded, part, &sums);
+    }
+    return aqi_add_lanes(sums.dd);
+}
+
+/* Improves the parameters of a group where that makes its squared error less. */
+static void aqi_group_refine(const aqi_quantize_task *t, size_t at, size_t n,
+                             const aqi_range *range, aqi_group *g) {
+    const aq_layout *l = t->layout;
+    aqi_refinement r;
+    aqi_group better = *g;
+    double gain, step;
+    size_t k = 0;
+    if (g->extreme || range->min == range->max || g->scale > AQI_HUGE) return;
+    while (aqi_grids[k].bits != l->bits) k++;
+    r.task = t;
+    r.at = at;
+    r.n = n;
+    r.grid = &aqi_grids[k];
+    r.sum = 0;
+    r.max_code = (double)g->how.max_code;
+    r.half = (double)(1u << (l->bits - 1));
+    r.per_value = 1.0 / (double)n;
+    r.per_code = 1.0 / r.max_code;
+    r.center = r.grid->unit * (1.0 + 0.5 * r.max_code);
+    r.base = l->symmetric ? -aqi_bits_float(range->absmax_bits) : range->min;
+    r.inverse = (float)r.grid->unit / g->scale;
+    gain = aqi_refine_passes(&r);
+    if (!(gain > 0.0)) return;
+    step = (double)g->scale / r.grid->unit;
+    better.scale = (float)(r.scale * step);
+    if (!l->symmetric) {
+        double low = (double)r.base + (r.low - r.grid->unit) * step;
+        better.zero_point = (float)((0.0 - low) / (double)better.scale);
+    }
+    better.how.base = 0.0f;
+    better.how.inverse = 1.0f / better.scale;
+    better.how.bias = better.zero_point;
+    if (!(better.scale >= AQI_TINY) || !(better.zero_point <= 256.0f) ||
+        !(better.zero_point >= -256.0f))
+        return;
+    /* Rounding to steps moves the root of a squared error by 0.55 sqrt(n) at most, and
+     * that of min-max codes is unit sqrt(n) / 2 at most: with so much gained nothing
+     * needs to be measured. */
+    if (gain < 1.1 * (double)n * r.grid->unit &&
+        aqi_group_error(t, &better, at, n) >= aqi_group_error(t, g, at, n))
+        return;
+    *g = better;
+}
+
 static void aqi_quantize_tile(void *arg, size_t index) {
     const aqi_quantize_task *t = (const aqi_quantize_task *)arg;
     const aq_layout *l = t->layout;
@@ -10325,6 +10626,7 @@ static void aqi_quantize_tile(void *arg, size_t index) {
                 aqi_range range;
                 if (!aqi_range_of(t, at, n, &range, &report->bad_index)) return;
                 aqi_group_make(l, &range, &own);
+                if (l->method == AQ_REFINE) aqi_group_refine(t, at, n, &range, &own);
                 t->dst->scales[slot] = own.scale;
                 t->dst->zero_points[slot] = own.zero_point;
                 g = &own;
@@ -12897,9 +13199,10 @@ static aq_status aqi_job_lineage(const aqi_job *j, aq_writer *parquet, aq_error 
     snprintf(
         text, sizeof text,
         "{\"operation\":\"%s\",\"bits\":%u,\"group_size\":%zu,\"granularity\":\"%s\","
-        "\"symmetric\":%s,\"method\":\"minmax\"}",
+        "\"symmetric\":%s,\"method\":\"%s\"}",
         operation[j->options.operation], q->bits, q->group_size,
-        granularity[q->granularity], q->symmetric ? "true" : "false");
+        granularity[q->granularity], q->symmetric ? "true" : "false",
+        q->method == AQ_REFINE ? "refine" : "minmax");
     if (j->options.operation == AQ_QUANTIZE)
         status = aq_writer_add_key_value(parquet, "arrowquant.config", text, err);
     if (status != AQ_OK) return status;

@@ -81,6 +81,9 @@ int main(int argc, char **argv) {
             snprintf(name, sizeof name, "int%u quantize + metrics", widths[k]);
             report(name, threads, gib, copy, median_seconds(run_quantize, &j));
             j.metrics = NULL;
+            j.layout.method = AQ_REFINE;
+            snprintf(name, sizeof name, "int%u quantize, refine", widths[k]);
+            report(name, threads, gib, copy, median_seconds(run_quantize, &j));
             snprintf(name, sizeof name, "int%u dequantize", widths[k]);
             report(name, threads, gib, copy, median_seconds(run_dequantize, &j));
             free(j.dst.codes);

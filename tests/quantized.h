@@ -88,6 +88,7 @@ SUPPORT bool quant_options_at(size_t i, aq_quant_options *out) {
                   {AQ_PER_GROUP, 32},  {AQ_PER_GROUP, 63},  {AQ_PER_GROUP, 128},
                   {AQ_PER_GROUP, 300}, {AQ_PER_CHANNEL, 0}, {AQ_PER_TENSOR, 0}};
     static const uint32_t bits[] = {2, 4, 8};
+    memset(out, 0, sizeof *out);
     out->bits = bits[i % 3];
     out->symmetric = i / 3 % 2 != 0;
     i /= 6;

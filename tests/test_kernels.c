@@ -241,6 +241,54 @@ static void check_crc32(const place *at) {
 
 Test(kernels, crc32) { everywhere(0, 1, check_crc32); }
 
+static void check_steps(const place *at) {
+    float *src = make_floats(at->r, at->offset, at->n, at->how);
+    uint16_t have[MAX_VALUES], want[MAX_VALUES];
+    aqi_range range = {0, 0, 0};
+    float inverse;
+    if (at->n > 0) aqi_range_ref(src, at->n, &range);
+    inverse = range.max > range.min ? 28905.0f / (range.max - range.min) : 0.0f;
+    if (range.absmax_bits < AQI_INF_BITS && inverse < 1e30f) { /* as its caller sees to */
+        int64_t a = aqi_steps_ref(src, at->n, range.min, inverse, 1927, want);
+        int64_t b = at->k->steps(src, at->n, range.min, inverse, 1927, have);
+        CHECK_AT(at, a == b && memcmp(have, want, 2 * at->n) == 0);
+    }
+    offset_free(src, at->offset);
+}
+
+Test(kernels, steps) { everywhere(0, sizeof(float), check_steps); }
+
+static void check_refit(const place *at) {
+    uint16_t *src = (uint16_t *)(void *)make_bytes(at->r, at->offset, 2 * at->n);
+    aqi_fine how = {(uint16_t)(rng_next(at->r) % 32768), (uint16_t)rng_next(at->r), 9,
+                    15};
+    aqi_fine_sums want = {1, 2, 3}, have = want;
+    for (size_t i = 0; i < at->n; i++) src[i] &= 0x7fff;
+    if (at->n % 2 != 0) how.shift = 4;
+    if (at->n % 2 != 0) how.max_code = 255;
+    aqi_refit_ref(src, at->n, &how, &want);
+    at->k->refit(src, at->n, &how, &have);
+    CHECK_AT(at, have.q == want.q && have.qq == want.qq && have.qu == want.qu);
+    offset_free(src, at->offset);
+}
+
+Test(kernels, refit) { everywhere(0, 2, check_refit); }
+
+/* The largest sums that a piece can have. */
+Test(kernels, refit_does_not_overflow) {
+    const aqi_fine how = {0, 65535, 0, 255};
+    uint16_t src[1024];
+    for (int i = 0; i < 1024; i++) src[i] = 32767;
+    for (int isa = AQ_ISA_REF; isa <= AQ_ISA_NEON; isa++) {
+        aqi_fine_sums sums = {0, 0, 0};
+        if (aqi_kernels_of((aq_isa)isa) == NULL) continue;
+        aqi_kernels_of((aq_isa)isa)->refit(src, 1024, &how, &sums);
+        CHECK(sums.q == 1024 * 255 && sums.qq == 1024 * 255 * 255 &&
+                  sums.qu == (int64_t)1024 * 255 * 32767,
+              "%s", aq_isa_name((aq_isa)isa));
+    }
+}
+
 /* ---- formulas, for the reference and every other instruction set ---- */
 
 static const kernels *kernels_at(int isa) { return aqi_kernels_of((aq_isa)isa); }

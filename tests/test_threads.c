@@ -370,7 +370,7 @@ static void *quantize_often(void *arg) {
 }
 
 Test(threads, quantize_on_many_threads) {
-    static const aq_quant_options options = {4, 100, AQ_PER_GROUP, false};
+    static const aq_quant_options options = {4, 100, AQ_PER_GROUP, false, AQ_MINMAX};
     static float values[ROWS * COLS];
     quantizer q, each[4];
     aq_threads *threads = make_threads(3);

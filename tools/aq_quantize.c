@@ -10,6 +10,7 @@ enum {
     QUANTIZE_GROUP_SIZE,
     QUANTIZE_GRANULARITY,
     QUANTIZE_SYMMETRIC,
+    QUANTIZE_METHOD,
     QUANTIZE_TENSOR,
     QUANTIZE_KEEP,
     QUANTIZE_DRY_RUN
@@ -159,6 +160,13 @@ static bool parse_granularity(const char *text, aq_granularity *out) {
     return false;
 }
 
+static bool parse_method(const char *text, aq_method *out) {
+    if (strcmp(text, "minmax") == 0) *out = AQ_MINMAX;
+    else if (strcmp(text, "refine") == 0) *out = AQ_REFINE;
+    else return false;
+    return true;
+}
+
 static int apply_setting(const cli_args *args, const cli_setting *setting,
                          aq_job_options *options, rules *of) {
     aq_quant_options *quant = &options->quant;
@@ -184,6 +192,10 @@ static int apply_setting(const cli_args *args, const cli_setting *setting,
     case QUANTIZE_SYMMETRIC:
         quant->symmetric = true;
         break;
+    case QUANTIZE_METHOD:
+        if (parse_method(value, &quant->method)) break;
+        return cli_usage_error(args->command,
+                               "--method takes minmax or refine, not \"%s\"", value);
     case QUANTIZE_DRY_RUN:
         options->dry_run = true;
         break;
@@ -230,6 +242,9 @@ static const cli_option quantize_options[] = {
      "a scale for each group (default), row or tensor"},
     {"symmetric", NULL, QUANTIZE_SYMMETRIC, false,
      "zero point in the middle of the codes"},
+    {"method", "minmax|refine", QUANTIZE_METHOD, false,
+     "how scales are chosen; refine loses less, and takes\n"
+     "about four times as long (default: minmax)"},
     {"tensor", "REGEX=BITS", QUANTIZE_TENSOR, true,
      "bits of the float tensors whose name matches, also\n"
      "those kept by default; the last match counts"},

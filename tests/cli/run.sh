@@ -321,8 +321,18 @@ run 0 quantize model.safetensors o.parquet --granularity tensor --json
 json '.tensors[2].bytes_out' 65544
 run 0 quantize model.safetensors o.parquet --symmetric --json
 holds '.tensors[2].sqnr_db > 17'
+for bits in 2 4 8; do
+    run 0 quantize model.safetensors o.parquet --bits $bits --method minmax --json
+    sqnr=$(jq '.sqnr_db' "$w/out")
+    run 0 quantize model.safetensors o.parquet --bits $bits --method refine --json
+    holds ".sqnr_db > $sqnr"
+    run 0 meta o.parquet --json
+    holds '[.. | strings] | any(contains("\"method\":\"refine\""))'
+done
 
 begin 'quantize: wrong values'
+run 2 quantize a b --method best
+usage_error 'aq: quantize: --method takes minmax or refine, not "best"' quantize
 for bits in 0 1 3 5 16 x ''; do
     run 2 quantize a b --bits "$bits"
     usage_error "aq: quantize: --bits takes 2, 4 or 8, not \"$bits\"" quantize
