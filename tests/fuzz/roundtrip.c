@@ -517,6 +517,8 @@ static void fuzz_trip_read(const fuzz_trip *t, const char *path,
     int64_t rows = 0;
     size_t g, c;
     o.io = AQ_IO_MAP;
+    o.max_page_bytes = 0; /* the file is our own */
+    o.max_column_bytes = 0;
     FUZZ_CHECK_ERR(aq_parquet_open(path, &o, &file, &err) == AQ_OK, &err);
     fuzz_walk_metadata(file, &info);
     fuzz_same_schema(file, s);
@@ -553,7 +555,7 @@ static void fuzz_roundtrip(const uint8_t *data, size_t size) {
     uint32_t choice;
     size_t n;
     memset(&t, 0, sizeof t);
-    fuzz_memory_init(&memory, SIZE_MAX, (size_t)64 << 20);
+    fuzz_memory_init(&memory, SIZE_MAX, (size_t)200 << 20);
     fuzz_result = AQ_OK;
     fuzz_work = 0;
     fuzz_trip_options(&t, &in);
