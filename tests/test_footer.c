@@ -343,6 +343,14 @@ static void path_of_two(footer *f, aqi_column_meta *m) {
     m->path_in_schema = list;
 }
 
+static void path_in_parts(footer *f, aqi_column_meta *m) {
+    static const aqi_slice parts[] = {{(const uint8_t *)"", 0},
+                                      {(const uint8_t *)"0", 1}};
+    const aqi_list list = {parts, 2, 0};
+    (void)f;
+    m->path_in_schema = list;
+}
+
 static void path_too_short(footer *f, aqi_column_meta *m) {
     static const aqi_slice part = {(const uint8_t *)"c", 1};
     const aqi_list list = {&part, 1, 0};
@@ -387,6 +395,7 @@ static const struct {
     {another_path, AQ_E_FORMAT,
      "another path than the schema says (column c0, row group 1"},
     {path_of_two, AQ_E_FORMAT, "another path than the schema says (column c0"},
+    {path_in_parts, AQ_E_FORMAT, "another path than the schema says (column c0"},
     {path_too_short, AQ_E_FORMAT, "another path than the schema says (column c0"},
     {path_too_long, AQ_E_FORMAT, "another path than the schema says (column c0"},
     {no_path, AQ_OK, NULL},
