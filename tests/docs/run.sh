@@ -4,8 +4,8 @@
 #        (environment: CC, the compiler; BUILD, a directory)
 # With --update, what a command prints replaces other output in the document.
 #
-# Of README.md, docs/GUIDE.md, docs/FORMAT.md and the program in the top comment of
-# arrowquant.h, in the order of the page, in one scratch directory a document that holds
+# Of README.md, docs/GUIDE.md, docs/FORMAT.md, docs/PARQUET.md and the program in the top comment
+# of arrowquant.h, in the order of the page, in one scratch directory a document that holds
 # arrowquant.h and examples/, with build/aq, build/examples and $CC as cc in PATH:
 #
 #   ```sh         Lines that begin with "$ " are commands (one that ends in a backslash goes
@@ -151,7 +151,7 @@ for program in train_digits run_digits quantize_array; do
 done
 
 if [ $# -eq 0 ]; then
-    set -- README.md docs/GUIDE.md docs/FORMAT.md
+    set -- README.md docs/GUIDE.md docs/FORMAT.md docs/PARQUET.md
     header_program arrowquant.h >"$work/header.md"
     before=$((passed + failed))
     run_document top-comment-of-arrowquant.h "$work/header.md"
