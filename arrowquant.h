@@ -113,6 +113,18 @@
 #ifndef ARROWQUANT_H
 #define ARROWQUANT_H
 
+#ifdef ARROWQUANT_IMPLEMENTATION
+/* Ask for POSIX; without effect where a system header came before (see [50]). */
+#if !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE) && !defined(_DEFAULT_SOURCE)
+#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE 1
+#define _DARWIN_C_SOURCE 1
+#endif
+#ifndef _FILE_OFFSET_BITS
+#define _FILE_OFFSET_BITS 64
+#endif
+#endif
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -644,6 +656,19 @@ AQ_API AQ_CHECKED aq_status aq_column_view(aq_column *column, aq_span *out_span,
  * Memory   all decoded pages of all columns, until each is closed. */
 AQ_API AQ_CHECKED aq_status aq_columns_decode(aq_column *const *columns, size_t count,
                                               const aq_tasks *tasks, aq_error *err);
+/* Takes a span that begins `first_level` levels into the chunk of columns[column]. The
+ * span lives until it returns; false stops the visit. */
+typedef bool (*aq_span_fn)(void *user, size_t column, int64_t first_level,
+                           const aq_span *span);
+/* aq_columns_visit - decode all pages of several columns side by side and hand each span
+ * to `fn`, in the thread that has decoded it: several calls run at once, in no order.
+ *   columns  in  opened, no page taken yet; afterwards at their end
+ * Returns  AQ_OK; AQ_E_CANCELLED when fn stopped it; or the error of the first bad page
+ *          in the order of columns and pages. Others may have been handed out by then.
+ * Memory   two decoded pages a thread, used again and again. */
+AQ_API AQ_CHECKED aq_status aq_columns_visit(aq_column *const *columns, size_t count,
+                                             const aq_tasks *tasks, aq_span_fn fn,
+                                             void *user, aq_error *err);
 /* aq_column_next_page - walk the pages without decoding; out_page->header_bytes == 0
  * at the end. Do not mix with the calls above on one aq_column. */
 AQ_API AQ_CHECKED aq_status aq_column_next_page(aq_column *column, aq_page_info *out_page,
@@ -1139,16 +1164,6 @@ AQ_API void aq_job_report_deinit(aq_job_report *report);
 
 #ifdef __FAST_MATH__
 #error "arrowquant.h: -ffast-math would change results; compile without it"
-#endif
-
-/* Ask for POSIX; without effect where a system header came before (see below). */
-#if !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE) && !defined(_DEFAULT_SOURCE)
-#define _POSIX_C_SOURCE 200809L
-#define _DEFAULT_SOURCE 1
-#define _DARWIN_C_SOURCE 1
-#endif
-#ifndef _FILE_OFFSET_BITS
-#define _FILE_OFFSET_BITS 64
 #endif
 
 #include <errno.h>
@@ -7004,7 +7019,7 @@ static aq_status aqi_page_decompress(const aq_column *c, aqi_page *page,
                                      const uint8_t *stored, size_t skip, aq_error *err) {
     size_t in = (size_t)page->header.compressed_page_size - skip;
     size_t out = (size_t)page->header.uncompressed_page_size - skip, declared;
-    size_t lead = (16 - page->values_at % 16) % 16;
+    size_t values_at = page->values_at, lead;
     uint8_t *dst;
     void *buffer;
     aq_status status;
@@ -7016,6 +7031,9 @@ static aq_status aqi_page_decompress(const aq_column *c, aqi_page *page,
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
                            "%s data of %zu bytes in a page that claims %zu",
                            aq_codec_name(c->meta->codec), declared, out);
+    /* PLAIN values of fixed width end where the page does: so they can be aligned. */
+    if (page->encoding == AQ_PLAIN) values_at = skip + out;
+    lead = (16 - values_at % 16) % 16;
     status = aqi_page_alloc(c, page, lead + skip + out, 1, &buffer, err);
     if (status != AQ_OK) return status;
     dst = (uint8_t *)buffer + lead;
@@ -7710,6 +7728,8 @@ static aq_status aqi_column_collect(aq_column *c, aq_error *err) {
 /* A page on its way through a task, with memory of its own. */
 typedef struct aqi_page_task {
     aq_column *column;
+    size_t index; /* of the column */
+    int64_t first_level;
     aqi_page page;
     aqi_arena arena;
     aq_span span;
@@ -7720,14 +7740,35 @@ typedef struct aqi_page_task {
 /* Pages found, of one column or several, not yet decoded. */
 typedef struct aqi_decode_queue {
     const aq_tasks *tasks;
-    aqi_page_task *waiting; /* AQI_DECODE_WAVE */
-    size_t count;
+    aqi_page_task *waiting;
+    size_t count, capacity;
+    aq_span_fn visit; /* NULL: spans are kept */
+    void *user;
 } aqi_decode_queue;
 
+/* Hands out the span of a page, or one of each of its lists. */
+static bool aqi_decode_visit(const aqi_decode_queue *q, const aqi_page_task *t) {
+    int64_t level = t->first_level;
+    aqi_list_cutter lists;
+    aq_span list;
+    bool go_on = true;
+    if (t->page.lists == NULL) return q->visit(q->user, t->index, level, &t->span);
+    aqi_lists_init(&lists, t->column, &t->page, &t->span);
+    while (go_on && lists.page.num_levels > 0) {
+        aqi_lists_next(&lists, &list);
+        go_on = q->visit(q->user, t->index, level, &list);
+        level += list.num_levels;
+    }
+    return go_on;
+}
+
 static void aqi_decode_page_task(void *arg, size_t index) {
-    aqi_page_task *t = &((aqi_decode_queue *)arg)->waiting[index];
-    if (t->status == AQ_OK && t->page.num_values > 0)
-        t->status = aqi_page_finish(t->column, &t->page, &t->span, &t->err);
+    const aqi_decode_queue *q = (const aqi_decode_queue *)arg;
+    aqi_page_task *t = &q->waiting[index];
+    if (t->status != AQ_OK || t->page.num_values == 0) return;
+    t->status = aqi_page_finish(t->column, &t->page, &t->span, &t->err);
+    if (t->status == AQ_OK && q->visit != NULL && !aqi_decode_visit(q, t))
+        t->status = aqi_fail(&t->err, AQ_E_CANCELLED, "cancelled");
 }
 
 /* Decodes what waits; then, in order, counts rows and keeps spans. The first failed page
@@ -7739,60 +7780,105 @@ static aq_status aqi_decode_flush(aqi_decode_queue *q, aq_error *err) {
     for (i = 0; i < q->count; i++) {
         aqi_page_task *t = &q->waiting[i];
         aq_column *c = t->column;
-        aqi_arena_absorb(&c->kept, &t->arena);
+        if (q->visit == NULL) aqi_arena_absorb(&c->kept, &t->arena);
         if (status != AQ_OK) continue;
         status = t->status;
         if (status != AQ_OK && err != NULL) *err = t->err;
         if (status == AQ_OK) status = aqi_column_count_rows(c, &t->page, &t->span, err);
-        if (status == AQ_OK && t->page.num_values > 0)
+        if (status == AQ_OK && t->page.num_values > 0 && q->visit == NULL)
             status = aqi_column_keep(c, &t->page, &t->span, err);
-        if (status == AQ_OK && t->page.num_values == 0) c->spans_done = true;
+        if (status == AQ_OK && t->page.num_values == 0) c->spans_done = q->visit == NULL;
         aqi_column_located(c, status, err);
     }
     q->count = 0;
     return status;
 }
 
+/* The next place in the queue. The memory of spans that are not kept is used again. */
+static aqi_page_task *aqi_decode_slot(aqi_decode_queue *q, aq_column *c) {
+    aqi_page_task *t = &q->waiting[q->count++];
+    aqi_arena arena = t->arena;
+    memset(t, 0, sizeof *t);
+    aqi_error_clear(&t->err);
+    t->column = c;
+    if (q->visit != NULL) {
+        t->arena = arena;
+        aqi_arena_reset(&t->arena);
+    } else {
+        aqi_arena_init(&t->arena, &c->file->allocator);
+        aqi_arena_share(&t->arena, &c->kept);
+    }
+    return t;
+}
+
 /* Finds the pages of a column one by one and queues them; the last entry is its end. */
-static aq_status aqi_decode_column(aqi_decode_queue *q, aq_column *c, aq_error *err) {
+static aq_status aqi_decode_column(aqi_decode_queue *q, aq_column *c, size_t index,
+                                   aq_error *err) {
     aq_status status = AQ_OK;
     bool more = !c->spans_done;
     while (more && status == AQ_OK) {
-        aqi_page_task *t = &q->waiting[q->count++];
-        memset(t, 0, sizeof *t);
-        aqi_error_clear(&t->err);
-        t->column = c;
-        aqi_arena_init(&t->arena, &c->file->allocator);
-        aqi_arena_share(&t->arena, &c->kept);
+        aqi_page_task *t = aqi_decode_slot(q, c);
+        t->index = index;
+        t->first_level = c->meta->num_values - c->levels_left;
         t->status = aqi_column_find_page(c, &t->arena, &t->page, &t->err);
         t->page.arena = &t->arena;
         more = t->status == AQ_OK && t->page.num_values > 0;
-        if (q->count == AQI_DECODE_WAVE || t->status != AQ_OK)
+        if (q->count == q->capacity || t->status != AQ_OK)
             status = aqi_decode_flush(q, err);
     }
+    return status;
+}
+
+static aq_status aqi_columns_decode(aqi_decode_queue *q, aq_column *const *columns,
+                                    size_t count, aq_error *err) {
+    size_t i, bytes = q->capacity * sizeof(aqi_page_task);
+    aq_allocator a;
+    aq_status status = AQ_OK;
+    for (i = 0; i < count && status == AQ_OK; i++)
+        status = aqi_column_check_whole(columns[i], err);
+    if (status != AQ_OK || count == 0) return status;
+    a = columns[0]->file->allocator;
+    q->waiting = (aqi_page_task *)aqi_alloc(&a, bytes);
+    if (q->waiting == NULL) return aqi_fail_nomem(err, bytes);
+    memset(q->waiting, 0, bytes);
+    for (i = 0; i < q->capacity; i++) aqi_arena_init(&q->waiting[i].arena, &a);
+    for (i = 0; i < count && status == AQ_OK; i++)
+        status = aqi_decode_column(q, columns[i], i, err);
+    if (status == AQ_OK) status = aqi_decode_flush(q, err);
+    for (i = 0; i < q->capacity; i++) aqi_arena_deinit(&q->waiting[i].arena);
+    aqi_free(&a, q->waiting, bytes);
     return status;
 }
 
 aq_status aq_columns_decode(aq_column *const *columns, size_t count,
                             const aq_tasks *tasks, aq_error *err) {
     aqi_decode_queue q;
-    aq_allocator a;
-    size_t i, bytes = AQI_DECODE_WAVE * sizeof(aqi_page_task);
-    aq_status status = AQ_OK;
     aqi_error_clear(err);
-    for (i = 0; i < count && status == AQ_OK; i++)
-        status = aqi_column_check_whole(columns[i], err);
-    if (status != AQ_OK || count == 0) return status;
-    a = columns[0]->file->allocator;
+    memset(&q, 0, sizeof q);
     q.tasks = tasks;
-    q.count = 0;
-    q.waiting = (aqi_page_task *)aqi_alloc(&a, bytes);
-    if (q.waiting == NULL) return aqi_fail_nomem(err, bytes);
-    for (i = 0; i < count && status == AQ_OK; i++)
-        status = aqi_decode_column(&q, columns[i], err);
-    if (status == AQ_OK) status = aqi_decode_flush(&q, err);
-    aqi_free(&a, q.waiting, bytes);
-    return status;
+    q.capacity = AQI_DECODE_WAVE;
+    return aqi_columns_decode(&q, columns, count, err);
+}
+
+aq_status aq_columns_visit(aq_column *const *columns, size_t count, const aq_tasks *tasks,
+                           aq_span_fn fn, void *user, aq_error *err) {
+    uint32_t width = tasks == NULL ? 1 : tasks->width == 0 ? 8 : tasks->width;
+    aqi_decode_queue q;
+    size_t i;
+    aqi_error_clear(err);
+    memset(&q, 0, sizeof q);
+    if (fn == NULL) return aqi_fail(err, AQ_E_ARG, "visit without a function");
+    for (i = 0; i < count; i++) {
+        if (columns[i]->num_spans > 0 || columns[i]->spans_done)
+            return aqi_fail(err, AQ_E_STATE,
+                            "pages were already taken from this aq_column; open another "
+                            "one");
+    }
+    q.tasks = tasks;
+    q.capacity = width == 1 ? 1 : AQI_MIN(2 * width, AQI_DECODE_WAVE);
+    q.visit = fn;
+    q.user = user;
+    return aqi_columns_decode(&q, columns, count, err);
 }
 
 aq_status aq_column_spans(aq_column *column, const aq_span **out_spans, size_t *out_count,

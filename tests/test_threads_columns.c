@@ -8,6 +8,8 @@
 
 #include "support.h"
 
+#include <pthread.h>
+
 enum { ROWS = 3000, GROUPS = 5, COLUMNS = 4 };
 
 static const aq_field_spec fields[] = {
@@ -178,5 +180,109 @@ Test(columns, a_column_half_read_is_refused) {
     cr_assert_eq(aq_columns_decode(&c, 1, NULL, &err), AQ_E_STATE);
     aq_column_close(c);
     aq_parquet_close(f);
+    temp_dir_remove(&dir);
+}
+
+/* What visits have seen of each chunk: sums that no order changes. */
+typedef struct seen {
+    pthread_mutex_t lock;
+    const aq_parquet *file;
+    int64_t levels[GROUPS * COLUMNS], values[GROUPS * COLUMNS], firsts[GROUPS * COLUMNS];
+    uint64_t digest[GROUPS * COLUMNS];
+    int calls, stop_after;
+} seen;
+
+static uint64_t digest_of(const aq_field *field, const aq_span *s) {
+    uint64_t h = 0;
+    for (int64_t i = 0; i < s->num_values; i++) {
+        const aq_bytes *b = (const aq_bytes *)s->values + i;
+        size_t n = field->type == AQ_BYTE_ARRAY ? b->size : aqi_value_bytes(field->type, 0);
+        const uint8_t *p = field->type == AQ_BYTE_ARRAY
+                               ? b->data
+                               : (const uint8_t *)s->values + (size_t)i * n;
+        uint64_t one = 1469598103934665603u;
+        for (size_t k = 0; k < n; k++) one = (one ^ p[k]) * 1099511628211u;
+        h += one * one;
+    }
+    return h;
+}
+
+static bool note(void *user, size_t column, int64_t first_level, const aq_span *span) {
+    seen *s = user;
+    const aq_field *field = aq_parquet_column_field(s->file, (int32_t)(column % COLUMNS));
+    uint64_t digest = digest_of(field, span);
+    bool go_on;
+    pthread_mutex_lock(&s->lock);
+    s->levels[column] += span->num_levels;
+    s->values[column] += span->num_values;
+    s->firsts[column] += first_level;
+    s->digest[column] += digest;
+    go_on = ++s->calls != s->stop_after;
+    pthread_mutex_unlock(&s->lock);
+    return go_on;
+}
+
+static aq_status visit(const aq_parquet *f, uint32_t count, int stop_after, seen *out) {
+    aq_column *all[GROUPS * COLUMNS];
+    aq_threads *threads = NULL;
+    aq_span span;
+    aq_status status;
+    memset(out, 0, sizeof *out);
+    pthread_mutex_init(&out->lock, NULL);
+    out->file = f;
+    out->stop_after = stop_after;
+    open_all(f, all);
+    if (count > 0) cr_assert_eq(aq_threads_create(count, NULL, &threads, &err), AQ_OK);
+    status = aq_columns_visit(all, GROUPS * COLUMNS,
+                              count > 0 ? aq_threads_tasks(threads) : NULL, note, out, &err);
+    if (status == AQ_OK) {
+        const aq_span *spans;
+        size_t n;
+        cr_assert_eq(aq_column_next(all[3], &span, &err), AQ_OK);
+        cr_assert_eq(span.values, NULL);
+        cr_assert_eq(aq_column_spans(all[3], &spans, &n, &err), AQ_E_STATE);
+    }
+    for (int i = 0; i < GROUPS * COLUMNS; i++) aq_column_close(all[i]);
+    aq_threads_destroy(threads);
+    pthread_mutex_destroy(&out->lock);
+    return status;
+}
+
+Test(columns, visits_see_every_page_once) {
+    counting_allocator count;
+    aq_parquet_options o = {.allocator = &count.hooks};
+    temp_dir dir;
+    char path[512];
+    aq_parquet *f;
+    seen want, have;
+    cr_assert(temp_dir_make(&dir));
+    snprintf(path, sizeof path, "%s/columns.parquet", dir.path);
+    write_file(path);
+    counting_init(&count);
+    cr_assert_eq(aq_parquet_open(path, &o, &f, &err), AQ_OK);
+    cr_assert_eq(visit(f, 0, 0, &want), AQ_OK, "%s", err.message);
+    for (int i = 0; i < GROUPS * COLUMNS; i++) {
+        aq_column *c;
+        aq_span span;
+        uint64_t digest = 0;
+        cr_assert_eq(aq_column_open(f, i / COLUMNS, i % COLUMNS, &c, &err), AQ_OK);
+        for (;;) {
+            cr_assert_eq(aq_column_next(c, &span, &err), AQ_OK);
+            if (span.values == NULL) break;
+            digest += digest_of(aq_parquet_column_field(f, i % COLUMNS), &span);
+        }
+        cr_assert(digest == want.digest[i] && want.levels[i] == ROWS);
+        aq_column_close(c);
+    }
+    for (uint32_t threads = 1; threads <= 8; threads *= 2) {
+        cr_assert_eq(visit(f, threads, 0, &have), AQ_OK, "%s", err.message);
+        cr_assert_eq(memcmp(have.levels, want.levels, sizeof want.levels), 0);
+        cr_assert_eq(memcmp(have.values, want.values, sizeof want.values), 0);
+        cr_assert_eq(memcmp(have.firsts, want.firsts, sizeof want.firsts), 0);
+        cr_assert_eq(memcmp(have.digest, want.digest, sizeof want.digest), 0);
+        cr_assert_eq(visit(f, threads, 7, &have), AQ_E_CANCELLED);
+    }
+    aq_parquet_close(f);
+    cr_assert(counting_is_clean(&count));
     temp_dir_remove(&dir);
 }
