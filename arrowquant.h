@@ -3445,25 +3445,34 @@ AQI_AVX2 static uint32_t aqi_delta32_avx2(const aqi_codes *src, size_t n, uint32
 AQI_AVX2 static uint64_t aqi_delta64_avx2(const aqi_codes *src, size_t n, uint64_t least,
                                           uint64_t last, uint64_t *dst) {
     const __m256i add = _mm256_set1_epi64x((int64_t)least);
-    __m256i v, sum = _mm256_set1_epi64x((int64_t)last);
+    __m256i v, low, high, sum = _mm256_set1_epi64x((int64_t)last);
     uint32_t bits = src->bits;
     const uint8_t *p = src->src, *end = p + src->readable;
     aqi_codes rest;
-    size_t i = 0, k;
-    if (bits == 64) {
-        for (; i + 8 <= n; i += 8, p += 64) {
-            for (k = 0; k < 2; k++) {
-                v = _mm256_add_epi64(aqi_load32(p + 32 * k), add);
-                aqi_store32(dst + i + 4 * k, aqi_sum4(v, &sum));
-            }
+    size_t i = 0;
+    if (bits <= AQI_LANES8_BITS) {
+        const aqi_lanes8 l = aqi_lanes8_of(bits);
+        for (; i + 8 <= n && (size_t)(end - p) >= l.reach; i += 8, p += bits) {
+            v = aqi_unpack8(p, &l);
+            low = _mm256_cvtepu32_epi64(_mm256_castsi256_si128(v));
+            high = _mm256_cvtepu32_epi64(_mm256_extracti128_si256(v, 1));
+            aqi_store32(dst + i, aqi_sum4(_mm256_add_epi64(low, add), &sum));
+            aqi_store32(dst + i + 4, aqi_sum4(_mm256_add_epi64(high, add), &sum));
         }
     } else if (bits <= AQI_LANES4_BITS) {
         const aqi_lanes4 l = aqi_lanes4_of(bits);
         for (; i + 8 <= n && (size_t)(end - p) >= l.reach; i += 8, p += bits) {
-            for (k = 0; k < 2; k++) {
-                v = _mm256_add_epi64(aqi_unpack4(p, &l, k), add);
-                aqi_store32(dst + i + 4 * k, aqi_sum4(v, &sum));
-            }
+            low = _mm256_add_epi64(aqi_unpack4(p, &l, 0), add);
+            high = _mm256_add_epi64(aqi_unpack4(p, &l, 1), add);
+            aqi_store32(dst + i, aqi_sum4(low, &sum));
+            aqi_store32(dst + i + 4, aqi_sum4(high, &sum));
+        }
+    } else if (bits == 64) {
+        for (; i + 8 <= n; i += 8, p += 64) {
+            low = _mm256_add_epi64(aqi_load32(p), add);
+            high = _mm256_add_epi64(aqi_load32(p + 32), add);
+            aqi_store32(dst + i, aqi_sum4(low, &sum));
+            aqi_store32(dst + i + 4, aqi_sum4(high, &sum));
         }
     }
     last = (uint64_t)_mm_cvtsi128_si64(_mm256_castsi256_si128(sum));
