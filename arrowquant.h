@@ -7354,7 +7354,13 @@ static aq_status aqi_levels_decode(const aq_column *c, const aqi_page *page,
                                    aqi_levels *levels, aq_error *err) {
     int64_t n = page->num_values;
     const aqi_level_counts *counts = &levels->counts;
-    if (!aqi_levels_walk(page, levels, NULL))
+    /* So many bytes are hardly a few long runs: they are walked once, and kept. */
+    bool once = levels->bytes >= (size_t)n / 64;
+    void *dst = NULL;
+    aq_status status = AQ_OK;
+    if (once) status = aqi_page_alloc(c, page, (size_t)n, 1, &dst, err);
+    if (status != AQ_OK) return status;
+    if (!aqi_levels_walk(page, levels, (uint8_t *)dst))
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset,
                            "%s levels are cut off or above %u", levels->what,
                            levels->max);
@@ -7364,7 +7370,9 @@ static aq_status aqi_levels_decode(const aq_column *c, const aqi_page *page,
         return AQ_OK;
     levels->long_lists = levels->repetition && !levels->packed && levels->max == 1 &&
                          counts->first == 0 && n / AQI_LONG_LIST >= counts->zeros;
-    return levels->long_lists ? AQ_OK : aqi_levels_unpack(c, page, levels, err);
+    if (!levels->long_lists && !once) return aqi_levels_unpack(c, page, levels, err);
+    levels->values = levels->long_lists ? NULL : (const uint8_t *)dst;
+    return AQ_OK;
 }
 
 /* Levels of a data page to the span; `in` is left at the values. */
