@@ -6403,9 +6403,10 @@ static aq_status aqi_chunk_pairs_add(aq_parquet *f, size_t chunk, const aqi_list
     return AQ_OK;
 }
 
-/* Adds the file offset to an error that has none. */
+/* Adds the file offset to an error in the bytes that has none. */
 static aq_status aqi_error_at(aq_error *err, aq_status status, int64_t offset) {
-    if (err != NULL && status != AQ_OK && err->file_offset < 0) err->file_offset = offset;
+    if (err != NULL && status == AQ_E_FORMAT && err->file_offset < 0)
+        err->file_offset = offset;
     return status;
 }
 

@@ -543,6 +543,7 @@ static const struct {
     const char *message;
 } claims[] = {
     {"schema", BYTES("\x29\xfc\xd5\xaa\x04"), "lacks its field name"},
+    {"schema of under 3 bytes a field", BYTES("\x29\xfc\x90\xbf\x05"), "list longer"},
     {"schema of 2^31", BYTES("\x29\xfc\xff\xff\xff\xff\x07"), "list longer"},
     {"row groups",
      BYTES("\x29\x2c\x48\x01r\x15\x02\x00\x15\x02\x25\x00\x18\x01"
