@@ -95,36 +95,70 @@ void buffer_visible(buffer *out, const char *text, size_t size) {
     }
 }
 
-static bool starts_character(char byte) { return ((unsigned char)byte & 0xc0) != 0x80; }
+/* Columns of a terminal that a character takes: marks on the one before it take none, those
+ * of East Asia and pictures two. (wcwidth() would ask for a locale.) */
+static size_t character_columns(uint32_t c) {
+    static const struct {
+        uint32_t first, last, columns;
+    } ranges[] = {{0x300, 0x36f, 0},     {0x1100, 0x115f, 2},   {0x200b, 0x200d, 0},
+                  {0x20d0, 0x20ff, 0},   {0x2e80, 0x303e, 2},   {0x3041, 0xa4cf, 2},
+                  {0xac00, 0xd7a3, 2},   {0xf900, 0xfaff, 2},   {0xfe00, 0xfe0f, 0},
+                  {0xfe20, 0xfe2f, 0},   {0xfe30, 0xfe6f, 2},   {0xff00, 0xff60, 2},
+                  {0xffe0, 0xffe6, 2},   {0x1f300, 0x1f64f, 2}, {0x1f680, 0x1f6ff, 2},
+                  {0x1f900, 0x1faff, 2}, {0x20000, 0x3fffd, 2}};
+    size_t i;
+    for (i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+        if (c >= ranges[i].first && c <= ranges[i].last) return ranges[i].columns;
+    }
+    return 1;
+}
+
+/* The columns of the character at `at`, which is well-formed, and its bytes. */
+static size_t next_columns(const char *at, size_t *out_bytes) {
+    const unsigned char *s = (const unsigned char *)at;
+    size_t length = s[0] < 0x80 ? 1 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4, i;
+    uint32_t c = length == 1 ? s[0] : s[0] & (0x7fu >> length);
+    for (i = 1; i < length; i++)
+        c = c << 6 | (s[i] & 0x3fu);
+    *out_bytes = length;
+    return character_columns(c);
+}
 
 size_t text_columns(const char *visible) {
-    size_t columns = 0;
-    for (; *visible != '\0'; visible++)
-        columns += starts_character(*visible);
+    size_t columns = 0, length;
+    for (; *visible != '\0'; visible += length)
+        columns += next_columns(visible, &length);
     return columns;
 }
 
-/* Bytes of the first `columns` characters. */
+/* Bytes of the characters that fit into so many columns. */
 static size_t prefix_bytes(const char *visible, size_t columns) {
-    size_t i;
-    for (i = 0; visible[i] != '\0'; i++) {
-        if (!starts_character(visible[i])) continue;
-        if (columns-- == 0) break;
+    size_t at = 0, length, used = 0;
+    for (; visible[at] != '\0'; at += length) {
+        used += next_columns(visible + at, &length);
+        if (used > columns) break;
     }
-    return i;
+    return at;
+}
+
+/* Bytes before the characters that fit into the last so many columns. */
+static size_t suffix_start(const char *visible, size_t columns) {
+    size_t at = 0, length, left = text_columns(visible);
+    for (; left > columns; at += length)
+        left -= next_columns(visible + at, &length);
+    return at;
 }
 
 void buffer_elided(buffer *out, const char *visible, size_t max_columns) {
-    size_t columns = text_columns(visible), kept, tail;
-    if (columns <= max_columns) {
+    size_t kept = max_columns > 3 ? max_columns - 3 : 0;
+    if (text_columns(visible) <= max_columns) {
         buffer_put(out, visible, strlen(visible));
         return;
     }
-    kept = max_columns > 3 ? max_columns - 3 : 0;
-    tail = prefix_bytes(visible, columns - kept / 2);
     buffer_put(out, visible, prefix_bytes(visible, kept - kept / 2));
     buffer_put(out, "...", max_columns < 3 ? max_columns : 3);
-    buffer_put(out, visible + tail, strlen(visible + tail));
+    visible += suffix_start(visible, kept / 2);
+    buffer_put(out, visible, strlen(visible));
 }
 
 /*==========================================================================

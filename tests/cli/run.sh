@@ -807,6 +807,15 @@ expect 0 env TERM=dumb "$host" terminal 120 "$aq" quantize big.safetensors o.par
 out_lacks quantizing
 rm -f big.safetensors o.parquet
 
+begin 'wide characters take two columns, marks none'
+wide=$(printf '\345\220\215\345\211\215')
+accent=$(printf 'e\314\201')
+"$gen" "$wide" F32 8x8 ramp "$accent" F32 8x8 ramp plain F32 8x8 ramp >wide.safetensors
+run 0 inspect wide.safetensors
+out_has "^$wide   8x8    float32"
+out_has "^$accent      8x8    float32"
+out_has '^plain  8x8    float32'
+
 begin 'names are elided on a narrow terminal only'
 long=model.layers.27.self_attention.query_key_value.projection.weight
 "$gen" "$long" F32 128x256 ramp short F32 8x8 ramp >long.safetensors
