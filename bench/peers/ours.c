@@ -123,6 +123,7 @@ typedef struct parallel {
     aq_physical_type type;
     item *items;
     size_t num_items;
+    double visited; /* sum of pages, added by any thread */
 } parallel;
 
 static void read_group_task(void *arg, size_t index) {
@@ -157,7 +158,34 @@ static void add_items(parallel *p, const aq_span *span, size_t width) {
     }
 }
 
-/* All pages of few chunks side by side, then their values. */
+static bool sum_page(void *user, size_t column, int64_t first_level, const aq_span *span) {
+    parallel *p = user;
+    double sum = sum_values(span->values, span->num_values, p->j, p->type), old, new;
+    (void)column;
+    (void)first_level;
+    do {
+        __atomic_load(&p->visited, &old, __ATOMIC_RELAXED);
+        new = old + sum;
+    } while (!__atomic_compare_exchange(&p->visited, &old, &new, false, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED));
+    return true;
+}
+
+/* Pages of few chunks, each decoded and added by a thread. */
+static double visit_pages(parallel *p, int32_t groups) {
+    aq_column **columns = calloc((size_t)groups, sizeof *columns);
+    aq_error err;
+    for (int32_t g = 0; g < groups; g++)
+        check(aq_column_open(p->file, g, 0, &columns[g], &err), &err);
+    check(aq_columns_visit(columns, (size_t)groups, self.tasks, sum_page, p, &err), &err);
+    for (int32_t g = 0; g < groups; g++)
+        aq_column_close(columns[g]);
+    free(columns);
+    return p->visited;
+}
+
+/* All pages of few chunks side by side, then their values: for pages that are mapped, or
+ * too few to share. */
 static double read_pages_side_by_side(parallel *p, int32_t groups) {
     aq_column **columns = calloc((size_t)groups, sizeof *columns);
     size_t width = aq_field_value_bytes(aq_parquet_column_field(p->file, 0));
@@ -181,7 +209,12 @@ static double read_pages_side_by_side(parallel *p, int32_t groups) {
 
 static double read_parallel(const job *j, const aq_parquet *file, int32_t groups) {
     parallel p = {.j = j, .file = file};
+    aq_chunk_info chunk;
+    aq_error err;
     p.type = aq_parquet_column_field(file, 0)->type;
+    check(aq_parquet_get_chunk(file, 0, 0, &chunk, &err), &err);
+    if (groups < 8 * (int32_t)j->threads && chunk.codec != AQ_UNCOMPRESSED)
+        return visit_pages(&p, groups);
     if (groups < 8 * (int32_t)j->threads) return read_pages_side_by_side(&p, groups);
     p.num_items = (size_t)groups;
     p.items = calloc(p.num_items, sizeof *p.items);
