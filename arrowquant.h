@@ -485,7 +485,8 @@ typedef struct aq_parquet_options {
     aq_log log;
     aq_io io;
     bool skip_checksums;           /* do not verify the CRC-32 of decoded pages      */
-    size_t max_page_bytes;         /* one decoded page; 0 = 2 GiB - 1                */
+    size_t max_page_bytes;         /* one decoded page; 0 = what its stored bytes can
+                                      become, at least 64 MiB, at most 2 GiB - 1     */
     size_t max_column_bytes;       /* decoded pages held by one aq_column; 0 = 128 MiB,
                                       or 131,072 times the stored size if that is more */
     size_t max_metadata_bytes;     /* heap that a footer may ask for; 0 = 1 GiB      */
@@ -721,7 +722,7 @@ typedef struct aq_sorting_column {
 typedef struct aq_writer_options {
     const aq_allocator *allocator; /* NULL = malloc                                  */
     size_t value_alignment;        /* power of 2 in 1..4096; 0 = AQ_ALIGNMENT        */
-    int compression_level;         /* of ZSTD; 0 = 1                                 */
+    int compression_level;         /* of ZSTD, GZIP, BROTLI; 0 = 1                   */
     bool skip_checksums;           /* write pages without CRC-32                     */
     bool no_sync;                  /* rename without fsync: faster, not durable      */
     const char *created_by;        /* NULL = "arrowquant.h version 0.1.0"            */
@@ -6608,7 +6609,6 @@ static aq_status aqi_parquet_create(const aq_parquet_options *options, aq_parque
     *out = NULL;
     memset(&o, 0, sizeof o);
     if (options != NULL) o = *options;
-    if (o.max_page_bytes == 0) o.max_page_bytes = INT32_MAX;
     if (o.max_metadata_bytes == 0) o.max_metadata_bytes = (size_t)1 << 30;
     if (o.max_columns == 0) o.max_columns = 100000;
     status = aqi_allocator_resolve(o.allocator, &a, err);
@@ -6941,7 +6941,8 @@ static size_t aqi_expansion(const aq_column *c, size_t stored_bytes) {
 /* What a page may make us allocate, with room for small pages of long runs. */
 static size_t aqi_page_budget(const aq_column *c, size_t stored_bytes) {
     size_t budget = AQI_MAX((size_t)64 << 20, aqi_expansion(c, stored_bytes));
-    return AQI_MIN(budget, c->file->max_page_bytes);
+    if (c->file->max_page_bytes != 0) return c->file->max_page_bytes;
+    return AQI_MIN(budget, (size_t)INT32_MAX);
 }
 
 static aq_status aqi_page_alloc(const aq_column *c, const aqi_page *page, size_t count,
@@ -8034,12 +8035,16 @@ void aq_column_prefetch(const aq_column *column) {
 }
 
 aq_status aq_column_verify(aq_column *column, aq_error *err) {
+    aq_column *whole; /* `column` may be anywhere in its pages */
     aq_span span;
-    aq_status status;
-    column->verify = true;
+    aq_status status =
+        aq_column_open(column->file, column->row_group, column->column, &whole, err);
+    if (status != AQ_OK) return status;
+    whole->verify = true;
     do {
-        status = aq_column_next(column, &span, err);
+        status = aq_column_next(whole, &span, err);
     } while (status == AQ_OK && span.values != NULL);
+    aq_column_close(whole);
     return status;
 }
 
@@ -8775,6 +8780,9 @@ static int64_t aqi_row_end(const aqi_chunk_writer *c, int64_t i) {
     return next == NULL ? c->num_levels : (const uint8_t *)next - rep;
 }
 
+/* A reader bounds what levels of a few bytes may become: see aqi_page_budget. */
+#define AQI_MAX_PAGE_LEVELS ((int64_t)64 << 20)
+
 /* The page that begins at c->level: rows until it holds page_bytes in levels and PLAIN
  * values. Steps of many rows while they fit in any case, then row by row. */
 static void aqi_page_cut(aqi_chunk_writer *c, aqi_page_slot *out) {
@@ -8784,11 +8792,13 @@ static void aqi_page_cut(aqi_chunk_writer *c, aqi_page_slot *out) {
     uint64_t level_bits = aqi_bits_needed(f->max_def) + aqi_bits_needed(f->max_rep);
     uint64_t value_bits = f->type == AQ_BOOLEAN ? 1 : width * 8, bits = 0;
     uint64_t limit = (uint64_t)c->page_bytes * 8;
-    int64_t i = c->level;
+    int64_t most = c->has_levels ? AQI_MAX_PAGE_LEVELS : INT64_MAX, i = c->level;
     while (i < c->num_levels && bits < limit) {
         uint64_t fit = (limit - bits) / (level_bits + value_bits);
         int64_t end = aqi_row_end(c, i);
         aqi_level_span s;
+        if (i > c->level && end - c->level > most) break;
+        fit = AQI_MIN(fit, (uint64_t)AQI_MAX(most - (i - c->level), (int64_t)0));
         if (f->type != AQ_BYTE_ARRAY && fit > (uint64_t)(end - i)) {
             end = i + (int64_t)AQI_MIN(fit, (uint64_t)(c->num_levels - i));
             while (f->max_rep > 0 && end < c->num_levels && v->rep_levels[end] != 0)

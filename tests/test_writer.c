@@ -391,3 +391,62 @@ Test(writer, column_key_values_refused) {
     ASSERT_STATUS(aq_writer_open(in_dir("f"), &field, 1, NULL, &w, &err), AQ_E_ARG);
     cr_assert_eq(temp_dir_entries(here.path), 0);
 }
+
+/* What the writer writes by default, the reader reads by default: 80 million nulls are a few
+ * bytes, which may not become any number of levels. */
+Test(writer, many_nulls) {
+    static const aq_field_spec field = {
+        .name = "v", .repetition = AQ_OPTIONAL, .type = AQ_INT32};
+    const int64_t n = 80000000;
+    uint8_t *nulls = calloc((size_t)n, 1);
+    const aq_column_values v = {two, 0, nulls, NULL, n};
+    int64_t levels = 0;
+    aq_parquet *f;
+    aq_column *c;
+    aq_writer *w;
+    aq_span span;
+    ASSERT_OK(aq_writer_open(in_dir("f"), &field, 1, NULL, &w, &err));
+    ASSERT_OK(aq_writer_put_column(w, &v, &err));
+    ASSERT_OK(aq_writer_end_row_group(w, n, &err));
+    ASSERT_OK(aq_writer_finish(w, &err));
+    ASSERT_OK(aq_parquet_open(in_dir("f"), NULL, &f, &err));
+    ASSERT_OK(aq_column_open(f, 0, 0, &c, &err));
+    for (;;) {
+        ASSERT_OK(aq_column_next(c, &span, &err));
+        if (span.values == NULL) break;
+        cr_assert(span.num_values == 0 && span.def_levels[span.num_levels - 1] == 0);
+        levels += span.num_levels;
+    }
+    cr_assert_eq(levels, n);
+    aq_column_close(c);
+    aq_parquet_close(f);
+    free(nulls);
+}
+
+/* Also of a column whose pages were taken. */
+Test(writer, verify_begins_anew) {
+    aq_parquet *f;
+    aq_chunk_info chunk;
+    aq_column *c;
+    aq_writer *w;
+    const aq_span *spans;
+    size_t n;
+    ASSERT_OK(aq_writer_open(in_dir("f"), &int_field, 1, NULL, &w, &err));
+    ASSERT_OK(aq_writer_put_column(w, &two_values, &err));
+    ASSERT_OK(aq_writer_end_row_group(w, 2, &err));
+    ASSERT_OK(aq_writer_finish(w, &err));
+    ASSERT_OK(aq_parquet_open(in_dir("f"), NULL, &f, &err));
+    ASSERT_OK(aq_parquet_get_chunk(f, 0, 0, &chunk, &err));
+    aq_parquet_close(f);
+    FILE *raw = fopen(in_dir("f"), "r+b");
+    fseek(raw, (long)(chunk.start_offset + chunk.compressed_bytes - 1), SEEK_SET);
+    fputc(0x55, raw);
+    fclose(raw);
+    ASSERT_OK(aq_parquet_open(in_dir("f"), NULL, &f, &err));
+    ASSERT_OK(aq_column_open(f, 0, 0, &c, &err));
+    ASSERT_OK(aq_column_spans(c, &spans, &n, &err));
+    ASSERT_STATUS(aq_column_verify(c, &err), AQ_E_CHECKSUM);
+    ASSERT_OK(aq_column_spans(c, &spans, &n, &err));
+    aq_column_close(c);
+    aq_parquet_close(f);
+}
