@@ -8097,6 +8097,7 @@ struct aq_writer {
 /* Least and greatest of some values, NaN left out; NULL = there is none. */
 typedef struct aqi_extremes {
     const uint8_t *min, *max; /* places in the caller's values */
+    bool nan;                 /* there was one */
 } aqi_extremes;
 
 /* A column chunk being written. */
@@ -9092,7 +9093,10 @@ AQI_INLINE void aqi_extremes_body(aqi_order order, size_t size, const uint8_t *p
                                   size_t width, size_t n, aqi_extremes *r) {
     const uint8_t *min = r->min, *max = r->max;
     for (; n > 0; n--, p += width) {
-        if (aqi_order_is_nan(order, p)) continue;
+        if (aqi_order_is_nan(order, p)) {
+            r->nan = true;
+            continue;
+        }
         if (min == NULL) min = max = p;
         if (aqi_order_compare(order, size, p, min) < 0) min = p;
         if (aqi_order_compare(order, size, p, max) > 0) max = p;
@@ -9246,13 +9250,14 @@ static bool aqi_bound_make(const aq_field *f, const uint8_t *p, bool is_max, siz
     return true;
 }
 
-/* null_count, and min and max where the type has an order. `b` are the room of both. */
+/* null_count, and min and max where the type has an order. `b` are the room of both. None
+ * with NaN among the values: there are readers that hold them to lie within the bounds. */
 static void aqi_statistics_make(const aqi_chunk_writer *c, aqi_bound b[2],
                                 aqi_statistics *out) {
     const size_t limit = AQI_STATISTICS_VALUE_LIMIT;
     memset(out, 0, sizeof *out);
     AQI_SET(out, aqi_statistics, null_count, c->num_levels - c->v->num_values);
-    if (c->range.min == NULL ||
+    if (c->range.min == NULL || c->range.nan ||
         !aqi_bound_make(c->field, c->range.min, false, limit, &b[0]) ||
         !aqi_bound_make(c->field, c->range.max, true, limit, &b[1]))
         return;
@@ -9338,6 +9343,7 @@ static void aqi_page_encode(void *arg, size_t index) {
     p->compressed = p->late = false;
     p->crc = UINT32_MAX;
     p->range.min = p->range.max = NULL;
+    p->range.nan = false;
     if (p->v.num_levels > INT32_MAX) {
         p->status = aqi_fail(&p->err, AQ_E_LIMIT,
                              "page of over 2^31 - 1 values; set page_bytes");
@@ -9450,7 +9456,7 @@ static bool aqi_index_note_bounds(aq_writer *w, const aqi_page_slot *p) {
     min.value.data = max.value.data = NULL;
     min.value.size = max.value.size = 0;
     if (null_page == AQI_T_FALSE &&
-        (r->min == NULL ||
+        (r->min == NULL || r->nan ||
          !aqi_bound_make(c->field, r->min, false, AQI_PAGE_BOUND_LIMIT, &min) ||
          !aqi_bound_make(c->field, r->max, true, AQI_PAGE_BOUND_LIMIT, &max))) {
         c->no_column_index = true;
@@ -9480,6 +9486,7 @@ static bool aqi_writer_note_page(aq_writer *w, const aqi_page_slot *p) {
     if (c->spec->write_statistics) {
         if (p->range.min != NULL) aqi_extremes_add(c->field, p->range.min, 1, &c->range);
         if (p->range.min != NULL) aqi_extremes_add(c->field, p->range.max, 1, &c->range);
+        c->range.nan = c->range.nan || p->range.nan;
         if (w->page_index && !c->no_column_index) ok = aqi_index_note_bounds(w, p);
     }
     if (!w->page_index) return true;

@@ -152,11 +152,10 @@ export async function expectStatistics({ name, path, kind }) {
   }
 }
 
-/** [least, greatest] key of the values, NaN left out; undefined without one. */
+/** [least, greatest] key of the values; undefined without any, or with NaN among them. */
 function extremes(values, order) {
   const keys = values.filter(value => value !== null).map(order.ofText)
-    .filter(key => key === key)
-  if (keys.length === 0) return undefined
+  if (keys.length === 0 || keys.some(Number.isNaN)) return undefined
   const key = keys.reduce((a, b) => b < a ? b : a)
   return [key, keys.reduce((a, b) => b > a ? b : a)]
 }
