@@ -9251,7 +9251,7 @@ static bool aqi_bound_make(const aq_field *f, const uint8_t *p, bool is_max, siz
 }
 
 /* null_count, and min and max where the type has an order. `b` are the room of both. None
- * with NaN among the values: there are readers that hold them to lie within the bounds. */
+ * with NaN among the values: some readers hold all values to lie within the bounds. */
 static void aqi_statistics_make(const aqi_chunk_writer *c, aqi_bound b[2],
                                 aqi_statistics *out) {
     const size_t limit = AQI_STATISTICS_VALUE_LIMIT;
