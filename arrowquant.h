@@ -908,7 +908,7 @@ typedef struct aq_metrics {
  *          2 absmax / (2^bits - 1). AQ_REFINE starts there.
  *          Half to even; |w - w'| <= scale / 2 + a few ulp of max(|w|); a constant group
  *          comes back exactly.
- * Threads  re-entrant.   Cost  no allocation; some 30 KiB of stack. */
+ * Threads  re-entrant.   Cost  no allocation; some 64 KiB of stack. */
 AQ_API AQ_CHECKED aq_status aq_quantize_into(const aq_layout *layout, const void *src,
                                              aq_dtype src_dtype, const aq_quantized *dst,
                                              const aq_tasks *tasks,
@@ -2631,6 +2631,10 @@ typedef struct aqi_encode {
     float base, inverse, bias, max_code;
 } aqi_encode;
 
+typedef struct aqi_decode {
+    float scale, zero_point;
+} aqi_decode;
+
 /* Sums of a metrics pass, lane = index mod AQI_SUM_LANES. */
 typedef struct aqi_sums {
     double aa[AQI_SUM_LANES], bb[AQI_SUM_LANES], ab[AQI_SUM_LANES], dd[AQI_SUM_LANES];
@@ -2663,6 +2667,49 @@ typedef struct aqi_fine_sums {
     int64_t q, qq, qu;
 } aqi_fine_sums;
 
+#define AQI_BLOCK 16u        /* groups that are worked on side by side       */
+#define AQI_BLOCK_VALUES 512u /* at most in a group of them                   */
+#define AQI_BLOCK_NONE 0xffffu
+
+/* The fine grid of a width: steps a code, and the slope and shift that divide by them
+ * exactly. Two codes more than there are fit into it. */
+typedef struct aqi_grid {
+    uint32_t bits;
+    double unit; /* steps between codes; also the step of the least value */
+    uint16_t slope, shift;
+} aqi_grid;
+
+/* How groups of n values are quantized. */
+typedef struct aqi_quantizer {
+    uint32_t bits;
+    bool symmetric, refine;
+    size_t n;
+    size_t ahead; /* block: bytes a pass prefetches for each group */
+    float max_code, half;
+    aqi_grid grid;
+    double values, per_value; /* n, 1 / n */
+    double center;            /* the step of code `half`, which a symmetric group keeps */
+    double sure;              /* a gain, in squared steps, that needs no proof */
+} aqi_quantizer;
+
+/* Groups side by side. A loop over them takes the vectors of the function that it is
+ * inlined into. */
+typedef struct aqi_block {
+    float min[AQI_BLOCK], max[AQI_BLOCK];
+    uint32_t absmax_bits[AQI_BLOCK];
+    float scale[AQI_BLOCK], zero_point[AQI_BLOCK];
+    float base[AQI_BLOCK], inverse[AQI_BLOCK], bias[AQI_BLOCK]; /* of aqi_encode */
+} aqi_block;
+
+/* Where the codes and parameters of a block go; those of min-max, and a bit of `unsure`
+ * for each group that may be better off with them, of `worse` for each that is. */
+typedef struct aqi_block_out {
+    uint8_t *codes;
+    float *scales, *zero_points;
+    aqi_block minmax;
+    uint32_t unsure, worse; /* worse is a part of unsure; both 0 at first */
+} aqi_block_out;
+
 /* X(name, result type, parameters). n counts values and may be 0; no alignment needed.
  *   range    min, max and magnitude of n > 0 values, into *out
  *   encode   codes of n values, one byte each
@@ -2677,7 +2724,11 @@ typedef struct aqi_fine_sums {
  *   run      how many of n bytes, from the first on, are equal
  *   levels   adds the zeros and those that are max to *out; returns the largest
  *   steps    round((w - base) * inverse) + offset, at most 32767; returns their sum
- *   refit    adds the sums of at most 1024 steps to *out
+ *   refit    adds the sums of at most 1024 steps to *out; codes may be NULL
+ *   block    quantizes AQI_BLOCK groups that follow each other, of a multiple of 32 and
+ *            at most AQI_BLOCK_VALUES values; returns a bit for each that it left undone:
+ *            those with a special case, and all where it has no fast way
+ *   squares  lanes[i % 8] += (src - (q - zero_point) * scale) squared, in double
  *   decode   dst = (q - zero_point) * scale
  *   dot      lanes[i % 32] += a[i] * b[i]
  *   sums     the sums of aq_metrics, added to *out
@@ -2702,7 +2753,13 @@ typedef struct aqi_fine_sums {
       (const float *src, size_t n, float base, float inverse, uint32_t offset,           \
        uint16_t *dst))                                                                   \
     X(refit, void,                                                                       \
-      (const uint16_t *src, size_t n, const aqi_fine *how, aqi_fine_sums *out))          \
+      (const uint16_t *src, size_t n, const aqi_fine *how, aqi_fine_sums *out,           \
+       uint8_t *codes))                                                                  \
+    X(block, uint32_t,                                                                   \
+      (const float *src, const aqi_quantizer *z, aqi_block_out *out))                    \
+    X(squares, void,                                                                     \
+      (const float *src, const uint8_t *codes, size_t n, const aqi_decode *how,          \
+       double *lanes))                                                                   \
     X(decode, void,                                                                      \
       (const uint8_t *src, size_t n, float scale, float zero_point, float *dst))         \
     X(dot, void, (const float *a, const float *b, size_t n, float *lanes))               \
@@ -2911,7 +2968,7 @@ static int64_t aqi_steps_ref(const float *src, size_t n, float base, float inver
 }
 
 static void aqi_refit_ref(const uint16_t *src, size_t n, const aqi_fine *how,
-                          aqi_fine_sums *out) {
+                          aqi_fine_sums *out, uint8_t *codes) {
     size_t i;
     for (i = 0; i < n; i++) {
         uint32_t x = src[i] > how->base ? (uint32_t)src[i] - how->base : 0;
@@ -2919,6 +2976,270 @@ static void aqi_refit_ref(const uint16_t *src, size_t n, const aqi_fine *how,
         out->q += q;
         out->qq += q * q;
         out->qu += q * src[i];
+        if (codes != NULL) codes[i] = (uint8_t)q;
+    }
+}
+
+/* ---- the parameters of groups ---- */
+
+#define AQI_TINY 7.888609052210118e-31f  /* 2^-100 */
+#define AQI_HUGE_BITS 0x71800000u        /* of 2^100 */
+
+static const aqi_grid aqi_grids[] = {
+    {2, 6553, 10241, 10}, {4, 1927, 17413, 9}, {8, 127, 33027, 6}};
+
+static float aqi_max_code(uint32_t bits) { return (float)((1u << bits) - 1u); }
+
+/* Rounding to steps moves the root of a squared error by 0.55 sqrt(n) at most, and that
+ * of min-max codes is unit sqrt(n) / 2 at most: with 1.1 n unit gained nothing needs to
+ * be measured. */
+static void aqi_quantizer_init(aqi_quantizer *z, uint32_t bits, bool symmetric,
+                               bool refine, size_t n) {
+    size_t k = 0;
+    while (aqi_grids[k].bits != bits) k++;
+    z->bits = bits;
+    z->symmetric = symmetric;
+    z->refine = refine;
+    z->n = n;
+    z->ahead = refine ? n : 2 * n; /* a quarter, or a half, of a group's floats */
+    z->max_code = aqi_max_code(bits);
+    z->half = (float)(1u << (bits - 1));
+    z->grid = aqi_grids[k];
+    z->values = (double)n;
+    z->per_value = 1.0 / (double)n;
+    z->center = z->grid.unit * (1.0 + 0.5 * (double)z->max_code);
+    z->sure = 1.1 * (double)n * z->grid.unit;
+}
+
+/* Min-max parameters of the first `count` groups. Returns a bit for each that needs more
+ * care: not finite, constant, or near the ends of float32. */
+AQI_INLINE uint32_t aqi_block_minmax(aqi_block *b, const aqi_quantizer *z, size_t count) {
+    uint32_t odd[AQI_BLOCK], all = 0;
+    size_t g;
+    if (z->symmetric) {
+        for (g = 0; g < count; g++) {
+            b->scale[g] = 2.0f * aqi_bits_float(b->absmax_bits[g]) / z->max_code;
+            b->zero_point[g] = z->half;
+            b->base[g] = 0.0f;
+            b->bias[g] = z->half;
+        }
+    } else {
+        for (g = 0; g < count; g++) {
+            b->scale[g] = (b->max[g] - b->min[g]) / z->max_code;
+            b->zero_point[g] = (0.0f - b->min[g]) / b->scale[g];
+            b->base[g] = b->min[g];
+            b->bias[g] = 0.0f;
+        }
+    }
+    for (g = 0; g < count; g++) {
+        b->inverse[g] = 1.0f / b->scale[g];
+        odd[g] = (b->min[g] == b->max[g]) | (b->absmax_bits[g] > AQI_HUGE_BITS) |
+                 !(b->scale[g] >= AQI_TINY);
+    }
+    for (g = 0; g < count; g++) all |= odd[g] << g;
+    return all;
+}
+
+/* Groups under refinement. In steps, code 0 is at `low`, a code is `scale` steps. */
+typedef struct aqi_refits {
+    float base[AQI_BLOCK], inverse[AQI_BLOCK];    /* of the steps kernel             */
+    int32_t from[AQI_BLOCK], slope[AQI_BLOCK];    /* of aqi_fine                     */
+    double u[AQI_BLOCK];                          /* sum of steps                    */
+    double q[AQI_BLOCK], qq[AQI_BLOCK], qu[AQI_BLOCK]; /* of the last codes          */
+    double first[AQI_BLOCK], last[AQI_BLOCK];     /* steps of the codes tried last   */
+    double scale[AQI_BLOCK], low[AQI_BLOCK];      /* best for them                   */
+    double error[AQI_BLOCK];
+    double usable[AQI_BLOCK];                     /* 1 or 0                          */
+} aqi_refits;
+
+/* Squared errors, in steps, but for the sum of squared steps, which is the same for all
+ * codes. */
+AQI_INLINE double aqi_refit_error(const aqi_refits *r, size_t g, double n, double scale,
+                                  double low) {
+    double own = scale * scale * r->qq[g] + 2.0 * (scale * low) * r->q[g] + n * low * low;
+    return own - (2.0 * scale * r->qu[g] + 2.0 * low * r->u[g]);
+}
+
+/* To min-max codes, from the parameters of the block. */
+AQI_INLINE void aqi_refits_begin(aqi_refits *r, const aqi_block *b,
+                                 const aqi_quantizer *z, size_t count) {
+    double unit = z->grid.unit, low = unit;
+    size_t g;
+    if (z->symmetric) low = z->center - (double)z->half * unit;
+    for (g = 0; g < count; g++) {
+        float min = b->min[g], magnitude = aqi_bits_float(b->absmax_bits[g]);
+        r->base[g] = z->symmetric ? 0.0f - magnitude : min;
+        r->inverse[g] = (float)unit / b->scale[g];
+        r->first[g] = low;
+        r->last[g] = low + (double)z->max_code * unit;
+        r->usable[g] = 1.0;
+        r->from[g] = (int32_t)(low - (double)((uint32_t)unit / 2));
+        r->slope[g] = z->grid.slope;
+    }
+}
+
+/* Scale and low of the least squared error for codes of these sums; unusable where all
+ * codes are the same. */
+AQI_INLINE void aqi_refits_solve(aqi_refits *r, const aqi_quantizer *z, size_t count) {
+    double n = z->values, half = (double)z->half, center = z->center;
+    double above[AQI_BLOCK], below[AQI_BLOCK];
+    size_t g;
+    if (z->symmetric) {
+        for (g = 0; g < count; g++) {
+            above[g] = r->qu[g] - half * r->u[g] - center * r->q[g] + n * half * center;
+            below[g] = r->qq[g] - 2.0 * half * r->q[g] + n * half * half;
+        }
+    } else {
+        for (g = 0; g < count; g++) {
+            above[g] = n * r->qu[g] - r->q[g] * r->u[g];
+            below[g] = n * r->qq[g] - r->q[g] * r->q[g];
+        }
+    }
+    for (g = 0; g < count; g++) {
+        double usable = r->usable[g], up = above[g], down = below[g];
+        usable = up > 0.0 ? usable : 0.0;
+        usable = down > 0.0 ? usable : 0.0;
+        r->usable[g] = usable;
+        up = usable > 0.0 ? up : 1.0;
+        down = usable > 0.0 ? down : 1.0;
+        r->scale[g] = up / down;
+    }
+    if (z->symmetric) {
+        for (g = 0; g < count; g++) r->low[g] = center - half * r->scale[g];
+    } else {
+        for (g = 0; g < count; g++)
+            r->low[g] = (r->u[g] - r->scale[g] * r->q[g]) * z->per_value;
+    }
+}
+
+/* Goes the way of least squares `far` times as far: by itself it stops too early. */
+AQI_INLINE void aqi_refits_go(aqi_refits *r, const aqi_quantizer *z, double far,
+                              size_t count) {
+    double whole = (double)(1u << (16 + z->grid.shift)), least = whole / 65535.0;
+    double max_code = (double)z->max_code, per_code = 1.0 / max_code;
+    size_t g;
+    for (g = 0; g < count; g++) {
+        double last = r->low[g] + r->scale[g] * max_code, scale, from;
+        last = r->last[g] + (last - r->last[g]) * far;
+        r->last[g] = last;
+        r->first[g] += (r->low[g] - r->first[g]) * far;
+        scale = (last - r->first[g]) * per_code;
+        scale = scale > least ? scale : least;
+        from = r->first[g] - scale * 0.5;
+        from = from > 0.0 ? from : 0.0;
+        from = from < 32767.0 ? from : 32767.0;
+        r->from[g] = (int32_t)(from + 0.5);
+        r->slope[g] = (int32_t)(whole / scale + 0.5);
+    }
+}
+
+#define AQI_REFIT_PASSES 2
+
+AQI_INLINE double aqi_refit_far(const aqi_quantizer *z, size_t pass) {
+    return pass == 0 && z->bits > 2 ? 3.0 : 2.0;
+}
+
+/* r->error = by how much the squared error, in steps, went down since `begin`; the
+ * refined parameters to b, which keeps the encoding of min-max. */
+AQI_INLINE void aqi_refits_end(aqi_refits *r, aqi_block *b, const aqi_quantizer *z,
+                               size_t count) {
+    double n = z->values, unit = z->grid.unit, per_unit = 1.0 / unit;
+    size_t g;
+    for (g = 0; g < count; g++) {
+        double step = (double)b->scale[g] * per_unit;
+        double low = (double)r->base[g] + (r->low[g] - unit) * step;
+        float scale = (float)(r->scale[g] * step);
+        r->error[g] -= aqi_refit_error(r, g, n, r->scale[g], r->low[g]);
+        b->scale[g] = scale;
+        b->zero_point[g] = (float)((0.0 - low) / (double)scale);
+    }
+    for (g = 0; g < count && z->symmetric; g++) b->zero_point[g] = z->half;
+    for (g = 0; g < count; g++) {
+        double usable = r->usable[g];
+        usable = b->scale[g] >= AQI_TINY ? usable : 0.0;
+        usable = b->zero_point[g] <= 256.0f ? usable : 0.0;
+        usable = b->zero_point[g] >= -256.0f ? usable : 0.0;
+        r->usable[g] = usable;
+    }
+}
+
+/* What an instruction set does for a block. `ahead` is prefetched. */
+typedef struct aqi_block_ops {
+    void (*ranges)(const float *src, const aqi_quantizer *z, aqi_block *b,
+                   const char *ahead);
+    void (*encodes)(const float *src, const aqi_quantizer *z, const aqi_block *b,
+                    uint8_t *codes, const char *ahead);
+    void (*steps)(const float *src, const aqi_quantizer *z, aqi_refits *r,
+                  uint16_t *steps, const char *ahead);
+    void (*refits)(const uint16_t *steps, const aqi_quantizer *z, aqi_refits *r,
+                   uint8_t *codes, const char *ahead);
+} aqi_block_ops;
+
+/* The block kernel, inlined into one of each instruction set. The next block is fetched
+ * while this one is worked on, a part in each pass. */
+AQI_INLINE uint32_t aqi_block_body(const aqi_block_ops *ops, const float *src,
+                                   const aqi_quantizer *z, aqi_block_out *out) {
+    uint16_t steps[AQI_BLOCK * AQI_BLOCK_VALUES];
+    const aqi_quantizer own = *z; /* nothing stored below can change it */
+    const char *ahead = (const char *)(src + AQI_BLOCK * own.n);
+    const size_t part = AQI_BLOCK * own.ahead,
+                 code_bytes = AQI_BLOCK * own.n / 8 * own.bits;
+    aqi_block *b = &out->minmax, refined;
+    aqi_refits r;
+    uint32_t undone;
+    size_t pass, g;
+    ops->ranges(src, z, b, ahead);
+    undone = aqi_block_minmax(b, &own, AQI_BLOCK);
+    if (!own.refine) {
+        ops->encodes(src, z, b, out->codes, ahead + part);
+        memcpy(out->scales, b->scale, sizeof b->scale);
+        memcpy(out->zero_points, b->zero_point, sizeof b->zero_point);
+        return undone;
+    }
+    if (undone != 0) return AQI_BLOCK_NONE;
+    for (g = 0; g < code_bytes; g += 64)
+        __builtin_prefetch(out->codes + code_bytes + g, 1);
+    aqi_refits_begin(&r, b, &own, AQI_BLOCK);
+    ops->steps(src, z, &r, steps, ahead + part);
+    for (g = 0; g < AQI_BLOCK; g++)
+        r.error[g] = aqi_refit_error(&r, g, own.values, own.grid.unit, r.first[g]);
+    for (pass = 0; pass < AQI_REFIT_PASSES; pass++) {
+        aqi_refits_solve(&r, &own, AQI_BLOCK);
+        aqi_refits_go(&r, &own, aqi_refit_far(&own, pass), AQI_BLOCK);
+        ops->refits(steps, z, &r, pass + 1 < AQI_REFIT_PASSES ? NULL : out->codes,
+                    ahead + (pass + 2) * part);
+    }
+    aqi_refits_solve(&r, &own, AQI_BLOCK);
+    memcpy(refined.scale, b->scale, sizeof b->scale);
+    aqi_refits_end(&r, &refined, &own, AQI_BLOCK);
+    for (g = 0; g < AQI_BLOCK; g++) {
+        double error = r.error[g];
+        r.error[g] = r.usable[g] > 0.0 ? error : -1.0;
+    }
+    for (g = 0; g < AQI_BLOCK; g++) {
+        out->unsure |= (r.error[g] >= own.sure ? 0u : 1u) << g;
+        out->worse |= (r.error[g] > 0.0 ? 0u : 1u) << g;
+    }
+    memcpy(out->scales, refined.scale, sizeof refined.scale);
+    memcpy(out->zero_points, refined.zero_point, sizeof refined.zero_point);
+    return 0;
+}
+
+static uint32_t aqi_block_ref(const float *src, const aqi_quantizer *z,
+                              aqi_block_out *out) {
+    (void)src;
+    (void)z;
+    (void)out;
+    return AQI_BLOCK_NONE;
+}
+
+static void aqi_squares_ref(const float *src, const uint8_t *codes, size_t n,
+                            const aqi_decode *how, double *lanes) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        float w = ((float)codes[i] - how->zero_point) * how->scale;
+        double d = (double)src[i] - (double)w;
+        lanes[i % AQI_SUM_LANES] += d * d;
     }
 }
 
@@ -3761,7 +4082,7 @@ AQI_AVX2 static int64_t aqi_steps_avx2(const float *src, size_t n, float base,
 }
 
 AQI_AVX2 static void aqi_refit_avx2(const uint16_t *src, size_t n, const aqi_fine *how,
-                                    aqi_fine_sums *out) {
+                                    aqi_fine_sums *out, uint8_t *codes) {
     const __m256i base = _mm256_set1_epi16((short)how->base);
     const __m256i slope = _mm256_set1_epi16((short)how->slope);
     const __m256i top = _mm256_set1_epi16((short)how->max_code);
@@ -3776,12 +4097,280 @@ AQI_AVX2 static void aqi_refit_avx2(const uint16_t *src, size_t n, const aqi_fin
         sq = _mm256_add_epi16(sq, q); /* 1024 / 16 * 255 fits */
         sqq = _mm256_add_epi32(sqq, _mm256_madd_epi16(q, q));
         squ = _mm256_add_epi32(squ, _mm256_madd_epi16(q, u));
+        if (codes == NULL) continue;
+        q = _mm256_permute4x64_epi64(_mm256_packus_epi16(q, q), 0xd8);
+        aqi_store16(codes + i, _mm256_castsi256_si128(q));
     }
     out->q += aqi_sum8_i32(_mm256_madd_epi16(sq, one));
     out->qq += aqi_sum8_i32(sqq);
     out->qu += aqi_sum8_i32(squ);
     _mm256_zeroupper();
-    aqi_refit_ref(src + i, n - i, how, out);
+    aqi_refit_ref(src + i, n - i, how, out, codes == NULL ? NULL : codes + i);
+}
+
+/* ---- blocks of groups ---- */
+
+AQI_INLINE void aqi_fetch(const char *p, size_t bytes) {
+    size_t i;
+    for (i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+}
+
+typedef enum aqi_join {
+    AQI_JOIN_MIN,
+    AQI_JOIN_MAX,
+    AQI_JOIN_MAX_U32,
+    AQI_JOIN_ADD
+} aqi_join;
+
+AQI_INLINE AQI_AVX2 __m256i aqi_join256(__m256i a, __m256i b, aqi_join how) {
+    __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
+    if (how == AQI_JOIN_MIN) return _mm256_castps_si256(_mm256_min_ps(x, y));
+    if (how == AQI_JOIN_MAX) return _mm256_castps_si256(_mm256_max_ps(x, y));
+    return how == AQI_JOIN_ADD ? _mm256_add_epi32(a, b) : _mm256_max_epu32(a, b);
+}
+
+/* Lane g of the result joins the lanes of v[g]. Overwrites v. */
+AQI_INLINE AQI_AVX2 __m256i aqi_fold256(__m256i *v, aqi_join how) {
+    size_t i;
+    for (i = 0; i < 4; i++)
+        v[i] = aqi_join256(_mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
+                           _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]), how);
+    for (i = 0; i < 2; i++)
+        v[i] = aqi_join256(_mm256_unpacklo_epi64(v[2 * i], v[2 * i + 1]),
+                           _mm256_unpackhi_epi64(v[2 * i], v[2 * i + 1]), how);
+    return aqi_join256(_mm256_permute2x128_si256(v[0], v[1], 0x20),
+                       _mm256_permute2x128_si256(v[0], v[1], 0x31), how);
+}
+
+AQI_AVX2 static void aqi_ranges_avx2(const float *src, const aqi_quantizer *z,
+                                     aqi_block *b, const char *ahead) {
+    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+    __m256i mins[AQI_BLOCK], maxs[AQI_BLOCK], mags[AQI_BLOCK];
+    size_t g, i;
+    for (g = 0; g < AQI_BLOCK; g++, src += z->n, ahead += z->ahead) {
+        __m256 x = _mm256_loadu_ps(src), y = _mm256_loadu_ps(src + 8);
+        __m256 min0 = x, min1 = y, max0 = x, max1 = y;
+        __m256i mag0 = _mm256_and_si256(_mm256_castps_si256(x), mask);
+        __m256i mag1 = _mm256_and_si256(_mm256_castps_si256(y), mask);
+        aqi_fetch(ahead, z->ahead);
+        for (i = 16; i < z->n; i += 16) {
+            x = _mm256_loadu_ps(src + i);
+            y = _mm256_loadu_ps(src + i + 8);
+            min0 = _mm256_min_ps(min0, x);
+            min1 = _mm256_min_ps(min1, y);
+            max0 = _mm256_max_ps(max0, x);
+            max1 = _mm256_max_ps(max1, y);
+            mag0 = _mm256_max_epu32(mag0, _mm256_and_si256(_mm256_castps_si256(x), mask));
+            mag1 = _mm256_max_epu32(mag1, _mm256_and_si256(_mm256_castps_si256(y), mask));
+        }
+        mins[g] = _mm256_castps_si256(_mm256_min_ps(min0, min1));
+        maxs[g] = _mm256_castps_si256(_mm256_max_ps(max0, max1));
+        mags[g] = _mm256_max_epu32(mag0, mag1);
+    }
+    for (g = 0; g < AQI_BLOCK; g += 8) {
+        __m256 min = _mm256_castsi256_ps(aqi_fold256(mins + g, AQI_JOIN_MIN));
+        __m256 max = _mm256_castsi256_ps(aqi_fold256(maxs + g, AQI_JOIN_MAX));
+        _mm256_storeu_ps(b->min + g, _mm256_add_ps(min, _mm256_setzero_ps()));
+        _mm256_storeu_ps(b->max + g, _mm256_add_ps(max, _mm256_setzero_ps()));
+        aqi_store32(b->absmax_bits + g, aqi_fold256(mags + g, AQI_JOIN_MAX_U32));
+    }
+}
+
+/* Stores 32 one-byte codes packed. */
+AQI_INLINE AQI_AVX2 void aqi_pack32(uint8_t *dst, __m256i v, uint32_t bits) {
+    __m128i w;
+    if (bits == 8) {
+        aqi_store32(dst, v);
+        return;
+    }
+    v = _mm256_maddubs_epi16(v, _mm256_set1_epi16(bits == 4 ? 0x1001 : 0x0401));
+    if (bits == 4) {
+        w = _mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+        aqi_store16(dst, w);
+        return;
+    }
+    v = _mm256_madd_epi16(v, _mm256_set1_epi32(0x00100001));
+    w = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64((__m128i *)(void *)dst, _mm_packus_epi16(w, w));
+}
+
+/* From the order that two packs leave: lane L has 4 of each of the four vectors. */
+AQI_INLINE AQI_AVX2 __m256i aqi_unscramble32(__m256i v) {
+    return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+AQI_INLINE AQI_AVX2 void aqi_encodes_of(const float *src, const aqi_quantizer *z,
+                                        const aqi_block *b, uint32_t bits,
+                                        uint8_t *codes, const char *ahead) {
+    const __m256 max_code = _mm256_set1_ps(z->max_code);
+    size_t g, i, k;
+    for (g = 0; g < AQI_BLOCK; g++, ahead += z->ahead) {
+        const __m256 base = _mm256_set1_ps(b->base[g]);
+        const __m256 inverse = _mm256_set1_ps(b->inverse[g]);
+        const __m256 bias = _mm256_set1_ps(b->bias[g]);
+        aqi_fetch(ahead, z->ahead);
+        for (i = 0; i < z->n; i += 32, src += 32, codes += 4 * bits) {
+            __m256i v[4];
+            for (k = 0; k < 4; k++)
+                v[k] = aqi_encode8(src + 8 * k, base, inverse, bias, max_code);
+            v[0] = _mm256_packus_epi16(_mm256_packus_epi32(v[0], v[1]),
+                                       _mm256_packus_epi32(v[2], v[3]));
+            aqi_pack32(codes, aqi_unscramble32(v[0]), bits);
+        }
+    }
+}
+
+AQI_AVX2 static void aqi_encodes_avx2(const float *src, const aqi_quantizer *z,
+                                      const aqi_block *b, uint8_t *codes,
+                                      const char *ahead) {
+    if (z->bits == 2) aqi_encodes_of(src, z, b, 2, codes, ahead);
+    if (z->bits == 4) aqi_encodes_of(src, z, b, 4, codes, ahead);
+    if (z->bits == 8) aqi_encodes_of(src, z, b, 8, codes, ahead);
+}
+
+/* Sums of each group's codes and steps; 32-bit lanes, folded at the end. */
+typedef struct aqi_refits256 {
+    __m256i u[AQI_BLOCK], q[AQI_BLOCK], qq[AQI_BLOCK], qu[AQI_BLOCK];
+} aqi_refits256;
+
+AQI_INLINE AQI_AVX2 void aqi_store_sums256(double *dst, __m256i *v) {
+    size_t g;
+    for (g = 0; g < AQI_BLOCK; g += 8) {
+        __m256i sums = aqi_fold256(v + g, AQI_JOIN_ADD);
+        _mm256_storeu_pd(dst + g, _mm256_cvtepi32_pd(_mm256_castsi256_si128(sums)));
+        _mm256_storeu_pd(dst + g + 4,
+                         _mm256_cvtepi32_pd(_mm256_extracti128_si256(sums, 1)));
+    }
+}
+
+/* Division by the unit of the grid, after the multiplication's 16 bits. */
+AQI_INLINE AQI_AVX2 __m256i aqi_shift256(__m256i q, uint32_t bits) {
+    if (bits == 8) return _mm256_srli_epi16(q, 6);
+    return bits == 4 ? _mm256_srli_epi16(q, 9) : _mm256_srli_epi16(q, 10);
+}
+
+AQI_INLINE AQI_AVX2 __m256i aqi_steps8(const float *src, __m256 base, __m256 inverse) {
+    return _mm256_cvtps_epi32(
+        _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(src), base), inverse));
+}
+
+AQI_INLINE AQI_AVX2 void aqi_steps_of(const float *src, const aqi_quantizer *z,
+                                      uint32_t bits, aqi_refits *r, uint16_t *steps,
+                                      const char *ahead) {
+    const __m256i one = _mm256_set1_epi16(1), top = _mm256_set1_epi16((short)z->max_code);
+    const __m256i offset = _mm256_set1_epi16((short)z->grid.unit);
+    const __m256i from = _mm256_set1_epi16((short)r->from[0]);
+    const __m256i slope = _mm256_set1_epi16((short)r->slope[0]);
+    aqi_refits256 s;
+    size_t g, i;
+    for (g = 0; g < AQI_BLOCK; g++, ahead += z->ahead) {
+        const __m256 base = _mm256_set1_ps(r->base[g]);
+        const __m256 inverse = _mm256_set1_ps(r->inverse[g]);
+        __m256i su = _mm256_setzero_si256(), sq = su, sqq = su, squ = su;
+        aqi_fetch(ahead, z->ahead);
+        for (i = 0; i < z->n; i += 16, src += 16, steps += 16) {
+            __m256i u = _mm256_packs_epi32(aqi_steps8(src, base, inverse),
+                                           aqi_steps8(src + 8, base, inverse)), q;
+            u = _mm256_add_epi16(u, offset);
+            q = _mm256_mulhi_epu16(_mm256_subs_epu16(u, from), slope);
+            q = _mm256_min_epu16(aqi_shift256(q, bits), top);
+            aqi_store32(steps, u);
+            su = _mm256_add_epi32(su, _mm256_madd_epi16(u, one));
+            sq = _mm256_add_epi16(sq, q);
+            sqq = _mm256_add_epi32(sqq, _mm256_madd_epi16(q, q));
+            squ = _mm256_add_epi32(squ, _mm256_madd_epi16(q, u));
+        }
+        s.u[g] = su;
+        s.q[g] = _mm256_madd_epi16(sq, one);
+        s.qq[g] = sqq;
+        s.qu[g] = squ;
+    }
+    aqi_store_sums256(r->u, s.u);
+    aqi_store_sums256(r->q, s.q);
+    aqi_store_sums256(r->qq, s.qq);
+    aqi_store_sums256(r->qu, s.qu);
+}
+
+AQI_AVX2 static void aqi_steps16_avx2(const float *src, const aqi_quantizer *z,
+                                      aqi_refits *r, uint16_t *steps,
+                                      const char *ahead) {
+    if (z->bits == 2) aqi_steps_of(src, z, 2, r, steps, ahead);
+    if (z->bits == 4) aqi_steps_of(src, z, 4, r, steps, ahead);
+    if (z->bits == 8) aqi_steps_of(src, z, 8, r, steps, ahead);
+}
+
+/* codes NULL: only the sums. */
+AQI_INLINE AQI_AVX2 void aqi_refits_of(const uint16_t *steps, const aqi_quantizer *z,
+                                       uint32_t bits, aqi_refits *r, uint8_t *codes,
+                                       const char *ahead) {
+    const __m256i one = _mm256_set1_epi16(1), top = _mm256_set1_epi16((short)z->max_code);
+    aqi_refits256 s;
+    size_t g, i, k;
+    for (g = 0; g < AQI_BLOCK; g++, ahead += z->ahead) {
+        const __m256i from = _mm256_set1_epi16((short)r->from[g]);
+        const __m256i slope = _mm256_set1_epi16((short)r->slope[g]);
+        __m256i sq = _mm256_setzero_si256(), sqq = sq, squ = sq, q[2];
+        aqi_fetch(ahead, z->ahead);
+        for (i = 0; i < z->n; i += 32, steps += 32) {
+            for (k = 0; k < 2; k++) {
+                __m256i u = aqi_load32((const uint8_t *)(steps + 16 * k));
+                q[k] = _mm256_mulhi_epu16(_mm256_subs_epu16(u, from), slope);
+                q[k] = _mm256_min_epu16(aqi_shift256(q[k], bits), top);
+                sq = _mm256_add_epi16(sq, q[k]);
+                sqq = _mm256_add_epi32(sqq, _mm256_madd_epi16(q[k], q[k]));
+                squ = _mm256_add_epi32(squ, _mm256_madd_epi16(q[k], u));
+            }
+            if (codes == NULL) continue;
+            aqi_pack32(codes, aqi_unscramble32(_mm256_packus_epi16(q[0], q[1])), bits);
+            codes += 4 * bits;
+        }
+        s.q[g] = _mm256_madd_epi16(sq, one);
+        s.qq[g] = sqq;
+        s.qu[g] = squ;
+    }
+    aqi_store_sums256(r->q, s.q);
+    aqi_store_sums256(r->qq, s.qq);
+    aqi_store_sums256(r->qu, s.qu);
+}
+
+AQI_AVX2 static void aqi_refits_avx2(const uint16_t *steps, const aqi_quantizer *z,
+                                     aqi_refits *r, uint8_t *codes, const char *ahead) {
+    if (z->bits == 2 && codes == NULL) aqi_refits_of(steps, z, 2, r, NULL, ahead);
+    if (z->bits == 4 && codes == NULL) aqi_refits_of(steps, z, 4, r, NULL, ahead);
+    if (z->bits == 8 && codes == NULL) aqi_refits_of(steps, z, 8, r, NULL, ahead);
+    if (z->bits == 2 && codes != NULL) aqi_refits_of(steps, z, 2, r, codes, ahead);
+    if (z->bits == 4 && codes != NULL) aqi_refits_of(steps, z, 4, r, codes, ahead);
+    if (z->bits == 8 && codes != NULL) aqi_refits_of(steps, z, 8, r, codes, ahead);
+}
+
+AQI_AVX2 static uint32_t aqi_block_avx2(const float *src, const aqi_quantizer *z,
+                                        aqi_block_out *out) {
+    const aqi_block_ops ops = {aqi_ranges_avx2, aqi_encodes_avx2, aqi_steps16_avx2,
+                               aqi_refits_avx2};
+    if (z->refine && z->bits == 8 && z->n > 256) return AQI_BLOCK_NONE; /* 32-bit sums */
+    return aqi_block_body(&ops, src, z, out);
+}
+
+AQI_AVX2 static void aqi_squares_avx2(const float *src, const uint8_t *codes, size_t n,
+                                      const aqi_decode *how, double *lanes) {
+    const __m256 s = _mm256_set1_ps(how->scale), z = _mm256_set1_ps(how->zero_point);
+    __m256d low = _mm256_loadu_pd(lanes), high = _mm256_loadu_pd(lanes + 4), d;
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8) {
+        __m256 x = _mm256_loadu_ps(src + i);
+        __m256 w = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(aqi_load8(codes + i)));
+        w = _mm256_mul_ps(_mm256_sub_ps(w, z), s);
+        d = _mm256_sub_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)),
+                          _mm256_cvtps_pd(_mm256_castps256_ps128(w)));
+        low = _mm256_add_pd(low, _mm256_mul_pd(d, d));
+        d = _mm256_sub_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)),
+                          _mm256_cvtps_pd(_mm256_extractf128_ps(w, 1)));
+        high = _mm256_add_pd(high, _mm256_mul_pd(d, d));
+    }
+    _mm256_storeu_pd(lanes, low);
+    _mm256_storeu_pd(lanes + 4, high);
+    _mm256_zeroupper();
+    aqi_squares_ref(src + i, codes + i, n - i, how, lanes);
 }
 
 AQI_AVX2 static void aqi_decode_avx2(const uint8_t *src, size_t n, float scale,
@@ -3929,8 +4518,8 @@ static bool aqi_cpu_has_avx2(void) { return aqi_cpu_has(1u << 5, 0, 0x06); }
 #if (AQ_KERNELS & AQ_KERNEL_AVX512) && defined(AQI_HAVE_AVX2)
 #define AQI_HAVE_AVX512 1
 #define AQI_AVX512                                                                       \
-    __attribute__((                                                                      \
-        target("avx512f,avx512bw,avx512dq,avx512vl,vpclmulqdq,avx2,f16c,pclmul")))
+    __attribute__((target(                                                               \
+        "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,vpclmulqdq,avx2,f16c,pclmul")))
 
 AQI_INLINE AQI_AVX512 __m512i aqi_crc32_fold4(__m512i x, __m512i k, const uint8_t *next) {
     __m512i low = _mm512_clmulepi64_epi128(x, k, 0x00),
@@ -3968,17 +4557,307 @@ AQI_AVX512 static uint32_t aqi_crc32_avx512(uint32_t state, const uint8_t *src,
     return aqi_crc32_avx2(aqi_crc32_avx2(0, rest, sizeof rest), src, n);
 }
 
+/* ---- blocks of groups ---- */
+
+AQI_INLINE AQI_AVX512 __m512i aqi_join512(__m512i a, __m512i b, aqi_join how) {
+    __m512 x = _mm512_castsi512_ps(a), y = _mm512_castsi512_ps(b);
+    if (how == AQI_JOIN_MIN) return _mm512_castps_si512(_mm512_min_ps(x, y));
+    if (how == AQI_JOIN_MAX) return _mm512_castps_si512(_mm512_max_ps(x, y));
+    return how == AQI_JOIN_ADD ? _mm512_add_epi32(a, b) : _mm512_max_epu32(a, b);
+}
+
+/* Lane g of the result joins the lanes of v[g]. Overwrites v. */
+AQI_INLINE AQI_AVX512 __m512i aqi_fold512(__m512i *v, aqi_join how) {
+    size_t i;
+    for (i = 0; i < 8; i++)
+        v[i] = aqi_join512(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
+                           _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]), how);
+    for (i = 0; i < 4; i++)
+        v[i] = aqi_join512(_mm512_unpacklo_epi64(v[2 * i], v[2 * i + 1]),
+                           _mm512_unpackhi_epi64(v[2 * i], v[2 * i + 1]), how);
+    for (i = 0; i < 2; i++)
+        v[i] = aqi_join512(_mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0x88),
+                           _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0xdd), how);
+    return aqi_join512(_mm512_shuffle_i32x4(v[0], v[1], 0x88),
+                       _mm512_shuffle_i32x4(v[0], v[1], 0xdd), how);
+}
+
+AQI_AVX512 static void aqi_ranges_avx512(const float *src, const aqi_quantizer *z,
+                                         aqi_block *b, const char *ahead) {
+    const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+    const __m512 zero = _mm512_setzero_ps();
+    __m512i mins[AQI_BLOCK], maxs[AQI_BLOCK], mags[AQI_BLOCK];
+    size_t g, i;
+    for (g = 0; g < AQI_BLOCK; g++, src += z->n, ahead += z->ahead) {
+        __m512 x = _mm512_loadu_ps(src), y = _mm512_loadu_ps(src + 16);
+        __m512 min0 = x, min1 = y, max0 = x, max1 = y;
+        __m512i mag0 = _mm512_and_si512(_mm512_castps_si512(x), mask);
+        __m512i mag1 = _mm512_and_si512(_mm512_castps_si512(y), mask);
+        aqi_fetch(ahead, z->ahead);
+        for (i = 32; i < z->n; i += 32) {
+            x = _mm512_loadu_ps(src + i);
+            y = _mm512_loadu_ps(src + i + 16);
+            min0 = _mm512_min_ps(min0, x);
+            min1 = _mm512_min_ps(min1, y);
+            max0 = _mm512_max_ps(max0, x);
+            max1 = _mm512_max_ps(max1, y);
+            mag0 = _mm512_max_epu32(mag0, _mm512_and_si512(_mm512_castps_si512(x), mask));
+            mag1 = _mm512_max_epu32(mag1, _mm512_and_si512(_mm512_castps_si512(y), mask));
+        }
+        mins[g] = _mm512_castps_si512(_mm512_min_ps(min0, min1));
+        maxs[g] = _mm512_castps_si512(_mm512_max_ps(max0, max1));
+        mags[g] = _mm512_max_epu32(mag0, mag1);
+    }
+    mins[0] = aqi_fold512(mins, AQI_JOIN_MIN);
+    maxs[0] = aqi_fold512(maxs, AQI_JOIN_MAX);
+    _mm512_storeu_ps(b->min, _mm512_add_ps(_mm512_castsi512_ps(mins[0]), zero));
+    _mm512_storeu_ps(b->max, _mm512_add_ps(_mm512_castsi512_ps(maxs[0]), zero));
+    _mm512_storeu_si512(b->absmax_bits, aqi_fold512(mags, AQI_JOIN_MAX_U32));
+}
+
+/* Stores 64 one-byte codes, or the first 32 of them, packed. */
+AQI_INLINE AQI_AVX512 void aqi_pack64(uint8_t *dst, __m512i v, uint32_t bits, bool half) {
+    if (bits == 8) {
+        if (half) aqi_store32(dst, _mm512_castsi512_si256(v));
+        if (!half) _mm512_storeu_si512(dst, v);
+    } else if (bits == 4) {
+        __m256i w = _mm512_cvtepi16_epi8(
+            _mm512_maddubs_epi16(v, _mm512_set1_epi16(0x1001)));
+        if (half) aqi_store16(dst, _mm256_castsi256_si128(w));
+        if (!half) aqi_store32(dst, w);
+    } else {
+        __m128i w;
+        v = _mm512_maddubs_epi16(v, _mm512_set1_epi16(0x0401));
+        v = _mm512_madd_epi16(v, _mm512_set1_epi32(0x00100001));
+        w = _mm512_cvtepi32_epi8(v);
+        if (half) _mm_storel_epi64((__m128i *)(void *)dst, w);
+        if (!half) aqi_store16(dst, w);
+    }
+}
+
+/* From the order that two packs leave: lane L has 4 of each of the four vectors. */
+AQI_INLINE AQI_AVX512 __m512i aqi_unscramble64(__m512i v) {
+    const __m512i order =
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, v);
+}
+
+typedef struct aqi_encode512 {
+    __m512 base, inverse, bias, max_code;
+} aqi_encode512;
+
+AQI_INLINE AQI_AVX512 __m512i aqi_encode16(const float *src, const aqi_encode512 *how) {
+    __m512 t = _mm512_sub_ps(_mm512_loadu_ps(src), how->base);
+    t = _mm512_add_ps(_mm512_mul_ps(t, how->inverse), how->bias);
+    t = _mm512_min_ps(_mm512_max_ps(t, _mm512_setzero_ps()), how->max_code);
+    return _mm512_castps_si512(_mm512_add_ps(t, _mm512_set1_ps(8388608.0f)));
+}
+
+/* The low 16 bits of the lanes of two vectors; lane L has 4 of each. */
+AQI_INLINE AQI_AVX512 __m512i aqi_encode32(const float *src, const aqi_encode512 *how) {
+    __m512i a = aqi_encode16(src, how), b = aqi_encode16(src + 16, how);
+    const __m512i low = _mm512_set1_epi32(0xffff);
+    return _mm512_packus_epi32(_mm512_and_si512(a, low), _mm512_and_si512(b, low));
+}
+
+AQI_INLINE AQI_AVX512 void aqi_encodes_of512(const float *src, const aqi_quantizer *z,
+                                          const aqi_block *b, uint32_t bits,
+                                          uint8_t *codes, const char *ahead) {
+    const size_t n = z->n;
+    size_t g, i;
+    for (g = 0; g < AQI_BLOCK; g++, src += n, codes += n / 8 * bits, ahead += z->ahead) {
+        aqi_encode512 how;
+        __m512i v;
+        how.base = _mm512_set1_ps(b->base[g]);
+        how.inverse = _mm512_set1_ps(b->inverse[g]);
+        how.bias = _mm512_set1_ps(b->bias[g]);
+        how.max_code = _mm512_set1_ps(z->max_code);
+        aqi_fetch(ahead, z->ahead);
+        for (i = 0; i + 64 <= n; i += 64) {
+            v = _mm512_packus_epi16(aqi_encode32(src + i, &how),
+                                    aqi_encode32(src + i + 32, &how));
+            aqi_pack64(codes + i / 8 * bits, aqi_unscramble64(v), bits, false);
+        }
+        if (i < n) {
+            v = _mm512_packus_epi16(aqi_encode32(src + i, &how), _mm512_setzero_si512());
+            aqi_pack64(codes + i / 8 * bits, aqi_unscramble64(v), bits, true);
+        }
+    }
+}
+
+AQI_AVX512 static void aqi_encodes_avx512(const float *src, const aqi_quantizer *z,
+                                          const aqi_block *b, uint8_t *codes,
+                                          const char *ahead) {
+    if (z->bits == 2) aqi_encodes_of512(src, z, b, 2, codes, ahead);
+    if (z->bits == 4) aqi_encodes_of512(src, z, b, 4, codes, ahead);
+    if (z->bits == 8) aqi_encodes_of512(src, z, b, 8, codes, ahead);
+}
+
+/* Sums of each group's codes and steps; 32-bit lanes, folded at the end. */
+typedef struct aqi_refits512 {
+    __m512i u[AQI_BLOCK], q[AQI_BLOCK], qq[AQI_BLOCK], qu[AQI_BLOCK];
+} aqi_refits512;
+
+AQI_INLINE AQI_AVX512 void aqi_store_sums512(double *dst, __m512i *v) {
+    __m512i sums = aqi_fold512(v, AQI_JOIN_ADD);
+    _mm512_storeu_pd(dst, _mm512_cvtepi32_pd(_mm512_castsi512_si256(sums)));
+    _mm512_storeu_pd(dst + 8, _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(sums, 1)));
+}
+
+/* Steps to 16 bits, in the scrambled order of two vectors packed. */
+AQI_INLINE AQI_AVX512 __m512i aqi_steps32(const float *src, __m512 base, __m512 inverse,
+                                          __m512i offset) {
+    __m512 x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(src), base), inverse);
+    __m512 y = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(src + 16), base), inverse);
+    return _mm512_add_epi16(
+        _mm512_packs_epi32(_mm512_cvtps_epi32(x), _mm512_cvtps_epi32(y)), offset);
+}
+
+/* Division by the unit of the grid, after the multiplication's 16 bits. */
+AQI_INLINE AQI_AVX512 __m512i aqi_shift512(__m512i q, uint32_t bits) {
+    if (bits == 8) return _mm512_srli_epi16(q, 6);
+    return bits == 4 ? _mm512_srli_epi16(q, 9) : _mm512_srli_epi16(q, 10);
+}
+
+AQI_INLINE AQI_AVX512 void aqi_steps_of512(const float *src, const aqi_quantizer *z,
+                                        uint32_t bits, aqi_refits *r, uint16_t *steps,
+                                        const char *ahead) {
+    const __m512i one = _mm512_set1_epi16(1);
+    const __m512i offset = _mm512_set1_epi16((short)z->grid.unit);
+    const __m512i from = _mm512_set1_epi16((short)r->from[0]);
+    const __m512i slope = _mm512_set1_epi16((short)r->slope[0]);
+    const __m512i top = _mm512_set1_epi16((short)z->max_code);
+    const size_t n = z->n;
+    aqi_refits512 s;
+    size_t g, i;
+    for (g = 0; g < AQI_BLOCK; g++, src += n, steps += n, ahead += z->ahead) {
+        const __m512 base = _mm512_set1_ps(r->base[g]);
+        const __m512 inverse = _mm512_set1_ps(r->inverse[g]);
+        __m512i su = _mm512_setzero_si512(), sq = su, sqq = su, squ = su;
+        aqi_fetch(ahead, z->ahead);
+        for (i = 0; i < n; i += 32) {
+            __m512i u = aqi_steps32(src + i, base, inverse, offset);
+            __m512i q = _mm512_mulhi_epu16(_mm512_subs_epu16(u, from), slope);
+            q = _mm512_min_epu16(aqi_shift512(q, bits), top);
+            _mm512_storeu_si512(steps + i, u);
+            su = _mm512_dpwssd_epi32(su, u, one);
+            sq = _mm512_add_epi16(sq, q);
+            sqq = _mm512_dpwssd_epi32(sqq, q, q);
+            squ = _mm512_dpwssd_epi32(squ, q, u);
+        }
+        s.u[g] = su;
+        s.q[g] = _mm512_madd_epi16(sq, one);
+        s.qq[g] = sqq;
+        s.qu[g] = squ;
+    }
+    aqi_store_sums512(r->u, s.u);
+    aqi_store_sums512(r->q, s.q);
+    aqi_store_sums512(r->qq, s.qq);
+    aqi_store_sums512(r->qu, s.qu);
+}
+
+AQI_AVX512 static void aqi_steps16_avx512(const float *src, const aqi_quantizer *z,
+                                          aqi_refits *r, uint16_t *steps,
+                                          const char *ahead) {
+    if (z->bits == 2) aqi_steps_of512(src, z, 2, r, steps, ahead);
+    if (z->bits == 4) aqi_steps_of512(src, z, 4, r, steps, ahead);
+    if (z->bits == 8) aqi_steps_of512(src, z, 8, r, steps, ahead);
+}
+
+/* codes NULL: only the sums. */
+AQI_INLINE AQI_AVX512 void aqi_refits_of512(const uint16_t *steps, const aqi_quantizer *z,
+                                         uint32_t bits, aqi_refits *r, uint8_t *codes,
+                                         const char *ahead) {
+    const __m512i one = _mm512_set1_epi16(1), top = _mm512_set1_epi16((short)z->max_code);
+    const size_t n = z->n;
+    aqi_refits512 s;
+    size_t g, i;
+    for (g = 0; g < AQI_BLOCK; g++, steps += n, ahead += z->ahead) {
+        const __m512i from = _mm512_set1_epi16((short)r->from[g]);
+        const __m512i slope = _mm512_set1_epi16((short)r->slope[g]);
+        __m512i sq = _mm512_setzero_si512(), sqq = sq, squ = sq, even = sq, q = sq;
+        aqi_fetch(ahead, z->ahead);
+        for (i = 0; i < n; i += 32) {
+            __m512i u = _mm512_loadu_si512(steps + i);
+            even = q;
+            q = _mm512_mulhi_epu16(_mm512_subs_epu16(u, from), slope);
+            q = _mm512_min_epu16(aqi_shift512(q, bits), top);
+            sq = _mm512_add_epi16(sq, q);
+            sqq = _mm512_dpwssd_epi32(sqq, q, q);
+            squ = _mm512_dpwssd_epi32(squ, q, u);
+            if (codes != NULL && i % 64 != 0)
+                aqi_pack64(codes + (i - 32) / 8 * bits,
+                           aqi_unscramble64(_mm512_packus_epi16(even, q)), bits, false);
+        }
+        if (codes != NULL && n % 64 != 0)
+            aqi_pack64(codes + (n - 32) / 8 * bits,
+                       aqi_unscramble64(_mm512_packus_epi16(q, even)), bits, true);
+        codes += codes != NULL ? n / 8 * bits : 0;
+        s.q[g] = _mm512_madd_epi16(sq, one);
+        s.qq[g] = sqq;
+        s.qu[g] = squ;
+    }
+    aqi_store_sums512(r->q, s.q);
+    aqi_store_sums512(r->qq, s.qq);
+    aqi_store_sums512(r->qu, s.qu);
+}
+
+AQI_AVX512 static void aqi_refits_avx512(const uint16_t *steps, const aqi_quantizer *z,
+                                         aqi_refits *r, uint8_t *codes,
+                                         const char *ahead) {
+    if (z->bits == 2 && codes == NULL) aqi_refits_of512(steps, z, 2, r, NULL, ahead);
+    if (z->bits == 4 && codes == NULL) aqi_refits_of512(steps, z, 4, r, NULL, ahead);
+    if (z->bits == 8 && codes == NULL) aqi_refits_of512(steps, z, 8, r, NULL, ahead);
+    if (z->bits == 2 && codes != NULL) aqi_refits_of512(steps, z, 2, r, codes, ahead);
+    if (z->bits == 4 && codes != NULL) aqi_refits_of512(steps, z, 4, r, codes, ahead);
+    if (z->bits == 8 && codes != NULL) aqi_refits_of512(steps, z, 8, r, codes, ahead);
+}
+
+AQI_AVX512 static uint32_t aqi_block_avx512(const float *src, const aqi_quantizer *z,
+                                            aqi_block_out *out) {
+    const aqi_block_ops ops = {aqi_ranges_avx512, aqi_encodes_avx512, aqi_steps16_avx512,
+                               aqi_refits_avx512};
+    if (z->refine && z->bits == 8 && z->n > 256) return AQI_BLOCK_NONE; /* 32-bit sums */
+    return aqi_block_body(&ops, src, z, out);
+}
+
+AQI_AVX512 static void aqi_squares_avx512(const float *src, const uint8_t *codes,
+                                          size_t n, const aqi_decode *how,
+                                          double *lanes) {
+    const __m512 s = _mm512_set1_ps(how->scale), z = _mm512_set1_ps(how->zero_point);
+    __m512d sum = _mm512_loadu_pd(lanes);
+    size_t i;
+    for (i = 0; i + 16 <= n; i += 16) {
+        __m512 x = _mm512_loadu_ps(src + i);
+        __m512 w = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(aqi_load16(codes + i)));
+        __m512d d;
+        w = _mm512_mul_ps(_mm512_sub_ps(w, z), s);
+        d = _mm512_sub_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
+                          _mm512_cvtps_pd(_mm512_castps512_ps256(w)));
+        sum = _mm512_add_pd(sum, _mm512_mul_pd(d, d));
+        d = _mm512_sub_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)),
+                          _mm512_cvtps_pd(_mm512_extractf32x8_ps(w, 1)));
+        sum = _mm512_add_pd(sum, _mm512_mul_pd(d, d));
+    }
+    _mm512_storeu_pd(lanes, sum);
+    _mm256_zeroupper();
+    aqi_squares_ref(src + i, codes + i, n - i, how, lanes);
+}
+
+
 /* In the order of AQI_KERNELS. */
 static const struct aqi_kernels aqi_kernels_avx512 = {
     aqi_range_avx2, aqi_encode_avx2, aqi_pack_avx2, aqi_unpack_avx2, aqi_unpack32_avx2,
     aqi_delta32_avx2, aqi_delta64_avx2, aqi_join_avx2, aqi_split_avx2, aqi_run_avx2,
-    aqi_levels_avx2, aqi_steps_avx2, aqi_refit_avx2, aqi_decode_avx2, aqi_dot_avx2,
+    aqi_levels_avx2, aqi_steps_avx2, aqi_refit_avx2, aqi_block_avx512, aqi_squares_avx512,
+    aqi_decode_avx2, aqi_dot_avx2,
     aqi_sums_avx2, aqi_from_f16_avx2, aqi_from_bf16_avx2, aqi_crc32_avx512,
     AQ_ISA_AVX512};
 
 static bool aqi_cpu_has_avx512(void) {
     const uint32_t leaf7_b = 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
-    return aqi_cpu_has(leaf7_b, 1u << 10, 0xe6); /* avx2 f dq bw vl, vpclmulqdq */
+    /* avx2 f dq bw vl, vpclmulqdq vnni */
+    return aqi_cpu_has(leaf7_b, 1u << 10 | 1u << 11, 0xe6);
 }
 
 #endif /* AVX-512 */
@@ -10352,9 +11231,11 @@ typedef struct aqi_group {
     aqi_encode how;
     bool extreme; /* float32 arithmetic could overflow or lose range: encode in double */
     double min_code; /* extreme: the lowest code used */
+    bool refined;    /* the codes are those of `fine`, of steps from `base` */
+    float base, inverse;
+    uint32_t unit;
+    aqi_fine fine;
 } aqi_group;
-
-static float aqi_max_code(uint32_t bits) { return (float)((1u << bits) - 1u); }
 
 /* All values equal c: (code - zero_point) * scale == c exactly. */
 static void aqi_group_constant(const aq_layout *l, float c, aqi_group *g) {
@@ -10402,32 +11283,28 @@ static void aqi_group_extreme(const aq_layout *l, const aqi_range *r, aqi_group 
     }
 }
 
-#define AQI_TINY 7.888609052210118e-31f  /* 2^-100 */
-#define AQI_HUGE 1.2676506002282294e+30f /* 2^100  */
-
 static void aqi_group_make(const aq_layout *l, const aqi_range *r, aqi_group *g) {
-    float half = (float)(1u << (l->bits - 1)), magnitude = aqi_bits_float(r->absmax_bits);
+    aqi_quantizer z;
+    aqi_block b;
+    aqi_quantizer_init(&z, l->bits, l->symmetric, false, 1);
     memset(g, 0, sizeof *g);
-    g->how.max_code = aqi_max_code(l->bits);
+    g->how.max_code = z.max_code;
     if (r->min == r->max) {
         aqi_group_constant(l, r->min, g);
         return;
     }
-    if (magnitude > AQI_HUGE) {
+    b.min[0] = r->min;
+    b.max[0] = r->max;
+    b.absmax_bits[0] = r->absmax_bits;
+    if (aqi_block_minmax(&b, &z, 1) != 0) {
         aqi_group_extreme(l, r, g);
         return;
     }
-    if (l->symmetric) {
-        g->scale = 2.0f * magnitude / g->how.max_code;
-        g->zero_point = half;
-        g->how.bias = half;
-    } else {
-        g->scale = (r->max - r->min) / g->how.max_code;
-        g->zero_point = (0.0f - r->min) / g->scale;
-        g->how.base = r->min;
-    }
-    g->how.inverse = 1.0f / g->scale;
-    if (g->scale < AQI_TINY) aqi_group_extreme(l, r, g);
+    g->scale = b.scale[0];
+    g->zero_point = b.zero_point[0];
+    g->how.base = b.base[0];
+    g->how.inverse = b.inverse[0];
+    g->how.bias = b.bias[0];
 }
 
 /* The codes of aqi_encode in double: the same formula without float32's limits. */
@@ -10520,8 +11397,25 @@ static bool aqi_range_of(const aqi_quantize_task *t, size_t at, size_t n, aqi_ra
     return true;
 }
 
+/* Codes of n <= AQI_PIECE values of group g. */
+static void aqi_group_encode(const aqi_group *g, const float *p, size_t n,
+                             uint8_t *codes) {
+    const struct aqi_kernels *k = aqi_k();
+    uint16_t steps[AQI_PIECE];
+    aqi_fine_sums unused;
+    if (g->extreme) {
+        aqi_encode_extreme(g, p, n, codes);
+    } else if (g->refined) {
+        memset(&unused, 0, sizeof unused);
+        k->steps(p, n, g->base, g->inverse, g->unit, steps);
+        k->refit(steps, n, &g->fine, &unused, codes);
+    } else {
+        k->encode(p, n, &g->how, codes);
+    }
+}
+
 /* Encodes n elements from index `at`, all of group g, and measures what decoding
- * gives. */
+ * gives; sums may be NULL. */
 static void aqi_encode_group(const aqi_quantize_task *t, const aqi_group *g, size_t at,
                              size_t n, aqi_packer *packer, aqi_sums *sums) {
     float room[AQI_PIECE], decoded[AQI_PIECE];
@@ -10530,12 +11424,8 @@ static void aqi_encode_group(const aqi_quantize_task *t, const aqi_group *g, siz
         size_t part = AQI_MIN(n, AQI_PIECE - packer->fill);
         const float *p = aqi_floats_at(t->src, t->dtype, at, part, room);
         uint8_t *codes = packer->codes + packer->fill;
-        if (g->extreme) {
-            aqi_encode_extreme(g, p, part, codes);
-        } else {
-            k->encode(p, part, &g->how, codes);
-        }
-        if (t->measure) {
+        aqi_group_encode(g, p, part, codes);
+        if (sums != NULL) {
             k->decode(codes, part, g->scale, g->zero_point, decoded);
             k->sums(p, decoded, part, sums);
         }
@@ -10548,178 +11438,248 @@ static void aqi_encode_group(const aqi_quantize_task *t, const aqi_group *g, siz
 
 /* ---- refine ---- */
 
-/* The fine grid of each width: steps a code, and the slope and shift that divide by them
- * exactly. Two codes more than there are fit into it. */
-typedef struct aqi_grid {
-    uint32_t bits;
-    double unit; /* steps between codes; also the step of the least value */
-    uint16_t slope, shift;
-} aqi_grid;
-
-static const aqi_grid aqi_grids[] = {
-    {2, 6553, 10241, 10}, {4, 1927, 17413, 9}, {8, 127, 33027, 6}};
-
-/* A group under refinement. In steps, code 0 is at `low`, a code is `scale` steps. */
-typedef struct aqi_refinement {
-    const aqi_quantize_task *task;
-    size_t at, n;
-    const aqi_grid *grid;
-    double max_code, center, half; /* symmetric: code `half` is at step `center` */
-    double per_value, per_code;    /* 1 / n, 1 / max_code */
-    float base, inverse;           /* of the steps kernel */
-    uint16_t steps[AQI_PIECE];     /* of the only piece, or the last */
-    int64_t sum;                   /* of all steps */
-    double scale, low;
-} aqi_refinement;
-
-/* The sums of all codes; the steps of a group of several pieces are made again. */
-static void aqi_refine_sums(aqi_refinement *r, const aqi_fine *how, bool first,
-                            aqi_fine_sums *out) {
-    const aqi_quantize_task *t = r->task;
-    float room[AQI_PIECE];
-    size_t done;
-    memset(out, 0, sizeof *out);
-    for (done = 0; done < r->n; done += AQI_PIECE) {
-        size_t part = AQI_MIN(r->n - done, (size_t)AQI_PIECE);
-        if (first || r->n > AQI_PIECE) {
-            const float *p = aqi_floats_at(t->src, t->dtype, r->at + done, part, room);
-            int64_t sum = aqi_k()->steps(p, part, r->base, r->inverse,
-                                         (uint32_t)r->grid->unit, r->steps);
-            if (first) r->sum += sum;
-        }
-        aqi_k()->refit(r->steps, part, how, out);
-    }
-}
-
-/* Scale and low of the least squared error for codes of these sums; false where all codes
- * are the same. */
-static bool aqi_refine_solve(aqi_refinement *r, const aqi_fine_sums *s) {
-    double n = (double)r->n, q = (double)s->q, qq = (double)s->qq, qu = (double)s->qu;
-    double u = (double)r->sum, above, below;
-    if (r->task->layout->symmetric) {
-        above = qu - r->half * u - r->center * q + n * r->half * r->center;
-        below = qq - 2.0 * r->half * q + n * r->half * r->half;
-    } else {
-        above = n * qu - q * u;
-        below = n * qq - q * q;
-    }
-    if (!(below > 0.0) || !(above > 0.0)) return false;
-    r->scale = above / below;
-    r->low = r->task->layout->symmetric ? r->center - r->half * r->scale
-                                        : (u - r->scale * q) * r->per_value;
-    return true;
-}
-
-/* The squared error, in steps, but for the sum of squared steps, which is the same for
- * all codes. */
-static double aqi_refine_error(const aqi_refinement *r, const aqi_fine_sums *s,
-                               double scale, double low) {
-    double own = scale * scale * (double)s->qq + 2.0 * (scale * low) * (double)s->q +
-                 (double)r->n * low * low;
-    return own - (2.0 * scale * (double)s->qu + 2.0 * low * (double)r->sum);
-}
-
-/* Codes nearest to scale and low. */
-static aqi_fine aqi_refine_codes(const aqi_refinement *r, double scale, double low) {
-    double whole = (double)(1u << (16 + r->grid->shift)), base;
-    aqi_fine how;
-    scale = AQI_MAX(scale, whole / 65535.0);
-    base = AQI_MIN(AQI_MAX(low - scale * 0.5, 0.0), 32767.0);
-    how.base = (uint16_t)(base + 0.5);
-    how.slope = (uint16_t)(whole / scale + 0.5);
-    how.shift = r->grid->shift;
-    how.max_code = (uint16_t)r->max_code;
-    return how;
-}
-
-/* Two refits. The way that least squares goes is gone twice or three times as far: it
- * stops too early by itself. Returns how much the squared error, in steps, went down. */
-static double aqi_refine_passes(aqi_refinement *r) {
-    double low = r->grid->unit, scale = r->grid->unit, high, far, first;
-    aqi_fine how;
-    aqi_fine_sums sums;
-    int pass;
-    if (r->task->layout->symmetric) low = r->center - r->half * scale;
-    high = low + r->max_code * scale;
-    how.base = (uint16_t)(low - (double)((uint32_t)scale / 2));
-    how.slope = r->grid->slope;
-    how.shift = r->grid->shift;
-    how.max_code = (uint16_t)r->max_code;
-    aqi_refine_sums(r, &how, true, &sums);
-    first = aqi_refine_error(r, &sums, scale, low);
-    for (pass = 0; pass < 2; pass++) {
-        if (!aqi_refine_solve(r, &sums)) return 0.0;
-        far = pass == 0 && r->grid->bits > 2 ? 3.0 : 2.0;
-        high += (r->low + r->scale * r->max_code - high) * far;
-        low += (r->low - low) * far;
-        how = aqi_refine_codes(r, (high - low) * r->per_code, low);
-        aqi_refine_sums(r, &how, false, &sums);
-    }
-    if (!aqi_refine_solve(r, &sums)) return 0.0;
-    return first - aqi_refine_error(r, &sums, r->scale, r->low);
-}
-
 /* The squared error of a group with parameters g. */
 static double aqi_group_error(const aqi_quantize_task *t, const aqi_group *g, size_t at,
                               size_t n) {
-    float room[AQI_PIECE], decoded[AQI_PIECE];
+    float room[AQI_PIECE];
     uint8_t codes[AQI_PIECE];
-    aqi_sums sums;
+    double lanes[AQI_SUM_LANES] = {0};
+    aqi_decode how;
     size_t done;
-    memset(&sums, 0, sizeof sums);
+    how.scale = g->scale;
+    how.zero_point = g->zero_point;
     for (done = 0; done < n; done += AQI_PIECE) {
         size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
         const float *p = aqi_floats_at(t->src, t->dtype, at + done, part, room);
-        aqi_k()->encode(p, part, &g->how, codes);
-        aqi_k()->decode(codes, part, g->scale, g->zero_point, decoded);
-        aqi_k()->sums(p, decoded, part, &sums);
+        aqi_group_encode(g, p, part, codes);
+        aqi_k()->squares(p, codes, part, &how, lanes);
     }
-    return aqi_add_lanes(sums.dd);
+    return aqi_add_lanes(lanes);
+}
+
+/* A group under refinement. */
+typedef struct aqi_refinement {
+    const aqi_quantize_task *task;
+    size_t at;
+    aqi_quantizer z;
+    uint16_t steps[AQI_PIECE]; /* of the only piece, or the last */
+} aqi_refinement;
+
+static aqi_fine aqi_refine_codes(const aqi_refinement *f, const aqi_refits *r) {
+    aqi_fine how;
+    how.base = (uint16_t)r->from[0];
+    how.slope = (uint16_t)r->slope[0];
+    how.shift = f->z.grid.shift;
+    how.max_code = (uint16_t)f->z.max_code;
+    return how;
+}
+
+/* The sums of the codes of r; the steps of a group of several pieces are made again. */
+static void aqi_refine_sums(aqi_refinement *f, aqi_refits *r, bool first) {
+    const aqi_quantize_task *t = f->task;
+    float room[AQI_PIECE];
+    aqi_fine how = aqi_refine_codes(f, r);
+    aqi_fine_sums sums;
+    int64_t u = 0;
+    size_t n = f->z.n, done;
+    memset(&sums, 0, sizeof sums);
+    for (done = 0; done < n; done += AQI_PIECE) {
+        size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
+        if (first || n > AQI_PIECE) {
+            const float *p = aqi_floats_at(t->src, t->dtype, f->at + done, part, room);
+            u += aqi_k()->steps(p, part, r->base[0], r->inverse[0],
+                                (uint32_t)f->z.grid.unit, f->steps);
+        }
+        aqi_k()->refit(f->steps, part, &how, &sums, NULL);
+    }
+    if (first) r->u[0] = (double)u;
+    r->q[0] = (double)sums.q;
+    r->qq[0] = (double)sums.qq;
+    r->qu[0] = (double)sums.qu;
 }
 
 /* Improves the parameters of a group where that makes its squared error less. */
 static void aqi_group_refine(const aqi_quantize_task *t, size_t at, size_t n,
                              const aqi_range *range, aqi_group *g) {
     const aq_layout *l = t->layout;
-    aqi_refinement r;
+    aqi_refinement f;
+    aqi_refits r;
+    aqi_block b;
     aqi_group better = *g;
-    double gain, step;
-    size_t k = 0;
-    if (g->extreme || range->min == range->max || g->scale > AQI_HUGE) return;
-    while (aqi_grids[k].bits != l->bits) k++;
-    r.task = t;
-    r.at = at;
-    r.n = n;
-    r.grid = &aqi_grids[k];
-    r.sum = 0;
-    r.max_code = (double)g->how.max_code;
-    r.half = (double)(1u << (l->bits - 1));
-    r.per_value = 1.0 / (double)n;
-    r.per_code = 1.0 / r.max_code;
-    r.center = r.grid->unit * (1.0 + 0.5 * r.max_code);
-    r.base = l->symmetric ? -aqi_bits_float(range->absmax_bits) : range->min;
-    r.inverse = (float)r.grid->unit / g->scale;
-    gain = aqi_refine_passes(&r);
-    if (!(gain > 0.0)) return;
-    step = (double)g->scale / r.grid->unit;
-    better.scale = (float)(r.scale * step);
-    if (!l->symmetric) {
-        double low = (double)r.base + (r.low - r.grid->unit) * step;
-        better.zero_point = (float)((0.0 - low) / (double)better.scale);
+    size_t pass;
+    if (g->extreme || range->min == range->max) return;
+    f.task = t;
+    f.at = at;
+    aqi_quantizer_init(&f.z, l->bits, l->symmetric, true, n);
+    b.min[0] = range->min;
+    b.absmax_bits[0] = range->absmax_bits;
+    b.scale[0] = g->scale;
+    aqi_refits_begin(&r, &b, &f.z, 1);
+    aqi_refine_sums(&f, &r, true);
+    r.error[0] = aqi_refit_error(&r, 0, (double)n, f.z.grid.unit, r.first[0]);
+    for (pass = 0; pass < AQI_REFIT_PASSES; pass++) {
+        aqi_refits_solve(&r, &f.z, 1);
+        if (!(r.usable[0] > 0.0)) return;
+        aqi_refits_go(&r, &f.z, aqi_refit_far(&f.z, pass), 1);
+        aqi_refine_sums(&f, &r, false);
     }
-    better.how.base = 0.0f;
-    better.how.inverse = 1.0f / better.scale;
-    better.how.bias = better.zero_point;
-    if (!(better.scale >= AQI_TINY) || !(better.zero_point <= 256.0f) ||
-        !(better.zero_point >= -256.0f))
-        return;
-    /* Rounding to steps moves the root of a squared error by 0.55 sqrt(n) at most, and
-     * that of min-max codes is unit sqrt(n) / 2 at most: with so much gained nothing
-     * needs to be measured. */
-    if (gain < 1.1 * (double)n * r.grid->unit &&
+    aqi_refits_solve(&r, &f.z, 1);
+    aqi_refits_end(&r, &b, &f.z, 1);
+    if (!(r.usable[0] > 0.0) || !(r.error[0] > 0.0)) return;
+    better.scale = b.scale[0];
+    better.zero_point = b.zero_point[0];
+    better.refined = true;
+    better.base = r.base[0];
+    better.inverse = r.inverse[0];
+    better.unit = (uint32_t)f.z.grid.unit;
+    better.fine = aqi_refine_codes(&f, &r);
+    if (r.error[0] < f.z.sure &&
         aqi_group_error(t, &better, at, n) >= aqi_group_error(t, g, at, n))
         return;
     *g = better;
+}
+
+/* ---- tiles of groups ---- */
+
+/* Chooses the parameters of a group; false, with the index of the culprit in the report,
+ * where a value is not finite. */
+static bool aqi_group_choose(const aqi_quantize_task *t, size_t at, size_t n,
+                             aqi_tile_report *report, aqi_group *g) {
+    aqi_range range;
+    if (!aqi_range_of(t, at, n, &range, &report->bad_index)) return false;
+    aqi_group_make(t->layout, &range, g);
+    if (t->layout->method == AQ_REFINE) aqi_group_refine(t, at, n, &range, g);
+    return true;
+}
+
+/* Groups whose codes begin and end on a byte, and which follow each other. */
+static bool aqi_groups_adjoin(const aq_layout *l) {
+    return l->group_rows == 1 && l->group_cols % 32 == 0 && l->cols % l->group_cols == 0;
+}
+
+static bool aqi_quantize_alone(const aqi_quantize_task *t, size_t slot,
+                               aqi_tile_report *report) {
+    size_t n = t->layout->group_cols;
+    aqi_packer packer;
+    aqi_group g;
+    if (!aqi_group_choose(t, slot * n, n, report, &g)) return false;
+    packer.fill = 0;
+    packer.bits = t->layout->bits;
+    packer.dst = t->dst->codes + slot * n / 8 * packer.bits;
+    aqi_encode_group(t, &g, slot * n, n, &packer, NULL);
+    aqi_packer_flush(&packer);
+    t->dst->scales[slot] = g.scale;
+    t->dst->zero_points[slot] = g.zero_point;
+    return true;
+}
+
+/* Adds what decoding group `slot` gives. */
+static void aqi_measure_group(const aqi_quantize_task *t, size_t slot, aqi_sums *sums) {
+    const struct aqi_kernels *k = aqi_k();
+    float room[AQI_PIECE], decoded[AQI_PIECE];
+    uint8_t codes[AQI_PIECE];
+    uint32_t bits = t->layout->bits;
+    size_t n = t->layout->group_cols, at = slot * n, done;
+    for (done = 0; done < n; done += AQI_PIECE) {
+        size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
+        const float *p = aqi_floats_at(t->src, t->dtype, at + done, part, room);
+        k->unpack(t->dst->codes + (at + done) / 8 * bits, part, bits, codes);
+        k->decode(codes, part, t->dst->scales[slot], t->dst->zero_points[slot], decoded);
+        k->sums(p, decoded, part, sums);
+    }
+}
+
+/* Takes the min-max codes for group g of a block where its refined ones, in out, are no
+ * better. */
+static void aqi_settle_group(const float *src, const aqi_quantizer *z, aqi_block_out *out,
+                             size_t g) {
+    const struct aqi_kernels *k = aqi_k();
+    uint8_t codes[AQI_BLOCK_VALUES], *dst = out->codes + g * z->n / 8 * z->bits;
+    double before[AQI_SUM_LANES] = {0}, after[AQI_SUM_LANES] = {0};
+    aqi_encode encode;
+    aqi_decode how;
+    src += g * z->n;
+    how.scale = out->scales[g];
+    how.zero_point = out->zero_points[g];
+    if ((out->worse >> g & 1u) == 0) {
+        k->unpack(dst, z->n, z->bits, codes);
+        k->squares(src, codes, z->n, &how, after);
+    }
+    encode.base = out->minmax.base[g];
+    encode.inverse = out->minmax.inverse[g];
+    encode.bias = out->minmax.bias[g];
+    encode.max_code = z->max_code;
+    k->encode(src, z->n, &encode, codes);
+    how.scale = out->minmax.scale[g];
+    how.zero_point = out->minmax.zero_point[g];
+    if ((out->worse >> g & 1u) == 0) {
+        k->squares(src, codes, z->n, &how, before);
+        if (aqi_add_lanes(after) < aqi_add_lanes(before)) return;
+    }
+    k->pack(codes, z->n, z->bits, dst);
+    out->scales[g] = how.scale;
+    out->zero_points[g] = how.zero_point;
+}
+
+/* Quantizes groups [slot, end), which adjoin. */
+static bool aqi_quantize_run(const aqi_quantize_task *t, size_t slot, size_t end,
+                             aqi_tile_report *report, aqi_sums *sums) {
+    const aq_layout *l = t->layout;
+    float room[AQI_BLOCK * AQI_BLOCK_VALUES];
+    aqi_quantizer z;
+    aqi_block_out out;
+    size_t i, count;
+    aqi_quantizer_init(&z, l->bits, l->symmetric, l->method == AQ_REFINE, l->group_cols);
+    for (; slot < end; slot += count) {
+        uint32_t undone = AQI_BLOCK_NONE;
+        count = AQI_MIN(end - slot, (size_t)AQI_BLOCK);
+        if (count == AQI_BLOCK && z.n <= AQI_BLOCK_VALUES) {
+            const float *p =
+                aqi_floats_at(t->src, t->dtype, slot * z.n, count * z.n, room);
+            out.codes = t->dst->codes + slot * z.n / 8 * l->bits;
+            out.scales = t->dst->scales + slot;
+            out.zero_points = t->dst->zero_points + slot;
+            out.unsure = out.worse = 0;
+            undone = aqi_k()->block(p, &z, &out);
+            for (i = 0; out.unsure >> i != 0; i++) {
+                if ((out.unsure >> i & 1u) != 0) aqi_settle_group(p, &z, &out, i);
+            }
+        }
+        for (i = 0; i < count && undone != 0; i++) {
+            if ((undone >> i & 1u) != 0 && !aqi_quantize_alone(t, slot + i, report))
+                return false;
+        }
+        for (i = 0; i < count && t->measure; i++) aqi_measure_group(t, slot + i, sums);
+    }
+    return true;
+}
+
+/* Quantizes columns [col, end) of a row, group by group. */
+static bool aqi_quantize_span(const aqi_quantize_task *t, size_t row,
+                              const aqi_tile *tile, aqi_tile_report *report,
+                              aqi_sums *sums) {
+    const aq_layout *l = t->layout;
+    aqi_packer packer;
+    size_t col;
+    packer.fill = 0;
+    packer.bits = l->bits;
+    packer.dst = t->dst->codes + row * l->row_bytes + tile->col / 8 * l->bits;
+    for (col = tile->col; col < tile->col_end;
+         col += AQI_MIN(l->group_cols, l->cols - col)) {
+        size_t n = AQI_MIN(l->group_cols, tile->col_end - col), at = row * l->cols + col;
+        aqi_group own;
+        const aqi_group *g = t->tensor_group;
+        if (g == NULL) {
+            size_t slot = row * l->groups_per_row + col / l->group_cols;
+            if (!aqi_group_choose(t, at, n, report, &own)) return false;
+            t->dst->scales[slot] = own.scale;
+            t->dst->zero_points[slot] = own.zero_point;
+            g = &own;
+        }
+        aqi_encode_group(t, g, at, n, &packer, t->measure ? sums : NULL);
+    }
+    aqi_packer_flush(&packer);
+    return true;
 }
 
 static void aqi_quantize_tile(void *arg, size_t index) {
@@ -10727,38 +11687,24 @@ static void aqi_quantize_tile(void *arg, size_t index) {
     const aq_layout *l = t->layout;
     aqi_tile tile = aqi_tile_at(&t->tiling, l, l->rows, t->first_tile + index);
     aqi_tile_report *report = &t->reports[index];
-    aqi_packer packer;
+    size_t rows = tile.row_end - tile.row, row, slot;
     aqi_sums sums;
-    size_t row, col;
     memset(&sums, 0, sizeof sums);
-    packer.fill = 0;
-    packer.bits = l->bits;
     report->bad_index = SIZE_MAX;
-    for (row = tile.row; row < tile.row_end; row++) {
-        packer.dst = t->dst->codes + row * l->row_bytes + tile.col / 8 * l->bits;
-        for (col = tile.col; col < tile.col_end;
-             col += AQI_MIN(l->group_cols, l->cols - col)) {
-            size_t n = AQI_MIN(l->group_cols, tile.col_end - col),
-                   at = row * l->cols + col;
-            aqi_group own;
-            const aqi_group *g = t->tensor_group;
-            if (g == NULL) {
-                size_t slot = row * l->groups_per_row + col / l->group_cols;
-                aqi_range range;
-                if (!aqi_range_of(t, at, n, &range, &report->bad_index)) return;
-                aqi_group_make(l, &range, &own);
-                if (l->method == AQ_REFINE) aqi_group_refine(t, at, n, &range, &own);
-                t->dst->scales[slot] = own.scale;
-                t->dst->zero_points[slot] = own.zero_point;
-                g = &own;
-            }
-            aqi_encode_group(t, g, at, n, &packer, &sums);
+    if (t->tensor_group == NULL && aqi_groups_adjoin(l)) {
+        /* A tile is whole rows or a part of one. */
+        slot = (tile.row * l->cols + tile.col) / l->group_cols;
+        if (!aqi_quantize_run(t, slot,
+                              slot + rows * (tile.col_end - tile.col) / l->group_cols,
+                              report, &sums))
+            return;
+    } else {
+        for (row = tile.row; row < tile.row_end; row++) {
+            if (!aqi_quantize_span(t, row, &tile, report, &sums)) return;
         }
-        aqi_packer_flush(&packer);
     }
     if (t->measure)
-        aqi_sums_close(&sums, (tile.row_end - tile.row) * (tile.col_end - tile.col),
-                       &report->metrics);
+        aqi_sums_close(&sums, rows * (tile.col_end - tile.col), &report->metrics);
 }
 
 /* First pass of per-tensor quantization. */
@@ -10818,7 +11764,7 @@ static aq_status aqi_quantize_waves(aqi_quantize_task *t, void (*fn)(void *, siz
 }
 
 /* Quantizes what the task describes: layout, src, dtype, dst and watch are set. */
-static aq_status aqi_quantize_run(aqi_quantize_task *t, const aq_tasks *tasks,
+static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
                                   aq_metrics *out_metrics, aq_error *err) {
     const aq_layout *l = t->layout;
     aqi_range range;
@@ -10862,7 +11808,7 @@ aq_status aq_quantize_into(const aq_layout *layout, const void *src, aq_dtype sr
     t.src = (const uint8_t *)src;
     t.dtype = src_dtype;
     t.dst = dst;
-    return aqi_quantize_run(&t, tasks, out_metrics, err);
+    return aqi_quantize_all(&t, tasks, out_metrics, err);
 }
 
 /* ---- dequantize, dot ---- */
@@ -13240,7 +14186,7 @@ static aq_status aqi_job_quantize(aqi_job *j, const aq_tensor *in, aq_tensor *ou
     t.dst = &dst;
     t.watch.fn = aqi_job_watch;
     t.watch.user = j;
-    status = aqi_quantize_run(&t, j->tasks, metrics, err);
+    status = aqi_quantize_all(&t, j->tasks, metrics, err);
     if (status == AQ_E_CANCELLED) return aqi_job_cancelled(err);
     if (status != AQ_OK) return status;
     out->data = dst.codes;

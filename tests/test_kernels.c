@@ -262,17 +262,37 @@ static void check_refit(const place *at) {
     uint16_t *src = (uint16_t *)(void *)make_bytes(at->r, at->offset, 2 * at->n);
     aqi_fine how = {(uint16_t)(rng_next(at->r) % 32768), (uint16_t)rng_next(at->r), 9,
                     15};
-    aqi_fine_sums want = {1, 2, 3}, have = want;
+    aqi_fine_sums want = {1, 2, 3}, have = want, sums = want;
+    uint8_t have_codes[MAX_VALUES], want_codes[MAX_VALUES];
     for (size_t i = 0; i < at->n; i++) src[i] &= 0x7fff;
     if (at->n % 2 != 0) how.shift = 4;
     if (at->n % 2 != 0) how.max_code = 255;
-    aqi_refit_ref(src, at->n, &how, &want);
-    at->k->refit(src, at->n, &how, &have);
-    CHECK_AT(at, have.q == want.q && have.qq == want.qq && have.qu == want.qu);
+    aqi_refit_ref(src, at->n, &how, &want, want_codes);
+    at->k->refit(src, at->n, &how, &have, have_codes);
+    CHECK_AT(at, have.q == want.q && have.qq == want.qq && have.qu == want.qu &&
+                     memcmp(have_codes, want_codes, at->n) == 0);
+    at->k->refit(src, at->n, &how, &sums, NULL);
+    CHECK_AT(at, sums.q == want.q && sums.qq == want.qq && sums.qu == want.qu);
     offset_free(src, at->offset);
 }
 
 Test(kernels, refit) { everywhere(0, 2, check_refit); }
+
+static void check_squares(const place *at) {
+    float *src = make_floats(at->r, at->offset, at->n, at->how);
+    uint8_t *codes = make_bytes(at->r, at->offset, at->n);
+    aqi_decode how = {0.037f, 7.3f};
+    double want[AQI_SUM_LANES] = {0.5}, have[AQI_SUM_LANES] = {0.5};
+    aqi_squares_ref(src, codes, at->n, &how, want);
+    at->k->squares(src, codes, at->n, &how, have);
+    for (size_t i = 0; i < AQI_SUM_LANES; i++)
+        CHECK_AT(at, memcmp(&have[i], &want[i], sizeof want[i]) == 0 ||
+                         (want[i] != want[i] && have[i] != have[i]));
+    offset_free(codes, at->offset);
+    offset_free(src, at->offset);
+}
+
+Test(kernels, squares) { everywhere(0, sizeof(float), check_squares); }
 
 /* The largest sums that a piece can have. */
 Test(kernels, refit_does_not_overflow) {
@@ -282,7 +302,7 @@ Test(kernels, refit_does_not_overflow) {
     for (int isa = AQ_ISA_REF; isa <= AQ_ISA_NEON; isa++) {
         aqi_fine_sums sums = {0, 0, 0};
         if (aqi_kernels_of((aq_isa)isa) == NULL) continue;
-        aqi_kernels_of((aq_isa)isa)->refit(src, 1024, &how, &sums);
+        aqi_kernels_of((aq_isa)isa)->refit(src, 1024, &how, &sums, NULL);
         CHECK(sums.q == 1024 * 255 && sums.qq == 1024 * 255 * 255 &&
                   sums.qu == (int64_t)1024 * 255 * 32767,
               "%s", aq_isa_name((aq_isa)isa));

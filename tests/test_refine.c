@@ -194,6 +194,39 @@ Test(refine, the_same_bytes_everywhere) {
     offset_free(v, 0);
 }
 
+/* Blocks of groups that adjoin: 16 groups at a time, a rest, rows of a part of a block;
+ * every special case among them. */
+Test(refine, the_same_bytes_in_blocks) {
+    static const size_t groups[] = {32, 64, 96, 128, 256, 288, 512, 1024};
+    for (size_t s = 0; s < COUNT_OF(groups) * 18; s++) {
+        size_t n = groups[s / 18], cols = n * (1 + s % 3 * 2), rows = 40960 / cols;
+        aq_quant_options o = {.bits = s % 9 < 3 ? 2 : s % 9 < 6 ? 4 : 8,
+                              .group_size = n, .symmetric = s / 9 % 2 != 0};
+        float *v = make_values(rows * cols, GAUSS, s + 1);
+        rng r = {s};
+        for (size_t g = 0; g < rows * cols / n; g++) { /* most blocks have no odd group */
+            values kind = (values)(rng_next(&r) % (NUM_VALUES * 16));
+            for (size_t i = 0; i < n && kind < NUM_VALUES; i++)
+                v[g * n + i] = value_of(&r, kind, i);
+        }
+        for (aq_method method = AQ_MINMAX; method <= AQ_REFINE; method++) {
+            cr_assert_eq(aq_isa_force(AQ_ISA_REF), AQ_OK);
+            quantized want = quantize(v, rows, cols, o, method, NULL);
+            for (int isa = AQ_ISA_AVX2; isa <= AQ_ISA_NEON; isa++) {
+                if (!aq_isa_supported((aq_isa)isa)) continue;
+                cr_assert_eq(aq_isa_force((aq_isa)isa), AQ_OK);
+                quantized have = quantize(v, rows, cols, o, method, NULL);
+                cr_expect(quantized_same(&want, &have), "%s, method %d on %s",
+                          quantized_text(&want), (int)method, aq_isa_name((aq_isa)isa));
+                quantized_free(&have);
+            }
+            quantized_free(&want);
+        }
+        check_never_worse(v, rows, cols, &o, GAUSS);
+        offset_free(v, 0);
+    }
+}
+
 /* From halves the same as from their values in float32. */
 Test(refine, of_halves) {
     enum { N = 4 * 600 };
