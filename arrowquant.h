@@ -930,6 +930,46 @@ AQ_API AQ_CHECKED aq_status aq_dot_row(const aq_layout *layout,
 AQ_API AQ_CHECKED aq_status aq_matvec(const aq_layout *layout,
                                       const aq_quantized_view *src, const float *x,
                                       float *y, const aq_tasks *tasks, aq_error *err);
+/* aq_matmul - y[b * rows + r] = aq_dot_row(r) with vector b, for `count` vectors of cols
+ * floats that follow each other. A row's codes are read once. */
+AQ_API AQ_CHECKED aq_status aq_matmul(const aq_layout *layout,
+                                      const aq_quantized_view *src, const float *x,
+                                      size_t count, float *y, const aq_tasks *tasks,
+                                      aq_error *err);
+
+/* Vectors quantized to 8 bits for integer dot products with tensors of one width, group
+ * size and number of columns. Made by aq_activations_init; the memory is the caller's. */
+typedef struct aq_activations {
+    size_t count, cols;
+    uint32_t code_bits;    /* of the tensors; the order of codes goes by it           */
+    size_t segment;        /* elements of one scale                                   */
+    size_t segments, room; /* of one vector: scales; bytes of codes                   */
+    const int8_t *codes;
+    const float *scales;
+    const float *sums;     /* scale * sum of the codes of a segment                   */
+} aq_activations;
+
+/* aq_activations_bytes - room that `count` vectors take; 0 when it overflows size_t. */
+AQ_API size_t aq_activations_bytes(const aq_layout *layout, size_t count);
+/* aq_activations_init - quantize vectors for tensors of this layout.
+ *   x       in   count * layout->cols floats
+ *   memory  out  aq_activations_bytes(layout, count) bytes, aligned to 4; lives as long
+ *                as the activations are used
+ * Returns  AQ_OK; AQ_E_ARG; AQ_E_NONFINITE (the message has the index).
+ * Numeric  code = x / scale half to even, scale = absmax / 127 of a segment: a group of
+ *          the layout of at most 256 elements, else 128 elements where that divides it.
+ * Threads  re-entrant.   Cost  one pass. */
+AQ_API AQ_CHECKED aq_status aq_activations_init(const aq_layout *layout, const float *x,
+                                                size_t count, void *memory,
+                                                aq_activations *out_activations,
+                                                aq_error *err);
+/* aq_matmul_i8 - as aq_matmul, from the codes of both sides: exact integer products, then
+ * float32 in a fixed order: the same bits on every machine. Faster than aq_matmul, and as
+ * exact as 8-bit activations are. */
+AQ_API AQ_CHECKED aq_status aq_matmul_i8(const aq_layout *layout,
+                                         const aq_quantized_view *src,
+                                         const aq_activations *x, float *y,
+                                         const aq_tasks *tasks, aq_error *err);
 /* aq_to_f32 - little-endian elements of a float type to float32, round half to even. */
 AQ_API AQ_CHECKED aq_status aq_to_f32(const void *src, aq_dtype src_dtype, size_t count,
                                       float *dst, aq_error *err);
@@ -2615,6 +2655,7 @@ static aq_status aqi_output_commit(aqi_output *o, aq_error *err) {
 
 #define AQI_DOT_LANES 32
 #define AQI_SUM_LANES 8
+#define AQI_PIECE 1024u /* values worked on at a time: they stay in the L1 cache */
 
 /* Of finite values min and max; of any values the largest magnitude as bits, which is at
  * least AQI_INF_BITS when a NaN or infinity is among them (then min and max mean
@@ -2648,6 +2689,26 @@ typedef struct aqi_codes {
     size_t readable;
     uint32_t bits;
 } aqi_codes;
+
+/* Codes of a row from a byte on, and the parameters of their groups. The value of a code
+ * is ((levels == NULL ? q : levels[q]) - zero_point) * scale. */
+typedef struct aqi_row {
+    const uint8_t *codes;
+    const float *scales, *zero_points;
+    const uint8_t *levels;
+    size_t n, group; /* values                                        */
+    size_t skip;     /* values of the first group that lie before them */
+    uint32_t bits;
+} aqi_row;
+
+/* A vector of one-byte codes, in the order of aqi_x8_place. A segment is a part of it
+ * that has one scale, and lies in one group of the row's. */
+typedef struct aqi_x8 {
+    const int8_t *codes;
+    const float *scales;
+    const float *sums; /* scale * sum of its codes */
+    size_t segment;
+} aqi_x8;
 
 /* What levels hold. */
 typedef struct aqi_level_counts {
@@ -2730,7 +2791,13 @@ typedef struct aqi_block_out {
  *            those with a special case, and all where it has no fast way
  *   squares  lanes[i % 8] += (src - (q - zero_point) * scale) squared, in double
  *   decode   dst = (q - zero_point) * scale
+ *   expand   the values of a row
  *   dot      lanes[i % 32] += a[i] * b[i]
+ *   dot_row  the same with the values of a row for a
+ *   dot_x8   with x for b, by segments: the products of codes are summed up exactly in
+ *            16 lanes, of a code in the k-th 32-bit word of the row: k % 16; then
+ *            lanes[i] += sum i * (scale * x's scale), and
+ *            lanes[16 + segment % 16] += (scale * zero_point) * x's sum
  *   sums     the sums of aq_metrics, added to *out
  *   from_f16, from_bf16   little-endian halves to float32; NaNs of f16 become quiet
  *   crc32    of gzip, over a state that starts as 0xffffffff and ends inverted */
@@ -2762,7 +2829,10 @@ typedef struct aqi_block_out {
        double *lanes))                                                                   \
     X(decode, void,                                                                      \
       (const uint8_t *src, size_t n, float scale, float zero_point, float *dst))         \
+    X(expand, void, (const aqi_row *row, float *dst))                                    \
     X(dot, void, (const float *a, const float *b, size_t n, float *lanes))               \
+    X(dot_row, void, (const aqi_row *row, const float *x, float *lanes))                 \
+    X(dot_x8, void, (const aqi_row *row, const aqi_x8 *x, float *lanes))                 \
     X(sums, void, (const float *a, const float *b, size_t n, aqi_sums *out))             \
     X(from_f16, void, (const uint8_t *src, size_t n, float *dst))                        \
     X(from_bf16, void, (const uint8_t *src, size_t n, float *dst))                       \
@@ -3252,6 +3322,116 @@ static void aqi_decode_ref(const uint8_t *src, size_t n, float scale, float zero
 static void aqi_dot_ref(const float *a, const float *b, size_t n, float *lanes) {
     size_t i;
     for (i = 0; i < n; i++) lanes[i % AQI_DOT_LANES] += a[i] * b[i];
+}
+
+/* Kernels that make others of an instruction set. */
+typedef struct aqi_row_ops {
+    void (*unpack)(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst);
+    void (*decode)(const uint8_t *src, size_t n, float scale, float zero_point,
+                   float *dst);
+    void (*dot)(const float *a, const float *b, size_t n, float *lanes);
+} aqi_row_ops;
+
+/* The row from its i-th value on, a multiple of 8. */
+AQI_INLINE aqi_row aqi_row_from(const aqi_row *row, size_t i) {
+    aqi_row rest = *row;
+    size_t at = row->skip + i;
+    rest.codes += i / 8 * row->bits;
+    rest.scales += at / row->group;
+    rest.zero_points += at / row->group;
+    rest.skip = at % row->group;
+    rest.n -= i;
+    return rest;
+}
+
+/* Any row, by the kernels for one-byte codes. */
+static void aqi_expand_by(const aqi_row_ops *ops, const aqi_row *row, float *dst) {
+    uint8_t room[AQI_PIECE];
+    size_t done, part, at, g, m, i;
+    for (done = 0; done < row->n; done += part) {
+        part = AQI_MIN(row->n - done, (size_t)AQI_PIECE);
+        ops->unpack(row->codes + done / 8 * row->bits, part, row->bits, room);
+        for (i = 0; i < part && row->levels != NULL; i++) room[i] = row->levels[room[i]];
+        for (at = 0; at < part; at += m) {
+            g = (row->skip + done + at) / row->group;
+            m = AQI_MIN(part - at, row->group - (row->skip + done + at) % row->group);
+            ops->decode(room + at, m, row->scales[g], row->zero_points[g],
+                        dst + done + at);
+        }
+    }
+}
+
+static void aqi_dot_row_by(const aqi_row_ops *ops, const aqi_row *row, const float *x,
+                           float *lanes) {
+    float w[AQI_PIECE];
+    size_t done;
+    for (done = 0; done < row->n; done += AQI_PIECE) {
+        aqi_row piece = aqi_row_from(row, done);
+        piece.n = AQI_MIN(piece.n, (size_t)AQI_PIECE);
+        aqi_expand_by(ops, &piece, w);
+        ops->dot(w, x + done, piece.n, lanes);
+    }
+}
+
+static const aqi_row_ops aqi_row_ops_ref = {aqi_unpack_ref, aqi_decode_ref, aqi_dot_ref};
+
+static void aqi_expand_ref(const aqi_row *row, float *dst) {
+    aqi_expand_by(&aqi_row_ops_ref, row, dst);
+}
+
+static void aqi_dot_row_ref(const aqi_row *row, const float *x, float *lanes) {
+    aqi_dot_row_by(&aqi_row_ops_ref, row, x, lanes);
+}
+
+/* ---- integer dot products ---- */
+
+#define AQI_X8_LANES 16u
+#define AQI_X8_BYTES 64u /* of a row's codes in a block */
+
+/* Where a block's i-th code of x is: as the codes of the row lie in their bytes, first
+ * those in the lowest bits of each byte, then the next. In order where codes straddle
+ * bytes. */
+AQI_INLINE size_t aqi_x8_place(uint32_t bits, size_t i) {
+    size_t per = 8 % bits == 0 ? 8 / bits : 1, block = per * AQI_X8_BYTES;
+    return i / block * block + i % per * AQI_X8_BYTES + i % block / per;
+}
+
+/* Room for n codes of x. */
+AQI_INLINE size_t aqi_x8_room(uint32_t bits, size_t n) {
+    size_t block = (8 % bits == 0 ? 8 / bits : 1) * AQI_X8_BYTES;
+    return (n / block + (n % block != 0)) * block;
+}
+
+/* Adds the products of segment s, values [begin, end). */
+static void aqi_dot_x8_segment(const aqi_row *row, const aqi_x8 *x, size_t s,
+                               size_t begin, float *lanes) {
+    size_t end = AQI_MIN(begin + x->segment, row->n), g = begin / row->group, i, words;
+    int64_t sums[AQI_X8_LANES] = {0};
+    float scale = row->scales[g] * x->scales[s];
+    aqi_codes codes;
+    codes.src = row->codes;
+    codes.readable = (row->n * row->bits + 7) / 8;
+    codes.bits = row->bits;
+    for (i = begin; i < end; i++) {
+        uint32_t q = (uint32_t)aqi_code_at(&codes, i);
+        if (row->levels != NULL) q = row->levels[q];
+        sums[i * row->bits / 32 % AQI_X8_LANES] +=
+            (int64_t)q * x->codes[aqi_x8_place(row->bits, i)];
+    }
+    words = ((begin + x->segment) * row->bits - 1) / 32 - begin * row->bits / 32 + 1;
+    for (i = 0; i < AQI_MIN(words, AQI_X8_LANES); i++) {
+        size_t lane = (begin * row->bits / 32 + i) % AQI_X8_LANES;
+        lanes[lane] += (float)sums[lane] * scale;
+    }
+    lanes[AQI_X8_LANES + s % AQI_X8_LANES] +=
+        (row->scales[g] * row->zero_points[g]) * x->sums[s];
+}
+
+/* row->skip is 0. */
+static void aqi_dot_x8_ref(const aqi_row *row, const aqi_x8 *x, float *lanes) {
+    size_t begin, s = 0;
+    for (begin = 0; begin < row->n; begin += x->segment, s++)
+        aqi_dot_x8_segment(row, x, s, begin, lanes);
 }
 
 static void aqi_sums_ref(const float *a, const float *b, size_t n, aqi_sums *out) {
@@ -4402,6 +4582,239 @@ AQI_AVX2 static void aqi_dot_avx2(const float *a, const float *b, size_t n,
     aqi_dot_ref(a + i, b + i, n - i, lanes);
 }
 
+static const aqi_row_ops aqi_row_ops_avx2 = {aqi_unpack_avx2, aqi_decode_avx2,
+                                             aqi_dot_avx2};
+
+/* Whether groups are of whole vectors, and codes of 2, 4 or 8 bits. */
+AQI_INLINE bool aqi_row_is_even(const aqi_row *row) {
+    return row->skip == 0 && row->group % 32 == 0 && row->levels == NULL &&
+           (row->bits == 2 || row->bits == 4 || row->bits == 8);
+}
+
+/* Eight values from 8 codes. */
+AQI_INLINE AQI_AVX2 __m256 aqi_values8(const uint8_t *codes, uint32_t bits, __m256 scale,
+                                       __m256 zero_point) {
+    __m256i q;
+    uint32_t word = 0;
+    if (bits == 8) {
+        q = _mm256_cvtepu8_epi32(aqi_load8(codes));
+    } else {
+        memcpy(&word, codes, bits);
+        q = bits == 4 ? _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28)
+                      : _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
+        q = _mm256_srlv_epi32(_mm256_set1_epi32((int)word), q);
+        q = _mm256_and_si256(q, _mm256_set1_epi32(bits == 4 ? 15 : 3));
+    }
+    return _mm256_mul_ps(_mm256_sub_ps(_mm256_cvtepi32_ps(q), zero_point), scale);
+}
+
+#define AQI_ROW_AHEAD 4096u /* bytes of codes fetched ahead */
+
+AQI_INLINE AQI_AVX2 size_t aqi_expand_of(const aqi_row *row, uint32_t bits, float *dst) {
+    const uint8_t *codes = row->codes;
+    size_t g, i = 0, end;
+    for (g = 0; row->n - i >= 8; g++) {
+        const __m256 s = _mm256_set1_ps(row->scales[g]);
+        const __m256 z = _mm256_set1_ps(row->zero_points[g]);
+        for (end = i + AQI_MIN(row->group, (row->n - i) / 8 * 8); i < end; i += 8) {
+            if (i % 64 == 0) __builtin_prefetch(codes + AQI_ROW_AHEAD);
+            _mm256_storeu_ps(dst + i, aqi_values8(codes, bits, s, z));
+            codes += bits;
+        }
+    }
+    return i;
+}
+
+AQI_AVX2 static void aqi_expand_avx2(const aqi_row *row, float *dst) {
+    size_t done = 0;
+    aqi_row rest;
+    if (!aqi_row_is_even(row)) {
+        aqi_expand_by(&aqi_row_ops_avx2, row, dst);
+        return;
+    }
+    if (row->bits == 2) done = aqi_expand_of(row, 2, dst);
+    if (row->bits == 4) done = aqi_expand_of(row, 4, dst);
+    if (row->bits == 8) done = aqi_expand_of(row, 8, dst);
+    _mm256_zeroupper();
+    if (done == row->n) return;
+    rest = aqi_row_from(row, done);
+    aqi_expand_ref(&rest, dst + done);
+}
+
+AQI_INLINE AQI_AVX2 size_t aqi_dot_row_of(const aqi_row *row, uint32_t bits,
+                                          const float *x, float *lanes) {
+    const uint8_t *codes = row->codes;
+    __m256 sum[4];
+    size_t g, i = 0, k, end;
+    for (k = 0; k < 4; k++) sum[k] = _mm256_loadu_ps(lanes + 8 * k);
+    for (g = 0; row->n - i >= 32; g++) {
+        const __m256 s = _mm256_set1_ps(row->scales[g]);
+        const __m256 z = _mm256_set1_ps(row->zero_points[g]);
+        for (end = i + AQI_MIN(row->group, (row->n - i) / 32 * 32); i < end; i += 32) {
+            __builtin_prefetch(codes + AQI_ROW_AHEAD);
+            for (k = 0; k < 4; k++) {
+                __m256 w = aqi_values8(codes + k * bits, bits, s, z);
+                w = _mm256_mul_ps(w, _mm256_loadu_ps(x + i + 8 * k));
+                sum[k] = _mm256_add_ps(sum[k], w);
+            }
+            codes += 4 * bits;
+        }
+    }
+    for (k = 0; k < 4; k++) _mm256_storeu_ps(lanes + 8 * k, sum[k]);
+    return i;
+}
+
+AQI_AVX2 static void aqi_dot_row_avx2(const aqi_row *row, const float *x, float *lanes) {
+    size_t done = 0;
+    aqi_row rest;
+    if (!aqi_row_is_even(row)) {
+        aqi_dot_row_by(&aqi_row_ops_avx2, row, x, lanes);
+        return;
+    }
+    if (row->bits == 2) done = aqi_dot_row_of(row, 2, x, lanes);
+    if (row->bits == 4) done = aqi_dot_row_of(row, 4, x, lanes);
+    if (row->bits == 8) done = aqi_dot_row_of(row, 8, x, lanes);
+    _mm256_zeroupper();
+    if (done == row->n) return;
+    rest = aqi_row_from(row, done);
+    aqi_dot_row_ref(&rest, x + done, lanes);
+}
+
+/* ---- integer dot products ---- */
+
+/* Whether blocks are cut by segments into equal parts, or segments into blocks; and no
+ * sum of 32 bits can overflow. */
+AQI_INLINE bool aqi_x8_is_even(const aqi_row *row, const aqi_x8 *x) {
+    size_t bytes = x->segment * row->bits / 8;
+    return (row->bits == 2 || row->bits == 4 || row->bits == 8) && row->levels == NULL &&
+           x->segment * row->bits % 32 == 0 && x->segment <= 65536 &&
+           (bytes >= AQI_X8_BYTES ? bytes % AQI_X8_BYTES == 0
+                                  : AQI_X8_BYTES % bytes == 0);
+}
+
+#define AQI_X8_TERMS 64u /* segments, of whole blocks */
+
+/* Of segments [first, first + count): the products of scales, zero_terms the products of
+ * the zero terms; AQI_X8_TERMS of each, 0 beyond count. */
+AQI_INLINE void aqi_x8_terms(const aqi_row *row, const aqi_x8 *x, size_t first,
+                             size_t count, float *scales, float *zero_terms) {
+    const float *s = row->scales + first, *z = row->zero_points + first;
+    float own[2 * AQI_X8_TERMS];
+    size_t i, g;
+    memset(scales, 0, AQI_X8_TERMS * sizeof *scales);
+    memset(zero_terms, 0, AQI_X8_TERMS * sizeof *zero_terms);
+    if (x->segment != row->group) {
+        for (i = 0; i < count; i++) {
+            g = (first + i) * x->segment / row->group;
+            own[i] = row->scales[g];
+            own[AQI_X8_TERMS + i] = row->zero_points[g];
+        }
+        s = own;
+        z = own + AQI_X8_TERMS;
+    }
+    for (i = 0; i < count; i++) {
+        scales[i] = s[i] * x->scales[first + i];
+        zero_terms[i] = (s[i] * z[i]) * x->sums[first + i];
+    }
+}
+
+/* The sums of 32 bytes of codes in lanes of 32 bits; x at the first of its planes. */
+AQI_INLINE AQI_AVX2 __m256i aqi_x8_sums32(__m256i v, const int8_t *x, uint32_t bits) {
+    const uint8_t *p = (const uint8_t *)x;
+    const __m256i mask = _mm256_set1_epi8(bits == 4 ? 15 : 3);
+    __m256i sum = _mm256_setzero_si256(), a, b;
+    uint32_t k;
+    if (bits == 8) {
+        a = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(v)),
+                              _mm256_cvtepi8_epi16(aqi_load16(p)));
+        b = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(v, 1)),
+                              _mm256_cvtepi8_epi16(aqi_load16(p + 16)));
+        return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8);
+    }
+    for (k = 0; k < 8; k += bits) { /* at most 4 x 2 x 3 x 127, or 2 x 2 x 15 x 127 */
+        a = _mm256_and_si256(_mm256_srli_epi16(v, (int)k), mask);
+        b = aqi_load32(p + k / bits * AQI_X8_BYTES);
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, b));
+    }
+    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+}
+
+AQI_INLINE AQI_AVX2 void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x,
+                                       float *lanes) {
+    const size_t bytes = (row->n * bits + 7) / 8, segment = x->segment * bits / 8;
+    const size_t planes = AQI_X8_BYTES * 8 / bits;
+    float scales[AQI_X8_TERMS + 16], zero_terms[AQI_X8_TERMS];
+    __m256 sum[2], zero[2], s[2];
+    __m256i acc[2], index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), high;
+    size_t i, k, at = 0, first = 0, have = 0, words = AQI_MIN(segment / 4, (size_t)16);
+    const int8_t *p = x->codes;
+    high = _mm256_add_epi32(index, _mm256_set1_epi32(8));
+    for (k = 0; (size_t)1 << k < words; k++) continue;
+    index = _mm256_srl_epi32(index, _mm_cvtsi32_si128((int)k));
+    high = _mm256_srl_epi32(high, _mm_cvtsi32_si128((int)k));
+    for (k = 0; k < 2; k++) {
+        sum[k] = _mm256_loadu_ps(lanes + 8 * k);
+        zero[k] = _mm256_loadu_ps(lanes + AQI_X8_LANES + 8 * k);
+        acc[k] = _mm256_setzero_si256();
+    }
+    memset(scales, 0, sizeof scales);
+    for (; at < bytes; at += AQI_X8_BYTES, p += planes) {
+        const uint8_t *codes = row->codes + at;
+        uint8_t room[AQI_X8_BYTES];
+        size_t s0 = at / segment; /* the first segment of the block */
+        if (s0 >= first + have) {
+            first = s0;
+            have = AQI_MIN((bytes - at + segment - 1) / segment, (size_t)AQI_X8_TERMS);
+            aqi_x8_terms(row, x, first, have, scales, zero_terms);
+            for (i = 0; i < have; i += 16) {
+                zero[0] = _mm256_add_ps(zero[0], _mm256_loadu_ps(zero_terms + i));
+                zero[1] = _mm256_add_ps(zero[1], _mm256_loadu_ps(zero_terms + i + 8));
+            }
+        }
+        if (bytes - at < AQI_X8_BYTES) {
+            memset(room, 0, sizeof room);
+            memcpy(room, codes, bytes - at);
+            codes = room;
+        } else {
+            __builtin_prefetch(codes + AQI_ROW_AHEAD);
+        }
+        for (k = 0; k < 2; k++)
+            acc[k] = _mm256_add_epi32(
+                acc[k], aqi_x8_sums32(aqi_load32(codes + 32 * k), p + 32 * k, bits));
+        if ((at + AQI_X8_BYTES) % segment != 0 && segment > AQI_X8_BYTES &&
+            at + AQI_X8_BYTES < bytes)
+            continue;
+        if (segment >= AQI_X8_BYTES) {
+            s[0] = s[1] = _mm256_set1_ps(scales[s0 - first]);
+        } else {
+            __m256 a = _mm256_loadu_ps(scales + s0 - first);
+            __m256 b = _mm256_loadu_ps(scales + s0 - first + 8);
+            s[0] = _mm256_permutevar8x32_ps(a, index);
+            s[1] = words == 1 ? b : _mm256_permutevar8x32_ps(a, high);
+        }
+        for (k = 0; k < 2; k++) {
+            sum[k] =
+                _mm256_add_ps(sum[k], _mm256_mul_ps(_mm256_cvtepi32_ps(acc[k]), s[k]));
+            acc[k] = _mm256_setzero_si256();
+        }
+    }
+    for (k = 0; k < 2; k++) {
+        _mm256_storeu_ps(lanes + 8 * k, sum[k]);
+        _mm256_storeu_ps(lanes + AQI_X8_LANES + 8 * k, zero[k]);
+    }
+}
+
+AQI_AVX2 static void aqi_dot_x8_avx2(const aqi_row *row, const aqi_x8 *x, float *lanes) {
+    if (!aqi_x8_is_even(row, x)) {
+        aqi_dot_x8_ref(row, x, lanes);
+        return;
+    }
+    if (row->bits == 2) aqi_dot_x8_of(row, 2, x, lanes);
+    if (row->bits == 4) aqi_dot_x8_of(row, 4, x, lanes);
+    if (row->bits == 8) aqi_dot_x8_of(row, 8, x, lanes);
+    _mm256_zeroupper();
+}
+
 AQI_AVX2 static void aqi_sums_avx2(const float *a, const float *b, size_t n,
                                    aqi_sums *out) {
     const __m256d sign = _mm256_set1_pd(-0.0);
@@ -4845,13 +5258,191 @@ AQI_AVX512 static void aqi_squares_avx512(const float *src, const uint8_t *codes
 }
 
 
+/* ---- rows ---- */
+
+/* Sixteen values from 16 codes; table: the value of each code of 2 or 4 bits. */
+AQI_INLINE AQI_AVX512 __m512 aqi_values16(const uint8_t *codes, uint32_t bits,
+                                          __m512 table, __m512 scale, __m512 zero_point) {
+    __m512i q;
+    uint32_t word;
+    if (bits == 8) {
+        q = _mm512_cvtepu8_epi32(aqi_load16(codes));
+        return _mm512_mul_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(q), zero_point), scale);
+    }
+    if (bits == 4) { /* of an index only the low four bits count */
+        q = _mm512_cvtepu8_epi64(aqi_load8(codes));
+        q = _mm512_or_si512(q, _mm512_slli_epi64(q, 28));
+    } else {
+        memcpy(&word, codes, sizeof word);
+        q = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        q = _mm512_srlv_epi32(_mm512_set1_epi32((int)word), q);
+    }
+    return _mm512_permutexvar_ps(q, table);
+}
+
+AQI_INLINE AQI_AVX512 __m512 aqi_table16(uint32_t bits, __m512 scale, __m512 zero_point) {
+    const __m512i codes =
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i q = bits == 4 ? codes : _mm512_and_si512(codes, _mm512_set1_epi32(3));
+    return _mm512_mul_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(q), zero_point), scale);
+}
+
+AQI_INLINE AQI_AVX512 size_t aqi_expand_of512(const aqi_row *row, uint32_t bits,
+                                              float *dst) {
+    const uint8_t *codes = row->codes;
+    size_t g, i = 0, end;
+    for (g = 0; row->n - i >= 16; g++) {
+        const __m512 s = _mm512_set1_ps(row->scales[g]);
+        const __m512 z = _mm512_set1_ps(row->zero_points[g]);
+        const __m512 table = aqi_table16(bits, s, z);
+        for (end = i + AQI_MIN(row->group, (row->n - i) / 16 * 16); i < end; i += 16) {
+            if (i % 64 == 0) __builtin_prefetch(codes + AQI_ROW_AHEAD);
+            _mm512_storeu_ps(dst + i, aqi_values16(codes, bits, table, s, z));
+            codes += 2 * bits;
+        }
+    }
+    return i;
+}
+
+AQI_AVX512 static void aqi_expand_avx512(const aqi_row *row, float *dst) {
+    size_t done = 0;
+    aqi_row rest;
+    if (!aqi_row_is_even(row)) {
+        aqi_expand_by(&aqi_row_ops_avx2, row, dst);
+        return;
+    }
+    if (row->bits == 2) done = aqi_expand_of512(row, 2, dst);
+    if (row->bits == 4) done = aqi_expand_of512(row, 4, dst);
+    if (row->bits == 8) done = aqi_expand_of512(row, 8, dst);
+    _mm256_zeroupper();
+    if (done == row->n) return;
+    rest = aqi_row_from(row, done);
+    aqi_expand_ref(&rest, dst + done);
+}
+
+AQI_INLINE AQI_AVX512 size_t aqi_dot_row_of512(const aqi_row *row, uint32_t bits,
+                                               const float *x, float *lanes) {
+    const uint8_t *codes = row->codes;
+    __m512 sum0 = _mm512_loadu_ps(lanes), sum1 = _mm512_loadu_ps(lanes + 16);
+    size_t g, i = 0, end;
+    for (g = 0; row->n - i >= 32; g++) {
+        const __m512 s = _mm512_set1_ps(row->scales[g]);
+        const __m512 z = _mm512_set1_ps(row->zero_points[g]);
+        const __m512 table = aqi_table16(bits, s, z);
+        for (end = i + AQI_MIN(row->group, (row->n - i) / 32 * 32); i < end; i += 32) {
+            __m512 v = aqi_values16(codes, bits, table, s, z);
+            __m512 w = aqi_values16(codes + 2 * bits, bits, table, s, z);
+            __builtin_prefetch(codes + AQI_ROW_AHEAD);
+            sum0 = _mm512_add_ps(sum0, _mm512_mul_ps(v, _mm512_loadu_ps(x + i)));
+            sum1 = _mm512_add_ps(sum1, _mm512_mul_ps(w, _mm512_loadu_ps(x + i + 16)));
+            codes += 4 * bits;
+        }
+    }
+    _mm512_storeu_ps(lanes, sum0);
+    _mm512_storeu_ps(lanes + 16, sum1);
+    return i;
+}
+
+AQI_AVX512 static void aqi_dot_row_avx512(const aqi_row *row, const float *x,
+                                          float *lanes) {
+    size_t done = 0;
+    aqi_row rest;
+    if (!aqi_row_is_even(row)) {
+        aqi_dot_row_by(&aqi_row_ops_avx2, row, x, lanes);
+        return;
+    }
+    if (row->bits == 2) done = aqi_dot_row_of512(row, 2, x, lanes);
+    if (row->bits == 4) done = aqi_dot_row_of512(row, 4, x, lanes);
+    if (row->bits == 8) done = aqi_dot_row_of512(row, 8, x, lanes);
+    _mm256_zeroupper();
+    if (done == row->n) return;
+    rest = aqi_row_from(row, done);
+    aqi_dot_row_ref(&rest, x + done, lanes);
+}
+
+/* acc + the sums of a block of codes in lanes of 32 bits. */
+AQI_INLINE AQI_AVX512 __m512i aqi_x8_sums64(__m512i acc, __m512i v, const int8_t *x,
+                                            uint32_t bits) {
+    const __m512i mask = _mm512_set1_epi8(bits == 4 ? 15 : 3);
+    __m512i a = bits == 8 ? v : _mm512_and_si512(v, mask);
+    acc = _mm512_dpbusd_epi32(acc, a, _mm512_loadu_si512(x));
+    if (bits == 8) return acc;
+    a = bits == 4 ? _mm512_srli_epi16(v, 4) : _mm512_srli_epi16(v, 2);
+    a = _mm512_and_si512(a, mask);
+    acc = _mm512_dpbusd_epi32(acc, a, _mm512_loadu_si512(x + AQI_X8_BYTES));
+    if (bits == 4) return acc;
+    a = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
+    acc = _mm512_dpbusd_epi32(acc, a, _mm512_loadu_si512(x + 2 * AQI_X8_BYTES));
+    a = _mm512_and_si512(_mm512_srli_epi16(v, 6), mask);
+    return _mm512_dpbusd_epi32(acc, a, _mm512_loadu_si512(x + 3 * AQI_X8_BYTES));
+}
+
+AQI_INLINE AQI_AVX512 void aqi_dot_x8_of512(const aqi_row *row, uint32_t bits,
+                                            const aqi_x8 *x, float *lanes) {
+    const size_t bytes = (row->n * bits + 7) / 8, segment = x->segment * bits / 8;
+    const size_t planes = AQI_X8_BYTES * 8 / bits;
+    float scales[AQI_X8_TERMS + 16], zero_terms[AQI_X8_TERMS];
+    __m512 sum = _mm512_loadu_ps(lanes), zero = _mm512_loadu_ps(lanes + AQI_X8_LANES), s;
+    __m512i acc = _mm512_setzero_si512(), index;
+    size_t i, k, at = 0, first = 0, have = 0, words = AQI_MIN(segment / 4, (size_t)16);
+    const int8_t *p = x->codes;
+    index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (k = 0; (size_t)1 << k < words; k++) continue;
+    index = _mm512_srl_epi32(index, _mm_cvtsi32_si128((int)k));
+    memset(scales, 0, sizeof scales);
+    for (; at < bytes; at += AQI_X8_BYTES, p += planes) {
+        const uint8_t *codes = row->codes + at;
+        size_t left = bytes - at, s0 = at / segment; /* the first segment of the block */
+        __m512i v;
+        if (s0 >= first + have) {
+            first = s0;
+            have = AQI_MIN((left + segment - 1) / segment, (size_t)AQI_X8_TERMS);
+            aqi_x8_terms(row, x, first, have, scales, zero_terms);
+            for (i = 0; i < have; i += 16)
+                zero = _mm512_add_ps(zero, _mm512_loadu_ps(zero_terms + i));
+        }
+        if (left < AQI_X8_BYTES) {
+            v = _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, codes);
+        } else {
+            __builtin_prefetch(codes + AQI_ROW_AHEAD);
+            v = _mm512_loadu_si512(codes);
+        }
+        acc = aqi_x8_sums64(acc, v, p, bits);
+        if (segment > AQI_X8_BYTES && (at + AQI_X8_BYTES) % segment != 0 &&
+            left > AQI_X8_BYTES)
+            continue;
+        if (segment >= AQI_X8_BYTES) {
+            s = _mm512_set1_ps(scales[s0 - first]);
+        } else {
+            s = _mm512_permutexvar_ps(index, _mm512_loadu_ps(scales + s0 - first));
+        }
+        sum = _mm512_add_ps(sum, _mm512_mul_ps(_mm512_cvtepi32_ps(acc), s));
+        acc = _mm512_setzero_si512();
+    }
+    _mm512_storeu_ps(lanes, sum);
+    _mm512_storeu_ps(lanes + AQI_X8_LANES, zero);
+}
+
+AQI_AVX512 static void aqi_dot_x8_avx512(const aqi_row *row, const aqi_x8 *x,
+                                         float *lanes) {
+    if (!aqi_x8_is_even(row, x)) {
+        aqi_dot_x8_ref(row, x, lanes);
+        return;
+    }
+    if (row->bits == 2) aqi_dot_x8_of512(row, 2, x, lanes);
+    if (row->bits == 4) aqi_dot_x8_of512(row, 4, x, lanes);
+    if (row->bits == 8) aqi_dot_x8_of512(row, 8, x, lanes);
+    _mm256_zeroupper();
+}
+
 /* In the order of AQI_KERNELS. */
 static const struct aqi_kernels aqi_kernels_avx512 = {
-    aqi_range_avx2, aqi_encode_avx2, aqi_pack_avx2, aqi_unpack_avx2, aqi_unpack32_avx2,
-    aqi_delta32_avx2, aqi_delta64_avx2, aqi_join_avx2, aqi_split_avx2, aqi_run_avx2,
-    aqi_levels_avx2, aqi_steps_avx2, aqi_refit_avx2, aqi_block_avx512, aqi_squares_avx512,
-    aqi_decode_avx2, aqi_dot_avx2,
-    aqi_sums_avx2, aqi_from_f16_avx2, aqi_from_bf16_avx2, aqi_crc32_avx512,
+    aqi_range_avx2,    aqi_encode_avx2,   aqi_pack_avx2,      aqi_unpack_avx2,
+    aqi_unpack32_avx2, aqi_delta32_avx2,  aqi_delta64_avx2,   aqi_join_avx2,
+    aqi_split_avx2,    aqi_run_avx2,      aqi_levels_avx2,    aqi_steps_avx2,
+    aqi_refit_avx2,    aqi_block_avx512,  aqi_squares_avx512, aqi_decode_avx2,
+    aqi_expand_avx512, aqi_dot_avx2,      aqi_dot_row_avx512, aqi_dot_x8_avx512,
+    aqi_sums_avx2,     aqi_from_f16_avx2, aqi_from_bf16_avx2, aqi_crc32_avx512,
     AQ_ISA_AVX512};
 
 static bool aqi_cpu_has_avx512(void) {
@@ -10931,7 +11522,6 @@ void aq_writer_abort(aq_writer *writer) {
 #pragma GCC optimize("fp-contract=off")
 #endif
 
-#define AQI_PIECE 1024u      /* values worked on at a time: they stay in the L1 cache */
 #define AQI_TILE_VALUES 65536u
 #define AQI_WAVE 256u        /* tiles whose reports are held at a time                */
 
@@ -11813,29 +12403,20 @@ aq_status aq_quantize_into(const aq_layout *layout, const void *src, aq_dtype sr
 
 /* ---- dequantize, dot ---- */
 
-/* float32 of columns [col, col + n) of a row; col is a multiple of 8. */
-static void aqi_decode_span(const aq_layout *l, const aq_quantized_view *src, size_t row,
-                            size_t col, size_t n, float *dst) {
-    const struct aqi_kernels *k = aqi_k();
-    const uint8_t *codes = src->codes + row * l->row_bytes + col / 8 * l->code_bits;
-    size_t slot = row / l->group_rows * l->groups_per_row;
-    uint8_t room[AQI_PIECE];
-    while (n > 0) {
-        size_t part = AQI_MIN(n, (size_t)AQI_PIECE), at = 0;
-        k->unpack(codes, part, l->code_bits, room);
-        while (at < part) {
-            size_t g = (col + at) / l->group_cols;
-            size_t left = l->group_cols - (col + at) % l->group_cols;
-            size_t m = AQI_MIN(part - at, left);
-            k->decode(room + at, m, src->scales[slot + g], src->zero_points[slot + g],
-                      dst + at);
-            at += m;
-        }
-        codes += part / 8 * l->code_bits;
-        col += part;
-        dst += part;
-        n -= part;
-    }
+/* Columns [col, col + n) of a row; col is a multiple of 8. */
+static aqi_row aqi_row_at(const aq_layout *l, const aq_quantized_view *src, size_t row,
+                          size_t col, size_t n) {
+    size_t slot = row / l->group_rows * l->groups_per_row + col / l->group_cols;
+    aqi_row r;
+    r.codes = src->codes + row * l->row_bytes + col / 8 * l->code_bits;
+    r.scales = src->scales + slot;
+    r.zero_points = src->zero_points + slot;
+    r.levels = NULL;
+    r.n = n;
+    r.group = l->group_cols;
+    r.skip = col % l->group_cols;
+    r.bits = l->code_bits;
+    return r;
 }
 
 typedef struct aqi_decode_task {
@@ -11844,7 +12425,6 @@ typedef struct aqi_decode_task {
     size_t first_row, num_rows;
     aqi_tiling tiling;
     float *dst;
-    const float *x; /* matvec only */
 } aqi_decode_task;
 
 static void aqi_dequantize_tile(void *arg, size_t index) {
@@ -11852,9 +12432,11 @@ static void aqi_dequantize_tile(void *arg, size_t index) {
     const aq_layout *l = t->layout;
     aqi_tile tile = aqi_tile_at(&t->tiling, l, t->num_rows, index);
     size_t row;
-    for (row = tile.row; row < tile.row_end; row++)
-        aqi_decode_span(l, t->src, t->first_row + row, tile.col, tile.col_end - tile.col,
-                        t->dst + row * l->cols + tile.col);
+    for (row = tile.row; row < tile.row_end; row++) {
+        aqi_row r = aqi_row_at(l, t->src, t->first_row + row, tile.col,
+                               tile.col_end - tile.col);
+        aqi_k()->expand(&r, t->dst + row * l->cols + tile.col);
+    }
 }
 
 static aq_status aqi_view_check(const aq_layout *layout, const aq_quantized_view *src,
@@ -11892,9 +12474,9 @@ aq_status aq_dequantize_rows(const aq_layout *layout, const aq_quantized_view *s
 }
 
 /* The lanes of a dot product to one sum, pairwise. */
-static float aqi_dot_close(float *lanes) {
+static float aqi_dot_close(float *lanes, size_t count) {
     size_t width, i;
-    for (width = AQI_DOT_LANES / 2; width > 0; width /= 2) {
+    for (width = count / 2; width > 0; width /= 2) {
         for (i = 0; i < width; i++) lanes[i] += lanes[i + width];
     }
     return lanes[0];
@@ -11902,14 +12484,10 @@ static float aqi_dot_close(float *lanes) {
 
 static float aqi_dot_row(const aq_layout *l, const aq_quantized_view *src, size_t row,
                          const float *x) {
-    float w[AQI_PIECE], lanes[AQI_DOT_LANES] = {0};
-    size_t col;
-    for (col = 0; col < l->cols; col += AQI_PIECE) {
-        size_t n = AQI_MIN(l->cols - col, (size_t)AQI_PIECE);
-        aqi_decode_span(l, src, row, col, n, w);
-        aqi_k()->dot(w, x + col, n, lanes);
-    }
-    return aqi_dot_close(lanes);
+    float lanes[AQI_DOT_LANES] = {0};
+    aqi_row r = aqi_row_at(l, src, row, 0, l->cols);
+    aqi_k()->dot_row(&r, x, lanes);
+    return aqi_dot_close(lanes, AQI_DOT_LANES);
 }
 
 aq_status aq_dot_row(const aq_layout *layout, const aq_quantized_view *src, size_t row,
@@ -11921,39 +12499,219 @@ aq_status aq_dot_row(const aq_layout *layout, const aq_quantized_view *src, size
     if (status != AQ_OK) return status;
     if (row >= layout->rows)
         return aqi_fail(err, AQ_E_ARG, "row %zu of %zu", row, layout->rows);
-    if (layout->cols > 0 && x == NULL) return aqi_fail(err, AQ_E_ARG, "vector missing");
+    if (layout->cols == 0) return AQ_OK;
+    if (x == NULL) return aqi_fail(err, AQ_E_ARG, "vector missing");
     *out_dot = aqi_dot_row(layout, src, row, x);
     return AQ_OK;
 }
 
-static void aqi_matvec_tile(void *arg, size_t index) {
-    const aqi_decode_task *t = (const aqi_decode_task *)arg;
-    size_t row = index * t->tiling.rows;
-    size_t end = AQI_MIN(row + t->tiling.rows, t->num_rows);
-    for (; row < end; row++) t->dst[row] = aqi_dot_row(t->layout, t->src, row, t->x);
+/* Values of a tile of a product, at least: some 10 us of work. */
+#define AQI_MATMUL_VALUES 131072u
+
+typedef struct aqi_matmul_task {
+    const aq_layout *layout;
+    const aq_quantized_view *src;
+    const float *x;              /* one of the two */
+    const aq_activations *x8;
+    size_t count, tile_rows;
+    float *y;
+} aqi_matmul_task;
+
+static float aqi_dot_x8(const aqi_matmul_task *t, size_t row, size_t vector) {
+    const aq_activations *a = t->x8;
+    float lanes[2 * AQI_X8_LANES] = {0};
+    aqi_row r = aqi_row_at(t->layout, t->src, row, 0, t->layout->cols);
+    aqi_x8 x;
+    x.codes = a->codes + vector * a->room;
+    x.scales = a->scales + vector * a->segments;
+    x.sums = a->sums + vector * a->segments;
+    x.segment = a->segment;
+    aqi_k()->dot_x8(&r, &x, lanes);
+    return aqi_dot_close(lanes, AQI_X8_LANES) -
+           aqi_dot_close(lanes + AQI_X8_LANES, AQI_X8_LANES);
 }
 
-aq_status aq_matvec(const aq_layout *layout, const aq_quantized_view *src, const float *x,
-                    float *y, const aq_tasks *tasks, aq_error *err) {
-    aqi_decode_task t;
+static void aqi_matmul_tile(void *arg, size_t index) {
+    const aqi_matmul_task *t = (const aqi_matmul_task *)arg;
+    const aq_layout *l = t->layout;
+    size_t row = index * t->tile_rows, end = AQI_MIN(row + t->tile_rows, l->rows), i;
+    for (; row < end; row++) {
+        for (i = 0; i < t->count; i++)
+            t->y[i * l->rows + row] =
+                t->x8 != NULL ? aqi_dot_x8(t, row, i)
+                              : aqi_dot_row(l, t->src, row, t->x + i * l->cols);
+    }
+}
+
+static aq_status aqi_matmul(aqi_matmul_task *t, const aq_tasks *tasks, aq_error *err) {
+    const aq_layout *l = t->layout;
+    size_t tiles;
+    if (l->rows == 0 || t->count == 0) return AQ_OK;
+    if (t->y == NULL || (l->cols > 0 && t->x == NULL && t->x8 == NULL))
+        return aqi_fail(err, AQ_E_ARG, "vector missing");
+    if (l->cols == 0) { /* also without codes */
+        memset(t->y, 0, t->count * l->rows * sizeof *t->y);
+        return AQ_OK;
+    }
+    t->tile_rows = AQI_MATMUL_VALUES / l->cols / t->count;
+    t->tile_rows = AQI_MAX(t->tile_rows, (size_t)1);
+    tiles = (l->rows + t->tile_rows - 1) / t->tile_rows;
+    /* Less than some 50 us of work is done sooner than other threads wake up. */
+    aqi_run(tiles > 4 ? tasks : NULL, tiles, aqi_matmul_tile, t);
+    return AQ_OK;
+}
+
+aq_status aq_matmul(const aq_layout *layout, const aq_quantized_view *src, const float *x,
+                    size_t count, float *y, const aq_tasks *tasks, aq_error *err) {
+    aqi_matmul_task t;
     aq_status status;
     aqi_error_clear(err);
     status = aqi_view_check(layout, src, err);
     if (status != AQ_OK) return status;
-    if (layout->rows == 0) return AQ_OK;
-    if (y == NULL || (layout->cols > 0 && x == NULL))
-        return aqi_fail(err, AQ_E_ARG, "vector missing");
     memset(&t, 0, sizeof t);
     t.layout = layout;
     t.src = src;
-    t.num_rows = layout->rows;
-    t.dst = y;
     t.x = x;
-    t.tiling.rows =
-        AQI_MAX(AQI_TILE_VALUES / AQI_MAX(layout->cols, (size_t)1), (size_t)1);
-    aqi_run(tasks, (layout->rows + t.tiling.rows - 1) / t.tiling.rows, aqi_matvec_tile,
-            &t);
+    t.count = count;
+    t.y = y;
+    return aqi_matmul(&t, tasks, err);
+}
+
+aq_status aq_matvec(const aq_layout *layout, const aq_quantized_view *src, const float *x,
+                    float *y, const aq_tasks *tasks, aq_error *err) {
+    return aq_matmul(layout, src, x, 1, y, tasks, err);
+}
+
+/* ---- activations ---- */
+
+/* Whether vectors of a can be multiplied with a tensor. */
+static bool aqi_activations_fit(const aq_activations *a, const aq_activations *of) {
+    return a->cols == of->cols && a->code_bits == of->code_bits &&
+           a->segment == of->segment && a->segments == of->segments &&
+           a->room == of->room;
+}
+
+/* Shape and sizes of vectors for a layout; false when they overflow size_t. */
+static bool aqi_activations_shape(const aq_layout *l, size_t count, aq_activations *out,
+                                  size_t *out_bytes) {
+    size_t floats, codes;
+    memset(out, 0, sizeof *out);
+    out->count = count;
+    out->cols = l->cols;
+    out->code_bits = l->code_bits;
+    out->segment = AQI_MIN(l->group_cols, AQI_MAX(l->cols, (size_t)1));
+    if (out->segment > 256 && (l->groups_per_row <= 1 || l->group_cols % 128 == 0))
+        out->segment = 128;
+    out->segments = l->cols / out->segment + (l->cols % out->segment != 0);
+    out->room = aqi_x8_room(l->code_bits, l->cols);
+    return aqi_mul_size(count, out->segments, &floats) &&
+           aqi_mul_size(floats, 2 * sizeof(float), &floats) &&
+           aqi_mul_size(count, out->room, &codes) &&
+           aqi_add_size(floats, codes, out_bytes);
+}
+
+size_t aq_activations_bytes(const aq_layout *layout, size_t count) {
+    aq_activations a;
+    size_t bytes;
+    if (aqi_layout_check(layout, NULL) != AQ_OK) return 0;
+    return aqi_activations_shape(layout, count, &a, &bytes) ? bytes : 0;
+}
+
+/* One segment: codes in order to `codes`; false when a value is not finite. */
+static bool aqi_activations_segment(const float *x, size_t n, uint8_t *codes,
+                                    float *out_scale, float *out_sum) {
+    aqi_range range;
+    aqi_encode how;
+    int64_t sum = 0;
+    float scale;
+    size_t i;
+    aqi_k()->range(x, n, &range);
+    if (range.absmax_bits >= AQI_INF_BITS) return false;
+    scale = aqi_bits_float(range.absmax_bits) / 127.0f;
+    if (!(scale >= FLT_MIN)) scale = 0.0f; /* below 2^-119 all codes are 0 */
+    how.base = 0.0f;
+    how.inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+    how.bias = 128.0f;
+    how.max_code = 255.0f;
+    aqi_k()->encode(x, n, &how, codes);
+    for (i = 0; i < n; i++) {
+        codes[i] = (uint8_t)(codes[i] ^ 128u);
+        sum += (int8_t)codes[i];
+    }
+    *out_scale = scale;
+    *out_sum = scale * (float)sum;
+    return true;
+}
+
+aq_status aq_activations_init(const aq_layout *layout, const float *x, size_t count,
+                              void *memory, aq_activations *out_activations,
+                              aq_error *err) {
+    aq_activations a;
+    uint8_t piece[AQI_PIECE];
+    float *scales = (float *)memory, *sums;
+    int8_t *codes;
+    size_t bytes, v, s, at, n, i;
+    aq_status status;
+    aqi_error_clear(err);
+    memset(out_activations, 0, sizeof *out_activations);
+    status = aqi_layout_check(layout, err);
+    if (status != AQ_OK) return status;
+    if (!aqi_activations_shape(layout, count, &a, &bytes))
+        return aqi_fail(err, AQ_E_LIMIT, "%zu vectors are too many for this machine",
+                        count);
+    if (bytes > 0 && (x == NULL || memory == NULL || (uintptr_t)memory % 4 != 0))
+        return aqi_fail(err, AQ_E_ARG,
+                        "vectors or their memory missing, or not aligned to 4");
+    sums = scales + count * a.segments;
+    codes = (int8_t *)(sums + count * a.segments);
+    memset(codes, 0, count * a.room);
+    for (v = 0; v < count; v++) {
+        for (s = 0; s < a.segments; s++) {
+            at = s * a.segment;
+            n = AQI_MIN(a.segment, a.cols - at);
+            if (n > AQI_PIECE)
+                return aqi_fail(err, AQ_E_UNSUPPORTED,
+                                "groups of %zu elements; use aq_matmul", n);
+            if (!aqi_activations_segment(x + v * a.cols + at, n, piece,
+                                         &scales[v * a.segments + s],
+                                         &sums[v * a.segments + s])) {
+                for (i = 0; aqi_is_finite(x[v * a.cols + at + i]); i++) continue;
+                return aqi_fail(err, AQ_E_NONFINITE,
+                                "vector %zu: value %zu is NaN or infinite", v, at + i);
+            }
+            for (i = 0; i < n; i++)
+                codes[v * a.room + aqi_x8_place(a.code_bits, at + i)] = (int8_t)piece[i];
+        }
+    }
+    a.codes = codes;
+    a.scales = scales;
+    a.sums = sums;
+    *out_activations = a;
     return AQ_OK;
+}
+
+aq_status aq_matmul_i8(const aq_layout *layout, const aq_quantized_view *src,
+                       const aq_activations *x, float *y, const aq_tasks *tasks,
+                       aq_error *err) {
+    aqi_matmul_task t;
+    aq_activations own;
+    size_t bytes;
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_view_check(layout, src, err);
+    if (status != AQ_OK) return status;
+    if (x == NULL || !aqi_activations_shape(layout, x->count, &own, &bytes) ||
+        !aqi_activations_fit(x, &own))
+        return aqi_fail(err, AQ_E_ARG,
+                        "activations were made for another width, group size or number "
+                        "of columns; make them from this layout");
+    memset(&t, 0, sizeof t);
+    t.layout = layout;
+    t.src = src;
+    t.x8 = x;
+    t.count = x->count;
+    t.y = y;
+    return aqi_matmul(&t, tasks, err);
 }
 
 #ifdef __clang__
@@ -12280,7 +13038,7 @@ static float aqi_float_dot(const aq_tensor *t, size_t row, const float *x) {
             aqi_floats_at(t->data, t->dtype, row * t->layout.cols + col, n, room);
         aqi_k()->dot(w, x + col, n, lanes);
     }
-    return aqi_dot_close(lanes);
+    return aqi_dot_close(lanes, AQI_DOT_LANES);
 }
 
 aq_status aq_tensor_dot(const aq_tensor *tensor, size_t row, const float *x,
