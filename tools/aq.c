@@ -12,7 +12,7 @@
 static const cli_command *const commands[] = {
     &command_inspect,    &command_schema,  &command_meta,
     &command_cat,        &command_verify,  &command_quantize,
-    &command_dequantize, &command_convert, &command_compare,
+    &command_dequantize, &command_convert, &command_compare, &command_bench,
 };
 enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };
 

@@ -67,7 +67,8 @@ typedef struct cli_command {
     { NULL, NULL, 0, false, NULL }
 
 extern const cli_command command_inspect, command_schema, command_meta, command_verify,
-    command_cat, command_quantize, command_dequantize, command_convert, command_compare;
+    command_cat, command_quantize, command_dequantize, command_convert, command_compare,
+    command_bench;
 
 /* cli_error - prints "aq: SUBJECT: message" as one line to stderr; returns CLI_ERROR. */
 int cli_error(const char *subject, const char *format, ...) AQ_PRINTF(2, 3);
