@@ -10,9 +10,9 @@
 #include <unistd.h>
 
 static const cli_command *const commands[] = {
-    &command_inspect,    &command_schema,  &command_meta,
-    &command_cat,        &command_verify,  &command_quantize,
-    &command_dequantize, &command_convert, &command_compare, &command_bench,
+    &command_inspect, &command_schema,   &command_meta,       &command_cat,
+    &command_verify,  &command_quantize, &command_dequantize, &command_convert,
+    &command_compare, &command_bench,
 };
 enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -79,7 +79,8 @@ bool cli_parse_number(const char *text, uint32_t min, uint32_t max,
 
 static void put_usage(buffer *out, const cli_command *command) {
     const cli_option *option;
-    buffer_print(out, "usage: aq %s %s", command->name, command->files);
+    buffer_print(out, "usage: aq %s%s%s", command->name,
+                 command->files[0] != '\0' ? " " : "", command->files);
     for (option = command->options; option->name != NULL; option++) {
         buffer_print(out, " [--%s%s%s]%s", option->name, option->value != NULL ? " " : "",
                      option->value != NULL ? option->value : "",

@@ -67,8 +67,8 @@ INLINE_BODY void read_body(const float *from, size_t count, float *out_sum) {
     memset(sums, 0, sizeof sums);
     for (i = 0; i < count; i += STEP) {
         const wide *at = (const wide *)(from + i);
-        __builtin_prefetch((const char *)at + 4096);
-        __builtin_prefetch((const char *)at + 4096 + sizeof(wide));
+        __builtin_prefetch((const void *)((uintptr_t)at + 4096));
+        __builtin_prefetch((const void *)((uintptr_t)at + 4096 + sizeof(wide)));
         sums[0] += at[0];
         sums[1] += at[1];
     }
@@ -708,7 +708,7 @@ static void show_json(const bench *of) {
  * MARK: - As SVG
  *========================================================================*/
 
-enum { LABEL_WIDTH = 190, PANEL_WIDTH = 330, BAR = 9, HEAD = 92, FOOT = 30 };
+enum { LABEL_WIDTH = 190, PANEL_WIDTH = 330, BAR = 9, HEAD = 110, FOOT = 30 };
 
 /* Colours that stand out on white and on black. */
 static const char *const isa_colours[NUM_ISAS] = {"#8b949e", "#3b82f6", "#e8742c",
@@ -742,7 +742,7 @@ static int count_isas(const bench *of) {
 }
 
 static int panel_left(size_t pool) {
-    return LABEL_WIDTH + (int)pool * (PANEL_WIDTH + 40);
+    return LABEL_WIDTH + (int)pool * (PANEL_WIDTH + 56);
 }
 
 /* The end of the axis: 100 %, or up to 200 % where bars need it. */
@@ -756,9 +756,29 @@ static double axis_end(const bench *of) {
     return end;
 }
 
+/* "read (12.9 GB/s on one thread) for quantize, matvec; store (...) for dequantize" */
+static void put_floor_legend(const bench *of, buffer *out) {
+    size_t kind, op;
+    buffer_print(out, "in %% of");
+    for (kind = 0; kind < NUM_FLOORS; kind++) {
+        const char *last = "";
+        for (op = 0; op < NUM_OPERATIONS; op++) {
+            const char *name = operations[op].name;
+            if (operations[op].floor != (floor_kind)kind || strcmp(name, last) == 0)
+                continue;
+            if (last[0] == '\0')
+                buffer_print(out, "%s %s (%.1f GB/s on one thread) for %s",
+                             out->data[out->size - 1] == 'f' ? "" : ";",
+                             floor_names[kind], median(&of->floors[kind][0]), name);
+            else
+                buffer_print(out, ", %s", name);
+            last = name;
+        }
+    }
+}
+
 static void put_svg_head(const bench *of, buffer *out, int width, int height) {
-    char floors[4 * TEXT_ROOM];
-    buffer machine = {NULL, 0, 0};
+    buffer machine = {NULL, 0, 0}, floors = {NULL, 0, 0};
     size_t i;
     int x = LABEL_WIDTH;
     buffer_print(out,
@@ -773,19 +793,19 @@ static void put_svg_head(const bench *of, buffer *out, int width, int height) {
     buffer_print(out, "<rect class=\"back\" width=\"%d\" height=\"%d\"/>\n", width,
                  height);
     put_svg_text(out, 10, 22, " font-size=\"16\" font-weight=\"bold\"",
-                 "aq bench: speed of the kernels as a part of the memory's");
+                 "aq bench: kernels against memory bandwidth");
     put_machine(of, &machine);
-    snprintf(floors, sizeof floors, "; read %.1f, store %.1f GB/s on one thread",
-             median(&of->floors[FLOOR_READ][0]), median(&of->floors[FLOOR_STORE][0]));
-    buffer_print(&machine, "%s", floors);
-    put_svg_text(out, 10, 42, "", machine.data);
+    put_svg_text(out, 10, 41, "", machine.data);
+    put_floor_legend(of, &floors);
+    put_svg_text(out, 10, 58, "", floors.data);
+    buffer_free(&floors);
     buffer_free(&machine);
     for (i = 0; i < NUM_ISAS; i++) {
         if (!of->isa_wanted[i]) continue;
         buffer_print(out,
-                     "<rect x=\"%d\" y=\"53\" width=\"11\" height=\"11\" fill=\"%s\"/>\n",
+                     "<rect x=\"%d\" y=\"69\" width=\"11\" height=\"11\" fill=\"%s\"/>\n",
                      x, isa_colours[i]);
-        put_svg_text(out, x + 16, 63, "", aq_isa_name(isas[i]));
+        put_svg_text(out, x + 16, 79, "", aq_isa_name(isas[i]));
         x += 80;
     }
 }
@@ -817,7 +837,8 @@ static void put_svg_bars(const bench *of, buffer *out, int group_height, double 
         const measurement *item = &of->items[i];
         int group = (int)(item->op - operations) * NUM_WIDTHS + (int)item->width;
         int top = HEAD + 6 + group * group_height, left = panel_left(item->pool);
-        double ratio = median(&item->ratios), length = ratio / end * PANEL_WIDTH;
+        double ratio = median(&item->ratios);
+        double length = (ratio < end ? ratio : end) / end * PANEL_WIDTH;
         if (item->row == 0 && item->pool == 0) {
             snprintf(text, sizeof text, "%s %s int%u", item->op->name, item->op->variant,
                      (unsigned)widths[item->width]);

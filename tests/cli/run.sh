@@ -144,7 +144,7 @@ big() {
     "$gen" "$@" >"$file"
 }
 
-COMMANDS='inspect schema meta cat verify quantize dequantize convert compare'
+COMMANDS='inspect schema meta cat verify quantize dequantize convert compare bench'
 
 "$gen" layer.weight F32 4x64 ramp layer.bias F32 64 ramp half F16 2x3x8 ramp \
     ids I64 3 ramp none F32 0x4 ramp one F32 "" ramp \
@@ -417,6 +417,72 @@ err_has '^aq: text\.json: .'
 run 2 quantize missing.safetensors o2.parquet
 an_error 'aq: missing.safetensors: cannot open: No such file or directory'
 [ ! -e o2.parquet ] || fault 'there is an output'
+
+# --- bench ----------------------------------------------------------------------------------
+
+begin 'bench: JSON'
+run 0 bench --mib 1 --threads 2 --json
+quiet
+json '[.mib, .cols, .group_size]' '[1,4096,128]'
+json '[.floors[] | [.name, .threads]]' '[["memcpy",1],["memcpy",2],["read",1],["read",2],["store",1],["store",2],["non-temporal store",1],["non-temporal store",2]]'
+holds 'all(.floors[]; .gb_per_second > 0 or (.name == "non-temporal store" and .gb_per_second == null))'
+holds 'all(.operations[]; .gb_per_second > 0 and .ratio > 0 and .runs >= 3)'
+json '[[["quantize","minmax","read"],["quantize","refine","read"],["dequantize","float32","store"],["matvec","float32","read"]][] |
+    . + ([2,4,8][] | [., 1], [., 2])] -
+    [.operations[] | select(.isa == "ref") | [.operation, .variant, .floor, .bits, .threads]]' '[]'
+# Nothing is missing for another instruction set, and nothing is there twice.
+json '[.operations | group_by(.isa)[] | map(del(.isa, .gb_per_second, .ratio, .runs)) | sort] | unique | length' 1
+json '[.operations | group_by(.isa, .operation, .variant, .bits, .threads)[] | length] | unique' '[1]'
+
+begin 'bench: one instruction set, one thread'
+run 0 bench --mib 1 --isa ref --threads 1 --json
+json '[.operations[] | [.isa, .threads]] | unique' '[["ref",1]]'
+json '[.floors[].threads] | unique' '[1]'
+case $(uname -m) in x86_64) other=neon ;; *) other=avx2 ;; esac
+run 2 bench --isa $other
+an_error "aq: bench: $other is not supported here"
+
+begin 'bench: text'
+run 0 bench --mib 1 --isa ref --threads 2
+quiet
+out_has '1 MiB of float32, groups of 128, medians of [3579] runs'
+out_has '^GB/s  *1 thread  2 threads$'
+out_has '^read  *[0-9.]+  *[0-9.]+$'
+out_has '^isa  *operation  *codes  floor  *1 thread  of floor  2 threads  of floor  times$'
+out_has '^ref  quantize    minmax  *int4   read  *[0-9.]+  *[0-9]+ %  *[0-9.]+  *[0-9]+ %  *[0-9.]+$'
+run 0 bench --mib 1 --isa ref --threads 1
+out_has '^isa  *operation  *codes  floor  *1 thread  of floor$'
+
+begin 'bench: a chart'
+mkdir chart
+run 0 bench --mib 1 --svg chart/o.svg --json
+files chart o.svg
+# The background, a bar for each operation, a colour for each instruction set.
+bars=$(jq '1 + (.operations | length) + ([.operations[].isa] | unique | length)' "$w/out")
+[ "$(grep -c '^<rect' chart/o.svg)" = "$bars" ] || fault "not $bars bars"
+[ "$(sed -n '1s/ .*//p; $p' chart/o.svg | tr '\n' ' ')" = '<svg </svg> ' ] || fault 'no whole SVG'
+if command -v xmllint >/dev/null; then expect 0 xmllint --noout chart/o.svg; fi
+run 0 bench --mib 1 --isa ref --svg chart/o.svg
+files chart o.svg
+
+begin 'bench: wrong values'
+for mib in 0 -1 65537 x ''; do
+    run 2 bench --mib "$mib"
+    usage_error "aq: bench: --mib takes a number from 1 to 65536, not \"$mib\"" bench
+done
+run 2 bench --isa sse
+usage_error 'aq: bench: --isa takes ref, avx2, avx512 or neon, not "sse"' bench
+run 2 bench --isa auto
+usage_error 'aq: bench: --isa takes ref, avx2, avx512 or neon, not "auto"' bench
+run 2 bench --threads 0
+usage_error 'aq: bench: --threads takes a number from 1 to 1024, not "0"' bench
+run 2 bench model.safetensors
+usage_error 'aq: bench: unexpected operand "model.safetensors"' bench
+run 2 bench --svg nowhere/o.svg
+an_error 'aq: nowhere/o.svg: cannot write: No such file or directory'
+run 2 bench --svg chart
+an_error 'aq: chart: cannot write: not a regular file'
+files chart o.svg
 
 # --- The output file ------------------------------------------------------------------------
 
