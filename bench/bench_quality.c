@@ -1,8 +1,8 @@
 /* bench_quality - how good weights are after quantization, at how many bits: each method,
  * width and group size on values of three distributions, and on real models.
  *   bench_quality [MI_VALUES [MODEL...]]
- * MI_VALUES: 2^20 values of each distribution, 64 by default. MODEL: by default what is in
- * ../shared/models.
+ * MI_VALUES: 2^20 values of each distribution, 64 by default. MODEL: by default what is
+ * in ../shared/models.
  *   SQNR: 10 log10(sum w^2 / sum (w - w')^2) of what aq_dequantize_rows gives back.
  *   bpw: bits per weight of codes and all parameters, exact. */
 #include "measure.h"
@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-/* --- Configurations ------------------------------------------------------------------ */
+/* --- Configurations ----------------------------------------------------------------- */
 
 /* How the parameters of a group are stored. */
 typedef enum scale_kind { SCALES_F32 } scale_kind;
@@ -59,7 +59,7 @@ static const char *method_name(aq_method method) {
     return "?";
 }
 
-/* --- What to compare with --------------------------------------------------------------- */
+/* --- What to compare with ----------------------------------------------------------- */
 
 typedef enum distribution { GAUSS, LAPLACE, STUDENT_T4, NUM_DISTRIBUTIONS } distribution;
 
@@ -116,7 +116,7 @@ static bool passes(const bar *b, const result *r) {
     return true;
 }
 
-/* --- Random values ----------------------------------------------------------------------- */
+/* --- Random values ------------------------------------------------------------------ */
 
 /* xoshiro256**, its state filled by splitmix64. */
 typedef struct rng {
@@ -158,15 +158,15 @@ static void rng_normals(rng *g, double out[2]) {
     out[1] = radius * sin(angle);
 }
 
-/* The standard deviation is 0.02 in each; sqrt(1/2) is that of a Laplace value of scale 1/2
- * and half that of a Student-t value with 4 degrees of freedom. */
+/* The standard deviation is 0.02 in each; sqrt(1/2) is that of a Laplace value of scale
+ * 1/2 and half that of a Student-t value with 4 degrees of freedom. */
 static double rng_laplace(rng *g) {
     double magnitude = -log(rng_unit(g));
     return (rng_next(g) >> 63 ? magnitude : -magnitude) * 0.02 * sqrt(0.5);
 }
 
-/* A normal value over the root of a quarter of a chi-squared one with 4 degrees of freedom,
- * which is the sum of two exponential ones. */
+/* A normal value over the root of a quarter of a chi-squared one with 4 degrees of
+ * freedom, which is the sum of two exponential ones. */
 static double rng_t4(rng *g, double normal) {
     double chi_squared = -2 * log(rng_unit(g)) - 2 * log(rng_unit(g));
     return normal / sqrt(chi_squared / 4) * 0.02 * sqrt(0.5);
@@ -194,7 +194,7 @@ static void fill_block(void *arg, size_t block) {
     }
 }
 
-/* --- Measuring ----------------------------------------------------------------------------- */
+/* --- Measuring ---------------------------------------------------------------------- */
 
 static void *must_alloc(size_t bytes) {
     void *p = malloc(bytes != 0 ? bytes : 1);
@@ -241,7 +241,7 @@ static void measure_distribution(distribution kind, float *values, size_t rows,
     }
 }
 
-/* --- Output ---------------------------------------------------------------------------------- */
+/* --- Output ------------------------------------------------------------------------- */
 
 static void print_config(const config *c) {
     printf("int%u %-7s %5zu %4s %4s", c->bits, method_name(c->method), c->group,
@@ -255,10 +255,12 @@ static void print_results(const result *results) {
     for (size_t i = 0; i < NUM_CONFIGS; i++) {
         print_config(&configs[i]);
         printf("   %7.4f", results[i].bpw);
-        for (int d = 0; d < NUM_DISTRIBUTIONS; d++) printf(" %8.2f", results[i].sqnr_db[d]);
+        for (int d = 0; d < NUM_DISTRIBUTIONS; d++)
+            printf(" %8.2f", results[i].sqnr_db[d]);
         for (size_t b = 0; b < NUM_BARS; b++) {
             if (!concerns(&bars[b], &configs[i], &results[i])) continue;
-            printf("  %c %s", bars[b].letter, passes(&bars[b], &results[i]) ? "pass" : "miss");
+            printf("  %c %s", bars[b].letter,
+                   passes(&bars[b], &results[i]) ? "pass" : "miss");
         }
         printf("\n");
     }
@@ -276,10 +278,11 @@ static void print_bars(const result *results) {
         size_t best = NUM_CONFIGS;
         for (size_t i = 0; i < NUM_CONFIGS; i++) {
             if (!concerns(&bars[b], &configs[i], &results[i])) continue;
-            bool passed = passes(&bars[b], &results[i]);
-            bool had = best != NUM_CONFIGS && passes(&bars[b], &results[best]);
+            const result *r = &results[i], *top = &results[best % NUM_CONFIGS];
+            bool passed = passes(&bars[b], r);
+            bool had = best != NUM_CONFIGS && passes(&bars[b], top);
             if (best == NUM_CONFIGS || passed > had ||
-                (passed == had && results[i].sqnr_db[GAUSS] > results[best].sqnr_db[GAUSS]))
+                (passed == had && r->sqnr_db[GAUSS] > top->sqnr_db[GAUSS]))
                 best = i;
         }
         printf("%c  %-62s ", bars[b].letter, bars[b].text);
@@ -294,7 +297,7 @@ static void print_bars(const result *results) {
     }
 }
 
-/* --- Real models ------------------------------------------------------------------------------ */
+/* --- Real models -------------------------------------------------------------------- */
 
 /* As a job chooses: float tensors of two dimensions or more. */
 static bool is_weight(const aq_tensor *t) {
@@ -311,7 +314,8 @@ static void measure_tensor(const aq_model *model, size_t index, const aq_tasks *
         float *values = must_alloc(rows * cols * sizeof *values);
         check(aq_tensor_rows_f32(&t, 0, rows, values, tasks, &err), &err);
         for (size_t i = 0; i < NUM_CONFIGS; i++)
-            measure_config(&configs[i], values, rows, cols, tasks, &metrics[i], &bytes[i]);
+            measure_config(&configs[i], values, rows, cols, tasks, &metrics[i],
+                           &bytes[i]);
         free(values);
     }
     aq_tensor_release(&t);

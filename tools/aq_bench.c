@@ -1,5 +1,5 @@
-/* aq_bench.c - `aq bench`: how fast this machine reads and writes memory, and what part of
- * that the kernels of each instruction set reach. */
+/* aq_bench.c - `aq bench`: how fast this machine reads and writes memory, and what part
+ * of that the kernels of each instruction set reach. */
 #include "aq.h"
 
 #include <errno.h>
@@ -25,8 +25,8 @@ enum {
     MAX_ROUNDS = 9
 };
 
-static const double MAX_RUN_SECONDS =
-    0.1; /* of an operation, which then has fewer rows */
+/* A slower operation has fewer rows. */
+static const double MAX_RUN_SECONDS = 0.06;
 static const double BUDGET_SECONDS = 40;
 
 static const uint32_t widths[] = {2, 4, 8};
@@ -410,7 +410,7 @@ static double measure_floor(bench *of, floor_kind kind, size_t pool) {
     return rate;
 }
 
-/* Seconds of one run on the first `rows` rows; negative after an error, which is shown. */
+/* Seconds of one run on the first `rows` rows; negative: an error, which is shown. */
 static double time_operation(bench *of, const measurement *item, size_t rows) {
     aq_error err;
     double start;
@@ -443,8 +443,8 @@ static void show_step(bench *of, const measurement *item) {
     progress_step(&of->line, name, of->steps_done, of->steps_total);
 }
 
-/* One run after one of its floor: both meet the same machine, and the floor, which goes over
- * all values, leaves little of the codes in the caches. */
+/* One run after one of its floor: both meet the same machine, and the floor, which goes
+ * over all values, leaves little of the codes in the caches. */
 static int measure(bench *of, measurement *item) {
     double floor_rate = measure_floor(of, item->op->floor, item->pool), rate;
     double seconds = time_operation(of, item, item->rows);
@@ -638,7 +638,7 @@ static void put_machine(const bench *of, buffer *out) {
     }
     buffer_print(out, "%zu MiB of float32, groups of %d, medians of %zu runs",
                  of->data.mib, GROUP_SIZE, of->rounds);
-    if (of->isa_wanted[0] && of->rounds != MIN_ROUNDS)
+    if (isas[of->items[0].isa] == AQ_ISA_REF && of->rounds != MIN_ROUNDS)
         buffer_print(out, " (ref: %d)", MIN_ROUNDS);
 }
 
@@ -883,7 +883,7 @@ static bool write_text(const char *path, const buffer *text) {
     return fclose(file) == 0 && good;
 }
 
-/* The file appears when it is whole; an empty text only tries whether it can be written. */
+/* The file appears when it is whole; an empty text only tries whether one can appear. */
 static int save_text(const char *path, const buffer *text) {
     buffer temporary = {NULL, 0, 0};
     int code = check_svg_path(path);
