@@ -879,7 +879,7 @@ static bool write_text(const char *path, const buffer *text) {
     FILE *file = fopen(path, "wbx");
     bool good;
     if (file == NULL) return false;
-    good = fwrite(text->data, 1, text->size, file) == text->size;
+    good = text->size == 0 || fwrite(text->data, 1, text->size, file) == text->size;
     return fclose(file) == 0 && good;
 }
 
