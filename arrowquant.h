@@ -830,15 +830,28 @@ typedef enum aq_granularity {
     AQ_PER_TENSOR = 2   /* one scale                                                 */
 } aq_granularity;
 
-/* How scale and zero point of a group are chosen. */
+/* How scale and zero point of a group are chosen. In no group does one of the others give
+ * a larger squared error than AQ_MINMAX (AQ_WEIGHTED: a larger weighted one).
+ * AQ_PER_TENSOR: all as AQ_MINMAX. */
 typedef enum aq_method {
-    AQ_METHOD_AUTO = 0, /* AQ_MINMAX                                                 */
+    AQ_METHOD_AUTO = 0, /* AQ_REFINE                                                 */
     AQ_MINMAX = 1,      /* the least and the greatest value are codes                */
-    AQ_REFINE = 2       /* from there by least squares on the codes, twice; never a
-                           larger squared error than AQ_MINMAX in any group. About
-                           0.5 dB more at 4 bits, 3 dB at 2. AQ_PER_TENSOR: as
-                           AQ_MINMAX                                                 */
+    AQ_REFINE = 2,      /* from there by least squares on the codes, twice: 0.5 dB
+                           more at 4 bits, 3 dB at 2                                 */
+    AQ_SEARCH = 3,      /* the same from 36 narrower ranges: the best of them; some
+                           50 times slower                                           */
+    AQ_WEIGHTED = 4     /* least squares where errors count by the importance of their
+                           column                                                    */
 } aq_method;
+
+/* How the parameters of groups are stored. The smaller ones are for AQ_PER_GROUP and
+ * AQ_PER_CHANNEL: each row has float32 factors of its own. */
+typedef enum aq_params {
+    AQ_PARAMS_F32 = 0, /* scale and zero point: 64 bits a group                      */
+    AQ_PARAMS_F16 = 1, /* both as float16 under a power of two a row: 32 bits        */
+    AQ_PARAMS_U8 = 2   /* an 8-bit scale (and minimum, where not symmetric) under one
+                          float32 of each a row: 8 (16) bits                         */
+} aq_params;
 
 typedef struct aq_quant_options {
     uint32_t bits;              /* 2, 4 or 8; 0 = 4                                  */
@@ -846,6 +859,13 @@ typedef struct aq_quant_options {
     aq_granularity granularity;
     bool symmetric;             /* zero point fixed at 2^(bits-1)                    */
     aq_method method;
+    aq_params params;
+    bool codebook;              /* 2 or 4 bits: codes of fixed levels that lie closer
+                                   around zero; AQ_PARAMS_U8, a signed scale. More
+                                   exact than even steps on weights, at 8 bits a group */
+    const float *importance;    /* AQ_WEIGHTED: cols floats >= 0, for example the mean
+                                   square of each input channel's activations; lives
+                                   as long as layouts made with it quantize          */
 } aq_quant_options;
 
 /* Where each code and each scale of a rows x cols tensor lies.
@@ -858,12 +878,16 @@ typedef struct aq_layout {
     aq_granularity granularity;
     bool symmetric;
     aq_method method;      /* of aq_quantize_into; nothing to who reads              */
+    const float *importance; /* the same                                             */
+    aq_params params;
+    bool codebook;
     size_t rows, cols;
     size_t group_rows, group_cols;
     size_t groups_per_row;
     size_t num_groups;
     size_t row_bytes;
     size_t code_bytes;     /* rows * row_bytes                                       */
+    size_t params_bytes;   /* of small parameters; 0 with AQ_PARAMS_F32              */
 } aq_layout;
 
 /* aq_layout_init - lay out a rows x cols tensor; either may be 0.
@@ -874,16 +898,29 @@ AQ_API AQ_CHECKED aq_status aq_layout_init(size_t rows, size_t cols,
 
 /* Buffers of a quantized tensor; sizes from its aq_layout. No alignment needed. */
 typedef struct aq_quantized {
-    uint8_t *codes;      /* code_bytes */
-    float *scales;       /* num_groups */
-    float *zero_points;  /* num_groups */
+    uint8_t *codes;      /* code_bytes                                               */
+    float *scales;       /* num_groups with AQ_PARAMS_F32, else unused               */
+    float *zero_points;  /* the same                                                 */
+    uint8_t *params;     /* params_bytes; unused with AQ_PARAMS_F32                  */
 } aq_quantized;
 
 typedef struct aq_quantized_view {
     const uint8_t *codes;
     const float *scales;
     const float *zero_points;
+    const uint8_t *params;
 } aq_quantized_view;
+
+/* aq_codebook - the 2^bits levels of a codebook, -128..127: a code's value is level *
+ * scale of its group. NULL for other widths than 2 and 4. */
+AQ_API const int8_t *aq_codebook(uint32_t bits);
+/* aq_params_read - scale and zero point of a group as float32, whatever they are stored
+ * as: w' = (q - zero_point) * scale; with a codebook level[q] * scale, zero_point 0.
+ * Returns AQ_OK; AQ_E_ARG. */
+AQ_API AQ_CHECKED aq_status aq_params_read(const aq_layout *layout,
+                                           const aq_quantized_view *src, size_t group,
+                                           float *out_scale, float *out_zero_point,
+                                           aq_error *err);
 
 /* Of an approximation b against the original a; sums in double, in an order of their own
  * that no thread count changes. */
@@ -901,11 +938,11 @@ typedef struct aq_metrics {
  *                     little-endian, any alignment, not overlapping dst
  *   tasks        in   NULL = this thread          err  out  may be NULL
  *   out_metrics  out  NULL = not measured (about twice as fast)
- * Returns  AQ_OK; AQ_E_ARG; AQ_E_NONFINITE (the message has the index). dst is undefined
- *          on error.
+ * Returns  AQ_OK; AQ_E_ARG; AQ_E_NONFINITE (the message has the index); AQ_E_LIMIT (a
+ *          magnitude over 2^120 with small parameters). dst is undefined on error.
  * Numeric  w' = (q - zero_point) * scale in float32. Asymmetric: scale = (max - min) /
  *          (2^bits - 1), zero_point = -min / scale. Symmetric: scale =
- *          2 absmax / (2^bits - 1). AQ_REFINE starts there.
+ *          2 absmax / (2^bits - 1). The other methods start there.
  *          Half to even; |w - w'| <= scale / 2 + a few ulp of max(|w|); a constant group
  *          comes back exactly.
  * Threads  re-entrant.   Cost  no allocation; some 64 KiB of stack. */
@@ -3182,18 +3219,13 @@ AQI_INLINE void aqi_refits_solve(aqi_refits *r, const aqi_quantizer *z, size_t c
     }
 }
 
-/* Goes the way of least squares `far` times as far: by itself it stops too early. */
-AQI_INLINE void aqi_refits_go(aqi_refits *r, const aqi_quantizer *z, double far,
-                              size_t count) {
+/* To the codes nearest to first and last. */
+AQI_INLINE void aqi_refits_place(aqi_refits *r, const aqi_quantizer *z, size_t count) {
     double whole = (double)(1u << (16 + z->grid.shift)), least = whole / 65535.0;
-    double max_code = (double)z->max_code, per_code = 1.0 / max_code;
+    double per_code = 1.0 / (double)z->max_code;
     size_t g;
     for (g = 0; g < count; g++) {
-        double last = r->low[g] + r->scale[g] * max_code, scale, from;
-        last = r->last[g] + (last - r->last[g]) * far;
-        r->last[g] = last;
-        r->first[g] += (r->low[g] - r->first[g]) * far;
-        scale = (last - r->first[g]) * per_code;
+        double scale = (r->last[g] - r->first[g]) * per_code, from;
         scale = scale > least ? scale : least;
         from = r->first[g] - scale * 0.5;
         from = from > 0.0 ? from : 0.0;
@@ -3201,6 +3233,19 @@ AQI_INLINE void aqi_refits_go(aqi_refits *r, const aqi_quantizer *z, double far,
         r->from[g] = (int32_t)(from + 0.5);
         r->slope[g] = (int32_t)(whole / scale + 0.5);
     }
+}
+
+/* Goes the way of least squares `far` times as far: by itself it stops too early. */
+AQI_INLINE void aqi_refits_go(aqi_refits *r, const aqi_quantizer *z, double far,
+                              size_t count) {
+    double max_code = (double)z->max_code;
+    size_t g;
+    for (g = 0; g < count; g++) {
+        double last = r->low[g] + r->scale[g] * max_code;
+        r->last[g] += (last - r->last[g]) * far;
+        r->first[g] += (r->low[g] - r->first[g]) * far;
+    }
+    aqi_refits_place(r, z, count);
 }
 
 #define AQI_REFIT_PASSES 2
@@ -3466,6 +3511,22 @@ static void aqi_from_f16_ref(const uint8_t *src, size_t n, float *dst) {
             dst[i] = aqi_bits_float(sign | aqi_float_bits(f));
         }
     }
+}
+
+/* Half to even; above 65504 infinity. */
+static uint16_t aqi_f16_of(float f) {
+    uint32_t bits = aqi_float_bits(f), sign = bits >> 16 & 0x8000u, half;
+    bits &= 0x7fffffffu;
+    if (bits >= AQI_INF_BITS) /* a NaN stays one, quiet */
+        return (uint16_t)(sign | 0x7c00u |
+                          (bits > AQI_INF_BITS ? 0x200u | (bits >> 13 & 0x3ffu) : 0));
+    if (bits >= 0x38800000u) { /* 2^-14: normal; a carry goes into the exponent */
+        half = bits + 0xfffu + (bits >> 13 & 1u);
+        half = half >= 0x47800000u ? 0x7c00u : (half - 0x38000000u) >> 13;
+    } else { /* the sum's last place is 2^-24: the addition rounds */
+        half = aqi_float_bits(aqi_bits_float(bits) + 0.5f) - 0x3f000000u;
+    }
+    return (uint16_t)(sign | half);
 }
 
 static void aqi_from_bf16_ref(const uint8_t *src, size_t n, float *dst) {
@@ -4587,13 +4648,28 @@ static const aqi_row_ops aqi_row_ops_avx2 = {aqi_unpack_avx2, aqi_decode_avx2,
 
 /* Whether groups are of whole vectors, and codes of 2, 4 or 8 bits. */
 AQI_INLINE bool aqi_row_is_even(const aqi_row *row) {
-    return row->skip == 0 && row->group % 32 == 0 && row->levels == NULL &&
-           (row->bits == 2 || row->bits == 4 || row->bits == 8);
+    return row->skip == 0 && (row->group % 32 == 0 || row->group == 16) &&
+           (row->bits == 2 || row->bits == 4 || (row->bits == 8 && row->levels == NULL));
 }
 
-/* Eight values from 8 codes. */
-AQI_INLINE AQI_AVX2 __m256 aqi_values8(const uint8_t *codes, uint32_t bits, __m256 scale,
-                                       __m256 zero_point) {
+/* The levels of 2- or 4-bit codes, for a shuffle of bytes. */
+AQI_INLINE AQI_AVX2 __m128i aqi_levels16(const aqi_row *row) {
+    uint8_t all[16] = {0};
+    size_t i;
+    for (i = 0; i < 16 && row->levels != NULL && row->bits <= 4; i++)
+        all[i] = row->levels[i & ((1u << row->bits) - 1u)];
+    return aqi_load16(all);
+}
+
+/* How eight codes become values. */
+typedef struct aqi_values {
+    __m256 scale, zero_point;
+    __m256i levels;
+    bool codebook;
+} aqi_values;
+
+AQI_INLINE AQI_AVX2 __m256 aqi_values8(const uint8_t *codes, uint32_t bits,
+                                       const aqi_values *v) {
     __m256i q;
     uint32_t word = 0;
     if (bits == 8) {
@@ -4605,20 +4681,35 @@ AQI_INLINE AQI_AVX2 __m256 aqi_values8(const uint8_t *codes, uint32_t bits, __m2
         q = _mm256_srlv_epi32(_mm256_set1_epi32((int)word), q);
         q = _mm256_and_si256(q, _mm256_set1_epi32(bits == 4 ? 15 : 3));
     }
-    return _mm256_mul_ps(_mm256_sub_ps(_mm256_cvtepi32_ps(q), zero_point), scale);
+    if (v->codebook)
+        q = _mm256_and_si256(_mm256_shuffle_epi8(v->levels, q), _mm256_set1_epi32(255));
+    return _mm256_mul_ps(_mm256_sub_ps(_mm256_cvtepi32_ps(q), v->zero_point), v->scale);
+}
+
+AQI_INLINE AQI_AVX2 aqi_values aqi_values_of(const aqi_row *row) {
+    aqi_values v;
+    v.levels = _mm256_broadcastsi128_si256(aqi_levels16(row));
+    v.codebook = row->levels != NULL;
+    v.scale = v.zero_point = _mm256_setzero_ps();
+    return v;
+}
+
+AQI_INLINE AQI_AVX2 void aqi_values_group(aqi_values *v, const aqi_row *row, size_t g) {
+    v->scale = _mm256_set1_ps(row->scales[g]);
+    v->zero_point = _mm256_set1_ps(row->zero_points[g]);
 }
 
 #define AQI_ROW_AHEAD 4096u /* bytes of codes fetched ahead */
 
 AQI_INLINE AQI_AVX2 size_t aqi_expand_of(const aqi_row *row, uint32_t bits, float *dst) {
     const uint8_t *codes = row->codes;
+    aqi_values v = aqi_values_of(row);
     size_t g, i = 0, end;
     for (g = 0; row->n - i >= 8; g++) {
-        const __m256 s = _mm256_set1_ps(row->scales[g]);
-        const __m256 z = _mm256_set1_ps(row->zero_points[g]);
+        aqi_values_group(&v, row, g);
         for (end = i + AQI_MIN(row->group, (row->n - i) / 8 * 8); i < end; i += 8) {
             if (i % 64 == 0) __builtin_prefetch(codes + AQI_ROW_AHEAD);
-            _mm256_storeu_ps(dst + i, aqi_values8(codes, bits, s, z));
+            _mm256_storeu_ps(dst + i, aqi_values8(codes, bits, &v));
             codes += bits;
         }
     }
@@ -4644,16 +4735,19 @@ AQI_AVX2 static void aqi_expand_avx2(const aqi_row *row, float *dst) {
 AQI_INLINE AQI_AVX2 size_t aqi_dot_row_of(const aqi_row *row, uint32_t bits,
                                           const float *x, float *lanes) {
     const uint8_t *codes = row->codes;
+    const size_t group = AQI_MAX(row->group, (size_t)32);
+    aqi_values v = aqi_values_of(row);
     __m256 sum[4];
-    size_t g, i = 0, k, end;
+    size_t g = 0, i = 0, k, end;
     for (k = 0; k < 4; k++) sum[k] = _mm256_loadu_ps(lanes + 8 * k);
-    for (g = 0; row->n - i >= 32; g++) {
-        const __m256 s = _mm256_set1_ps(row->scales[g]);
-        const __m256 z = _mm256_set1_ps(row->zero_points[g]);
-        for (end = i + AQI_MIN(row->group, (row->n - i) / 32 * 32); i < end; i += 32) {
+    while (row->n - i >= 32) {
+        aqi_values_group(&v, row, g++);
+        for (end = i + AQI_MIN(group, (row->n - i) / 32 * 32); i < end; i += 32) {
             __builtin_prefetch(codes + AQI_ROW_AHEAD);
             for (k = 0; k < 4; k++) {
-                __m256 w = aqi_values8(codes + k * bits, bits, s, z);
+                __m256 w;
+                if (k == 2 && row->group == 16) aqi_values_group(&v, row, g++);
+                w = aqi_values8(codes + k * bits, bits, &v);
                 w = _mm256_mul_ps(w, _mm256_loadu_ps(x + i + 8 * k));
                 sum[k] = _mm256_add_ps(sum[k], w);
             }
@@ -4686,7 +4780,8 @@ AQI_AVX2 static void aqi_dot_row_avx2(const aqi_row *row, const float *x, float 
  * sum of 32 bits can overflow. */
 AQI_INLINE bool aqi_x8_is_even(const aqi_row *row, const aqi_x8 *x) {
     size_t bytes = x->segment * row->bits / 8;
-    return (row->bits == 2 || row->bits == 4 || row->bits == 8) && row->levels == NULL &&
+    return (row->bits == 2 || row->bits == 4 ||
+            (row->bits == 8 && row->levels == NULL)) &&
            x->segment * row->bits % 32 == 0 && x->segment <= 65536 &&
            (bytes >= AQI_X8_BYTES ? bytes % AQI_X8_BYTES == 0
                                   : AQI_X8_BYTES % bytes == 0);
@@ -4718,31 +4813,40 @@ AQI_INLINE void aqi_x8_terms(const aqi_row *row, const aqi_x8 *x, size_t first,
     }
 }
 
+/* The sums of products of 32 bytes in lanes of 32 bits; any bytes. */
+AQI_INLINE AQI_AVX2 __m256i aqi_x8_products32(__m256i v, const uint8_t *x) {
+    __m256i a = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(v)),
+                                  _mm256_cvtepi8_epi16(aqi_load16(x)));
+    __m256i b = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(v, 1)),
+                                  _mm256_cvtepi8_epi16(aqi_load16(x + 16)));
+    return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8);
+}
+
 /* The sums of 32 bytes of codes in lanes of 32 bits; x at the first of its planes. */
-AQI_INLINE AQI_AVX2 __m256i aqi_x8_sums32(__m256i v, const int8_t *x, uint32_t bits) {
+AQI_INLINE AQI_AVX2 __m256i aqi_x8_sums32(__m256i v, const int8_t *x, uint32_t bits,
+                                          const aqi_values *of) {
     const uint8_t *p = (const uint8_t *)x;
     const __m256i mask = _mm256_set1_epi8(bits == 4 ? 15 : 3);
-    __m256i sum = _mm256_setzero_si256(), a, b;
+    __m256i sum = _mm256_setzero_si256(), a;
     uint32_t k;
-    if (bits == 8) {
-        a = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(v)),
-                              _mm256_cvtepi8_epi16(aqi_load16(p)));
-        b = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(v, 1)),
-                              _mm256_cvtepi8_epi16(aqi_load16(p + 16)));
-        return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8);
-    }
-    for (k = 0; k < 8; k += bits) { /* at most 4 x 2 x 3 x 127, or 2 x 2 x 15 x 127 */
+    if (bits == 8) return aqi_x8_products32(v, p);
+    for (k = 0; k < 8; k += bits, p += AQI_X8_BYTES) {
         a = _mm256_and_si256(_mm256_srli_epi16(v, (int)k), mask);
-        b = aqi_load32(p + k / bits * AQI_X8_BYTES);
-        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, b));
+        if (of->codebook) {
+            a = aqi_x8_products32(_mm256_shuffle_epi8(of->levels, a), p);
+            sum = _mm256_add_epi32(sum, a);
+        } else { /* at most 4 x 2 x 3 x 127, or 2 x 2 x 15 x 127 */
+            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, aqi_load32(p)));
+        }
     }
-    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+    return of->codebook ? sum : _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
 }
 
 AQI_INLINE AQI_AVX2 void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x,
                                        float *lanes) {
     const size_t bytes = (row->n * bits + 7) / 8, segment = x->segment * bits / 8;
     const size_t planes = AQI_X8_BYTES * 8 / bits;
+    const aqi_values v = aqi_values_of(row);
     float scales[AQI_X8_TERMS + 16], zero_terms[AQI_X8_TERMS];
     __m256 sum[2], zero[2], s[2];
     __m256i acc[2], index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), high;
@@ -4780,7 +4884,7 @@ AQI_INLINE AQI_AVX2 void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const 
         }
         for (k = 0; k < 2; k++)
             acc[k] = _mm256_add_epi32(
-                acc[k], aqi_x8_sums32(aqi_load32(codes + 32 * k), p + 32 * k, bits));
+                acc[k], aqi_x8_sums32(aqi_load32(codes + 32 * k), p + 32 * k, bits, &v));
         if ((at + AQI_X8_BYTES) % segment != 0 && segment > AQI_X8_BYTES &&
             at + AQI_X8_BYTES < bytes)
             continue;
@@ -5260,14 +5364,36 @@ AQI_AVX512 static void aqi_squares_avx512(const float *src, const uint8_t *codes
 
 /* ---- rows ---- */
 
-/* Sixteen values from 16 codes; table: the value of each code of 2 or 4 bits. */
+/* What 16 codes stand for before scale and zero point: themselves, or their levels. */
+AQI_INLINE AQI_AVX512 __m512 aqi_steps_of_codes(const aqi_row *row) {
+    __m512i q = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    if (row->bits == 2) q = _mm512_and_si512(q, _mm512_set1_epi32(3));
+    if (row->levels != NULL) q = _mm512_cvtepu8_epi32(aqi_levels16(row));
+    return _mm512_cvtepi32_ps(q);
+}
+
+/* Values of 16 codes in a group. */
+typedef struct aqi_values512 {
+    __m512 table, scale, zero_point;
+} aqi_values512;
+
+AQI_INLINE AQI_AVX512 aqi_values512 aqi_values512_of(const aqi_row *row, __m512 steps,
+                                                     size_t g) {
+    aqi_values512 v;
+    v.scale = _mm512_set1_ps(row->scales[g]);
+    v.zero_point = _mm512_set1_ps(row->zero_points[g]);
+    v.table = _mm512_mul_ps(_mm512_sub_ps(steps, v.zero_point), v.scale);
+    return v;
+}
+
+/* Sixteen values from 16 codes. */
 AQI_INLINE AQI_AVX512 __m512 aqi_values16(const uint8_t *codes, uint32_t bits,
-                                          __m512 table, __m512 scale, __m512 zero_point) {
+                                          const aqi_values512 *v) {
     __m512i q;
     uint32_t word;
     if (bits == 8) {
-        q = _mm512_cvtepu8_epi32(aqi_load16(codes));
-        return _mm512_mul_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(q), zero_point), scale);
+        __m512 w = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(aqi_load16(codes)));
+        return _mm512_mul_ps(_mm512_sub_ps(w, v->zero_point), v->scale);
     }
     if (bits == 4) { /* of an index only the low four bits count */
         q = _mm512_cvtepu8_epi64(aqi_load8(codes));
@@ -5277,27 +5403,19 @@ AQI_INLINE AQI_AVX512 __m512 aqi_values16(const uint8_t *codes, uint32_t bits,
         q = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
         q = _mm512_srlv_epi32(_mm512_set1_epi32((int)word), q);
     }
-    return _mm512_permutexvar_ps(q, table);
-}
-
-AQI_INLINE AQI_AVX512 __m512 aqi_table16(uint32_t bits, __m512 scale, __m512 zero_point) {
-    const __m512i codes =
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    __m512i q = bits == 4 ? codes : _mm512_and_si512(codes, _mm512_set1_epi32(3));
-    return _mm512_mul_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(q), zero_point), scale);
+    return _mm512_permutexvar_ps(q, v->table);
 }
 
 AQI_INLINE AQI_AVX512 size_t aqi_expand_of512(const aqi_row *row, uint32_t bits,
                                               float *dst) {
     const uint8_t *codes = row->codes;
+    const __m512 steps = aqi_steps_of_codes(row);
     size_t g, i = 0, end;
     for (g = 0; row->n - i >= 16; g++) {
-        const __m512 s = _mm512_set1_ps(row->scales[g]);
-        const __m512 z = _mm512_set1_ps(row->zero_points[g]);
-        const __m512 table = aqi_table16(bits, s, z);
+        const aqi_values512 v = aqi_values512_of(row, steps, g);
         for (end = i + AQI_MIN(row->group, (row->n - i) / 16 * 16); i < end; i += 16) {
             if (i % 64 == 0) __builtin_prefetch(codes + AQI_ROW_AHEAD);
-            _mm512_storeu_ps(dst + i, aqi_values16(codes, bits, table, s, z));
+            _mm512_storeu_ps(dst + i, aqi_values16(codes, bits, &v));
             codes += 2 * bits;
         }
     }
@@ -5323,18 +5441,20 @@ AQI_AVX512 static void aqi_expand_avx512(const aqi_row *row, float *dst) {
 AQI_INLINE AQI_AVX512 size_t aqi_dot_row_of512(const aqi_row *row, uint32_t bits,
                                                const float *x, float *lanes) {
     const uint8_t *codes = row->codes;
-    __m512 sum0 = _mm512_loadu_ps(lanes), sum1 = _mm512_loadu_ps(lanes + 16);
-    size_t g, i = 0, end;
-    for (g = 0; row->n - i >= 32; g++) {
-        const __m512 s = _mm512_set1_ps(row->scales[g]);
-        const __m512 z = _mm512_set1_ps(row->zero_points[g]);
-        const __m512 table = aqi_table16(bits, s, z);
-        for (end = i + AQI_MIN(row->group, (row->n - i) / 32 * 32); i < end; i += 32) {
-            __m512 v = aqi_values16(codes, bits, table, s, z);
-            __m512 w = aqi_values16(codes + 2 * bits, bits, table, s, z);
+    const __m512 steps = aqi_steps_of_codes(row);
+    const size_t group = AQI_MAX(row->group, (size_t)32);
+    __m512 sum0 = _mm512_loadu_ps(lanes), sum1 = _mm512_loadu_ps(lanes + 16), w;
+    size_t g = 0, i = 0, end;
+    while (row->n - i >= 32) {
+        aqi_values512 a = aqi_values512_of(row, steps, g++), b = a;
+        for (end = i + AQI_MIN(group, (row->n - i) / 32 * 32); i < end; i += 32) {
+            if (row->group == 16) b = aqi_values512_of(row, steps, g++);
             __builtin_prefetch(codes + AQI_ROW_AHEAD);
-            sum0 = _mm512_add_ps(sum0, _mm512_mul_ps(v, _mm512_loadu_ps(x + i)));
-            sum1 = _mm512_add_ps(sum1, _mm512_mul_ps(w, _mm512_loadu_ps(x + i + 16)));
+            w = _mm512_mul_ps(aqi_values16(codes, bits, &a), _mm512_loadu_ps(x + i));
+            sum0 = _mm512_add_ps(sum0, w);
+            w = _mm512_mul_ps(aqi_values16(codes + 2 * bits, bits, &b),
+                              _mm512_loadu_ps(x + i + 16));
+            sum1 = _mm512_add_ps(sum1, w);
             codes += 4 * bits;
         }
     }
@@ -5360,25 +5480,32 @@ AQI_AVX512 static void aqi_dot_row_avx512(const aqi_row *row, const float *x,
     aqi_dot_row_ref(&rest, x + done, lanes);
 }
 
+/* What 64 bytes stand for whose low bits are codes. */
+AQI_INLINE AQI_AVX512 __m512i aqi_x8_codes64(__m512i v, uint32_t bits,
+                                             const __m512i *levels) {
+    v = _mm512_and_si512(v, _mm512_set1_epi8(bits == 4 ? 15 : 3));
+    return levels == NULL ? v : _mm512_shuffle_epi8(*levels, v);
+}
+
 /* acc + the sums of a block of codes in lanes of 32 bits. */
 AQI_INLINE AQI_AVX512 __m512i aqi_x8_sums64(__m512i acc, __m512i v, const int8_t *x,
-                                            uint32_t bits) {
-    const __m512i mask = _mm512_set1_epi8(bits == 4 ? 15 : 3);
-    __m512i a = bits == 8 ? v : _mm512_and_si512(v, mask);
+                                            uint32_t bits, const __m512i *levels) {
+    __m512i a = bits == 8 ? v : aqi_x8_codes64(v, bits, levels);
     acc = _mm512_dpbusd_epi32(acc, a, _mm512_loadu_si512(x));
     if (bits == 8) return acc;
     a = bits == 4 ? _mm512_srli_epi16(v, 4) : _mm512_srli_epi16(v, 2);
-    a = _mm512_and_si512(a, mask);
+    a = aqi_x8_codes64(a, bits, levels);
     acc = _mm512_dpbusd_epi32(acc, a, _mm512_loadu_si512(x + AQI_X8_BYTES));
     if (bits == 4) return acc;
-    a = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
+    a = aqi_x8_codes64(_mm512_srli_epi16(v, 4), bits, levels);
     acc = _mm512_dpbusd_epi32(acc, a, _mm512_loadu_si512(x + 2 * AQI_X8_BYTES));
-    a = _mm512_and_si512(_mm512_srli_epi16(v, 6), mask);
+    a = aqi_x8_codes64(_mm512_srli_epi16(v, 6), bits, levels);
     return _mm512_dpbusd_epi32(acc, a, _mm512_loadu_si512(x + 3 * AQI_X8_BYTES));
 }
 
 AQI_INLINE AQI_AVX512 void aqi_dot_x8_of512(const aqi_row *row, uint32_t bits,
-                                            const aqi_x8 *x, float *lanes) {
+                                            const __m512i *levels, const aqi_x8 *x,
+                                            float *lanes) {
     const size_t bytes = (row->n * bits + 7) / 8, segment = x->segment * bits / 8;
     const size_t planes = AQI_X8_BYTES * 8 / bits;
     float scales[AQI_X8_TERMS + 16], zero_terms[AQI_X8_TERMS];
@@ -5407,7 +5534,7 @@ AQI_INLINE AQI_AVX512 void aqi_dot_x8_of512(const aqi_row *row, uint32_t bits,
             __builtin_prefetch(codes + AQI_ROW_AHEAD);
             v = _mm512_loadu_si512(codes);
         }
-        acc = aqi_x8_sums64(acc, v, p, bits);
+        acc = aqi_x8_sums64(acc, v, p, bits, levels);
         if (segment > AQI_X8_BYTES && (at + AQI_X8_BYTES) % segment != 0 &&
             left > AQI_X8_BYTES)
             continue;
@@ -5429,9 +5556,15 @@ AQI_AVX512 static void aqi_dot_x8_avx512(const aqi_row *row, const aqi_x8 *x,
         aqi_dot_x8_ref(row, x, lanes);
         return;
     }
-    if (row->bits == 2) aqi_dot_x8_of512(row, 2, x, lanes);
-    if (row->bits == 4) aqi_dot_x8_of512(row, 4, x, lanes);
-    if (row->bits == 8) aqi_dot_x8_of512(row, 8, x, lanes);
+    if (row->levels != NULL) {
+        const __m512i levels = _mm512_broadcast_i32x4(aqi_levels16(row));
+        if (row->bits == 2) aqi_dot_x8_of512(row, 2, &levels, x, lanes);
+        if (row->bits == 4) aqi_dot_x8_of512(row, 4, &levels, x, lanes);
+    } else {
+        if (row->bits == 2) aqi_dot_x8_of512(row, 2, NULL, x, lanes);
+        if (row->bits == 4) aqi_dot_x8_of512(row, 4, NULL, x, lanes);
+        if (row->bits == 8) aqi_dot_x8_of512(row, 8, NULL, x, lanes);
+    }
     _mm256_zeroupper();
 }
 
@@ -11553,7 +11686,49 @@ size_t aq_dtype_bytes(aq_dtype dtype) {
 
 bool aq_dtype_is_float(aq_dtype dtype) { return dtype >= AQ_F32 && dtype <= AQ_F64; }
 
-/* row_bytes, code_bytes, num_groups from the other fields. */
+/* Levels that suit weights: closer around zero, which is one of 16. The middle between
+ * two neighbours is a half, as far as that goes, so that rounding to integers first loses
+ * nothing. Level + 128, as integer dot products take them: a zero point of 128 undoes
+ * it. */
+static const uint8_t aqi_levels2[4] = {0, 88, 135, 199};
+static const uint8_t aqi_levels4[16] = {0, 25, 48, 67, 82, 97, 110, 119,
+                                        128, 141, 154, 167, 182, 201, 222, 255};
+
+static const uint8_t *aqi_codebook(uint32_t bits) {
+    return bits == 2 ? aqi_levels2 : bits == 4 ? aqi_levels4 : NULL;
+}
+
+const int8_t *aq_codebook(uint32_t bits) {
+    static const int8_t two[4] = {-128, -40, 7, 71};
+    static const int8_t four[16] = {-128, -103, -80, -61, -46, -31, -18, -9,
+                                    0, 13, 26, 39, 54, 73, 94, 127};
+    return bits == 2 ? two : bits == 4 ? four : NULL;
+}
+
+/* Small parameters: for each row its factors, float32; then a scale for each group, then
+ * (not symmetric, no codebook) a zero point or minimum for each. Little-endian.
+ *   F16       power of two; scale / factor, zero point as float16
+ *   U8        scale and minimum of 1; scale as uint8, minimum as int8
+ *   codebook  scale of 1; scale as int8 */
+static bool aqi_params_has_minima(const aq_layout *l) {
+    return !l->symmetric && !l->codebook;
+}
+
+static size_t aqi_params_factors(const aq_layout *l) {
+    return l->params == AQ_PARAMS_U8 && aqi_params_has_minima(l) ? 2 : 1;
+}
+
+static bool aqi_params_size(const aq_layout *l, size_t *out_bytes) {
+    size_t factors, groups, each = l->params == AQ_PARAMS_F16 ? 2 : 1;
+    if (aqi_params_has_minima(l)) each *= 2;
+    *out_bytes = 0;
+    if (l->params == AQ_PARAMS_F32) return true;
+    return aqi_mul_size(l->rows, aqi_params_factors(l) * sizeof(float), &factors) &&
+           aqi_mul_size(l->num_groups, each, &groups) &&
+           aqi_add_size(factors, groups, out_bytes);
+}
+
+/* row_bytes, code_bytes, num_groups, params_bytes from the other fields. */
 static aq_status aqi_layout_complete(aq_layout *l, aq_error *err) {
     size_t bits, group_rows;
     l->groups_per_row = l->cols / l->group_cols + (l->cols % l->group_cols != 0);
@@ -11566,6 +11741,11 @@ static aq_status aqi_layout_complete(aq_layout *l, aq_error *err) {
                         "tensor of %zu x %zu is too large for this machine", l->rows,
                         l->cols);
     l->row_bytes = bits / 8;
+    if (!aqi_params_size(l, &l->params_bytes))
+        return aqi_fail(err, AQ_E_LIMIT,
+                        "parameters of a tensor of %zu x %zu are too large for this "
+                        "machine",
+                        l->rows, l->cols);
     return AQ_OK;
 }
 
@@ -11583,10 +11763,25 @@ static aq_status aqi_quant_options_resolve(const aq_quant_options *in,
     if ((int)out->granularity < AQ_PER_GROUP || out->granularity > AQ_PER_TENSOR)
         return aqi_fail(err, AQ_E_ARG, "granularity %d is none of aq_granularity",
                         (int)out->granularity);
-    if (out->method == AQ_METHOD_AUTO) out->method = AQ_MINMAX;
-    if ((int)out->method < AQ_METHOD_AUTO || out->method > AQ_REFINE)
+    if (out->method == AQ_METHOD_AUTO) out->method = AQ_REFINE;
+    if ((int)out->method < AQ_METHOD_AUTO || out->method > AQ_WEIGHTED)
         return aqi_fail(err, AQ_E_ARG, "method %d is none of aq_method",
                         (int)out->method);
+    if ((out->method == AQ_WEIGHTED) != (out->importance != NULL))
+        return aqi_fail(err, AQ_E_ARG,
+                        "importance of columns and AQ_WEIGHTED go together");
+    if (out->codebook && out->params == AQ_PARAMS_F32) out->params = AQ_PARAMS_U8;
+    if ((int)out->params < AQ_PARAMS_F32 || out->params > AQ_PARAMS_U8)
+        return aqi_fail(err, AQ_E_ARG, "parameters %d are none of aq_params",
+                        (int)out->params);
+    if (out->params != AQ_PARAMS_F32 && out->granularity == AQ_PER_TENSOR)
+        return aqi_fail(err, AQ_E_ARG,
+                        "one scale for a tensor is float32; small parameters are for "
+                        "groups and channels");
+    if (out->codebook &&
+        (out->bits == 8 || out->symmetric || out->params != AQ_PARAMS_U8))
+        return aqi_fail(err, AQ_E_ARG,
+                        "a codebook has 2 or 4 bits, 8-bit scales, and is not symmetric");
     return AQ_OK;
 }
 
@@ -11605,6 +11800,9 @@ aq_status aq_layout_init(size_t rows, size_t cols, const aq_quant_options *optio
     l.granularity = o.granularity;
     l.symmetric = o.symmetric;
     l.method = o.method;
+    l.importance = o.importance;
+    l.params = o.params;
+    l.codebook = o.codebook;
     l.rows = rows;
     l.cols = cols;
     l.group_rows = o.granularity == AQ_PER_TENSOR ? AQI_MAX(rows, (size_t)1) : 1;
@@ -11625,7 +11823,11 @@ static aq_status aqi_layout_check(const aq_layout *l, aq_error *err) {
     again = *l;
     if (aqi_layout_complete(&again, NULL) != AQ_OK || again.row_bytes != l->row_bytes ||
         again.code_bytes != l->code_bytes || again.num_groups != l->num_groups ||
-        again.groups_per_row != l->groups_per_row)
+        again.groups_per_row != l->groups_per_row ||
+        again.params_bytes != l->params_bytes || (int)l->params < AQ_PARAMS_F32 ||
+        l->params > AQ_PARAMS_U8 ||
+        (l->params != AQ_PARAMS_F32 && (l->group_rows != 1 || l->code_bits != l->bits)) ||
+        (l->codebook && aqi_codebook(l->bits) == NULL))
         return aqi_fail(err, AQ_E_ARG, "layout was changed after aq_layout_init");
     return AQ_OK;
 }
@@ -11795,7 +11997,7 @@ static aqi_tiling aqi_tiling_make(const aq_layout *l, size_t num_rows) {
     aqi_tiling t;
     size_t step = l->group_cols <= AQI_TILE_VALUES / 8 ? l->group_cols * 8 : l->cols;
     t.cols = l->cols;
-    if (l->cols > AQI_TILE_VALUES && step < l->cols)
+    if (l->cols > AQI_TILE_VALUES && step < l->cols && l->params == AQ_PARAMS_F32)
         t.cols = AQI_MAX(AQI_TILE_VALUES / step, (size_t)1) * step;
     t.rows = t.cols == 0 ? AQI_MAX(num_rows, (size_t)1)
                          : AQI_MAX(AQI_TILE_VALUES / t.cols, (size_t)1);
@@ -11825,6 +12027,8 @@ typedef struct aqi_group {
     float base, inverse;
     uint32_t unit;
     aqi_fine fine;
+    const uint8_t *places; /* codebook: the code of a level + 128; `how` gives levels */
+    const uint8_t *levels; /* codebook: the reverse                                  */
 } aqi_group;
 
 /* All values equal c: (code - zero_point) * scale == c exactly. */
@@ -11915,6 +12119,67 @@ static void aqi_encode_extreme(const aqi_group *g, const float *src, size_t n,
     }
 }
 
+/* ---- small parameters ---- */
+
+/* Where those of a layout lie. */
+typedef struct aqi_params_at {
+    size_t factors;         /* of a row            */
+    size_t scales, seconds; /* bytes from the start */
+} aqi_params_at;
+
+static aqi_params_at aqi_params_places(const aq_layout *l) {
+    aqi_params_at at;
+    at.factors = aqi_params_factors(l);
+    at.scales = l->rows * at.factors * sizeof(float);
+    at.seconds = at.scales + l->num_groups * (l->params == AQ_PARAMS_F16 ? 2 : 1);
+    return at;
+}
+
+static float aqi_load_f32(const uint8_t *p) { return aqi_bits_float(aqi_load_le32(p)); }
+
+static void aqi_store_f32(uint8_t *p, float f) {
+    uint32_t bits = aqi_float_bits(f);
+    p[0] = (uint8_t)bits;
+    p[1] = (uint8_t)(bits >> 8);
+    p[2] = (uint8_t)(bits >> 16);
+    p[3] = (uint8_t)(bits >> 24);
+}
+
+/* Scale and zero point from 8-bit codes and the factors of their row. */
+static void aqi_params_of_u8(const float *factors, int scale, int minimum,
+                             float *out_scale, float *out_zero_point) {
+    *out_scale = factors[0] * (float)scale;
+    *out_zero_point =
+        *out_scale > 0.0f ? (0.0f - factors[1] * (float)minimum) / *out_scale : 0.0f;
+}
+
+/* Scales and zero points of `count` groups from `slot` on, all of one row. */
+static void aqi_params_expand(const aq_layout *l, const uint8_t *params, size_t slot,
+                              size_t count, float *scales, float *zero_points) {
+    const aqi_params_at at = aqi_params_places(l);
+    const uint8_t *row = params + slot / l->groups_per_row * at.factors * sizeof(float);
+    const uint8_t *first = params + at.scales, *second = params + at.seconds;
+    float factors[2], half = l->codebook ? 128.0f : (float)(1u << (l->bits - 1));
+    size_t i;
+    factors[0] = aqi_load_f32(row);
+    factors[1] = at.factors == 2 ? aqi_load_f32(row + 4) : 0.0f;
+    if (l->params == AQ_PARAMS_F16) {
+        aqi_k()->from_f16(first + 2 * slot, count, scales);
+        for (i = 0; i < count; i++) scales[i] *= factors[0];
+        if (!l->symmetric) aqi_k()->from_f16(second + 2 * slot, count, zero_points);
+    } else if (l->codebook) {
+        for (i = 0; i < count; i++)
+            scales[i] = factors[0] * (float)(int8_t)first[slot + i];
+    } else if (l->symmetric) {
+        for (i = 0; i < count; i++) scales[i] = factors[0] * (float)first[slot + i];
+    } else {
+        for (i = 0; i < count; i++)
+            aqi_params_of_u8(factors, first[slot + i], (int8_t)second[slot + i],
+                             &scales[i], &zero_points[i]);
+    }
+    for (i = 0; i < count && !aqi_params_has_minima(l); i++) zero_points[i] = half;
+}
+
 /* ---- quantize ---- */
 
 /* What a tile reports. */
@@ -11922,6 +12187,7 @@ typedef struct aqi_tile_report {
     aq_metrics metrics;
     aqi_range range;
     size_t bad_index; /* of the first NaN or infinity; SIZE_MAX = none */
+    bool too_large;   /* it is finite, but too large for small parameters */
 } aqi_tile_report;
 
 /* Called between waves; false stops the work. */
@@ -11993,6 +12259,7 @@ static void aqi_group_encode(const aqi_group *g, const float *p, size_t n,
     const struct aqi_kernels *k = aqi_k();
     uint16_t steps[AQI_PIECE];
     aqi_fine_sums unused;
+    size_t i;
     if (g->extreme) {
         aqi_encode_extreme(g, p, n, codes);
     } else if (g->refined) {
@@ -12002,6 +12269,16 @@ static void aqi_group_encode(const aqi_group *g, const float *p, size_t n,
     } else {
         k->encode(p, n, &g->how, codes);
     }
+    for (i = 0; i < n && g->places != NULL; i++) codes[i] = g->places[codes[i]];
+}
+
+/* What codes decode to. */
+static void aqi_group_decode(const aqi_group *g, const uint8_t *codes, size_t n,
+                             float *dst) {
+    uint8_t room[AQI_PIECE];
+    size_t i;
+    for (i = 0; i < n && g->levels != NULL; i++) room[i] = g->levels[codes[i]];
+    aqi_k()->decode(g->levels != NULL ? room : codes, n, g->scale, g->zero_point, dst);
 }
 
 /* Encodes n elements from index `at`, all of group g, and measures what decoding
@@ -12016,7 +12293,7 @@ static void aqi_encode_group(const aqi_quantize_task *t, const aqi_group *g, siz
         uint8_t *codes = packer->codes + packer->fill;
         aqi_group_encode(g, p, part, codes);
         if (sums != NULL) {
-            k->decode(codes, part, g->scale, g->zero_point, decoded);
+            aqi_group_decode(g, codes, part, decoded);
             k->sums(p, decoded, part, sums);
         }
         packer->fill += part;
@@ -12088,48 +12365,204 @@ static void aqi_refine_sums(aqi_refinement *f, aqi_refits *r, bool first) {
     r->qu[0] = (double)sums.qu;
 }
 
+/* Begins at min-max: its sums, and its error. */
+static void aqi_refine_begin(aqi_refinement *f, const aqi_range *range,
+                             const aqi_group *g, aqi_refits *r, aqi_block *b) {
+    b->min[0] = range->min;
+    b->absmax_bits[0] = range->absmax_bits;
+    b->scale[0] = g->scale;
+    aqi_refits_begin(r, b, &f->z, 1);
+    aqi_refine_sums(f, r, true);
+    r->error[0] = aqi_refit_error(r, 0, f->z.values, f->z.grid.unit, r->first[0]);
+}
+
+/* Two refits from the sums of r on; false where they gain nothing. */
+static bool aqi_refine_passes(aqi_refinement *f, aqi_refits *r, aqi_block *b) {
+    size_t pass;
+    for (pass = 0; pass < AQI_REFIT_PASSES; pass++) {
+        aqi_refits_solve(r, &f->z, 1);
+        if (!(r->usable[0] > 0.0)) return false;
+        aqi_refits_go(r, &f->z, aqi_refit_far(&f->z, pass), 1);
+        aqi_refine_sums(f, r, false);
+    }
+    aqi_refits_solve(r, &f->z, 1);
+    aqi_refits_end(r, b, &f->z, 1);
+    return r->usable[0] > 0.0 && r->error[0] > 0.0;
+}
+
+/* The group with the parameters in b and the codes of r. */
+static aqi_group aqi_refine_group(const aqi_refinement *f, const aqi_refits *r,
+                                  const aqi_block *b, const aqi_group *minmax) {
+    aqi_group g = *minmax;
+    g.scale = b->scale[0];
+    g.zero_point = b->zero_point[0];
+    g.refined = true;
+    g.base = r->base[0];
+    g.inverse = r->inverse[0];
+    g.unit = (uint32_t)f->z.grid.unit;
+    g.fine = aqi_refine_codes(f, r);
+    return g;
+}
+
 /* Improves the parameters of a group where that makes its squared error less. */
 static void aqi_group_refine(const aqi_quantize_task *t, size_t at, size_t n,
                              const aqi_range *range, aqi_group *g) {
-    const aq_layout *l = t->layout;
     aqi_refinement f;
     aqi_refits r;
     aqi_block b;
-    aqi_group better = *g;
-    size_t pass;
+    aqi_group better;
     if (g->extreme || range->min == range->max) return;
     f.task = t;
     f.at = at;
-    aqi_quantizer_init(&f.z, l->bits, l->symmetric, true, n);
-    b.min[0] = range->min;
-    b.absmax_bits[0] = range->absmax_bits;
-    b.scale[0] = g->scale;
-    aqi_refits_begin(&r, &b, &f.z, 1);
-    aqi_refine_sums(&f, &r, true);
-    r.error[0] = aqi_refit_error(&r, 0, (double)n, f.z.grid.unit, r.first[0]);
-    for (pass = 0; pass < AQI_REFIT_PASSES; pass++) {
-        aqi_refits_solve(&r, &f.z, 1);
-        if (!(r.usable[0] > 0.0)) return;
-        aqi_refits_go(&r, &f.z, aqi_refit_far(&f.z, pass), 1);
-        aqi_refine_sums(&f, &r, false);
-    }
-    aqi_refits_solve(&r, &f.z, 1);
-    aqi_refits_end(&r, &b, &f.z, 1);
-    if (!(r.usable[0] > 0.0) || !(r.error[0] > 0.0)) return;
-    better.scale = b.scale[0];
-    better.zero_point = b.zero_point[0];
-    better.refined = true;
-    better.base = r.base[0];
-    better.inverse = r.inverse[0];
-    better.unit = (uint32_t)f.z.grid.unit;
-    better.fine = aqi_refine_codes(&f, &r);
+    aqi_quantizer_init(&f.z, t->layout->bits, t->layout->symmetric, true, n);
+    aqi_refine_begin(&f, range, g, &r, &b);
+    if (!aqi_refine_passes(&f, &r, &b)) return;
+    better = aqi_refine_group(&f, &r, &b, g);
     if (r.error[0] < f.z.sure &&
         aqi_group_error(t, &better, at, n) >= aqi_group_error(t, g, at, n))
         return;
     *g = better;
 }
 
+#define AQI_SEARCH_STARTS 6
+
+/* The same from narrower and narrower ranges, each end by itself. */
+static void aqi_group_search(const aqi_quantize_task *t, size_t at, size_t n,
+                             const aqi_range *range, aqi_group *g) {
+    aqi_refinement f;
+    aqi_refits r, start;
+    aqi_block b;
+    aqi_group best = *g;
+    double most = 0.0, span, step;
+    size_t low, high;
+    if (g->extreme || range->min == range->max) return;
+    f.task = t;
+    f.at = at;
+    aqi_quantizer_init(&f.z, t->layout->bits, t->layout->symmetric, true, n);
+    step = f.z.bits == 2 ? 0.11 : f.z.bits == 4 ? 0.05 : 0.004;
+    aqi_refine_begin(&f, range, g, &start, &b);
+    span = start.last[0] - start.first[0];
+    for (low = 0; low < AQI_SEARCH_STARTS; low++) {
+        for (high = 0; high < AQI_SEARCH_STARTS; high++) {
+            if (f.z.symmetric && low != high) continue;
+            r = start;
+            b.scale[0] = g->scale;
+            r.first[0] += span * step * (double)low;
+            r.last[0] -= span * step * (double)high;
+            if (low + high > 0) {
+                aqi_refits_place(&r, &f.z, 1);
+                aqi_refine_sums(&f, &r, false);
+            }
+            if (!aqi_refine_passes(&f, &r, &b) || !(r.error[0] > most)) continue;
+            most = r.error[0];
+            best = aqi_refine_group(&f, &r, &b, g);
+        }
+    }
+    if (most > 0.0 && (most >= f.z.sure || aqi_group_error(t, &best, at, n) <
+                                               aqi_group_error(t, g, at, n)))
+        *g = best;
+}
+
+/* ---- weighted ---- */
+
+/* Sums over a group with the importance of each column; x its values, q its codes. */
+typedef struct aqi_weights {
+    double w, q, qq, x, xq;
+    double error; /* of the group's own parameters */
+} aqi_weights;
+
+static void aqi_weigh(const aqi_quantize_task *t, const aqi_group *g, size_t at, size_t n,
+                      aqi_weights *out) {
+    const float *importance = t->layout->importance + at % t->layout->cols;
+    float room[AQI_PIECE], decoded[AQI_PIECE];
+    uint8_t codes[AQI_PIECE];
+    size_t done, i;
+    memset(out, 0, sizeof *out);
+    for (done = 0; done < n; done += AQI_PIECE) {
+        size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
+        const float *p = aqi_floats_at(t->src, t->dtype, at + done, part, room);
+        aqi_group_encode(g, p, part, codes);
+        aqi_group_decode(g, codes, part, decoded);
+        for (i = 0; i < part; i++) {
+            double w = (double)importance[done + i], x = (double)p[i],
+                   q = (double)codes[i];
+            double d = x - (double)decoded[i];
+            out->w += w;
+            out->q += w * q;
+            out->qq += w * q * q;
+            out->x += w * x;
+            out->xq += w * x * q;
+            out->error += w * d * d;
+        }
+    }
+}
+
+/* Least squares for codes with these sums; false where they have none. */
+static bool aqi_weights_solve(const aqi_weights *s, const aq_layout *l, aqi_group *g) {
+    double half = (double)(1u << (l->bits - 1)), above, below, scale;
+    if (l->symmetric) {
+        above = s->xq - half * s->x;
+        below = s->qq - 2.0 * half * s->q + half * half * s->w;
+    } else {
+        above = s->w * s->xq - s->q * s->x;
+        below = s->w * s->qq - s->q * s->q;
+    }
+    if (!(below > 0.0) || !(above > 0.0)) return false;
+    scale = above / below;
+    g->scale = (float)scale;
+    if (!l->symmetric)
+        g->zero_point = (float)((s->q * scale - s->x) / s->w / (double)g->scale);
+    g->refined = false;
+    g->how.base = 0.0f;
+    g->how.inverse = 1.0f / g->scale;
+    g->how.bias = g->zero_point;
+    return g->scale >= AQI_TINY && g->zero_point <= 256.0f && g->zero_point >= -256.0f;
+}
+
+#define AQI_WEIGHTED_PASSES 4
+
+/* From min-max and from least squares without weights on, while the weighted error gets
+ * less. */
+static void aqi_group_weighted(const aqi_quantize_task *t, size_t at, size_t n,
+                               const aqi_range *range, aqi_group *g) {
+    aqi_group best = *g, start[2];
+    aqi_weights s;
+    double least;
+    size_t k, pass;
+    if (g->extreme || range->min == range->max) return;
+    start[0] = *g;
+    start[1] = *g;
+    aqi_group_refine(t, at, n, range, &start[1]);
+    aqi_weigh(t, g, at, n, &s);
+    least = s.error;
+    for (k = 0; k < 2 && s.w > 0.0; k++) {
+        aqi_weigh(t, &start[k], at, n, &s);
+        for (pass = 0; pass < AQI_WEIGHTED_PASSES; pass++) {
+            if (s.error < least) {
+                least = s.error;
+                best = start[k];
+            }
+            if (!aqi_weights_solve(&s, t->layout, &start[k])) break;
+            aqi_weigh(t, &start[k], at, n, &s);
+            if (!(s.error < least)) break;
+        }
+        if (s.error < least && pass == AQI_WEIGHTED_PASSES) {
+            least = s.error;
+            best = start[k];
+        }
+    }
+    *g = best;
+}
+
 /* ---- tiles of groups ---- */
+
+static void aqi_group_improve(const aqi_quantize_task *t, size_t at, size_t n,
+                              const aqi_range *range, aqi_group *g) {
+    aq_method method = t->layout->method;
+    if (method == AQ_REFINE) aqi_group_refine(t, at, n, range, g);
+    if (method == AQ_SEARCH) aqi_group_search(t, at, n, range, g);
+    if (method == AQ_WEIGHTED) aqi_group_weighted(t, at, n, range, g);
+}
 
 /* Chooses the parameters of a group; false, with the index of the culprit in the report,
  * where a value is not finite. */
@@ -12138,7 +12571,7 @@ static bool aqi_group_choose(const aqi_quantize_task *t, size_t at, size_t n,
     aqi_range range;
     if (!aqi_range_of(t, at, n, &range, &report->bad_index)) return false;
     aqi_group_make(t->layout, &range, g);
-    if (t->layout->method == AQ_REFINE) aqi_group_refine(t, at, n, &range, g);
+    aqi_group_improve(t, at, n, &range, g);
     return true;
 }
 
@@ -12223,7 +12656,7 @@ static bool aqi_quantize_run(const aqi_quantize_task *t, size_t slot, size_t end
     for (; slot < end; slot += count) {
         uint32_t undone = AQI_BLOCK_NONE;
         count = AQI_MIN(end - slot, (size_t)AQI_BLOCK);
-        if (count == AQI_BLOCK && z.n <= AQI_BLOCK_VALUES) {
+        if (count == AQI_BLOCK && z.n <= AQI_BLOCK_VALUES && l->method <= AQ_REFINE) {
             const float *p =
                 aqi_floats_at(t->src, t->dtype, slot * z.n, count * z.n, room);
             out.codes = t->dst->codes + slot * z.n / 8 * l->bits;
@@ -12272,6 +12705,316 @@ static bool aqi_quantize_span(const aqi_quantize_task *t, size_t row,
     return true;
 }
 
+/* ---- rows with small parameters ---- */
+
+#define AQI_SMALL_LARGEST 0x7b800000u /* bits of 2^120: nothing overflows up to there */
+#define AQI_F16_ZERO_POINT 2048.0 /* float16 has every integer up to there */
+#define AQI_SMALL_LEAST 1.2621774483536189e-29f /* 2^-96: below, codes in double */
+
+/* A row, and its factors. */
+typedef struct aqi_small_row {
+    const aqi_quantize_task *task;
+    size_t row;
+    float factors[2];
+    float magnitude, extreme_value; /* the largest one, without and with its sign */
+    uint8_t places[256];            /* codebook */
+} aqi_small_row;
+
+/* A group, and the codes that its parameters are stored as. */
+typedef struct aqi_small_group {
+    aqi_group g;
+    size_t at, n, slot;
+    int scale, second; /* F16: the bits */
+    double error;      /* squared, of the best so far; negative = none */
+} aqi_small_group;
+
+static int aqi_round_between(double x, int least, int most) {
+    double t = x < (double)least ? (double)least : x > (double)most ? (double)most : x;
+    t = t < 0.0 ? t - 0.5 : t + 0.5;
+    return (int)t;
+}
+
+/* Largest scale, minimum and value of the row's groups; false as aqi_range_of. */
+static bool aqi_small_factors(aqi_small_row *s, aqi_tile_report *report) {
+    const aqi_quantize_task *t = s->task;
+    const aq_layout *l = t->layout;
+    double scale = 0.0, minimum = 0.0, max_code = (double)aqi_max_code(l->bits);
+    size_t col, i;
+    s->magnitude = s->extreme_value = 0.0f;
+    for (col = 0; col < l->cols; col += l->group_cols) {
+        size_t n = AQI_MIN(l->group_cols, l->cols - col), at = s->row * l->cols + col;
+        aqi_range r;
+        if (!aqi_range_of(t, at, n, &r, &report->bad_index)) return false;
+        if (r.absmax_bits > AQI_SMALL_LARGEST) {
+            float room[1];
+            for (i = at;; i++) {
+                float v = aqi_floats_at(t->src, t->dtype, i, 1, room)[0];
+                if ((aqi_float_bits(v) & 0x7fffffffu) > AQI_SMALL_LARGEST) break;
+            }
+            report->bad_index = i;
+            report->too_large = true;
+            return false;
+        }
+        if (aqi_bits_float(r.absmax_bits) > s->magnitude) {
+            s->magnitude = aqi_bits_float(r.absmax_bits);
+            s->extreme_value = 0.0f - r.min == s->magnitude ? r.min : r.max;
+        }
+        scale = AQI_MAX(
+            scale, l->symmetric ? 2.0 * (double)aqi_bits_float(r.absmax_bits) / max_code
+                                : ((double)r.max - (double)r.min) / max_code);
+        minimum = AQI_MAX(minimum, r.min < 0.0f ? 0.0 - (double)r.min : (double)r.min);
+    }
+    s->factors[1] = aqi_float_up(minimum / 127.0);
+    /* A scale of 255 reaches from one 8-bit minimum to the next. */
+    if (!l->symmetric) scale = AQI_MAX(scale, minimum / 127.0 / max_code);
+    s->factors[0] = scale > 0.0 ? aqi_float_up(scale / 255.0) : 0.0f;
+    if (l->codebook) {
+        s->factors[0] = aqi_float_up((double)s->magnitude / 16384.0);
+        if (s->extreme_value < 0.0f) s->factors[0] = 0.0f - s->factors[0];
+    }
+    if (l->params == AQ_PARAMS_F16) {
+        uint32_t exponent;
+        if (!l->symmetric) scale = AQI_MAX(scale, minimum / AQI_F16_ZERO_POINT);
+        exponent = aqi_float_bits(aqi_float_up(scale)) >> 23;
+        exponent = exponent > 15 ? exponent - 14 : 1;
+        s->factors[0] = scale > 0.0 ? aqi_bits_float(exponent << 23) : 1.0f;
+    }
+    return true;
+}
+
+/* Takes the codes in c for the group where that makes its error less. */
+static void aqi_small_take(const aqi_small_row *s, aqi_small_group *best,
+                           aqi_small_group *c) {
+    const aqi_quantize_task *t = s->task;
+    aqi_group *g = &c->g;
+    aqi_weights weights;
+    g->how.max_code = aqi_max_code(t->layout->bits);
+    g->how.base = 0.0f;
+    g->how.inverse = g->scale > 0.0f ? 1.0f / g->scale : 0.0f;
+    g->how.bias = g->zero_point;
+    g->extreme = g->scale > 0.0f && s->magnitude < AQI_SMALL_LEAST;
+    if (t->layout->method == AQ_WEIGHTED) {
+        aqi_weigh(t, g, best->at, best->n, &weights);
+        c->error = weights.error;
+    } else {
+        c->error = aqi_group_error(t, g, best->at, best->n);
+    }
+    if (best->error >= 0.0 && !(c->error < best->error)) return;
+    best->g = *g;
+    best->scale = c->scale;
+    best->second = c->second;
+    best->error = c->error;
+}
+
+/* Tries parameters near scale and zero point: the nearest ones, and (8 bits) those that
+ * surely span the range. */
+static void aqi_small_try(const aqi_small_row *s, const aqi_group *of,
+                          const aqi_range *range, aqi_small_group *best) {
+    const aq_layout *l = s->task->layout;
+    double scale = (double)of->scale, factor = (double)s->factors[0];
+    double low = (0.0 - (double)of->zero_point) * scale, minimum = (double)s->factors[1];
+    double max_code = (double)aqi_max_code(l->bits);
+    aqi_small_group c;
+    memset(&c, 0, sizeof c);
+    if (l->params == AQ_PARAMS_F16) {
+        uint8_t half[2];
+        if (!l->symmetric)
+            scale = AQI_MAX(scale, (low < 0.0 ? 0.0 - low : low) / AQI_F16_ZERO_POINT);
+        c.scale = aqi_f16_of((float)(scale / factor));
+        if (c.scale == 0) c.scale = 1;
+        half[0] = (uint8_t)c.scale;
+        half[1] = (uint8_t)(c.scale >> 8);
+        aqi_k()->from_f16(half, 1, &c.g.scale);
+        c.g.scale *= s->factors[0];
+        c.g.zero_point = of->zero_point;
+        if (!l->symmetric) {
+            c.second = aqi_f16_of((float)(0.0 - low / (double)c.g.scale));
+            half[0] = (uint8_t)c.second;
+            half[1] = (uint8_t)(c.second >> 8);
+            aqi_k()->from_f16(half, 1, &c.g.zero_point);
+        }
+        aqi_small_take(s, best, &c);
+        return;
+    }
+    c.scale = aqi_round_between(scale / factor, 1, 255);
+    if (l->symmetric) {
+        c.g.scale = s->factors[0] * (float)c.scale;
+        c.g.zero_point = of->zero_point;
+        aqi_small_take(s, best, &c);
+        return;
+    }
+    c.second = minimum > 0.0 ? aqi_round_between(low / minimum, -127, 127) : 0;
+    aqi_params_of_u8(s->factors, c.scale, c.second, &c.g.scale, &c.g.zero_point);
+    aqi_small_take(s, best, &c);
+    if (minimum > 0.0) {
+        c.second = aqi_round_between((double)range->min / minimum - 0.5, -127, 127);
+        scale = ((double)range->max - (double)c.second * minimum) / max_code;
+        c.scale = aqi_round_between(scale / factor + 0.5, 1, 255);
+        aqi_params_of_u8(s->factors, c.scale, c.second, &c.g.scale, &c.g.zero_point);
+        aqi_small_take(s, best, &c);
+    }
+}
+
+/* Tries a signed scale of a codebook. Returns the scale of the least squared error for
+ * its codes. */
+static double aqi_codebook_try(const aqi_small_row *s, int scale, aqi_small_group *best) {
+    const aqi_quantize_task *t = s->task;
+    const uint8_t *levels = best->g.levels;
+    double sum = 0.0, xl = 0.0, xx = 0.0, d, error;
+    float room[AQI_PIECE];
+    uint8_t codes[AQI_PIECE];
+    aqi_group g = best->g;
+    size_t done, i;
+    g.scale = s->factors[0] * (float)scale;
+    g.how.inverse = 1.0f / g.scale;
+    for (done = 0; done < best->n; done += AQI_PIECE) {
+        size_t part = AQI_MIN(best->n - done, (size_t)AQI_PIECE);
+        const float *p = aqi_floats_at(t->src, t->dtype, best->at + done, part, room);
+        aqi_group_encode(&g, p, part, codes);
+        for (i = 0; i < part; i++) {
+            int level = (int)levels[codes[i]] - 128;
+            double x = (double)p[i];
+            sum += (double)(level * level);
+            xl += x * (double)level;
+            xx += x * x;
+        }
+    }
+    d = (double)g.scale;
+    error = (xx - 2.0 * d * xl) + d * d * sum;
+    if (best->error < 0.0 || error < best->error) {
+        best->error = error;
+        best->scale = scale;
+        best->g = g;
+    }
+    return sum > 0.0 ? xl / sum : 0.0;
+}
+
+/* The largest magnitude on either end of the levels, and somewhat within; then least
+ * squares. */
+static void aqi_codebook_choose(const aqi_small_row *s, const aqi_range *range,
+                                aqi_small_group *best) {
+    static const double factors[2][2] = {{0.95, 0.7}, {1.0, 0.92}};
+    const uint32_t bits = s->task->layout->bits;
+    const uint8_t *levels = aqi_codebook(bits);
+    double ends[2], magnitude = (double)aqi_bits_float(range->absmax_bits), d;
+    double sign = 0.0f - range->min >= range->max ? -1.0 : 1.0;
+    size_t side, k, pass;
+    int scale, next;
+    ends[0] = (double)levels[0] - 128.0;
+    ends[1] = (double)levels[(1u << bits) - 1u] - 128.0;
+    best->g.zero_point = 128.0f;
+    best->g.how.bias = 128.0f;
+    best->g.how.max_code = 255.0f;
+    best->g.extreme = s->magnitude < AQI_SMALL_LEAST;
+    best->g.levels = levels;
+    best->g.places = s->places;
+    for (side = 0; side < 2 && magnitude > 0.0; side++) {
+        for (k = 0; k < 2; k++) {
+            d = sign * magnitude * factors[bits == 4][k] / ends[side];
+            scale = aqi_round_between(d / (double)s->factors[0], -128, 127);
+            if (scale == 0) scale = 1;
+            for (pass = 0; pass < 3; pass++, scale = next) {
+                d = aqi_codebook_try(s, scale, best) / (double)s->factors[0];
+                next = aqi_round_between(d, -128, 127);
+                if (next == scale || next == 0) break;
+            }
+        }
+    }
+}
+
+/* The code of each level: of the nearest one. */
+static void aqi_codebook_places(uint32_t bits, uint8_t *places) {
+    const uint8_t *levels = aqi_codebook(bits);
+    int i, code = 0, last = (1 << bits) - 1;
+    for (i = 0; i < 256; i++) {
+        while (code < last && 2 * i > levels[code] + levels[code + 1]) code++;
+        places[i] = (uint8_t)code;
+    }
+}
+
+static void aqi_small_store(const aqi_small_row *s, const aqi_small_group *g) {
+    const aq_layout *l = s->task->layout;
+    const aqi_params_at at = aqi_params_places(l);
+    uint8_t *params = s->task->dst->params;
+    uint8_t *first = params + at.scales, *second = params + at.seconds;
+    if (l->params == AQ_PARAMS_F16) {
+        first[2 * g->slot] = (uint8_t)g->scale;
+        first[2 * g->slot + 1] = (uint8_t)(g->scale >> 8);
+    } else {
+        first[g->slot] = (uint8_t)g->scale;
+    }
+    if (!aqi_params_has_minima(l)) return;
+    if (l->params == AQ_PARAMS_F16) {
+        second[2 * g->slot] = (uint8_t)g->second;
+        second[2 * g->slot + 1] = (uint8_t)(g->second >> 8);
+    } else {
+        second[g->slot] = (uint8_t)g->second;
+    }
+}
+
+/* The best stored parameters of a group. One of zeros has all parameters 0. */
+static bool aqi_small_choose(const aqi_small_row *s, aqi_tile_report *report,
+                             aqi_small_group *best) {
+    const aqi_quantize_task *t = s->task;
+    const aq_layout *l = t->layout;
+    aqi_range range;
+    aqi_group g;
+    if (!aqi_range_of(t, best->at, best->n, &range, &report->bad_index)) return false;
+    best->error = -1.0;
+    best->g.how.max_code = aqi_max_code(l->bits);
+    if (l->codebook) {
+        aqi_codebook_choose(s, &range, best);
+        return true;
+    }
+    if (l->symmetric) best->g.zero_point = (float)(1u << (l->bits - 1));
+    if (range.absmax_bits == 0) {
+        best->g.how.bias = best->g.zero_point;
+        return true;
+    }
+    aqi_group_make(l, &range, &g);
+    if (range.min == range.max && !l->symmetric) { /* from the minimum on */
+        g.scale = s->factors[0];
+        g.zero_point = (0.0f - range.min) / g.scale;
+    }
+    aqi_small_try(s, &g, &range, best);
+    if (l->method != AQ_MINMAX && range.min != range.max) {
+        aqi_group_improve(t, best->at, best->n, &range, &g);
+        aqi_small_try(s, &g, &range, best);
+    }
+    return true;
+}
+
+static bool aqi_quantize_small(const aqi_quantize_task *t, size_t row,
+                               aqi_tile_report *report, aqi_sums *sums) {
+    const aq_layout *l = t->layout;
+    const aqi_params_at at = aqi_params_places(l);
+    aqi_small_row s;
+    aqi_packer packer;
+    size_t col, i;
+    s.task = t;
+    s.row = row;
+    if (!aqi_small_factors(&s, report)) return false;
+    if (l->codebook) aqi_codebook_places(l->bits, s.places);
+    for (i = 0; i < at.factors; i++)
+        aqi_store_f32(t->dst->params + (row * at.factors + i) * sizeof(float),
+                      s.factors[i]);
+    packer.fill = 0;
+    packer.bits = l->bits;
+    packer.dst = t->dst->codes + row * l->row_bytes;
+    for (col = 0; col < l->cols; col += l->group_cols) {
+        aqi_small_group best;
+        memset(&best, 0, sizeof best);
+        best.at = row * l->cols + col;
+        best.n = AQI_MIN(l->group_cols, l->cols - col);
+        best.slot = row * l->groups_per_row + col / l->group_cols;
+        if (!aqi_small_choose(&s, report, &best)) return false;
+        aqi_small_store(&s, &best);
+        aqi_encode_group(t, &best.g, best.at, best.n, &packer, t->measure ? sums : NULL);
+    }
+    aqi_packer_flush(&packer);
+    return true;
+}
+
 static void aqi_quantize_tile(void *arg, size_t index) {
     const aqi_quantize_task *t = (const aqi_quantize_task *)arg;
     const aq_layout *l = t->layout;
@@ -12281,7 +13024,12 @@ static void aqi_quantize_tile(void *arg, size_t index) {
     aqi_sums sums;
     memset(&sums, 0, sizeof sums);
     report->bad_index = SIZE_MAX;
-    if (t->tensor_group == NULL && aqi_groups_adjoin(l)) {
+    report->too_large = false;
+    if (l->params != AQ_PARAMS_F32) {
+        for (row = tile.row; row < tile.row_end; row++) {
+            if (!aqi_quantize_small(t, row, report, &sums)) return;
+        }
+    } else if (t->tensor_group == NULL && aqi_groups_adjoin(l)) {
         /* A tile is whole rows or a part of one. */
         slot = (tile.row * l->cols + tile.col) / l->group_cols;
         if (!aqi_quantize_run(t, slot,
@@ -12305,6 +13053,7 @@ static void aqi_range_tile(void *arg, size_t index) {
     aqi_tile_report *report = &t->reports[index];
     size_t row;
     report->bad_index = SIZE_MAX;
+    report->too_large = false;
     for (row = tile.row; row < tile.row_end; row++) {
         aqi_range r;
         if (!aqi_range_of(t, row * l->cols + tile.col, tile.col_end - tile.col, &r,
@@ -12327,6 +13076,16 @@ static aq_status aqi_nonfinite(const aqi_quantize_task *t, size_t index, aq_erro
         index / t->layout->cols, index % t->layout->cols);
 }
 
+static aq_status aqi_too_large(const aqi_quantize_task *t, size_t index, aq_error *err) {
+    float room[1];
+    float value = aqi_floats_at(t->src, t->dtype, index, 1, room)[0];
+    return aqi_fail(err, AQ_E_LIMIT,
+                    "%g at index %zu (row %zu, column %zu) is over 2^120; store the "
+                    "parameters of this tensor as float32",
+                    (double)value, index, index / t->layout->cols,
+                    index % t->layout->cols);
+}
+
 /* Runs fn over all tiles in waves and joins the reports in order. */
 static aq_status aqi_quantize_waves(aqi_quantize_task *t, void (*fn)(void *, size_t),
                                     const aq_tasks *tasks, aqi_range *range,
@@ -12340,6 +13099,8 @@ static aq_status aqi_quantize_waves(aqi_quantize_task *t, void (*fn)(void *, siz
         aqi_run(tasks, wave, fn, t);
         t->reports = NULL;
         for (i = 0; i < wave; i++) {
+            if (reports[i].bad_index != SIZE_MAX && reports[i].too_large)
+                return aqi_too_large(t, reports[i].bad_index, err);
             if (reports[i].bad_index != SIZE_MAX)
                 return aqi_nonfinite(t, reports[i].bad_index, err);
             if (range != NULL && done + i == 0) *range = reports[i].range;
@@ -12371,7 +13132,9 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
                         "layout of another writer; make one by aq_layout_init");
     if (l->rows == 0 || l->cols == 0) return AQ_OK;
     if (t->src == NULL || t->dst == NULL || t->dst->codes == NULL ||
-        t->dst->scales == NULL || t->dst->zero_points == NULL)
+        (l->params == AQ_PARAMS_F32
+             ? t->dst->scales == NULL || t->dst->zero_points == NULL
+             : t->dst->params == NULL))
         return aqi_fail(err, AQ_E_ARG, "source or destination missing");
     t->measure = out_metrics != NULL;
     t->tiling = aqi_tiling_make(l, l->rows);
@@ -12403,20 +13166,71 @@ aq_status aq_quantize_into(const aq_layout *layout, const void *src, aq_dtype sr
 
 /* ---- dequantize, dot ---- */
 
-/* Columns [col, col + n) of a row; col is a multiple of 8. */
-static aqi_row aqi_row_at(const aq_layout *l, const aq_quantized_view *src, size_t row,
-                          size_t col, size_t n) {
+static aq_status aqi_view_check(const aq_layout *layout, const aq_quantized_view *src,
+                                aq_error *err) {
+    aq_status status = aqi_layout_check(layout, err);
+    if (status != AQ_OK) return status;
+    if (layout->code_bytes == 0) return AQ_OK;
+    if (src == NULL || src->codes == NULL ||
+        (layout->params == AQ_PARAMS_F32
+             ? src->scales == NULL || src->zero_points == NULL
+             : src->params == NULL))
+        return aqi_fail(err, AQ_E_ARG, "codes, scales or zero points missing");
+    return AQ_OK;
+}
+
+/* Groups whose small parameters are read at a time: a multiple of AQI_X8_LANES segments
+ * and of whole blocks of codes. */
+#define AQI_SPAN_GROUPS 512u
+
+/* Part of a row, with room for its parameters. */
+typedef struct aqi_span {
+    aqi_row row;
+    float scales[AQI_SPAN_GROUPS], zero_points[AQI_SPAN_GROUPS];
+} aqi_span;
+
+/* Columns [col, end) of a row, or the first of them; col is a multiple of 8. */
+static void aqi_span_at(const aq_layout *l, const aq_quantized_view *src, size_t row,
+                        size_t col, size_t end, aqi_span *s) {
     size_t slot = row / l->group_rows * l->groups_per_row + col / l->group_cols;
-    aqi_row r;
-    r.codes = src->codes + row * l->row_bytes + col / 8 * l->code_bits;
-    r.scales = src->scales + slot;
-    r.zero_points = src->zero_points + slot;
-    r.levels = NULL;
-    r.n = n;
-    r.group = l->group_cols;
-    r.skip = col % l->group_cols;
-    r.bits = l->code_bits;
-    return r;
+    aqi_row *r = &s->row;
+    r->codes = src->codes + row * l->row_bytes + col / 8 * l->code_bits;
+    r->levels = l->codebook ? aqi_codebook(l->bits) : NULL;
+    r->n = end - col;
+    r->group = l->group_cols;
+    r->skip = col % l->group_cols;
+    r->bits = l->code_bits;
+    if (l->params == AQ_PARAMS_F32) {
+        r->scales = src->scales + slot;
+        r->zero_points = src->zero_points + slot;
+        return;
+    }
+    if ((r->skip + r->n - 1) / r->group >= AQI_SPAN_GROUPS)
+        r->n = AQI_SPAN_GROUPS * r->group - r->skip;
+    aqi_params_expand(l, src->params, slot, (r->skip + r->n - 1) / r->group + 1,
+                      s->scales, s->zero_points);
+    r->scales = s->scales;
+    r->zero_points = s->zero_points;
+}
+
+aq_status aq_params_read(const aq_layout *layout, const aq_quantized_view *src,
+                         size_t group, float *out_scale, float *out_zero_point,
+                         aq_error *err) {
+    aq_status status;
+    aqi_error_clear(err);
+    *out_scale = *out_zero_point = 0.0f;
+    status = aqi_view_check(layout, src, err);
+    if (status != AQ_OK) return status;
+    if (group >= layout->num_groups)
+        return aqi_fail(err, AQ_E_ARG, "group %zu of %zu", group, layout->num_groups);
+    if (layout->params == AQ_PARAMS_F32) {
+        *out_scale = src->scales[group];
+        *out_zero_point = src->zero_points[group];
+    } else {
+        aqi_params_expand(layout, src->params, group, 1, out_scale, out_zero_point);
+        if (layout->codebook) *out_zero_point = 0.0f;
+    }
+    return AQ_OK;
 }
 
 typedef struct aqi_decode_task {
@@ -12431,22 +13245,14 @@ static void aqi_dequantize_tile(void *arg, size_t index) {
     const aqi_decode_task *t = (const aqi_decode_task *)arg;
     const aq_layout *l = t->layout;
     aqi_tile tile = aqi_tile_at(&t->tiling, l, t->num_rows, index);
-    size_t row;
+    aqi_span s;
+    size_t row, col;
     for (row = tile.row; row < tile.row_end; row++) {
-        aqi_row r = aqi_row_at(l, t->src, t->first_row + row, tile.col,
-                               tile.col_end - tile.col);
-        aqi_k()->expand(&r, t->dst + row * l->cols + tile.col);
+        for (col = tile.col; col < tile.col_end; col += s.row.n) {
+            aqi_span_at(l, t->src, t->first_row + row, col, tile.col_end, &s);
+            aqi_k()->expand(&s.row, t->dst + row * l->cols + col);
+        }
     }
-}
-
-static aq_status aqi_view_check(const aq_layout *layout, const aq_quantized_view *src,
-                                aq_error *err) {
-    aq_status status = aqi_layout_check(layout, err);
-    if (status != AQ_OK) return status;
-    if (layout->code_bytes > 0 && (src == NULL || src->codes == NULL ||
-                                   src->scales == NULL || src->zero_points == NULL))
-        return aqi_fail(err, AQ_E_ARG, "codes, scales or zero points missing");
-    return AQ_OK;
 }
 
 aq_status aq_dequantize_rows(const aq_layout *layout, const aq_quantized_view *src,
@@ -12485,8 +13291,12 @@ static float aqi_dot_close(float *lanes, size_t count) {
 static float aqi_dot_row(const aq_layout *l, const aq_quantized_view *src, size_t row,
                          const float *x) {
     float lanes[AQI_DOT_LANES] = {0};
-    aqi_row r = aqi_row_at(l, src, row, 0, l->cols);
-    aqi_k()->dot_row(&r, x, lanes);
+    aqi_span s;
+    size_t col;
+    for (col = 0; col < l->cols; col += s.row.n) {
+        aqi_span_at(l, src, row, col, l->cols, &s);
+        aqi_k()->dot_row(&s.row, x + col, lanes);
+    }
     return aqi_dot_close(lanes, AQI_DOT_LANES);
 }
 
@@ -12520,13 +13330,18 @@ typedef struct aqi_matmul_task {
 static float aqi_dot_x8(const aqi_matmul_task *t, size_t row, size_t vector) {
     const aq_activations *a = t->x8;
     float lanes[2 * AQI_X8_LANES] = {0};
-    aqi_row r = aqi_row_at(t->layout, t->src, row, 0, t->layout->cols);
+    aqi_span s;
     aqi_x8 x;
-    x.codes = a->codes + vector * a->room;
-    x.scales = a->scales + vector * a->segments;
-    x.sums = a->sums + vector * a->segments;
+    size_t col;
     x.segment = a->segment;
-    aqi_k()->dot_x8(&r, &x, lanes);
+    for (col = 0; col < a->cols;
+         col += s.row.n) { /* whole blocks of codes and segments */
+        aqi_span_at(t->layout, t->src, row, col, a->cols, &s);
+        x.codes = a->codes + vector * a->room + col;
+        x.scales = a->scales + vector * a->segments + col / a->segment;
+        x.sums = a->sums + vector * a->segments + col / a->segment;
+        aqi_k()->dot_x8(&s.row, &x, lanes);
+    }
     return aqi_dot_close(lanes, AQI_X8_LANES) -
            aqi_dot_close(lanes + AQI_X8_LANES, AQI_X8_LANES);
 }

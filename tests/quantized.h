@@ -25,6 +25,9 @@ SUPPORT quantized quantized_of(const aq_layout *layout) {
     memset(q.dst.codes, 0xEE, layout->code_bytes);
     memset(q.dst.scales, 0xEE, parameter_bytes);
     memset(q.dst.zero_points, 0xEE, parameter_bytes);
+    q.dst.params = (uint8_t *)offset_alloc(0, layout->params_bytes);
+    memset(q.dst.params, 0xEE, layout->params_bytes);
+    q.view.params = q.dst.params;
     q.view.codes = q.dst.codes;
     q.view.scales = q.dst.scales;
     q.view.zero_points = q.dst.zero_points;
@@ -42,11 +45,13 @@ SUPPORT void quantized_free(quantized *q) {
     offset_free(q->dst.codes, 0);
     offset_free(q->dst.scales, 0);
     offset_free(q->dst.zero_points, 0);
+    offset_free(q->dst.params, 0);
 }
 
 SUPPORT bool quantized_same(const quantized *a, const quantized *b) {
     size_t parameter_bytes = a->layout.num_groups * sizeof(float);
-    return memcmp(a->dst.codes, b->dst.codes, a->layout.code_bytes) == 0 &&
+    return memcmp(a->dst.params, b->dst.params, a->layout.params_bytes) == 0 &&
+           memcmp(a->dst.codes, b->dst.codes, a->layout.code_bytes) == 0 &&
            memcmp(a->dst.scales, b->dst.scales, parameter_bytes) == 0 &&
            memcmp(a->dst.zero_points, b->dst.zero_points, parameter_bytes) == 0;
 }
@@ -91,6 +96,7 @@ SUPPORT bool quant_options_at(size_t i, aq_quant_options *out) {
     memset(out, 0, sizeof *out);
     out->bits = bits[i % 3];
     out->symmetric = i / 3 % 2 != 0;
+    out->method = AQ_MINMAX;
     i /= 6;
     if (i >= COUNT_OF(groups)) return false;
     out->granularity = groups[i].granularity;

@@ -66,7 +66,9 @@ static void check_row(const struct aqi_kernels *k, const row_case *c) {
 }
 
 Test(rows, the_same_bits_everywhere) {
-    static const size_t groups[] = {8, 9, 32, 33, 64, 96, 128, 1000, 100000};
+    static const size_t groups[] = {8, 9, 16, 32, 33, 48, 64, 96, 128, 1000, 100000};
+    static const uint8_t levels[256] = {200, 7, 133, 128, 0,  255, 90,
+                                        91,  4, 180, 13,  66, 1};
     rng r = {11};
     for (int isa = AQ_ISA_AVX2; isa <= AQ_ISA_NEON; isa++) {
         const struct aqi_kernels *k = aqi_kernels_of((aq_isa)isa);
@@ -75,13 +77,17 @@ Test(rows, the_same_bits_everywhere) {
                 size_t group = groups[(n + bits) % COUNT_OF(groups)];
                 size_t skip = n % 3 == 0 ? group / 2 / 8 * 8 : 0;
                 row_case c = row_make(&r, (n * 7 + bits) % 64, n, bits, group, skip);
+                if (n % 2 != 0) c.row.levels = levels;
                 check_row(k, &c);
                 row_free(&c, (n * 7 + bits) % 64);
             }
         }
         for (size_t n = 1000; n <= 5000 && k != NULL; n += 331) {
             for (size_t i = 0; i < 3 * COUNT_OF(groups); i++) {
-                row_case c = row_make(&r, i, n, 2u << i % 3, groups[i / 3], 0);
+                row_case c =
+                    row_make(&r, i, n, (uint32_t[]){2, 4, 8}[i % 3], groups[i / 3], 0);
+                check_row(k, &c);
+                c.row.levels = levels;
                 check_row(k, &c);
                 row_free(&c, i);
             }

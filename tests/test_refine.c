@@ -254,15 +254,15 @@ Test(refine, of_halves) {
 }
 
 Test(refine, methods_that_are_none) {
-    aq_quant_options o = {.method = (aq_method)3};
+    aq_quant_options o = {.method = (aq_method)5};
     aq_layout l;
     cr_assert_eq(aq_layout_init(1, 8, &o, &l, &err), AQ_E_ARG);
-    cr_assert(strstr(err.message, "method 3") != NULL, "%s", err.message);
+    cr_assert(strstr(err.message, "method 5") != NULL, "%s", err.message);
     o.method = (aq_method)-1;
     cr_assert_eq(aq_layout_init(1, 8, &o, &l, &err), AQ_E_ARG);
     o.method = AQ_METHOD_AUTO;
     cr_assert_eq(aq_layout_init(1, 8, &o, &l, &err), AQ_OK);
-    cr_assert_eq(l.method, AQ_MINMAX);
+    cr_assert_eq(l.method, AQ_REFINE);
 }
 
 /* The grids divide by their unit exactly: at the start the codes are those of min-max. */
