@@ -7415,7 +7415,8 @@ static void aqi_byte_stream_split(const uint8_t *src, size_t n, size_t width, si
 
 /*==========================================================================
  * MARK: - [74] Compression codecs (private)
- * Only libraries; which ones, the user switches on.
+ * Libraries; which ones, the user switches on. SNAPPY of what hardly became smaller, as
+ * weights do, is also unpacked here: then the CRC-32 and the copy share a pass.
  *========================================================================*/
 
 const char *aq_codec_name(int32_t codec) {
@@ -7566,6 +7567,97 @@ static bool aqi_decompress(int32_t codec, const uint8_t *src, size_t bytes, uint
 #endif
     (void)codec;
     return false;
+}
+
+#ifdef AQ_WITH_SNAPPY
+/* Stored bytes whose CRC-32 is taken a slice ahead of where they are read: they come from
+ * memory once, not once for the CRC and once more for the codec. */
+typedef struct aqi_checked_bytes {
+    const uint8_t *p, *checked, *end;
+    uint32_t crc; /* of all before `checked` */
+} aqi_checked_bytes;
+
+static void aqi_checked_advance(aqi_checked_bytes *in) {
+    /* CRC and copy of a slice fit the first-level cache. */
+    size_t n = AQI_MIN((size_t)(in->end - in->checked), (size_t)16 << 10);
+    in->crc = aqi_crc32(in->crc, in->checked, n);
+    in->checked += n;
+}
+
+static void aqi_checked_copy(aqi_checked_bytes *in, uint8_t *dst, size_t n) {
+    while (n > 0) {
+        size_t part = in->checked > in->p ? (size_t)(in->checked - in->p) : 0;
+        if (part == 0) {
+            aqi_checked_advance(in);
+            continue;
+        }
+        part = AQI_MIN(part, n);
+        memcpy(dst, in->p, part);
+        dst += part;
+        in->p += part;
+        n -= part;
+    }
+}
+
+/* What a tag of SNAPPY says: a literal (offset 0), or a copy of what was written. */
+static bool aqi_snappy_tag(aqi_checked_bytes *in, size_t *length, size_t *offset) {
+    uint32_t tag = *in->p++, kind = tag & 3, high = tag >> 2, number = 0, bytes, k;
+    bool literal = kind == 0, long_literal = literal && high >= 60;
+    bytes = literal ? (long_literal ? high - 59 : 0) : kind == 3 ? 4 : kind;
+    if (bytes > (size_t)(in->end - in->p)) return false;
+    for (k = 0; k < bytes; k++) number |= (uint32_t)*in->p++ << (8 * k);
+    *length = (size_t)(long_literal ? number : kind == 1 ? 3 + (high & 7) : high) + 1;
+    *offset = literal ? 0 : kind == 1 ? (tag >> 5) << 8 | number : number;
+    return literal || *offset > 0;
+}
+
+/* As aqi_decompress; `crc` is carried on over all of src when it succeeds. */
+static bool aqi_unsnap(const uint8_t *src, size_t bytes, uint8_t *dst, size_t dst_bytes,
+                       uint32_t *crc) {
+    aqi_checked_bytes in;
+    size_t at = 0, length, offset;
+    in.p = in.checked = src;
+    in.end = src + bytes;
+    in.crc = *crc;
+    while (in.p < in.end && *in.p >= 0x80) in.p++; /* the size: it is that of the page */
+    if (in.p < in.end) in.p++;
+    while (in.p < in.end) {
+        if (!aqi_snappy_tag(&in, &length, &offset) || length > dst_bytes - at ||
+            offset > at)
+            return false;
+        if (offset > 0) {
+            for (; length > 0; length--, at++) dst[at] = dst[at - offset];
+        } else {
+            if (length > (size_t)(in.end - in.p)) return false;
+            aqi_checked_copy(&in, dst + at, length);
+            at += length;
+        }
+    }
+    while (in.checked < in.end) aqi_checked_advance(&in);
+    *crc = in.crc;
+    return at == dst_bytes;
+}
+#endif
+
+/* Whether aqi_decompress_checked has a way for these: long literals are copied as fast as
+ * the library does; short ones and copies are not. */
+static bool aqi_codec_checks(int32_t codec, size_t bytes, size_t dst_bytes) {
+#ifdef AQ_WITH_SNAPPY
+    if (codec == AQ_SNAPPY) return bytes > dst_bytes - dst_bytes / 64;
+#endif
+    (void)codec;
+    (void)bytes;
+    (void)dst_bytes;
+    return false;
+}
+
+static bool aqi_decompress_checked(int32_t codec, const uint8_t *src, size_t bytes,
+                                   uint8_t *dst, size_t dst_bytes, uint32_t *crc) {
+#ifdef AQ_WITH_SNAPPY
+    if (codec == AQ_SNAPPY) return aqi_unsnap(src, bytes, dst, dst_bytes, crc);
+#endif
+    *crc = aqi_crc32(*crc, src, bytes);
+    return aqi_decompress(codec, src, bytes, dst, dst_bytes);
 }
 
 #ifndef AQ_NO_WRITER
@@ -8528,6 +8620,7 @@ typedef struct aqi_page {
     const uint8_t *lists; /* repetition levels that were not unpacked; NULL = none */
     size_t lists_bytes;
     bool compressed, v2;
+    bool crc_with_codec; /* the CRC is taken while the page is decompressed */
     bool first;  /* data page of its chunk */
     bool excess; /* more values than were left of the chunk */
     bool mapped;
@@ -8614,11 +8707,8 @@ static aq_status aqi_page_header_read(aq_column *c, aqi_arena *arena, aqi_page *
     return AQ_OK;
 }
 
-static aq_status aqi_page_check_crc(const aqi_page *page, const uint8_t *stored,
-                                    aq_error *err) {
-    uint32_t crc, want = (uint32_t)page->header.crc;
-    if (!AQI_HAS(&page->header, aqi_page_header, crc)) return AQ_OK;
-    crc = ~aqi_crc32(UINT32_MAX, stored, (size_t)page->header.compressed_page_size);
+static aq_status aqi_page_compare_crc(const aqi_page *page, uint32_t crc, aq_error *err) {
+    uint32_t want = (uint32_t)page->header.crc;
     if (crc == want) return AQ_OK;
     return aqi_fail_at(
         err, AQ_E_CHECKSUM, page->data_offset,
@@ -8627,13 +8717,22 @@ static aq_status aqi_page_check_crc(const aqi_page *page, const uint8_t *stored,
         (unsigned)crc, (unsigned)want);
 }
 
+static aq_status aqi_page_check_crc(const aqi_page *page, const uint8_t *stored,
+                                    aq_error *err) {
+    size_t bytes = (size_t)page->header.compressed_page_size;
+    return aqi_page_compare_crc(page, ~aqi_crc32(UINT32_MAX, stored, bytes), err);
+}
+
 /* Decompresses stored[skip..] behind the first `skip` bytes, which are stored as they
- * are. */
+ * are. The CRC-32 of all is compared when it is taken on the way. */
 static aq_status aqi_page_decompress(const aq_column *c, aqi_page *page,
                                      const uint8_t *stored, size_t skip, aq_error *err) {
     size_t in = (size_t)page->header.compressed_page_size - skip;
     size_t out = (size_t)page->header.uncompressed_page_size - skip, declared;
     size_t values_at = page->values_at, lead;
+    int32_t codec = c->meta->codec;
+    uint32_t crc = UINT32_MAX;
+    bool ok = true;
     uint8_t *dst;
     void *buffer;
     aq_status status;
@@ -8652,13 +8751,37 @@ static aq_status aqi_page_decompress(const aq_column *c, aqi_page *page,
     if (status != AQ_OK) return status;
     dst = (uint8_t *)buffer + lead;
     if (skip > 0) memcpy(dst, stored, skip);
-    if (in > 0 && !aqi_decompress(c->meta->codec, stored + skip, in, dst + skip, out))
+    if (page->crc_with_codec) {
+        crc = aqi_crc32(crc, stored, skip);
+        ok = aqi_decompress_checked(codec, stored + skip, in, dst + skip, out, &crc);
+    } else if (in > 0) {
+        ok = aqi_decompress(codec, stored + skip, in, dst + skip, out);
+    }
+    if (!ok)
         return aqi_fail_at(err, AQ_E_FORMAT, page->data_offset, "damaged %s data",
                            aq_codec_name(c->meta->codec));
     page->data = dst;
     page->bytes = skip + out;
     page->mapped = false;
-    return AQ_OK;
+    return page->crc_with_codec ? aqi_page_compare_crc(page, ~crc, err) : AQ_OK;
+}
+
+/* Enters the bytes of a page, which are about to be read, into the page table in one
+ * call: a fault for every few of them costs as much as SNAPPY itself. */
+static void aqi_source_fault_in(const aqi_source *s, int64_t offset, size_t bytes) {
+#if !defined(AQ_NO_MMAP) && defined(MADV_POPULATE_READ)
+    size_t skip = (size_t)offset % (size_t)sysconf(_SC_PAGESIZE);
+    const uint8_t *at = s->map + offset - skip;
+    int code = errno;
+    void *p;
+    if (!s->unmap || bytes < (size_t)64 << 10) return;
+    memcpy(&p, &at, sizeof p); /* madvise takes a pointer to non-const */
+    if (madvise(p, bytes + skip, MADV_POPULATE_READ) != 0) errno = code;
+#else
+    (void)s;
+    (void)offset;
+    (void)bytes;
+#endif
 }
 
 /* Brings page->data: the mapping itself, or bytes read, verified and decompressed. */
@@ -8666,7 +8789,7 @@ static aq_status aqi_page_load(const aq_column *c, aqi_page *page, aq_error *err
     size_t bytes = (size_t)page->header.compressed_page_size, plain = page->plain_bytes;
     bool compressed = page->compressed;
     const uint8_t *stored = aqi_source_view(&c->file->source, page->data_offset);
-    bool mapped = stored != NULL;
+    bool mapped = stored != NULL, check;
     void *copy;
     aq_status status = AQ_OK;
     if (!compressed &&
@@ -8684,15 +8807,26 @@ static aq_status aqi_page_load(const aq_column *c, aqi_page *page, aq_error *err
             status =
                 aqi_source_read(&c->file->source, page->data_offset, copy, bytes, err);
         stored = (const uint8_t *)copy;
+    } else if (compressed) {
+        aqi_source_fault_in(&c->file->source, page->data_offset, bytes);
     }
-    if (status == AQ_OK &&
-        (c->verify || (!c->file->skip_checksums && (compressed || !mapped))))
+    check = AQI_HAS(&page->header, aqi_page_header, crc) &&
+            (c->verify || (!c->file->skip_checksums && (compressed || !mapped)));
+    page->crc_with_codec =
+        check && compressed &&
+        aqi_codec_checks(c->meta->codec, bytes - plain,
+                         (size_t)page->header.uncompressed_page_size - plain);
+    if (status == AQ_OK && check && !page->crc_with_codec)
         status = aqi_page_check_crc(page, stored, err);
     if (status != AQ_OK) return status;
     page->data = stored;
     page->bytes = bytes;
     page->mapped = mapped;
     if (compressed) status = aqi_page_decompress(c, page, stored, plain, err);
+    /* Whatever else is wrong with damaged bytes: that they are damaged comes first. */
+    if (status != AQ_OK && page->crc_with_codec &&
+        aqi_page_check_crc(page, stored, err) != AQ_OK)
+        return AQ_E_CHECKSUM;
     return status;
 }
 
