@@ -9500,6 +9500,10 @@ typedef struct aqi_decode_queue {
     size_t count, capacity;
     aq_span_fn visit; /* NULL: spans are kept */
     void *user;
+    aqi_arena *workers; /* visiting: one for each, so that it stays in a core's cache */
+    size_t num_workers;
+    size_t next; /* page for the next free worker; atomic */
+    bool failed; /* a page; atomic */
 } aqi_decode_queue;
 
 /* Hands out the span of a page, or one of each of its lists. */
@@ -9527,12 +9531,29 @@ static void aqi_decode_page_task(void *arg, size_t index) {
         t->status = aqi_fail(&t->err, AQ_E_CANCELLED, "cancelled");
 }
 
+/* A worker takes page after page until one fails: those before it were all taken. */
+static void aqi_decode_worker(void *arg, size_t index) {
+    aqi_decode_queue *q = (aqi_decode_queue *)arg;
+    while (!__atomic_load_n(&q->failed, __ATOMIC_RELAXED)) {
+        size_t i = __atomic_fetch_add(&q->next, 1, __ATOMIC_RELAXED);
+        aqi_page_task *t = &q->waiting[i];
+        if (i >= q->count) break;
+        t->page.arena = &q->workers[index];
+        aqi_arena_reset(t->page.arena);
+        aqi_decode_page_task(q, i);
+        if (t->status != AQ_OK) __atomic_store_n(&q->failed, true, __ATOMIC_RELAXED);
+    }
+}
+
 /* Decodes what waits; then, in order, counts rows and keeps spans. The first failed page
  * gives the error. */
 static aq_status aqi_decode_flush(aqi_decode_queue *q, aq_error *err) {
     aq_status status = AQ_OK;
     size_t i;
-    aqi_run(q->tasks, q->count, aqi_decode_page_task, q);
+    q->next = 0;
+    if (q->visit == NULL) aqi_run(q->tasks, q->count, aqi_decode_page_task, q);
+    if (q->visit != NULL)
+        aqi_run(q->tasks, AQI_MIN(q->count, q->num_workers), aqi_decode_worker, q);
     for (i = 0; i < q->count; i++) {
         aqi_page_task *t = &q->waiting[i];
         aq_column *c = t->column;
@@ -9550,20 +9571,14 @@ static aq_status aqi_decode_flush(aqi_decode_queue *q, aq_error *err) {
     return status;
 }
 
-/* The next place in the queue. The memory of spans that are not kept is used again. */
+/* The next place in the queue. */
 static aqi_page_task *aqi_decode_slot(aqi_decode_queue *q, aq_column *c) {
     aqi_page_task *t = &q->waiting[q->count++];
-    aqi_arena arena = t->arena;
     memset(t, 0, sizeof *t);
     aqi_error_clear(&t->err);
     t->column = c;
-    if (q->visit != NULL) {
-        t->arena = arena;
-        aqi_arena_reset(&t->arena);
-    } else {
-        aqi_arena_init(&t->arena, &c->file->allocator);
-        aqi_arena_share(&t->arena, &c->kept);
-    }
+    aqi_arena_init(&t->arena, &c->file->allocator);
+    aqi_arena_share(&t->arena, &c->kept);
     return t;
 }
 
@@ -9587,7 +9602,8 @@ static aq_status aqi_decode_column(aqi_decode_queue *q, aq_column *c, size_t ind
 
 static aq_status aqi_columns_decode(aqi_decode_queue *q, aq_column *const *columns,
                                     size_t count, aq_error *err) {
-    size_t i, bytes = q->capacity * sizeof(aqi_page_task);
+    size_t i, slots = q->capacity * sizeof(aqi_page_task);
+    size_t bytes = slots + q->num_workers * sizeof(aqi_arena);
     aq_allocator a;
     aq_status status = AQ_OK;
     for (i = 0; i < count && status == AQ_OK; i++)
@@ -9597,11 +9613,12 @@ static aq_status aqi_columns_decode(aqi_decode_queue *q, aq_column *const *colum
     q->waiting = (aqi_page_task *)aqi_alloc(&a, bytes);
     if (q->waiting == NULL) return aqi_fail_nomem(err, bytes);
     memset(q->waiting, 0, bytes);
-    for (i = 0; i < q->capacity; i++) aqi_arena_init(&q->waiting[i].arena, &a);
+    q->workers = (aqi_arena *)(void *)((uint8_t *)q->waiting + slots);
+    for (i = 0; i < q->num_workers; i++) aqi_arena_init(&q->workers[i], &a);
     for (i = 0; i < count && status == AQ_OK; i++)
         status = aqi_decode_column(q, columns[i], i, err);
     if (status == AQ_OK) status = aqi_decode_flush(q, err);
-    for (i = 0; i < q->capacity; i++) aqi_arena_deinit(&q->waiting[i].arena);
+    for (i = 0; i < q->num_workers; i++) aqi_arena_deinit(&q->workers[i]);
     aqi_free(&a, q->waiting, bytes);
     return status;
 }
@@ -9631,7 +9648,8 @@ aq_status aq_columns_visit(aq_column *const *columns, size_t count, const aq_tas
                             "one");
     }
     q.tasks = tasks;
-    q.capacity = width == 1 ? 1 : AQI_MIN(2 * width, AQI_DECODE_WAVE);
+    q.capacity = width == 1 ? 1 : AQI_DECODE_WAVE;
+    q.num_workers = AQI_MIN(width, AQI_DECODE_WAVE);
     q.visit = fn;
     q.user = user;
     return aqi_columns_decode(&q, columns, count, err);
