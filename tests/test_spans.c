@@ -202,3 +202,52 @@ Test(spans, lists_of_text) {
                       memcmp(b[k].data, data.texts[value].data, b[k].size) == 0);
     }
 }
+
+/* ---- stored bytes that are hardly smaller ---- */
+
+/* Weights: the CRC-32 of SNAPPY is taken on the way, mapped or read. */
+Test(spans, snappy_of_weights) {
+    enum { N = 200000 };
+    static float values[N];
+    const aq_field_spec field = {.name = "v", .type = AQ_FLOAT, .codec = AQ_SNAPPY};
+    const aq_column_values v = {values, N, NULL, NULL, 0};
+    aq_page_info page;
+    aq_column *column;
+    aq_parquet *f;
+    aq_span span;
+    aq_writer *w;
+    rng r = {11};
+    rng_floats(&r, values, N, 0.02f);
+    ASSERT_OK(aq_writer_open(in_dir("weights.parquet"), &field, 1, NULL, &w, &err));
+    ASSERT_OK(aq_writer_put_column(w, &v, &err));
+    ASSERT_OK(aq_writer_end_row_group(w, N, &err));
+    ASSERT_OK(aq_writer_finish(w, &err));
+    ASSERT_OK(aq_parquet_open(in_dir("weights.parquet"), NULL, &f, &err));
+    ASSERT_OK(aq_column_open(f, 0, 0, &column, &err));
+    ASSERT_OK(aq_column_next_page(column, &page, &err));
+    cr_assert(page.has_crc && page.compressed_bytes >= page.uncompressed_bytes);
+    aq_column_close(column);
+    aq_parquet_close(f);
+    /* Undamaged, then the size, the first tag, a value and the last byte damaged. */
+    const int64_t damaged[] = {-1, 0, 3, 1000, page.compressed_bytes - 1};
+    for (size_t k = 0; k < 2 * COUNT_OF(damaged); k++) {
+        aq_parquet_options o = {.io = k % 2 == 0 ? AQ_IO_MAP : AQ_IO_READ};
+        int64_t at = damaged[k / 2] < 0 ? -1 : page.data_offset + damaged[k / 2];
+        file copy = file_read(in_dir("weights.parquet"));
+        if (at >= 0) copy.data[at] ^= 0x10;
+        file_write(in_dir("copy.parquet"), copy.data, copy.size);
+        file_free(&copy);
+        ASSERT_OK(aq_parquet_open(in_dir("copy.parquet"), &o, &f, &err));
+        ASSERT_OK(aq_column_open(f, 0, 0, &column, &err));
+        if (at >= 0) {
+            ASSERT_STATUS(aq_column_next(column, &span, &err), AQ_E_CHECKSUM);
+            cr_assert_eq(err.file_offset, page.data_offset);
+        } else {
+            ASSERT_OK(aq_column_view(column, &span, &err));
+            cr_assert(span.num_values == N);
+            cr_assert_eq(memcmp(span.values, values, sizeof values), 0);
+        }
+        aq_column_close(column);
+        aq_parquet_close(f);
+    }
+}

@@ -607,3 +607,102 @@ Test(streams, plain_byte_arrays) {
         }
     }
 }
+
+/* ---- SNAPPY with the CRC-32 on the way ---- */
+
+#ifdef AQ_WITH_SNAPPY
+enum { SNAPPY_ROOM = 1 << 17 };
+
+/* Elements made here, and what they stand for. */
+typedef struct snappy_case {
+    uint8_t bytes[2 * SNAPPY_ROOM], plain[SNAPPY_ROOM];
+    size_t size, n;
+} snappy_case;
+
+static void put_number(snappy_case *s, size_t number, size_t bytes) {
+    for (size_t i = 0; i < bytes; i++)
+        s->bytes[s->size++] = (uint8_t)(number >> 8 * i);
+}
+
+static void put_literal(snappy_case *s, rng *r, size_t n, size_t number_bytes) {
+    size_t high = number_bytes == 0 ? n - 1 : 59 + number_bytes;
+    put_number(s, high << 2, 1);
+    put_number(s, n - 1, number_bytes);
+    rng_bytes(r, s->plain + s->n, n);
+    memcpy(s->bytes + s->size, s->plain + s->n, n);
+    s->size += n;
+    s->n += n;
+}
+
+/* kind 1, 2, 3: offsets of 11, 16 and 32 bits. */
+static void put_copy(snappy_case *s, size_t kind, size_t n, size_t offset) {
+    if (kind == 1) {
+        put_number(s, (offset >> 8) << 5 | (n - 4) << 2 | 1, 1);
+        put_number(s, offset & 255, 1);
+    } else {
+        put_number(s, (n - 1) << 2 | kind, 1);
+        put_number(s, offset, kind == 2 ? 2 : 4);
+    }
+    for (size_t i = 0; i < n; i++, s->n++)
+        s->plain[s->n] = s->plain[s->n - offset];
+}
+
+static void put_element(snappy_case *s, rng *r, size_t longest) {
+    size_t kind = s->n == 0 ? 0 : rng_below(r, 4), n, far;
+    if (kind == 0) {
+        size_t number_bytes = rng_below(r, 5);
+        n = 1 + rng_below(r, longest);
+        if (number_bytes == 1 && n > 256) n = 256;
+        if (number_bytes == 2 && n > 65536) n = 65536;
+        if (number_bytes == 0 && n > 60) n = 60;
+        put_literal(s, r, n, number_bytes);
+        return;
+    }
+    far = kind == 1 ? 2047 : kind == 2 ? 65535 : SNAPPY_ROOM;
+    n = kind == 1 ? 4 + rng_below(r, 8) : 1 + rng_below(r, 64);
+    put_copy(s, kind, n, 1 + rng_below(r, s->n < far ? s->n : far));
+}
+
+/* `n` = the size that is asked for; the library's answer is the one wanted. */
+static bool same_as_snappy(const snappy_case *s, size_t size, size_t n) {
+    aqi_cursor in = exact_copy(s->bytes, size, 0);
+    uint8_t *have = offset_alloc(0, n), *want = offset_alloc(0, n);
+    uint32_t crc = 123, all = aqi_crc32(123, in.start, size);
+    size_t written = n;
+    bool wanted = snappy_uncompress((const char *)in.start, size, (char *)want,
+                                    &written) == SNAPPY_OK;
+    bool ok = aqi_unsnap(in.start, size, have, n, &crc) == wanted;
+    if (wanted) ok = ok && crc == all && memcmp(have, want, n) == 0;
+    offset_free(have, 0);
+    offset_free(want, 0);
+    exact_free(&in, 0);
+    return ok;
+}
+
+Test(streams, snappy_as_the_library) {
+    static snappy_case s, broken;
+    rng r = {71};
+    for (size_t k = 0; k < 400; k++) {
+        size_t longest = k % 2 == 0 ? 100 : 40000, goal = k % 4 == 3 ? 80000 : k, header;
+        s.size = s.n = 0;
+        put_number(&s, 0, 3); /* the size, written again below */
+        header = s.size;
+        while (s.n < goal)
+            put_element(&s, &r, longest);
+        for (size_t i = 0; i < 3; i++)
+            s.bytes[i] = (uint8_t)((s.n >> 7 * i & 127) | (i < 2 ? 128 : 0));
+        CHECK(same_as_snappy(&s, s.size, s.n), "%zu", k);
+        uint32_t crc = 0;
+        CHECK(aqi_unsnap(s.bytes, s.size, broken.plain, s.n, &crc) &&
+                  memcmp(broken.plain, s.plain, s.n) == 0,
+              "%zu", k);
+        for (size_t m = 0; m < 20 && s.size > header; m++) {
+            size_t at = header + rng_below(&r, s.size - header);
+            memcpy(broken.bytes, s.bytes, s.size);
+            broken.bytes[at] ^= (uint8_t)(1u << rng_below(&r, 8));
+            CHECK(same_as_snappy(&broken, s.size, s.n), "%zu, byte %zu", k, at);
+            CHECK(same_as_snappy(&s, at, s.n), "%zu, cut at %zu", k, at);
+        }
+    }
+}
+#endif

@@ -129,6 +129,13 @@ Test(columns, any_number_of_threads_gives_the_same_spans) {
     temp_dir_remove(&dir);
 }
 
+static bool go_on(void *user, size_t column, int64_t first_level, const aq_span *span) {
+    (void)user;
+    (void)column;
+    (void)first_level;
+    return span->values != NULL;
+}
+
 Test(columns, the_first_bad_page_gives_the_error) {
     aq_column *all[GROUPS * COLUMNS];
     temp_dir dir;
@@ -157,6 +164,12 @@ Test(columns, the_first_bad_page_gives_the_error) {
                      AQ_E_CHECKSUM, "%s", err.message);
         cr_assert_eq(err.row_group, 1);
         if (count == 1) memcpy(first, err.message, sizeof first);
+        cr_assert_str_eq(err.message, first);
+        for (int i = 0; i < GROUPS * COLUMNS; i++) aq_column_close(all[i]);
+        open_all(f, all);
+        cr_assert_eq(aq_columns_visit(all, GROUPS * COLUMNS, aq_threads_tasks(threads), go_on,
+                                      NULL, &err),
+                     AQ_E_CHECKSUM, "%s", err.message);
         cr_assert_str_eq(err.message, first);
         for (int i = 0; i < GROUPS * COLUMNS; i++) aq_column_close(all[i]);
         aq_parquet_close(f);
