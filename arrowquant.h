@@ -1855,54 +1855,43 @@ static bool aqi_arena_afford(aqi_arena *arena, size_t bytes) {
     return false;
 }
 
-/* A block of `bytes` behind its header, which is not yet used. */
-static aq_status aqi_arena_grow(aqi_arena *arena, size_t bytes, uint8_t **out,
-                                aq_error *err) {
-    const size_t header = aqi_round_up(sizeof(aqi_arena_block), 16);
-    aqi_arena_block *block;
-    size_t total;
-    if (!aqi_arena_afford(arena, bytes)) {
-        const aqi_arena *owner = arena->budget_of != NULL ? arena->budget_of : arena;
-        return aqi_fail(err, AQ_E_LIMIT,
-                        "more than %zu bytes of memory needed; raise %s if the file is to "
-                        "be trusted",
-                        owner->budget_bytes, owner->budget_option);
-    }
-    if (!aqi_add_size(bytes, header, &total)) return aqi_fail_nomem(err, bytes);
-    block = (aqi_arena_block *)aqi_alloc(&arena->allocator, total);
-    if (block == NULL) return aqi_fail_nomem(err, total);
-    block->next = arena->blocks;
-    block->bytes = total;
-    arena->blocks = block;
-    arena->total_bytes += total;
-    *out = (uint8_t *)block + header;
-    return AQ_OK;
-}
-
 /* 16-byte aligned, not zeroed, never NULL; AQ_E_LIMIT when the budget is used up. */
 static aq_status aqi_arena_take(aqi_arena *arena, size_t bytes, void **out,
                                 aq_error *err) {
+    const size_t header = aqi_round_up(sizeof(aqi_arena_block), 16);
     /* At most a quarter more than is used; the blocks are few all the same. */
-    size_t need, growth = AQI_MIN(AQI_MAX(arena->total_bytes / 4, 1008), (size_t)1 << 20);
-    aq_status status;
-    uint8_t *p;
+    size_t growth = AQI_MIN(AQI_MAX(arena->total_bytes / 4, 1008), (size_t)1 << 20);
+    size_t need, block_bytes;
+    aqi_arena_block *block;
     *out = NULL;
     if (!aqi_add_size(AQI_MAX(bytes, (size_t)1), 15, &need))
         return aqi_fail_nomem(err, bytes);
     need &= ~(size_t)15;
-    if (need > arena->free_bytes && need > growth / 2 && arena->next_bytes == 0) {
-        /* A block of its own: what is left of the last one can still be used. */
-        status = aqi_arena_grow(arena, need, &p, err);
-        if (status == AQ_OK) *out = p;
-        return status;
-    }
     if (need > arena->free_bytes) {
-        growth = AQI_MAX(AQI_MAX(need, growth), arena->next_bytes);
-        status = aqi_arena_grow(arena, growth, &p, err);
-        if (status != AQ_OK) return status;
+        /* A large piece has a block of its own: the rest of the last one stays in use. */
+        bool own = need > growth / 2 && arena->next_bytes == 0;
+        block_bytes = own ? need : AQI_MAX(AQI_MAX(need, growth), arena->next_bytes);
         arena->next_bytes = 0;
-        arena->free_begin = p;
-        arena->free_bytes = growth;
+        if (!aqi_arena_afford(arena, block_bytes)) {
+            const aqi_arena *owner = arena->budget_of != NULL ? arena->budget_of : arena;
+            return aqi_fail(
+                err, AQ_E_LIMIT,
+                "more than %zu bytes of memory needed; raise %s if the file is to be "
+                "trusted",
+                owner->budget_bytes, owner->budget_option);
+        }
+        if (!aqi_add_size(block_bytes, header, &block_bytes))
+            return aqi_fail_nomem(err, bytes);
+        block = (aqi_arena_block *)aqi_alloc(&arena->allocator, block_bytes);
+        if (block == NULL) return aqi_fail_nomem(err, block_bytes);
+        block->next = arena->blocks;
+        block->bytes = block_bytes;
+        arena->blocks = block;
+        arena->total_bytes += block_bytes;
+        *out = (uint8_t *)block + header;
+        if (own) return AQ_OK;
+        arena->free_begin = (uint8_t *)block + header;
+        arena->free_bytes = block_bytes - header;
     }
     *out = arena->free_begin;
     arena->free_begin += need;
