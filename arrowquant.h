@@ -739,14 +739,26 @@ typedef struct aq_writer_options {
                                       the calling thread. Must outlive the writer    */
 } aq_writer_options;
 
-/* The values of one column chunk. Values as in aq_span; BYTE_ARRAY: aq_bytes[]. Levels
- * are needed where max_def or max_rep is not 0; num_levels counts them. */
+/* The values of one column chunk. Values as in aq_span; BYTE_ARRAY: aq_bytes[].
+ *
+ * Levels are needed where max_def or max_rep is not 0; num_levels counts them.
+ *
+ * A column of lists (max_rep 1) of which no element is null may have Arrow's offsets in
+ * their place: the same file for less memory and work. List i is values[offsets[i]] up to
+ * values[offsets[i + 1]]; the chunk is num_lists of them from first_list on, and
+ * num_values says how many values there are, also before and after those lists. */
 typedef struct aq_column_values {
     const void *values;
     int64_t num_values;
     const uint8_t *def_levels;
     const uint8_t *rep_levels;
     int64_t num_levels;
+    const int32_t *list_offsets;       /* first_list + num_lists + 1; or, not both: */
+    const int64_t *large_list_offsets;
+    const uint8_t *list_validity; /* bit i % 8 of byte i / 8 is 0: list i is null, and
+                                          empty. NULL: none is null */
+    int64_t first_list;
+    int64_t num_lists;
 } aq_column_values;
 
 /* aq_writer_open - begin a Parquet file beside `path`, which appears, whole, at finish.
@@ -6769,37 +6781,133 @@ AQI_INLINE bool aqi_is_run(const uint8_t *v, size_t n, size_t least) {
     return true;
 }
 
-/* Appends n values (each < 2^width, width 1..8) as runs: enough equal ones repeat, others
- * are packed in groups of 8. */
+/* Runs being appended to `out`: enough equal values repeat, others are packed in groups
+ * of 8. The run at the end stays open while more may come. */
+typedef struct aqi_rle_writer {
+    const aq_allocator *allocator;
+    aqi_bytes_builder *out;
+    uint32_t width;                      /* 1..8; each value is < 2^width        */
+    uint64_t repeats;                    /* open: of `value`                     */
+    uint64_t groups;                     /* open: packed, in `out` from          */
+    size_t packed_at;                    /* here on, as yet without their header */
+    uint8_t value;
+    bool failed;
+    size_t waiting;                      /* of `values`, not in a run yet        */
+    uint8_t values[AQI_RLE_BATCH + 16];  /* 16: see aqi_rle_repeat               */
+} aqi_rle_writer;
+
+static void aqi_rle_begin(aqi_rle_writer *w, const aq_allocator *a,
+                          aqi_bytes_builder *out, uint32_t width) {
+    w->allocator = a;
+    w->out = out;
+    w->width = width;
+    w->repeats = w->groups = 0;
+    w->packed_at = w->waiting = 0;
+    w->value = 0;
+    w->failed = false;
+}
+
+/* Ends the open run. A packed one gets its header, for which its bytes move up. */
+static void aqi_rle_close(aqi_rle_writer *w) {
+    uint8_t header[11];
+    uint64_t code = w->groups > 0 ? w->groups << 1 | 1 : w->repeats << 1;
+    size_t n = aqi_encode_varint(code, header), at = w->packed_at, moved;
+    if (code == 0) return;
+    if (w->groups == 0) header[n++] = w->value;
+    if (!aqi_builder_append(w->allocator, w->out, header, n)) {
+        w->failed = true;
+    } else if (w->groups > 0) {
+        moved = w->out->size - n - at;
+        memmove(w->out->data + at + n, w->out->data + at, moved);
+        memcpy(w->out->data + at, header, n);
+    }
+    w->repeats = w->groups = 0;
+}
+
+/* Packs n values behind those of the open run; only the last ones are not full groups. */
+static void aqi_rle_pack(aqi_rle_writer *w, const uint8_t *v, size_t n) {
+    size_t groups = n / 8 + (n % 8 != 0), bytes = (n * w->width + 7) / 8;
+    uint8_t *to;
+    if (n == 0) return;
+    if (!aqi_builder_reserve(w->allocator, w->out, groups * w->width)) {
+        w->failed = true;
+        return;
+    }
+    if (w->groups == 0) w->packed_at = w->out->size;
+    to = w->out->data + w->out->size;
+    aqi_k()->pack(v, n, w->width, to);
+    memset(to + bytes, 0, groups * w->width - bytes);
+    w->out->size += groups * w->width;
+    w->groups += groups;
+}
+
+/* Takes the next values: the last ones, or all of n but a few, and returns how many. */
+static size_t aqi_rle_take_in(aqi_rle_writer *w, const uint8_t *v, size_t n, bool last) {
+    const struct aqi_kernels *kernels = aqi_k();
+    size_t least = aqi_rle_least_run(w->width), i = 0, start = 0;
+    if (w->repeats > 0 && n > 0) {
+        if (v[0] == w->value) start = i = kernels->run(v, n);
+        w->repeats += i;
+        if (i < n) aqi_rle_close(w);
+    }
+    while (i < n) {
+        bool fresh = w->groups == 0 && i == start;
+        if (aqi_is_run(v + i, n - i, least) ||
+            (last && fresh && kernels->run(v + i, n - i) == n - i)) {
+            aqi_rle_pack(w, v + start, i - start);
+            aqi_rle_close(w);
+            w->value = v[i];
+            w->repeats = kernels->run(v + i, n - i);
+            start = i += (size_t)w->repeats;
+            if (i < n) aqi_rle_close(w);
+        } else if (n - i >= least || last) {
+            i += AQI_MIN(n - i, (size_t)8);
+        } else {
+            break;
+        }
+    }
+    aqi_rle_pack(w, v + start, i - start);
+    if (last) aqi_rle_close(w);
+    return i;
+}
+
+/* The next `count` values are equal. */
+static void aqi_rle_repeat(aqi_rle_writer *w, uint8_t value, uint64_t count) {
+    while (count > 0) {
+        uint8_t *to = w->values + w->waiting;
+        size_t part, taken;
+        if (w->waiting == 0 && w->repeats > 0 && w->value == value) {
+            w->repeats += count;
+            return;
+        }
+        part = (size_t)AQI_MIN(count, (uint64_t)(AQI_RLE_BATCH - w->waiting));
+        if (part <= 16) {
+            memset(to, value, 16); /* of a known length: no call */
+        } else {
+            memset(to, value, part);
+        }
+        w->waiting += part;
+        count -= part;
+        if (w->waiting < AQI_RLE_BATCH) continue;
+        taken = aqi_rle_take_in(w, w->values, w->waiting, false);
+        w->waiting -= taken;
+        memmove(w->values, w->values + taken, w->waiting);
+    }
+}
+
+/* False: no memory. */
+static bool aqi_rle_end(aqi_rle_writer *w) {
+    aqi_rle_take_in(w, w->values, w->waiting, true);
+    return !w->failed;
+}
+
+/* Appends n values as runs. */
 AQI_UNUSED static bool aqi_rle_write(const aq_allocator *a, aqi_bytes_builder *out,
                                      const uint8_t *v, size_t n, uint32_t width) {
-    const struct aqi_kernels *kernels = aqi_k();
-    size_t least = aqi_rle_least_run(width), i = 0, k, run, groups, bytes;
-    uint8_t header[10];
-    while (i < n) {
-        run = kernels->run(v + i, n - i);
-        if (run >= least || i + run == n) {
-            if (!aqi_builder_append(a, out, header,
-                                    aqi_encode_varint((uint64_t)run << 1, header)) ||
-                !aqi_builder_append(a, out, &v[i], 1))
-                return false;
-            i += run;
-            continue;
-        }
-        for (k = i + 8; k < n && !aqi_is_run(v + k, n - k, least);) k += 8;
-        k = AQI_MIN(k, n);
-        groups = (k - i + 7) / 8;
-        bytes = ((k - i) * width + 7) / 8;
-        if (!aqi_builder_append(a, out, header,
-                                aqi_encode_varint((uint64_t)groups << 1 | 1, header)) ||
-            !aqi_builder_reserve(a, out, groups * width))
-            return false;
-        kernels->pack(v + i, k - i, width, out->data + out->size);
-        memset(out->data + out->size + bytes, 0, groups * width - bytes);
-        out->size += groups * width;
-        i = k;
-    }
-    return true;
+    aqi_rle_writer w;
+    aqi_rle_begin(&w, a, out, width);
+    aqi_rle_take_in(&w, v, n, true);
+    return !w.failed;
 }
 
 /*==========================================================================
@@ -9864,8 +9972,9 @@ typedef struct aqi_extremes {
 typedef struct aqi_chunk_writer {
     const aq_field *field;
     const aq_field_spec *spec;
-    const aq_column_values *v;
+    aq_column_values v;         /* of the chunk; values at the first one      */
     bool has_levels;
+    uint8_t empty_def, null_def; /* with offsets: level of an empty list, of none */
     aq_encoding encoding;       /* of the data pages                          */
     size_t page_bytes;          /* where the pages end                        */
     aqi_bytes_builder indices, firsts, slots; /* of a dictionary              */
@@ -10396,19 +10505,6 @@ aq_status aq_writer_add_key_value(aq_writer *writer, const char *key, const char
     return aqi_writer_failed(writer, aqi_fail_nomem(err, kv.key.size + kv.value.size));
 }
 
-/* Appends one level stream, in pages V1 with its 4-byte length. */
-static bool aqi_writer_put_levels(const aq_writer *w, aqi_bytes_builder *body,
-                                  const uint8_t *levels, size_t n, uint8_t max) {
-    size_t at = body->size;
-    uint8_t length[4] = {0, 0, 0, 0};
-    size_t before = w->data_page_v2 ? 0 : sizeof length;
-    if (!aqi_builder_append(&w->allocator, body, length, before) ||
-        !aqi_rle_write(&w->allocator, body, levels, n, aqi_bits_needed(max)))
-        return false;
-    if (before > 0) aqi_store_le32(body->data + at, (uint32_t)(body->size - at - 4));
-    return true;
-}
-
 /* Checks the levels of a chunk and counts its rows. */
 static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_values *v,
                                          int64_t *out_rows, aq_error *err) {
@@ -10416,8 +10512,9 @@ static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_
     uint32_t max_def = 0, max_rep = 0;
     int64_t i;
     *out_rows = v->num_values;
-    if (v->num_values < 0 || (v->num_values > 0 && v->values == NULL))
-        return aqi_fail(err, AQ_E_ARG, "column values missing");
+    if (v->num_lists != 0)
+        return aqi_fail(err, AQ_E_ARG, "num_lists %lld without list offsets",
+                        (long long)v->num_lists);
     if (field->max_def == 0 && field->max_rep == 0) {
         if (v->num_levels == 0 || v->num_levels == v->num_values) return AQ_OK;
         return aqi_fail(err, AQ_E_ARG, "required column with levels");
@@ -10445,6 +10542,97 @@ static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_
     if (def.maxima == v->num_values) return AQ_OK;
     return aqi_fail(err, AQ_E_ARG, "levels say %lld values, num_values %lld",
                     (long long)def.maxima, (long long)v->num_values);
+}
+
+static bool aqi_has_offsets(const aq_column_values *v) {
+    return v->list_offsets != NULL || v->large_list_offsets != NULL;
+}
+
+AQI_INLINE int64_t aqi_list_offset(const aq_column_values *v, int64_t i) {
+    return v->list_offsets != NULL ? v->list_offsets[i] : v->large_list_offsets[i];
+}
+
+/* How many values the row-th list of the chunk has. */
+AQI_INLINE int64_t aqi_list_length(const aq_column_values *v, int64_t row) {
+    int64_t i = v->first_list + row;
+    return aqi_list_offset(v, i + 1) - aqi_list_offset(v, i);
+}
+
+AQI_INLINE bool aqi_list_is_null(const aq_column_values *v, int64_t row) {
+    uint64_t i = (uint64_t)(v->first_list + row);
+    return v->list_validity != NULL && (v->list_validity[i / 8] >> i % 8 & 1) == 0;
+}
+
+/* What may come with list offsets, and the levels that they stand for. */
+static aq_status aqi_lists_begin(const aq_writer *w, aqi_chunk_writer *c, aq_error *err) {
+    const aq_column_values *v = &c->v;
+    const aq_field *node = c->field;
+    if (v->list_offsets != NULL && v->large_list_offsets != NULL)
+        return aqi_fail(err, AQ_E_ARG, "list offsets of 32 bits and of 64 bits");
+    if (v->def_levels != NULL || v->rep_levels != NULL || v->num_levels != 0)
+        return aqi_fail(err, AQ_E_ARG, "levels and list offsets: one of them is enough");
+    if (node->max_rep == 0)
+        return aqi_fail(err, AQ_E_ARG, "list offsets for a column that is no list");
+    if (node->max_rep > 1)
+        return aqi_fail(err, AQ_E_ARG,
+                        "list offsets for lists of lists: they need levels");
+    if (v->first_list < 0 || v->num_lists < 0 ||
+        (uint64_t)v->first_list + (uint64_t)v->num_lists >= SIZE_MAX / sizeof(int64_t) ||
+        v->num_values > INT64_MAX - v->num_lists)
+        return aqi_fail(err, AQ_E_ARG,
+                        "%lld lists of %lld values from list %lld on: they "
+                        "cannot be",
+                        (long long)v->num_lists, (long long)v->num_values,
+                        (long long)v->first_list);
+    while (node->repetition != AQ_REPEATED) node = &w->schema.fields[node->parent];
+    c->empty_def = (uint8_t)(node->max_def - 1);
+    node = &w->schema.fields[node->parent];
+    c->null_def = (uint8_t)(c->empty_def - (node->repetition == AQ_OPTIONAL));
+    return AQ_OK;
+}
+
+/* The row-th list is null: may it be? */
+static aq_status aqi_list_check_null(const aqi_chunk_writer *c, int64_t row,
+                                     aq_error *err) {
+    long long i = (long long)(c->v.first_list + row);
+    if (c->null_def == c->empty_def)
+        return aqi_fail(err, AQ_E_ARG, "list %lld is null, and no list may be", i);
+    if (aqi_list_length(&c->v, row) == 0) return AQ_OK;
+    return aqi_fail(err, AQ_E_UNSUPPORTED,
+                    "list %lld is null and has values: make it empty", i);
+}
+
+/* Checks list offsets; c->v becomes what it would be with levels. */
+static aq_status aqi_chunk_take_lists(const aq_writer *w, aqi_chunk_writer *c,
+                                      aq_error *err) {
+    aq_column_values *v = &c->v;
+    int64_t row, first, end, next, levels = 0;
+    aq_status status = aqi_lists_begin(w, c, err);
+    if (status != AQ_OK) return status;
+    first = end = aqi_list_offset(v, v->first_list);
+    if (first < 0 || first > v->num_values)
+        return aqi_fail(err, AQ_E_ARG, "list offset %lld is %lld, of %lld values",
+                        (long long)v->first_list, (long long)first,
+                        (long long)v->num_values);
+    for (row = 0; row < v->num_lists && status == AQ_OK; row++, end = next) {
+        next = aqi_list_offset(v, v->first_list + row + 1);
+        if (next < end || next > v->num_values)
+            return aqi_fail(err, AQ_E_ARG,
+                            "list %lld is from offset %lld to %lld, of %lld values",
+                            (long long)(v->first_list + row), (long long)end,
+                            (long long)next, (long long)v->num_values);
+        if (aqi_list_is_null(v, row)) status = aqi_list_check_null(c, row, err);
+        levels += AQI_MAX(next - end, (int64_t)1);
+    }
+    if (status != AQ_OK) return status;
+    if (end > first)
+        v->values =
+            (const uint8_t *)v->values +
+            (size_t)first * aqi_value_bytes(c->field->type, c->field->type_length);
+    v->num_values = end - first;
+    v->num_levels = levels;
+    c->num_rows = v->num_lists;
+    return AQ_OK;
 }
 
 /* Bytes of the PLAIN form; false when they overflow. */
@@ -10498,30 +10686,10 @@ static aq_bytes aqi_value_view(const aq_field *f, const void *values, size_t i) 
     return b;
 }
 
-/* Present values and rows of the `n` levels at `at`. */
-typedef struct aqi_level_span {
-    size_t values, rows;
-} aqi_level_span;
-
-static aqi_level_span aqi_levels_count(const aqi_chunk_writer *c, int64_t at, size_t n) {
-    const aq_field *f = c->field;
-    aqi_level_counts def = {0, 0, 0}, rep = {0, 0, 0};
-    aqi_level_span s = {n, n};
-    if (f->max_def > 0) {
-        aqi_k()->levels(c->v->def_levels + at, n, f->max_def, &def);
-        s.values = (size_t)def.maxima;
-    }
-    if (f->max_rep > 0) {
-        aqi_k()->levels(c->v->rep_levels + at, n, f->max_rep, &rep);
-        s.rows = (size_t)rep.zeros;
-    }
-    return s;
-}
-
 /* Bits of `n` values from c->value + `skip` on, in PLAIN form. */
 static uint64_t aqi_plain_bits(const aqi_chunk_writer *c, size_t skip, size_t n) {
     const aq_field *f = c->field;
-    const aq_bytes *b = (const aq_bytes *)c->v->values;
+    const aq_bytes *b = (const aq_bytes *)c->v.values;
     uint64_t bits = 0;
     size_t i;
     if (f->type == AQ_BOOLEAN) return n;
@@ -10532,13 +10700,52 @@ static uint64_t aqi_plain_bits(const aqi_chunk_writer *c, size_t skip, size_t n)
     return bits;
 }
 
-/* Where the row that the level at i belongs to ends. */
-static int64_t aqi_row_end(const aqi_chunk_writer *c, int64_t i) {
-    const void *next;
-    const uint8_t *rep = c->v->rep_levels;
-    if (c->field->max_rep == 0 || i + 1 >= c->num_levels) return i + 1;
-    next = memchr(rep + i + 1, 0, (size_t)(c->num_levels - i - 1));
-    return next == NULL ? c->num_levels : (const uint8_t *)next - rep;
+/* Some rows of a chunk. */
+typedef struct aqi_rows {
+    int64_t levels, values, rows;
+} aqi_rows;
+
+/* One row, or as many as have at most `fit` levels, from the level at i on. */
+static aqi_rows aqi_rows_by_levels(const aqi_chunk_writer *c, int64_t i, uint64_t fit) {
+    const aq_field *f = c->field;
+    const uint8_t *rep = c->v.rep_levels;
+    aqi_level_counts count = {0, 0, 0};
+    int64_t end = i + 1;
+    aqi_rows r;
+    if (f->max_rep > 0 && end < c->num_levels) {
+        const void *next = memchr(rep + end, 0, (size_t)(c->num_levels - end));
+        end = next == NULL ? c->num_levels : (const uint8_t *)next - rep;
+    }
+    if (fit > (uint64_t)(end - i)) {
+        end = i + (int64_t)AQI_MIN(fit, (uint64_t)(c->num_levels - i));
+        while (f->max_rep > 0 && end < c->num_levels && rep[end] != 0) end--;
+    }
+    r.levels = r.values = r.rows = end - i;
+    if (f->max_def > 0) {
+        aqi_k()->levels(c->v.def_levels + i, (size_t)r.levels, f->max_def, &count);
+        r.values = count.maxima;
+    }
+    if (f->max_rep > 0) {
+        memset(&count, 0, sizeof count);
+        aqi_k()->levels(rep + i, (size_t)r.levels, f->max_rep, &count);
+        r.rows = count.zeros;
+    }
+    return r;
+}
+
+/* The same by list offsets, from a row on. */
+static aqi_rows aqi_rows_by_offsets(const aqi_chunk_writer *c, int64_t row,
+                                    uint64_t fit) {
+    aqi_rows r = {0, 0, 0};
+    do {
+        int64_t values = aqi_list_length(&c->v, row + r.rows);
+        int64_t levels = AQI_MAX(values, (int64_t)1);
+        if (r.rows > 0 && (uint64_t)(r.levels + levels) > fit) break;
+        r.levels += levels;
+        r.values += values;
+        r.rows++;
+    } while (row + r.rows < c->num_rows);
+    return r;
 }
 
 /* A reader bounds what levels of a few bytes may become: see aqi_page_budget. */
@@ -10548,49 +10755,94 @@ static int64_t aqi_row_end(const aqi_chunk_writer *c, int64_t i) {
  * values. Steps of many rows while they fit in any case, then row by row. */
 static void aqi_page_cut(aqi_chunk_writer *c, aqi_page_slot *out) {
     const aq_field *f = c->field;
-    const aq_column_values *v = c->v;
-    size_t width = aqi_value_bytes(f->type, f->type_length), values = 0, rows = 0;
+    const aq_column_values *v = &c->v;
+    size_t width = aqi_value_bytes(f->type, f->type_length);
     uint64_t level_bits = aqi_bits_needed(f->max_def) + aqi_bits_needed(f->max_rep);
     uint64_t value_bits = f->type == AQ_BOOLEAN ? 1 : width * 8, bits = 0;
     uint64_t limit = (uint64_t)c->page_bytes * 8;
-    int64_t most = c->has_levels ? AQI_MAX_PAGE_LEVELS : INT64_MAX, i = c->level;
-    while (i < c->num_levels && bits < limit) {
+    int64_t most = c->has_levels ? AQI_MAX_PAGE_LEVELS : INT64_MAX;
+    aqi_rows sum = {0, 0, 0}, r;
+    while (c->level + sum.levels < c->num_levels && bits < limit) {
         uint64_t fit = (limit - bits) / (level_bits + value_bits);
-        int64_t end = aqi_row_end(c, i);
-        aqi_level_span s;
-        if (i > c->level && end - c->level > most) break;
-        fit = AQI_MIN(fit, (uint64_t)AQI_MAX(most - (i - c->level), (int64_t)0));
-        if (f->type != AQ_BYTE_ARRAY && fit > (uint64_t)(end - i)) {
-            end = i + (int64_t)AQI_MIN(fit, (uint64_t)(c->num_levels - i));
-            while (f->max_rep > 0 && end < c->num_levels && v->rep_levels[end] != 0)
-                end--;
-        }
-        if (i == 0 && end == c->num_levels) {
-            s.values = (size_t)v->num_values;
-            s.rows = (size_t)c->num_rows;
+        fit = AQI_MIN(fit, (uint64_t)AQI_MAX(most - sum.levels, (int64_t)0));
+        if (f->type == AQ_BYTE_ARRAY) fit = 0;
+        if (c->level + sum.levels == 0 && fit >= (uint64_t)c->num_levels) {
+            r.levels = c->num_levels;
+            r.values = v->num_values;
+            r.rows = c->num_rows;
+        } else if (aqi_has_offsets(v)) {
+            r = aqi_rows_by_offsets(c, c->row + sum.rows, fit);
         } else {
-            s = aqi_levels_count(c, i, (size_t)(end - i));
+            r = aqi_rows_by_levels(c, c->level + sum.levels, fit);
         }
-        bits += (uint64_t)(end - i) * level_bits + aqi_plain_bits(c, values, s.values);
-        values += s.values;
-        rows += s.rows;
-        i = end;
+        if (sum.rows > 0 && sum.levels + r.levels > most) break;
+        bits += (uint64_t)r.levels * level_bits +
+                aqi_plain_bits(c, (size_t)sum.values, (size_t)r.values);
+        sum.levels += r.levels;
+        sum.values += r.values;
+        sum.rows += r.rows;
     }
     out->chunk = c;
     out->first = c->level == 0;
-    out->last = i == c->num_levels;
     out->first_value = c->value;
     out->first_row = c->row;
-    out->num_rows = (int64_t)rows;
+    out->num_rows = sum.rows;
     memset(&out->v, 0, sizeof out->v);
-    out->v.num_values = (int64_t)values;
-    out->v.num_levels = i - c->level;
-    if (values > 0) out->v.values = (const uint8_t *)v->values + (size_t)c->value * width;
-    if (f->max_def > 0 && i > c->level) out->v.def_levels = v->def_levels + c->level;
-    if (f->max_rep > 0 && i > c->level) out->v.rep_levels = v->rep_levels + c->level;
-    c->level = i;
-    c->value += (int64_t)values;
-    c->row += (int64_t)rows;
+    out->v.num_values = sum.values;
+    out->v.num_levels = sum.levels;
+    if (sum.values > 0)
+        out->v.values = (const uint8_t *)v->values + (size_t)c->value * width;
+    if (f->max_def > 0 && v->def_levels != NULL)
+        out->v.def_levels = v->def_levels + c->level;
+    if (f->max_rep > 0 && v->rep_levels != NULL)
+        out->v.rep_levels = v->rep_levels + c->level;
+    c->level += sum.levels;
+    c->value += sum.values;
+    c->row += sum.rows;
+    out->last = c->level == c->num_levels;
+}
+
+/* Appends the levels that the lists of a page have. */
+static bool aqi_lists_write(const aq_allocator *a, aqi_page_slot *p, bool repetition) {
+    const aqi_chunk_writer *c = p->chunk;
+    uint8_t max = repetition ? c->field->max_rep : c->field->max_def;
+    int64_t row, n;
+    aqi_rle_writer r;
+    aqi_rle_begin(&r, a, &p->body, aqi_bits_needed(max));
+    for (row = p->first_row; row < p->first_row + p->num_rows; row++) {
+        n = aqi_list_length(&c->v, row);
+        if (repetition) {
+            aqi_rle_repeat(&r, 0, 1);
+            if (n > 1) aqi_rle_repeat(&r, 1, (uint64_t)n - 1);
+        } else if (n > 0) {
+            aqi_rle_repeat(&r, max, (uint64_t)n);
+        } else {
+            aqi_rle_repeat(&r, aqi_list_is_null(&c->v, row) ? c->null_def : c->empty_def,
+                           1);
+        }
+    }
+    return aqi_rle_end(&r);
+}
+
+/* Appends one level stream, in pages V1 with its 4-byte length. */
+static bool aqi_page_put_levels(const aq_writer *w, aqi_page_slot *p, bool repetition) {
+    const aqi_chunk_writer *c = p->chunk;
+    uint8_t length[4] = {0, 0, 0, 0}, max = c->field->max_def;
+    const uint8_t *levels = repetition ? p->v.rep_levels : p->v.def_levels;
+    size_t at = p->body.size, before = w->data_page_v2 ? 0 : sizeof length;
+    bool ok;
+    if (repetition) max = c->field->max_rep;
+    if (max == 0) return true;
+    ok = aqi_builder_append(&w->allocator, &p->body, length, before);
+    if (ok && aqi_has_offsets(&c->v)) {
+        ok = aqi_lists_write(&w->allocator, p, repetition);
+    } else if (ok) {
+        ok = aqi_rle_write(&w->allocator, &p->body, levels, (size_t)p->v.num_levels,
+                           aqi_bits_needed(max));
+    }
+    if (ok && before > 0)
+        aqi_store_le32(p->body.data + at, (uint32_t)(p->body.size - at - before));
+    return ok;
 }
 
 static aq_status aqi_page_too_large(aq_error *err) {
@@ -10660,15 +10912,13 @@ static aq_status aqi_page_build(const aq_writer *w, aqi_page_slot *p, aq_error *
     const aqi_chunk_writer *c = p->chunk;
     const aq_field *field = c->field;
     const aq_column_values *v = &p->v;
-    size_t plain = 0, n = (size_t)v->num_levels;
-    bool ok = true;
+    size_t plain = 0;
+    bool ok;
     if (!aqi_plain_size(field, v, &plain) || plain > INT32_MAX)
         return aqi_page_too_large(err);
-    if (field->max_rep > 0)
-        ok = aqi_writer_put_levels(w, &p->body, v->rep_levels, n, field->max_rep);
+    ok = aqi_page_put_levels(w, p, true);
     p->rep_bytes = p->body.size;
-    if (ok && field->max_def > 0)
-        ok = aqi_writer_put_levels(w, &p->body, v->def_levels, n, field->max_def);
+    ok = ok && aqi_page_put_levels(w, p, false);
     p->def_bytes = p->body.size - p->rep_bytes;
     if (ok && c->encoding == AQ_PLAIN) {
         ok = aqi_page_put_plain(w, p, plain);
@@ -10689,7 +10939,7 @@ static aq_status aqi_page_build_dictionary(const aq_writer *w, aqi_page_slot *p,
     uint8_t length[4];
     bool ok = true;
     for (k = 0; ok && k < c->entries; k++) {
-        aq_bytes b = aqi_value_view(c->field, c->v->values, firsts[k]);
+        aq_bytes b = aqi_value_view(c->field, c->v.values, firsts[k]);
         aqi_store_le32(length, (uint32_t)b.size);
         if (c->field->type == AQ_BYTE_ARRAY)
             ok = aqi_builder_append(&w->allocator, &p->body, length, sizeof length);
@@ -11016,7 +11266,7 @@ static void aqi_statistics_make(const aqi_chunk_writer *c, aqi_bound b[2],
                                 aqi_statistics *out) {
     const size_t limit = AQI_STATISTICS_VALUE_LIMIT;
     memset(out, 0, sizeof *out);
-    AQI_SET(out, aqi_statistics, null_count, c->num_levels - c->v->num_values);
+    AQI_SET(out, aqi_statistics, null_count, c->num_levels - c->v.num_values);
     if (c->range.min == NULL || c->range.nan ||
         !aqi_bound_make(c->field, c->range.min, false, limit, &b[0]) ||
         !aqi_bound_make(c->field, c->range.max, true, limit, &b[1]))
@@ -11344,7 +11594,7 @@ static bool aqi_dictionary_grow(const aq_allocator *a, aqi_chunk_writer *c) {
     memset(slots, 0, c->slots.size);
     for (entry = 0; entry < count; entry++) {
         size_t first = ((const size_t *)(const void *)c->firsts.data)[entry];
-        i = aqi_hash_bytes(aqi_value_view(c->field, c->v->values, first)) & (size - 1);
+        i = aqi_hash_bytes(aqi_value_view(c->field, c->v.values, first)) & (size - 1);
         while (slots[i] != 0) i = (i + 1) & (size - 1);
         slots[i] = (uint32_t)entry + 1;
     }
@@ -11354,7 +11604,7 @@ static bool aqi_dictionary_grow(const aq_allocator *a, aqi_chunk_writer *c) {
 /* The entry of the i-th value, a new one if need be. False: no memory. */
 static bool aqi_dictionary_entry(const aq_allocator *a, aqi_chunk_writer *c, size_t i,
                                  uint32_t *out) {
-    aq_bytes value = aqi_value_view(c->field, c->v->values, i), other;
+    aq_bytes value = aqi_value_view(c->field, c->v.values, i), other;
     size_t count = c->firsts.size / sizeof i, mask, at;
     uint32_t *slot;
     if (count * 2 * sizeof *slot >= c->slots.size && !aqi_dictionary_grow(a, c))
@@ -11364,7 +11614,7 @@ static bool aqi_dictionary_entry(const aq_allocator *a, aqi_chunk_writer *c, siz
         slot = (uint32_t *)(void *)c->slots.data + at;
         if (*slot == 0) break;
         *out = *slot - 1;
-        other = aqi_value_view(c->field, c->v->values,
+        other = aqi_value_view(c->field, c->v.values,
                                ((const size_t *)(const void *)c->firsts.data)[*out]);
         if (other.size == value.size &&
             (value.size == 0 || memcmp(other.data, value.data, value.size) == 0))
@@ -11381,7 +11631,7 @@ static aq_status aqi_dictionary_build(const aq_writer *w, aqi_chunk_writer *c,
                                       aq_error *err) {
     const aq_allocator *a = &w->allocator;
     const size_t batch = 4096;
-    size_t n = (size_t)c->v->num_values, i, bytes = 0, plain, count = 0;
+    size_t n = (size_t)c->v.num_values, i, bytes = 0, plain, count = 0;
     c->indices.size = 0;
     c->firsts.size = 0;
     c->slots.size = 0;
@@ -11395,11 +11645,11 @@ static aq_status aqi_dictionary_build(const aq_writer *w, aqi_chunk_writer *c,
         c->indices.size += sizeof entry;
         if (entry < count) continue;
         count++;
-        bytes += aqi_value_view(c->field, c->v->values, i).size;
+        bytes += aqi_value_view(c->field, c->v.values, i).size;
         bytes += c->field->type == AQ_BYTE_ARRAY ? 4 : 0;
         if (bytes > w->dictionary_limit) return AQ_OK;
     }
-    if (n == 0 || !aqi_plain_size(c->field, c->v, &plain)) return AQ_OK;
+    if (n == 0 || !aqi_plain_size(c->field, &c->v, &plain)) return AQ_OK;
     bytes += n / 8 * AQI_MAX(1u, aqi_bits_needed(count - 1));
     if (bytes < plain) c->entries = (uint32_t)count;
     return AQ_OK;
@@ -11509,7 +11759,7 @@ static void aqi_chunk_reset(const aq_writer *w, size_t index, const aq_column_va
     fresh.slots = c->slots;
     fresh.field = &w->schema.fields[leaf];
     fresh.spec = &w->specs[leaf - 1];
-    fresh.v = v;
+    fresh.v = *v;
     fresh.has_levels = fresh.field->max_def > 0 || fresh.field->max_rep > 0;
     dictionary = fresh.spec->encoding == AQ_RLE_DICTIONARY;
     fresh.encoding = dictionary ? AQ_PLAIN : fresh.spec->encoding;
@@ -11526,14 +11776,20 @@ static size_t aqi_chunk_page_bytes(const aq_writer *w, const aqi_chunk_writer *c
                : (size_t)1 << 20;
 }
 
-/* Levels checked, rows counted, dictionary built: a task. */
+/* Levels or list offsets checked, rows counted, dictionary built: a task. */
 static void aqi_chunk_prepare(void *arg, size_t index) {
     const aq_writer *w = (const aq_writer *)arg;
     aqi_chunk_writer *c = &w->chunks[index];
     aqi_error_clear(&c->err);
-    c->status = aqi_writer_check_levels(c->field, c->v, &c->num_rows, &c->err);
+    if (c->v.num_values < 0 || (c->v.num_values > 0 && c->v.values == NULL)) {
+        c->status = aqi_fail(&c->err, AQ_E_ARG, "column values missing");
+    } else if (aqi_has_offsets(&c->v)) {
+        c->status = aqi_chunk_take_lists(w, c, &c->err);
+    } else {
+        c->status = aqi_writer_check_levels(c->field, &c->v, &c->num_rows, &c->err);
+    }
     if (c->status != AQ_OK) return;
-    c->num_levels = c->has_levels ? c->v->num_levels : c->v->num_values;
+    c->num_levels = c->has_levels ? c->v.num_levels : c->v.num_values;
     if (c->spec->encoding == AQ_RLE_DICTIONARY) {
         c->status = aqi_dictionary_build(w, c, &c->err);
         if (c->entries > 0) c->encoding = AQ_RLE_DICTIONARY;
@@ -15440,6 +15696,7 @@ static aq_status aqi_put_list(aq_model_writer *w, const void *values, size_t n,
     memset(w->levels.data, 1, 2 * levels);
     w->levels.data[0] = 0;
     if (n == 0) w->levels.data[levels] = 0;
+    memset(&v, 0, sizeof v);
     v.values = values;
     v.num_values = (int64_t)n;
     v.rep_levels = w->levels.data;

@@ -383,7 +383,6 @@ int main(int argc, char **argv) {
     weights w = make_weights(mib);
     printf("%zu MiB of float32, median of %d\n", mib, RUNS);
     printf("%-34s %11s %13s %12s %9s\n", "case", "ours", "", "floor", "of floor");
-    need_levels(&w);
     for (int s = FLAT; s <= BLOB; s++) bench_write(dir, (shape)s, &w);
     for (int s = FLAT; s <= BLOB; s++) bench_read_own(dir, (shape)s, &w);
     bench_read_others();

@@ -29,8 +29,7 @@ enum { CODEC_CASES = sizeof codec_cases / sizeof *codec_cases };
 typedef struct weights {
     float *values;
     size_t count;    /* a multiple of ROWS */
-    uint8_t *def;    /* levels of the lists; NULL until they are needed */
-    uint8_t *rep;
+    int64_t offsets[ROWS + 1]; /* of the lists */
     aq_bytes blobs[ROWS];
 } weights;
 
@@ -59,6 +58,7 @@ static inline weights make_weights(size_t mib) {
     w.values = must_alloc(w.count * sizeof(float));
     fill_weights(w.values, w.count);
     scale_rows(w.values, w.count);
+    for (size_t i = 0; i <= ROWS; i++) w.offsets[i] = (int64_t)(i * (w.count / ROWS));
     for (size_t i = 0; i < ROWS; i++) {
         w.blobs[i].data = (const uint8_t *)(w.values + i * (w.count / ROWS));
         w.blobs[i].size = w.count / ROWS * sizeof(float);
@@ -66,21 +66,7 @@ static inline weights make_weights(size_t mib) {
     return w;
 }
 
-static inline void free_weights(weights *w) {
-    free(w->values);
-    free(w->def);
-    free(w->rep);
-}
-
-/* Levels of ROWS lists: nothing is null. */
-static inline void need_levels(weights *w) {
-    if (w->def != NULL) return;
-    w->def = must_alloc(w->count);
-    w->rep = must_alloc(w->count);
-    memset(w->def, 3, w->count);
-    memset(w->rep, 1, w->count);
-    for (size_t i = 0; i < w->count; i += w->count / ROWS) w->rep[i] = 0;
-}
+static inline void free_weights(weights *w) { free(w->values); }
 
 /* The schema that every engine writes for list<float>; flat and blob columns REQUIRED. */
 static inline size_t make_fields(shape s, aq_codec codec, aq_field_spec fields[3]) {
@@ -114,9 +100,8 @@ static inline void write_weights(const char *path, shape s, aq_codec codec,
         column.values = w->blobs;
         column.num_values = ROWS;
     } else if (s == LIST) {
-        column.def_levels = w->def;
-        column.rep_levels = w->rep;
-        column.num_levels = (int64_t)w->count;
+        column.large_list_offsets = w->offsets;
+        column.num_lists = ROWS;
     }
     check(aq_writer_open(path, fields, n, &options, &writer, &err), &err);
     check(aq_writer_put_column(writer, &column, &err), &err);

@@ -30,7 +30,7 @@ static void write_sample(const char *path) {
     static const int32_t values[4] = {1, 2, 3, 4};
     static const uint8_t def[9] = {5, 5, 5, 0, 1, 2, 3, 4, 5};
     static const uint8_t rep[9] = {0, 2, 1, 0, 0, 0, 1, 1, 2};
-    const aq_column_values column = {values, 4, def, rep, 9};
+    const aq_column_values column = {values, 4, def, rep, .num_levels = 9};
     aq_writer *writer;
     check(aq_writer_open(path, fields, 5, NULL, &writer, &err));
     check(aq_writer_put_column(writer, &column, &err));

@@ -26,7 +26,7 @@ static const char *write_sample(void) {
         .name = "metres", .type = AQ_DOUBLE, .repetition = AQ_OPTIONAL};
     static const double metres[2] = {381, 828};
     static const uint8_t levels[3] = {1, 0, 1};
-    const aq_column_values column = {metres, 2, levels, NULL, 3};
+    const aq_column_values column = {metres, 2, levels, .num_levels = 3};
     aq_writer *writer;
     check(aq_writer_open("towers.parquet", &field, 1, NULL, &writer, &err));
     check(aq_writer_put_column(writer, &column, &err));

@@ -31,10 +31,11 @@ static void write_sample(const char *path) {
     static uint8_t def[ROWS * LIST], rep[ROWS * LIST];
     static aq_bytes blobs[ROWS];
     const aq_writer_options options = {.page_bytes = 8000}; /* the first is aligned */
-    const aq_column_values columns[4] = {{f, ROWS, NULL, NULL, ROWS},
-                                         {f, ROWS * LIST, def, rep, ROWS * LIST},
-                                         {blobs, ROWS, NULL, NULL, ROWS},
-                                         {f, ROWS, NULL, NULL, ROWS}};
+    const aq_column_values columns[4] = {
+        {f, .num_values = ROWS},
+        {f, ROWS * LIST, def, rep, .num_levels = ROWS * LIST},
+        {blobs, .num_values = ROWS},
+        {f, .num_values = ROWS}};
     aq_writer *writer;
     for (size_t i = 0; i < ROWS * LIST; i++) {
         f[i] = (float)i;

@@ -153,7 +153,7 @@ SUPPORT size_t body_bytes_of(const file *f) {
 /* A file whose only column chunk consists of the crafted pages. */
 SUPPORT file craft_file(const craft *c, const aq_field_spec *fields, size_t num_fields,
                         int64_t num_values, int64_t num_rows) {
-    aq_column_values none = {NULL, 0, NULL, NULL, 0};
+    aq_column_values none = {NULL, .num_values = 0};
     aqi_column_meta *m;
     aq_writer *w;
     footer f;

@@ -143,8 +143,9 @@ static file make_generic(void) {
     static const aq_bytes text[] = {{(const uint8_t *)"one", 3},
                                     {(const uint8_t *)"", 0}};
     static const double o[] = {0.25, -1};
-    const aq_column_values columns[] = {
-        {id, 3, NULL, NULL, 0}, {text, 2, def, rep, 4}, {o, 2, o_def, NULL, 3}};
+    const aq_column_values columns[] = {{id, .num_values = 3},
+                                        {text, 2, def, rep, .num_levels = 4},
+                                        {o, 2, o_def, .num_levels = 3}};
     aq_writer *w;
     ASSERT_OK(aq_writer_open(in_dir("g"), fields, COUNT_OF(fields), NULL, &w, &err));
     ASSERT_OK(aq_writer_add_key_value(w, "key", "value", &err));
@@ -591,7 +592,7 @@ typedef struct model_column {
 static void put_model_column(aq_writer *w, const model_column *c) {
     uint8_t levels[2][32];
     int64_t n = c->count > 0 ? c->count : 1;
-    aq_column_values v = {c->values, c->count, NULL, NULL, 0};
+    aq_column_values v = {c->values, .num_values = c->count};
     memset(levels, 1, sizeof levels);
     levels[0][0] = 0;
     if (c->count == 0) levels[1][0] = 0;
@@ -812,9 +813,9 @@ Test(bad_input, many_rows_in_a_row_group, .timeout = 60) {
     static char text[ROWS][8];
     static int64_t shape[ROWS];
     static uint8_t rep[ROWS], def[ROWS];
-    const aq_column_values columns[] = {{names, ROWS, NULL, NULL, 0},
-                                        {shape, ROWS, def, rep, ROWS},
-                                        {data, ROWS, NULL, NULL, 0}};
+    const aq_column_values columns[] = {{names, .num_values = ROWS},
+                                        {shape, ROWS, def, rep, .num_levels = ROWS},
+                                        {data, .num_values = ROWS}};
     aq_model *m;
     aq_writer *w;
     double start;

@@ -299,7 +299,7 @@ Test(encodings, wrong_combinations_name_the_field) {
 static aq_chunk_info write_ints(const int32_t *values, int64_t n, aq_encoding encoding,
                                 const aq_writer_options *o, aq_encoding *out_page) {
     const aq_field_spec field = {.name = "v", .type = AQ_INT32, .encoding = encoding};
-    const aq_column_values v = {values, n, NULL, NULL, 0};
+    const aq_column_values v = {values, .num_values = n};
     aq_chunk_info info;
     aq_page_info page = {0};
     aq_column *column;

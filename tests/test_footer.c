@@ -22,7 +22,7 @@ static file write_grid(int32_t columns, int64_t row_groups) {
     ASSERT_OK(
         aq_writer_open(in_dir("grid"), fields, (size_t)columns, &no_sync, &w, &err));
     for (int64_t cell = 0; cell < columns * row_groups; cell++) {
-        const aq_column_values v = {&cell, 1, NULL, NULL, 0};
+        const aq_column_values v = {&cell, .num_values = 1};
         ASSERT_OK(aq_writer_put_column(w, &v, &err));
         if (cell % columns == columns - 1) ASSERT_OK(aq_writer_end_row_group(w, 1, &err));
     }
@@ -150,7 +150,7 @@ Test(footer, no_row_groups) {
 
 Test(footer, no_rows) {
     static const aq_field_spec field = {.name = "v", .type = AQ_INT64};
-    const aq_column_values nothing = {NULL, 0, NULL, NULL, 0};
+    const aq_column_values nothing = {NULL, .num_values = 0};
     aq_parquet *f;
     aq_column *col;
     aq_writer *w;
@@ -425,7 +425,7 @@ Test(footer, nested_paths) {
         {.name = "e", .type = AQ_INT64}};
     static const char *const paths[] = {"a.b.c.d", "a.b.e"};
     static const int64_t one = 1;
-    const aq_column_values v = {&one, 1, NULL, NULL, 0};
+    const aq_column_values v = {&one, .num_values = 1};
     aq_parquet *f;
     aq_writer *w;
     ASSERT_OK(aq_writer_open(in_dir("f"), fields, COUNT_OF(fields), &no_sync, &w, &err));

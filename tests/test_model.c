@@ -290,8 +290,9 @@ Test(model, a_bin_file_beside) {
     static const int64_t shape[] = {2, 2};
     static const uint8_t rep[] = {0, 1}, def[] = {1, 1};
     static const aq_bytes name = {(const uint8_t *)"t", 1}, none = {NULL, 0};
-    const aq_column_values columns[] = {
-        {&name, 1, NULL, NULL, 0}, {shape, 2, def, rep, 2}, {&none, 1, NULL, NULL, 0}};
+    const aq_column_values columns[] = {{&name, .num_values = 1},
+                                        {shape, 2, def, rep, .num_levels = 2},
+                                        {&none, .num_values = 1}};
     const aq_field_spec specs[] = {
         {.name = fields[0], .type = AQ_BYTE_ARRAY},
         {.name = fields[1], .type = AQ_GROUP, .num_children = 1},

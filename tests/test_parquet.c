@@ -285,7 +285,8 @@ Test(parquet, list_of_structs) {
     static const double y[] = {0.5};
     static const uint8_t rep[] = {0, 1, 0, 0}; /* [(1, .5), (2, -)] [] [(3, -)] */
     static const uint8_t x_def[] = {1, 1, 0, 1}, y_def[] = {2, 1, 0, 1};
-    const aq_column_values columns[] = {{x, 3, x_def, rep, 4}, {y, 1, y_def, rep, 4}};
+    const aq_column_values columns[] = {{x, 3, x_def, rep, .num_levels = 4},
+                                        {y, 1, y_def, rep, .num_levels = 4}};
     const char *path = in_dir("structs.parquet");
     aq_parquet *f;
     aq_writer *w;
@@ -323,7 +324,7 @@ Test(parquet, single_list_has_no_levels) {
     enum { N = 100000 };
     static float values[N];
     static uint8_t rep[N], def[N];
-    aq_column_values v = {values, N, def, rep, N};
+    aq_column_values v = {values, N, def, rep, .num_levels = N};
     const char *path = in_dir("list.parquet");
     counting_allocator c;
     aq_parquet_options o = {.allocator = &c.hooks};
@@ -361,10 +362,10 @@ Test(parquet, values_stand_on_their_alignment) {
     static const int64_t i64 = 3;
     static const uint8_t one = 1;
     static const aq_bytes text = {(const uint8_t *)"weights", 7};
-    const aq_column_values values[] = {{&i32, 1, NULL, NULL, 0},
-                                       {&text, 1, NULL, NULL, 0},
-                                       {&f64, 1, &one, NULL, 1},
-                                       {&i64, 1, NULL, NULL, 0}};
+    const aq_column_values values[] = {{&i32, .num_values = 1},
+                                       {&text, .num_values = 1},
+                                       {&f64, 1, &one, .num_levels = 1},
+                                       {&i64, .num_values = 1}};
     const void *const raw[] = {&i32, "weights", &f64};
     const size_t sizes[] = {4, 7, 8};
     const char *path = in_dir("aligned.parquet");
@@ -436,7 +437,7 @@ Test(parquet, statistics) {
         static const uint8_t def[] = {1, 0, 1, 0, 1};
         const bounds_case *k = &cases[i];
         aq_field_spec field = k->field;
-        aq_column_values v = {k->values, 3, def, NULL, 5};
+        aq_column_values v = {k->values, 3, def, .num_levels = 5};
         aq_chunk_info info;
         aq_parquet *f;
         aq_writer *w;
@@ -514,7 +515,7 @@ Test(parquet, checksums) {
         aq_parquet_options o = {.io = k->io, .skip_checksums = k->skip};
         const char *path = in_dir("damaged.parquet");
         int32_t values[100];
-        aq_column_values v = {values, 100, NULL, NULL, 0};
+        aq_column_values v = {values, .num_values = 100};
         aq_page_info page;
         aq_parquet *f;
         aq_column *col;

@@ -10,7 +10,7 @@ TestSuite(statistics, .init = enter_temp_dir, .fini = leave_temp_dir, .timeout =
 static aq_parquet *write_column(aq_field_spec field, const void *values, int64_t n,
                                 size_t page_bytes, aq_chunk_info *out) {
     const aq_writer_options o = {.no_sync = true, .page_bytes = page_bytes};
-    const aq_column_values v = {values, n, NULL, NULL, 0};
+    const aq_column_values v = {values, .num_values = n};
     aq_parquet *f;
     aq_writer *w;
     field.name = "v";

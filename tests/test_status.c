@@ -7,7 +7,7 @@ TestSuite(status, .init = enter_temp_dir, .fini = leave_temp_dir, .timeout = 30)
 
 static const aq_field_spec one_int = {.name = "v", .type = AQ_INT32};
 static const int32_t number = 7;
-static const aq_column_values one_value = {&number, 1, NULL, NULL, 0};
+static const aq_column_values one_value = {&number, .num_values = 1};
 
 /* A Parquet file "f" of one integer; ZSTD, so that reading decodes and checks it. */
 static void make_table(void) {

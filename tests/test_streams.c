@@ -264,6 +264,26 @@ static size_t slow_runs(const uint8_t *p, const uint8_t *end, uint32_t width,
     return runs;
 }
 
+/* The same bytes when the values come as counts, of equal ones together or not. */
+static void check_repeats(const aq_allocator *a, const aqi_bytes_builder *want,
+                          const uint8_t *levels, size_t n, uint32_t width, rng *r) {
+    aqi_bytes_builder out = {NULL, 0, 0};
+    aqi_rle_writer w;
+    aqi_rle_begin(&w, a, &out, width);
+    for (size_t i = 0, count; i < n; i += count) {
+        size_t most = 1 + rng_below(r, rng_below(r, 4) == 0 ? 3 : 2000);
+        for (count = 1; count < most && i + count < n;) {
+            if (levels[i + count] != levels[i]) break;
+            count++;
+        }
+        aqi_rle_repeat(&w, levels[i], count);
+    }
+    cr_assert(aqi_rle_end(&w));
+    CHECK(out.size == want->size && memcmp(out.data, want->data, out.size) == 0,
+          "width %u, %zu counted", width, n);
+    aqi_builder_free(a, &out);
+}
+
 Test(streams, runs_that_are_written) {
     static uint32_t values[3000], back[3000];
     static uint8_t levels[3000], kept[3000];
@@ -272,7 +292,8 @@ Test(streams, runs_that_are_written) {
     cr_assert_eq(aqi_allocator_resolve(NULL, &a, NULL), AQ_OK);
     FOR_EACH_ISA(isa) {
         for (uint32_t width = 1; width <= 32; width++) {
-            for (size_t n = 1; n <= 3000; n += n < 100 ? 1 : 97) {
+            for (size_t n = 1; n <= 3000;
+                 n += n < 100 ? 1 : (n + 70) % AQI_RLE_BATCH < 140 ? 3 : 67) {
                 size_t longest = 1 + rng_below(&r, 80), runs, same = 1, long_runs = 0;
                 aqi_bytes_builder out = {NULL, 0, 0};
                 for (size_t i = 0, left = 0; i < n; i++) {
@@ -305,6 +326,11 @@ Test(streams, runs_that_are_written) {
                     CHECK(memcmp(back, values, n * 4) == 0, "width %u, %zu", width, n);
                     CHECK(runs <= 2 * long_runs + 2, "width %u, %zu", width, n);
                     CHECK(out.size <= (n + 7) / 8 * width + 2 + 2 * (runs > 1), "%zu", n);
+                    check_repeats(&a, &out, levels, n, width, &r);
+                    out.size = 0;
+                    memset(levels, 1, n); /* a run, even a short one */
+                    cr_assert(aqi_rle_write(&a, &out, levels, n, width));
+                    CHECK(out.size == (n < 64 ? 2u : 3u), "width %u, %zu", width, n);
                 }
                 aqi_builder_free(&a, &out);
             }

@@ -45,10 +45,10 @@ static void write_file(const char *path) {
     cr_assert_eq(aq_writer_open(path, fields, 6, NULL, &w, &err), AQ_OK, "%s", err.message);
     for (int g = 0; g < GROUPS; g++) {
         const aq_column_values columns[COLUMNS] = {
-            {ints, present, nulls, NULL, ROWS},
-            {floats, ROWS, NULL, NULL, 0},
-            {texts, present, nulls, NULL, ROWS},
-            {items, ROWS, ones, first, ROWS},
+            {ints, present, nulls, .num_levels = ROWS},
+            {floats, .num_values = ROWS},
+            {texts, present, nulls, .num_levels = ROWS},
+            {items, ROWS, ones, first, .num_levels = ROWS},
         };
         for (int c = 0; c < COLUMNS; c++)
             cr_assert_eq(aq_writer_put_column(w, &columns[c], &err), AQ_OK, "%s", err.message);

@@ -27,7 +27,7 @@ static aq_error err;
 static int64_t ints[ROWS];
 static float floats[ROWS];
 static aq_bytes texts[ROWS];
-static int32_t items[2 * ROWS];
+static int32_t items[2 * ROWS], offsets[ROWS + 1];
 static uint8_t nulls[ROWS], rep[2 * ROWS], ones[2 * ROWS];
 
 /* The columns of a row group. */
@@ -41,22 +41,27 @@ static void make_columns(aq_column_values out[COLUMNS]) {
         texts[i].data = (const uint8_t *)"columns side by side" + i % 7;
         texts[i].size = (size_t)(i % 12);
     }
+    for (int i = 0; i <= ROWS; i++) offsets[i] = 2 * i;
     for (int i = 0; i < 2 * ROWS; i++) {
         items[i] = i * 7;
         rep[i] = i % 2;
         ones[i] = 1;
     }
-    out[0] = (aq_column_values){ints, present, nulls, NULL, ROWS};
-    out[1] = (aq_column_values){floats, ROWS, NULL, NULL, 0};
-    out[2] = (aq_column_values){floats, ROWS, NULL, NULL, 0};
-    out[3] = (aq_column_values){texts, present, nulls, NULL, ROWS};
-    out[4] = (aq_column_values){items, 2 * ROWS, ones, rep, 2 * ROWS};
-    out[5] = (aq_column_values){floats, ROWS, NULL, NULL, 0};
+    out[0] = (aq_column_values){ints, present, nulls, .num_levels = ROWS};
+    out[1] = (aq_column_values){floats, .num_values = ROWS};
+    out[2] = (aq_column_values){floats, .num_values = ROWS};
+    out[3] = (aq_column_values){texts, present, nulls, .num_levels = ROWS};
+    out[4] = (aq_column_values){items, 2 * ROWS, ones, rep, .num_levels = 2 * ROWS};
+    out[5] = (aq_column_values){floats, .num_values = ROWS};
 }
 
+/* Together, the lists come with offsets in place of levels. */
 static void put_groups(aq_writer *w, bool together) {
     aq_column_values columns[COLUMNS];
     make_columns(columns);
+    if (together)
+        columns[4] = (aq_column_values){items, 2 * ROWS, .list_offsets = offsets,
+                                        .num_lists = ROWS};
     for (int g = 0; g < GROUPS; g++) {
         for (int c = 0; c < COLUMNS && !together; c++)
             cr_assert_eq(aq_writer_put_column(w, &columns[c], &err), AQ_OK, "%s", err.message);
@@ -124,7 +129,7 @@ Test(writer_threads, a_large_page_is_that_of_small_ones) {
     static float values[LARGE];
     static const aq_field_spec field = {.name = "v", .type = AQ_FLOAT, .align_values = true,
                                         .write_statistics = true};
-    const aq_column_values v = {values, LARGE, NULL, NULL, 0};
+    const aq_column_values v = {values, .num_values = LARGE};
     temp_dir dir;
     char path[512];
     aq_chunk_info chunk;
@@ -181,7 +186,7 @@ Test(writer_threads, the_first_bad_column_gives_the_error) {
         o.tasks = aq_threads_tasks(threads);
         cr_assert_eq(aq_writer_open(path, fields, 8, &o, &w, &err), AQ_OK);
         make_columns(columns);
-        columns[3] = (aq_column_values){texts, 1, bad, NULL, 2};
+        columns[3] = (aq_column_values){texts, 1, bad, .num_levels = 2};
         columns[4].rep_levels = ones;
         cr_assert_eq(aq_writer_put_columns(w, columns, COLUMNS, &err), AQ_E_ARG);
         cr_assert_eq(err.column, 3);

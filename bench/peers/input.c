@@ -71,9 +71,8 @@ static input make_weights_input(const job *j) {
     in.num_values = in.num_rows = (int64_t)w.count;
     in.plain_bytes = w.count * sizeof(float);
     if (is(j->data, "list")) {
-        need_levels(&w);
-        in.def = w.def;
-        in.rep = w.rep;
+        in.offsets = must_alloc(sizeof w.offsets);
+        memcpy(in.offsets, w.offsets, sizeof w.offsets);
         in.num_rows = ROWS;
     }
     if (is(j->data, "blob")) {

@@ -42,14 +42,13 @@ static void write_column(const job *j) {
     const input *in = &self.input;
     aq_column_values column = {.values = in->values,
                                .num_values = in->num_values,
-                               .def_levels = in->def,
-                               .rep_levels = in->rep};
+                               .large_list_offsets = in->offsets};
     aq_writer_options options = {.no_sync = true, .tasks = self.tasks};
     aq_field_spec fields[3];
     aq_writer *writer;
     aq_error err;
     size_t n = fields_of(j, fields);
-    if (in->def != NULL) column.num_levels = in->num_values;
+    if (in->offsets != NULL) column.num_lists = in->num_rows;
     check(aq_writer_open(j->out, fields, n, &options, &writer, &err), &err);
     check(aq_writer_put_column(writer, &column, &err), &err);
     check(aq_writer_end_row_group(writer, in->num_rows, &err), &err);

@@ -54,7 +54,7 @@ typedef struct input {
     aq_physical_type type;
     size_t width;       /* of a value; 0 = BYTE_ARRAY                                */
     void *values;       /* aq_bytes for BYTE_ARRAY                                   */
-    uint8_t *def, *rep; /* lists only                                                */
+    int64_t *offsets;   /* lists only: num_rows + 1                                  */
     int64_t num_values, num_rows;
     uint8_t *bytes;     /* of BYTE_ARRAY                                             */
     size_t plain_bytes; /* of all values, without lengths                            */

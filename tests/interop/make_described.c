@@ -52,7 +52,7 @@ static void put_column(const aq_field_spec *column, size_t rows, aq_writer *writ
     uint8_t *def = (uint8_t *)need(malloc(rows + 1));
     aq_bytes *arrays = (aq_bytes *)need(malloc((rows + 1) * sizeof *arrays));
     const uint8_t *at;
-    aq_column_values values = {NULL, 0, def, NULL, (int64_t)rows};
+    aq_column_values values = {NULL, 0, def, .num_levels = (int64_t)rows};
     text bytes = {need(malloc(1)), 0, 1};
     aq_error err;
     for (size_t i = 0; i < rows; i++) {

@@ -646,7 +646,7 @@ static void init_table(table *t) {
 static void put_leaf(table *t, size_t leaf_index, size_t first_row, aq_writer *writer) {
     leaf *l = &t->leaves[leaf_index];
     expected_column *column = &t->expected[leaf_index];
-    aq_column_values values;
+    aq_column_values values = {.num_values = 0};
     aq_error err;
     l->values.size = 0;
     l->num_values = l->num_levels = 0;
