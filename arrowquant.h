@@ -6744,20 +6744,25 @@ static bool aqi_levels_scan(const uint8_t *data, size_t bytes, uint32_t max, int
  * bit. dst may be NULL: then they are only checked and counted. */
 static bool aqi_levels_scan_packed(const uint8_t *data, size_t bytes, uint32_t max,
                                    int64_t n, uint8_t *dst, aqi_level_counts *out) {
+    uint8_t batch[AQI_RLE_BATCH];
     uint32_t width = aqi_bits_needed(max), k;
-    uint64_t bit = 0;
-    int64_t i;
+    const uint8_t *p = data, *end = data + bytes;
+    int64_t done = 0;
     memset(out, 0, sizeof *out);
     if ((uint64_t)n > (uint64_t)bytes * 8 / AQI_MAX(width, 1u)) return false;
-    for (i = 0; i < n; i++) {
-        uint32_t level = 0;
-        for (k = 0; k < width; k++, bit++)
-            level = level << 1 | ((uint32_t)data[bit / 8] >> (7 - bit % 8) & 1u);
-        if (level > max) return false;
-        if (i == 0) out->first = level;
-        out->zeros += level == 0;
-        out->maxima += level == max;
-        if (dst != NULL) dst[i] = (uint8_t)level;
+    while (done < n) {
+        uint8_t *to = dst != NULL ? dst + done : batch;
+        size_t part = (size_t)AQI_MIN(n - done, (int64_t)AQI_RLE_BATCH), i, j;
+        for (i = 0; i < part;
+             i += 8) { /* levels, in `width` bytes; the last ones in less */
+            uint64_t group = 0;
+            for (k = 0; k < width; k++) group = group << 8 | (p < end ? *p++ : 0u);
+            for (j = 0; j < 8 && i + j < part; j++)
+                to[i + j] = (uint8_t)(group >> (7 - j) * width & ((1u << width) - 1));
+        }
+        if (aqi_k()->levels(to, part, max, out) > max) return false;
+        if (done == 0) out->first = to[0];
+        done += (int64_t)part;
     }
     return true;
 }

@@ -338,6 +338,52 @@ Test(streams, runs_that_are_written) {
     }
 }
 
+/* The levels of old writers: packed from the most significant bit, without a length. */
+Test(streams, levels_that_are_only_packed) {
+    uint8_t levels[3000], back[3000], bits[3001];
+    rng r = {44};
+    FOR_EACH_ISA(isa) {
+        for (uint32_t max = 1; max <= 255; max += max < 20 ? 1 : 47) {
+            uint32_t width = aqi_bits_needed(max);
+            for (size_t n = 1; n <= 3000; n += n < 40 ? 1 : 241) {
+                size_t bytes = (n * width + 7) / 8, zeros = 0, maxima = 0;
+                aqi_level_counts counts;
+                memset(bits, 0, sizeof bits);
+                for (size_t i = 0; i < n; i++) {
+                    levels[i] = (uint8_t)rng_below(&r, max + 1);
+                    zeros += levels[i] == 0;
+                    maxima += levels[i] == max;
+                    for (uint32_t k = 0; k < width; k++) {
+                        size_t at = i * width + k;
+                        bits[at / 8] |= (uint8_t)((levels[i] >> (width - 1 - k) & 1)
+                                                  << (7 - at % 8));
+                    }
+                }
+                uint8_t *exact = malloc(bytes);
+                memcpy(exact, bits, bytes);
+                cr_assert(
+                    aqi_levels_scan_packed(exact, bytes, max, (int64_t)n, back, &counts));
+                CHECK(memcmp(back, levels, n) == 0, "max %u, %zu", max, n);
+                CHECK(counts.zeros == (int64_t)zeros &&
+                          counts.maxima == (int64_t)maxima && counts.first == levels[0],
+                      "max %u, %zu", max, n);
+                CHECK(!aqi_levels_scan_packed(exact, (n * width - 1) / 8, max, (int64_t)n,
+                                              back, &counts),
+                      "max %u, %zu: too short", max, n);
+                if (max + 1 < 1u << width) { /* one level is above */
+                    size_t i = rng_below(&r, n);
+                    for (size_t at = i * width; at < (i + 1) * width; at++)
+                        exact[at / 8] |= (uint8_t)(0x80 >> at % 8);
+                }
+                CHECK(aqi_levels_scan_packed(exact, bytes, max, (int64_t)n, NULL,
+                                             &counts) == (max + 1 == 1u << width),
+                      "max %u, %zu: above", max, n);
+                free(exact);
+            }
+        }
+    }
+}
+
 /* ---- DELTA_BINARY_PACKED ---- */
 
 typedef struct blocks {
