@@ -518,6 +518,8 @@ typedef struct aq_chunk_info {
     int64_t null_count;         /* -1 = not recorded                                 */
     int64_t distinct_count;     /* -1 = not recorded                                 */
     aq_bytes min_value, max_value; /* PLAIN bytes; data = NULL: not recorded         */
+    aq_bytes deprecated_min;    /* min and max of old writers, all types compared as */
+    aq_bytes deprecated_max;    /* signed: bounds only where that is the order       */
     bool min_is_exact;          /* recorded: the bound is a value of the chunk, not  */
     bool max_is_exact;          /* one that is below or above them all               */
     int64_t bloom_filter_offset; /* as recorded; -1 = none                           */
@@ -8611,6 +8613,8 @@ static void aqi_chunk_statistics(const aqi_statistics *s, aq_chunk_info *out) {
         out->min_value = aqi_bytes_of(&s->min_value);
     if (AQI_HAS(s, aqi_statistics, max_value))
         out->max_value = aqi_bytes_of(&s->max_value);
+    if (AQI_HAS(s, aqi_statistics, min)) out->deprecated_min = aqi_bytes_of(&s->min);
+    if (AQI_HAS(s, aqi_statistics, max)) out->deprecated_max = aqi_bytes_of(&s->max);
     out->min_is_exact = s->is_min_value_exact;
     out->max_is_exact = s->is_max_value_exact;
 }

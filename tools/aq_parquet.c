@@ -469,6 +469,10 @@ static void put_statistics_json(json *out, const aq_field *field,
     bound_json(out, "max", field, info->max_value);
     exactness_json(out, "min_is_exact", info->min_value, info->min_is_exact);
     exactness_json(out, "max_is_exact", info->max_value, info->max_is_exact);
+    if (info->deprecated_min.data != NULL)
+        bound_json(out, "deprecated_min", field, info->deprecated_min);
+    if (info->deprecated_max.data != NULL)
+        bound_json(out, "deprecated_max", field, info->deprecated_max);
 }
 
 static void put_chunk_json(meta *out, const chunk *of) {

@@ -14,6 +14,7 @@ typedef struct survey {
     const char *path;
     bool is_model;
     uint64_t files, tensors, row_groups, pages, bytes;
+    uint64_t unchecked; /* columns that are encrypted, or in another file */
     progress line;
 } survey;
 
@@ -62,18 +63,42 @@ static aq_status verify_chunk(const aq_parquet *file, int32_t row_group, int32_t
     return status != AQ_OK ? status : count_pages(file, row_group, column, pages, err);
 }
 
+/* Lists the columns with chunks that are not there to be checked. */
+static void list_unchecked(survey *of, const char *path, const aq_parquet *file) {
+    aq_parquet_info info;
+    aq_chunk_info chunk;
+    aq_error err;
+    int32_t row_group, column;
+    aq_parquet_get_info(file, &info);
+    for (column = 0; column < info.num_columns; column++) {
+        for (row_group = 0; row_group < info.num_row_groups; row_group++) {
+            if (aq_parquet_get_chunk(file, row_group, column, &chunk, &err) !=
+                AQ_E_UNSUPPORTED)
+                continue;
+            cli_error(path, "%s: not checked", err.message);
+            of->unchecked++;
+            break;
+        }
+    }
+}
+
 static aq_status verify_chunks(survey *of, const char *path, const aq_parquet *file,
                                aq_error *err) {
     aq_parquet_info info;
     aq_chunk_info chunk;
     int32_t row_group, column;
     uint64_t done = 0;
+    bool all = true;
     aq_parquet_get_info(file, &info);
     of->row_groups += (uint64_t)info.num_row_groups;
     of->bytes += (uint64_t)info.file_bytes;
     for (row_group = 0; row_group < info.num_row_groups; row_group++) {
         for (column = 0; column < info.num_columns; column++) {
             aq_status status = aq_parquet_get_chunk(file, row_group, column, &chunk, err);
+            if (status == AQ_E_UNSUPPORTED) {
+                all = false;
+                continue;
+            }
             if (status == AQ_OK)
                 status = verify_chunk(file, row_group, column, &of->pages, err);
             if (status != AQ_OK) return status;
@@ -81,6 +106,7 @@ static aq_status verify_chunks(survey *of, const char *path, const aq_parquet *f
             progress_step(&of->line, path, done, (uint64_t)info.file_bytes);
         }
     }
+    if (!all) list_unchecked(of, path, file);
     return AQ_OK;
 }
 
@@ -202,8 +228,12 @@ static void show_verdict(const survey *of) {
     buffer text = {NULL, 0, 0};
     char bytes[TEXT_ROOM], groups[TEXT_ROOM], pages[TEXT_ROOM], tensors[TEXT_ROOM];
     buffer_visible(&text, of->path, strlen(of->path));
-    buffer_print(&text, ": %sok%s (", term_code(stdout, TERM_GREEN),
+    buffer_print(&text, ": %sok%s", term_code(stdout, TERM_GREEN),
                  term_code(stdout, TERM_PLAIN));
+    if (of->unchecked != 0)
+        buffer_print(&text, " but for %s column%s not checked",
+                     text_count(tensors, of->unchecked), text_plural(of->unchecked));
+    buffer_print(&text, " (");
     if (of->is_model)
         buffer_print(&text, "%s tensor%s, ", text_count(tensors, of->tensors),
                      text_plural(of->tensors));
@@ -256,6 +286,7 @@ static int verify(const cli_args *args) {
         code = verify_file(&of);
         progress_end(&of.line);
         if (code == CLI_GOOD) show_verdict(&of);
+        if (code == CLI_GOOD && of.unchecked != 0) code = CLI_ERROR;
         fflush(stdout); /* keep the order of verdicts and errors */
         if (code > worst) worst = code;
     }
@@ -271,8 +302,9 @@ const cli_command command_verify = {
     .details =
         "Reads each FILE (Parquet with or without a model in it, model directory,\n"
         "safetensors) from end to end: checksums, levels, values and counts of every\n"
-        "page, sizes and scales of every tensor. Prints a line for each. Status 1\n"
-        "when one is bad, 2 when one is unreadable.",
+        "page, sizes and scales of every tensor. Prints a line for each, and lists\n"
+        "encrypted columns, which it cannot check. Status 1 when one is bad, 2 when\n"
+        "one, or a column of it, is unreadable.",
     .options = options,
     .min_files = 1,
     .max_files = SIZE_MAX,

@@ -959,6 +959,14 @@ if [ -d "$shared/parquet-testing/data" ]; then
     err_has CRC-32
     run 2 verify "$data/encrypt_columns_and_footer.parquet.encrypted"
     err_has encrypt
+    cp "$data/encrypt_columns_plaintext_footer.parquet.encrypted" half.parquet
+    run 2 verify half.parquet "$data/nulls.snappy.parquet"
+    out_has '^half\.parquet: ok but for 2 columns not checked \(1 row group, 11 pages, '
+    out_has 'nulls\.snappy\.parquet: ok \('
+    err_has '^aq: half\.parquet: column chunk is encrypted \(column float_field, row group 0\): not checked$'
+    err_has '^aq: half\.parquet: column chunk is encrypted \(column double_field, row group 0\): not checked$'
+    run 0 meta "$data/int32_decimal.parquet" --json
+    json '[.row_groups[].columns[] | .min, .max, .deprecated_min, .deprecated_max]' '[null,null,1,24]'
     run 2 inspect "$data/alltypes_plain.parquet"
     silent
     run 0 meta "$data/column_chunk_key_value_metadata.parquet" --json
