@@ -10888,6 +10888,7 @@ static bool aqi_page_encode_values(const aq_allocator *a, aqi_page_slot *p) {
 }
 
 #define AQI_LARGE_TAIL ((size_t)256 << 10)
+#define AQI_FEW_LEVEL_BYTES 1024 /* that Snappy may as well leave as they are */
 #define AQI_LARGE_VALUE 512 /* mean bytes from which byte arrays are not gathered */
 
 /* PLAIN values to the page's parts. Those that can be stored, or compressed, as they lie
@@ -10896,8 +10897,10 @@ static bool aqi_page_put_plain(const aq_writer *w, aqi_page_slot *p, size_t plai
     const aq_field *field = p->chunk->field;
     const aq_column_values *v = &p->v;
     bool arrays = field->type == AQ_BYTE_ARRAY;
+    bool few = p->body.size == 0 || (p->chunk->spec->codec == AQ_SNAPPY &&
+                                     p->body.size <= AQI_FEW_LEVEL_BYTES && plain > 0);
     bool apart = p->chunk->spec->codec == AQ_UNCOMPRESSED ||
-                 (!arrays && (w->data_page_v2 || p->body.size == 0));
+                 (!arrays && (w->data_page_v2 || few));
     if (arrays && plain / AQI_LARGE_VALUE < (size_t)v->num_values) apart = false;
     if (AQI_BIG_ENDIAN && !arrays && aqi_swap_width(field->type) > 1) apart = false;
     if (field->type == AQ_BOOLEAN) apart = false;
@@ -10960,6 +10963,23 @@ static aq_status aqi_page_build_dictionary(const aq_writer *w, aqi_page_slot *p,
     return ok ? AQ_OK : aqi_fail_nomem(err, p->body.size);
 }
 
+/* Makes the levels in the body what stands before the values in Snappy's form of a page:
+ * the length of all, and the levels as a literal. So the values are compressed from where
+ * they lie, by themselves; of their form, the length at its beginning gives way. */
+static bool aqi_snappy_front(const aq_allocator *a, aqi_page_slot *p, size_t *out_keep) {
+    uint8_t front[13], length[10];
+    size_t n = aqi_encode_varint(p->plain_bytes, front), last = p->body.size - 1;
+    front[n++] = 61 << 2; /* a literal, of which two bytes say the length - 1 */
+    front[n++] = (uint8_t)last;
+    front[n++] = (uint8_t)(last >> 8);
+    if (!aqi_builder_reserve(a, &p->body, n)) return false;
+    memmove(p->body.data + n, p->body.data, p->body.size);
+    memcpy(p->body.data, front, n);
+    p->body.size += n;
+    *out_keep = p->body.size - aqi_encode_varint(p->tail_bytes, length);
+    return true;
+}
+
 /* Compresses body and tail; of data pages V2 what follows the levels, unless that saves
  * nothing: then the page is marked as not compressed. */
 static aq_status aqi_page_compress(const aq_writer *w, aqi_page_slot *p, aq_error *err) {
@@ -10968,8 +10988,14 @@ static aq_status aqi_page_compress(const aq_writer *w, aqi_page_slot *p, aq_erro
     bool v2 = w->data_page_v2 && !p->dictionary;
     size_t keep = v2 ? p->rep_bytes + p->def_bytes : 0;
     const uint8_t *src = p->tail;
-    size_t rest = p->plain_bytes - keep, n = 0, bound;
+    size_t rest = p->plain_bytes - keep, n = 0, bound, front = keep;
     if (codec == AQ_UNCOMPRESSED || (v2 && rest == 0)) return AQ_OK;
+    if (!v2 && src != NULL && p->body.size > 0) {
+        if (!aqi_snappy_front(&w->allocator, p, &keep))
+            return aqi_fail_nomem(err, p->body.size);
+        front = p->body.size;
+        rest = p->tail_bytes;
+    }
     bound = aqi_compress_bound(codec, rest);
     if (src == NULL && rest > 0) src = p->body.data + keep;
     p->packed.size = 0;
@@ -10985,7 +11011,7 @@ static aq_status aqi_page_compress(const aq_writer *w, aqi_page_slot *p, aq_erro
     p->compressed = true;
     p->tail = NULL;
     p->tail_bytes = 0;
-    if (keep > 0) memcpy(p->packed.data, p->body.data, keep);
+    if (front > 0) memcpy(p->packed.data, p->body.data, front);
     p->packed.size = keep + n;
     swap = p->body;
     p->body = p->packed;
