@@ -6879,7 +6879,7 @@ static size_t aqi_rle_take_in(aqi_rle_writer *w, const uint8_t *v, size_t n, boo
 }
 
 /* The next `count` values are equal. */
-static void aqi_rle_repeat(aqi_rle_writer *w, uint8_t value, uint64_t count) {
+AQI_UNUSED static void aqi_rle_repeat(aqi_rle_writer *w, uint8_t value, uint64_t count) {
     while (count > 0) {
         uint8_t *to = w->values + w->waiting;
         size_t part, taken;
@@ -6903,7 +6903,7 @@ static void aqi_rle_repeat(aqi_rle_writer *w, uint8_t value, uint64_t count) {
 }
 
 /* False: no memory. */
-static bool aqi_rle_end(aqi_rle_writer *w) {
+AQI_UNUSED static bool aqi_rle_end(aqi_rle_writer *w) {
     aqi_rle_take_in(w, w->values, w->waiting, true);
     return !w->failed;
 }

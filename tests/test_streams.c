@@ -292,8 +292,9 @@ Test(streams, runs_that_are_written) {
     cr_assert_eq(aqi_allocator_resolve(NULL, &a, NULL), AQ_OK);
     FOR_EACH_ISA(isa) {
         for (uint32_t width = 1; width <= 32; width++) {
-            for (size_t n = 1; n <= 3000;
-                 n += n < 100 ? 1 : (n + 70) % AQI_RLE_BATCH < 140 ? 3 : 67) {
+            for (size_t n = 1; n <= 3000; n += n < 100                          ? 1
+                                               : (n + 70) % AQI_RLE_BATCH < 140 ? 3
+                                                                                : 67) {
                 size_t longest = 1 + rng_below(&r, 80), runs, same = 1, long_runs = 0;
                 aqi_bytes_builder out = {NULL, 0, 0};
                 for (size_t i = 0, left = 0; i < n; i++) {
@@ -355,8 +356,8 @@ Test(streams, levels_that_are_only_packed) {
                     maxima += levels[i] == max;
                     for (uint32_t k = 0; k < width; k++) {
                         size_t at = i * width + k;
-                        bits[at / 8] |= (uint8_t)((levels[i] >> (width - 1 - k) & 1)
-                                                  << (7 - at % 8));
+                        bits[at / 8] |=
+                            (uint8_t)((levels[i] >> (width - 1 - k) & 1) << (7 - at % 8));
                     }
                 }
                 uint8_t *exact = malloc(bytes);

@@ -41,7 +41,8 @@ static void make_columns(aq_column_values out[COLUMNS]) {
         texts[i].data = (const uint8_t *)"columns side by side" + i % 7;
         texts[i].size = (size_t)(i % 12);
     }
-    for (int i = 0; i <= ROWS; i++) offsets[i] = 2 * i;
+    for (int i = 0; i <= ROWS; i++)
+        offsets[i] = 2 * i;
     for (int i = 0; i < 2 * ROWS; i++) {
         items[i] = i * 7;
         rep[i] = i % 2;

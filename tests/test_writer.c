@@ -343,7 +343,7 @@ static void make_random_lists(rng *r, const aq_field_spec *leaf, uint8_t max_def
         if (null) length = 0;
         lists.offsets[i] = (int32_t)(lists.large_offsets[i] = at);
         if (n == wanted || at + length > MAX_ITEMS - 10) break;
-        if (null) lists.validity[i / 8] &= (uint8_t)~(1 << i % 8);
+        if (null) lists.validity[i / 8] &= (uint8_t) ~(1 << i % 8);
         for (int64_t k = 0; k < length || k == 0; k++, l->num_levels++) {
             lists.rep[l->num_levels] = k > 0;
             lists.def[l->num_levels] = length > 0 ? max_def : (uint8_t)(empty_def - null);
@@ -408,14 +408,21 @@ Test(writer, offsets_write_what_levels_write) {
         file a, b;
         memset(fields, 0, sizeof fields);
         if (shape == 3)
-            fields[n++] = (aq_field_spec){.name = "s", .repetition = AQ_OPTIONAL,
-                                          .type = AQ_GROUP, .num_children = 1};
+            fields[n++] = (aq_field_spec){.name = "s",
+                                          .repetition = AQ_OPTIONAL,
+                                          .type = AQ_GROUP,
+                                          .num_children = 1};
         if (shape > 0)
-            fields[n++] = (aq_field_spec){
-                .name = "v", .repetition = shape == 1 ? AQ_REQUIRED : AQ_OPTIONAL,
-                .type = AQ_GROUP, .num_children = 1, .logical = AQ_LOGICAL_LIST};
-        fields[n++] = (aq_field_spec){.name = "list", .repetition = AQ_REPEATED,
-                                      .type = AQ_GROUP, .num_children = 1};
+            fields[n++] =
+                (aq_field_spec){.name = "v",
+                                .repetition = shape == 1 ? AQ_REQUIRED : AQ_OPTIONAL,
+                                .type = AQ_GROUP,
+                                .num_children = 1,
+                                .logical = AQ_LOGICAL_LIST};
+        fields[n++] = (aq_field_spec){.name = "list",
+                                      .repetition = AQ_REPEATED,
+                                      .type = AQ_GROUP,
+                                      .num_children = 1};
         fields[n] = leaves[rng_below(&r, COUNT_OF(leaves))];
         max_def = (uint8_t)(empty_def + 1 + (fields[n].repetition == AQ_OPTIONAL));
         if (shape == 0 && fields[n].repetition == AQ_REQUIRED && rng_below(&r, 2) == 0) {
@@ -452,7 +459,8 @@ Test(writer, offsets_of_huge_lists) {
     memset(def, 1, (size_t)n);
     memset(rep + 2, 1, LIST - 1);
     def[0] = def[n - 1] = 0;
-    for (int i = 0; i < LIST + 6; i++) values[i] = i;
+    for (int i = 0; i < LIST + 6; i++)
+        values[i] = i;
     for (int v2 = 0; v2 < 2; v2++) {
         for (size_t page_bytes = 0; page_bytes < 3 << 20; page_bytes += 1 << 20) {
             aq_writer_options o = {
@@ -627,7 +635,8 @@ static aq_status write_small(const aq_allocator *allocator) {
     aq_field_spec fields[COUNT_OF(list_fields) + 1];
     aq_writer_options o = {.allocator = allocator, .no_sync = true};
     aq_column_values list = {two, 2, levels_11, levels_01, .num_levels = 2},
-                     by_offsets = {two, 2, .list_offsets = offsets_012 + 1, .num_lists = 1},
+                     by_offsets = {two, 2, .list_offsets = offsets_012 + 1,
+                                   .num_lists = 1},
                      one = {two, .num_values = 1};
     aq_status status;
     aq_writer *w;

@@ -424,14 +424,13 @@ static void seeds_foreign(const char *path) {
     static const uint8_t ones[3] = {1, 1, 1}, threes[6] = {3, 3, 3, 3, 3, 3};
     static const uint8_t pairs[6] = {0, 1, 0, 1, 0, 1}, some[5] = {3, 3, 3, 3, 0};
     static const uint8_t some_rep[5] = {0, 1, 0, 1, 0}, two[3] = {1, 1, 0};
-    const aq_column_values columns[7] = {
-        {names, 3, ones, .num_levels = 3},
-        {shapes, 6, threes, pairs, .num_levels = 6},
-        {blobs, 3, ones, .num_levels = 3},
-        {types, 3, ones, .num_levels = 3},
-        {floats, 4, some, some_rep, .num_levels = 5},
-        {floats, 4, some, some_rep, .num_levels = 5},
-        {groups, 2, two, .num_levels = 3}};
+    const aq_column_values columns[7] = {{names, 3, ones, .num_levels = 3},
+                                         {shapes, 6, threes, pairs, .num_levels = 6},
+                                         {blobs, 3, ones, .num_levels = 3},
+                                         {types, 3, ones, .num_levels = 3},
+                                         {floats, 4, some, some_rep, .num_levels = 5},
+                                         {floats, 4, some, some_rep, .num_levels = 5},
+                                         {groups, 2, two, .num_levels = 3}};
     aq_writer *w;
     aq_error err;
     FUZZ_CHECK_ERR(

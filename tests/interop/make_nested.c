@@ -153,9 +153,9 @@ static void put_row_group(aq_writer *writer, size_t first_row, expected_column *
     }
     for (int i = 0; i < NUM_LEAVES; i++) {
         const leaf *l = &leaves[i];
-        const aq_column_values values = {
-            l->values, l->num_values, l->def, l->rep,
-            .num_levels = i == X ? l->num_values : l->num_levels};
+        const aq_column_values values = {l->values, l->num_values, l->def, l->rep,
+                                         .num_levels =
+                                             i == X ? l->num_values : l->num_levels};
         check("nested", aq_writer_put_column(writer, &values, &err), &err);
     }
     check("nested", aq_writer_end_row_group(writer, ROWS, &err), &err);
