@@ -27,7 +27,9 @@ static mapping map_file(const char *path) {
     return m;
 }
 
-static void unmap(mapping m) { munmap((void *)(uintptr_t)m.data, m.bytes); }
+static void unmap(mapping m) {
+    munmap((void *)(uintptr_t)m.data, m.bytes);
+}
 
 static void report(const char *name, double gib, duel_result r) {
     printf("%-34s %8.1f ms %7.2f GiB/s %9.1f ms %7.0f %%\n", name, 1e3 * r.ours,
@@ -46,7 +48,9 @@ typedef struct write_case {
     size_t capacity;
 } write_case;
 
-static void remove_output(void *arg) { unlink(((write_case *)arg)->path); }
+static void remove_output(void *arg) {
+    unlink(((write_case *)arg)->path);
+}
 
 static void write_ours(void *arg) {
     const write_case *c = arg;
@@ -157,10 +161,11 @@ static void find_pages(read_case *c) {
     memset(c->room, 1, largest);
 }
 
-static void read_ours(void *arg) { sink = read_and_sum(((read_case *)arg)->path); }
+static void read_ours(void *arg) {
+    sink = read_and_sum(((read_case *)arg)->path);
+}
 
-static const uint8_t *unpack_page(const read_case *c, const page *p,
-                                  const uint8_t *stored) {
+static const uint8_t *unpack_page(const read_case *c, const page *p, const uint8_t *stored) {
     size_t n = p->plain;
     if (c->codec == AQ_ZSTD && ZSTD_decompress(c->room, n, stored, p->stored) == n)
         return c->room;
@@ -177,8 +182,7 @@ static void read_floor(void *arg) {
     double sum = 0.0;
     for (size_t i = 0; i < c->num_pages; i++) {
         const page *p = &c->pages[i];
-        sum +=
-            sum_floats(unpack_page(c, p, m.data + p->offset), p->plain / sizeof(float));
+        sum += sum_floats(unpack_page(c, p, m.data + p->offset), p->plain / sizeof(float));
     }
     unmap(m);
     sink = sum;
@@ -231,8 +235,7 @@ typedef struct counter {
 static void *counted_alloc(void *user, size_t bytes, size_t alignment) {
     counter *c = user;
     void *p = NULL;
-    if (posix_memalign(&p, alignment < sizeof(void *) ? sizeof(void *) : alignment,
-                       bytes))
+    if (posix_memalign(&p, alignment < sizeof(void *) ? sizeof(void *) : alignment, bytes))
         return NULL;
     c->live += bytes;
     c->total += bytes;
@@ -289,13 +292,14 @@ static void touch_column(meta_case *c, int32_t row_group) {
     aq_error err;
     check(aq_column_open(c->file, row_group, 0, &column, &err), &err);
     check(aq_column_spans(column, &spans, &count, &err), &err);
-    for (size_t i = 0; i < count; i++)
-        sink = *(const float *)spans[i].values;
+    for (size_t i = 0; i < count; i++) sink = *(const float *)spans[i].values;
     aq_column_close(column);
 }
 
 /* Pointers of the one column of an open file. */
-static void hand_out_pointers(void *arg) { touch_column(arg, 0); }
+static void hand_out_pointers(void *arg) {
+    touch_column(arg, 0);
+}
 
 static void bench_pointers(const char *dir, const weights *w) {
     meta_case c = meta_case_make(dir, 1, 1);
@@ -322,8 +326,8 @@ static void write_wide(const meta_case *c) {
     aq_error err;
     for (int32_t i = 0; i < c->columns; i++) {
         snprintf(names[i], sizeof names[i], "column%d", (int)i);
-        fields[i] =
-            (aq_field_spec){.name = names[i], .type = AQ_INT32, .write_statistics = true};
+        fields[i] = (aq_field_spec){.name = names[i], .type = AQ_INT32,
+                                    .write_statistics = true};
     }
     check(aq_writer_open(c->path, fields, (size_t)c->columns, &options, &writer, &err),
           &err);
@@ -355,9 +359,8 @@ static void report_footer(const char *name, meta_case *c, void (*fn)(void *)) {
     double chunks = (double)c->columns * (double)c->row_groups;
     printf("%s, %d columns x %d row groups: %.0f us, %.0f ns per column chunk, "
            "%.1f bytes of memory per footer byte (%lld)\n",
-           name, (int)c->columns, (int)c->row_groups, 1e6 * seconds,
-           1e9 * seconds / chunks, (double)c->memory.peak / (double)c->footer_bytes,
-           (long long)c->footer_bytes);
+           name, (int)c->columns, (int)c->row_groups, 1e6 * seconds, 1e9 * seconds / chunks,
+           (double)c->memory.peak / (double)c->footer_bytes, (long long)c->footer_bytes);
 }
 
 static void bench_footers(const char *dir) {
@@ -380,10 +383,8 @@ int main(int argc, char **argv) {
     weights w = make_weights(mib);
     printf("%zu MiB of float32, median of %d\n", mib, RUNS);
     printf("%-34s %11s %13s %12s %9s\n", "case", "ours", "", "floor", "of floor");
-    for (int s = FLAT; s <= BLOB; s++)
-        bench_write(dir, (shape)s, &w);
-    for (int s = FLAT; s <= BLOB; s++)
-        bench_read_own(dir, (shape)s, &w);
+    for (int s = FLAT; s <= BLOB; s++) bench_write(dir, (shape)s, &w);
+    for (int s = FLAT; s <= BLOB; s++) bench_read_own(dir, (shape)s, &w);
     bench_read_others();
     bench_pointers(dir, &w);
     bench_footers(dir);
