@@ -2154,7 +2154,9 @@ void aq_pool_reset_stats(aq_pool *pool) {
 /*==========================================================================
  * MARK: - [54] Threads, tasks (private)
  * One run() at a time has the workers; another that comes meanwhile, also from inside a
- * task, does its work on its own thread, so that nothing can wait for itself.
+ * task, does its work on its own thread, so that nothing can wait for itself. A worker
+ * that comes late is not waited for: the gate is closed by then. Whoever waits looks
+ * again for some 50 us before it sleeps, which matters to products that take 100 us.
  *========================================================================*/
 
 #ifdef AQ_NO_THREADS
@@ -2197,22 +2199,37 @@ void aq_threads_destroy(aq_threads *threads) {
 
 #else
 
+#define AQI_GATE_OPEN 0x80000000u /* the bits below count who is inside */
+#define AQI_GATE_INSIDE 0x7fffffffu
+#define AQI_SPINS 1000
+
 struct aq_threads {
     aq_allocator allocator;
     aq_tasks tasks;
     uint32_t num_workers;
     pthread_t *workers;
-    pthread_mutex_t run_lock; /* held by the run() that has the workers */
-    pthread_mutex_t lock;     /* guards generation, stop, busy          */
+    pthread_mutex_t run_lock; /* held by the run() that has the workers      */
+    pthread_mutex_t lock;     /* guards stop, and sleeping until gate changes */
     pthread_cond_t wake, idle;
-    uint64_t generation;
-    uint32_t busy;
+    uint64_t gate; /* atomic: number of the run in the upper half, open, who is inside */
     bool stop;
     void (*fn)(void *arg, size_t index);
     void *arg;
     size_t n;
     size_t next; /* atomic */
 };
+
+static void aqi_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static uint64_t aqi_gate(const aq_threads *t) {
+    return __atomic_load_n(&t->gate, __ATOMIC_ACQUIRE);
+}
 
 static void aqi_threads_work(aq_threads *t) {
     for (;;) {
@@ -2222,43 +2239,75 @@ static void aqi_threads_work(aq_threads *t) {
     }
 }
 
+/* Waits for another run than `seen`; false to stop. */
+static bool aqi_threads_await(aq_threads *t, uint64_t seen) {
+    bool stop;
+    int i;
+    for (i = 0; i < AQI_SPINS; i++) {
+        if (aqi_gate(t) >> 32 != seen) return true;
+        aqi_pause();
+    }
+    pthread_mutex_lock(&t->lock);
+    while (aqi_gate(t) >> 32 == seen && !t->stop) pthread_cond_wait(&t->wake, &t->lock);
+    stop = t->stop;
+    pthread_mutex_unlock(&t->lock);
+    return !stop;
+}
+
+/* Goes in where the gate is open; what the run set before it opened is visible then. */
+static bool aqi_threads_enter(aq_threads *t, uint64_t *seen) {
+    uint64_t gate = aqi_gate(t);
+    for (;;) {
+        *seen = gate >> 32;
+        if ((gate & AQI_GATE_OPEN) == 0) return false;
+        if (__atomic_compare_exchange_n(&t->gate, &gate, gate + 1, false,
+                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            return true;
+    }
+}
+
 static void *aqi_threads_main(void *arg) {
     aq_threads *t = (aq_threads *)arg;
     uint64_t seen = 0;
-    pthread_mutex_lock(&t->lock);
-    for (;;) {
-        while (t->generation == seen && !t->stop) pthread_cond_wait(&t->wake, &t->lock);
-        if (t->stop) break;
-        seen = t->generation;
-        pthread_mutex_unlock(&t->lock);
+    while (aqi_threads_await(t, seen)) {
+        if (!aqi_threads_enter(t, &seen)) continue;
         aqi_threads_work(t);
-        pthread_mutex_lock(&t->lock);
-        if (--t->busy == 0) pthread_cond_signal(&t->idle);
+        if (((__atomic_sub_fetch(&t->gate, 1, __ATOMIC_ACQ_REL)) &
+             (AQI_GATE_OPEN | AQI_GATE_INSIDE)) == 0) {
+            pthread_mutex_lock(&t->lock);
+            pthread_cond_signal(&t->idle);
+            pthread_mutex_unlock(&t->lock);
+        }
     }
-    pthread_mutex_unlock(&t->lock);
     return NULL;
 }
 
 static void aqi_threads_run(void *user, size_t n, void (*fn)(void *, size_t), void *arg) {
     aq_threads *t = (aq_threads *)user;
+    int i;
     if (n < 2 || t->num_workers == 0 || pthread_mutex_trylock(&t->run_lock) != 0) {
-        size_t i;
-        for (i = 0; i < n; i++) fn(arg, i);
+        size_t k;
+        for (k = 0; k < n; k++) fn(arg, k);
         return;
     }
-    pthread_mutex_lock(&t->lock);
     t->fn = fn;
     t->arg = arg;
     t->n = n;
     t->next = 0;
-    t->busy = t->num_workers;
-    t->generation++;
+    pthread_mutex_lock(&t->lock);
+    __atomic_store_n(&t->gate, ((aqi_gate(t) >> 32) + 1) << 32 | AQI_GATE_OPEN,
+                     __ATOMIC_RELEASE);
     pthread_cond_broadcast(&t->wake);
     pthread_mutex_unlock(&t->lock);
     aqi_threads_work(t);
-    pthread_mutex_lock(&t->lock);
-    while (t->busy != 0) pthread_cond_wait(&t->idle, &t->lock);
-    pthread_mutex_unlock(&t->lock);
+    __atomic_fetch_and(&t->gate, ~(uint64_t)AQI_GATE_OPEN, __ATOMIC_ACQ_REL);
+    for (i = 0; i < AQI_SPINS && (aqi_gate(t) & AQI_GATE_INSIDE) != 0; i++) aqi_pause();
+    if ((aqi_gate(t) & AQI_GATE_INSIDE) != 0) {
+        pthread_mutex_lock(&t->lock);
+        while ((aqi_gate(t) & AQI_GATE_INSIDE) != 0)
+            pthread_cond_wait(&t->idle, &t->lock);
+        pthread_mutex_unlock(&t->lock);
+    }
     pthread_mutex_unlock(&t->run_lock);
 }
 

@@ -370,7 +370,8 @@ static void *quantize_often(void *arg) {
 }
 
 Test(threads, quantize_on_many_threads) {
-    static const aq_quant_options options = {4, 100, AQ_PER_GROUP, false, AQ_MINMAX};
+    static const aq_quant_options options = {.bits = 4, .group_size = 100,
+                                             .method = AQ_MINMAX};
     static float values[ROWS * COLS];
     quantizer q, each[4];
     aq_threads *threads = make_threads(3);

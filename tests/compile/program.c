@@ -8,9 +8,10 @@
 int main(void) {
     float values[64], back[64], scales[2], zero_points[2];
     uint8_t codes[64];
-    aq_quant_options options = {8, 32, AQ_PER_GROUP, false, AQ_MINMAX};
-    aq_quantized into = {codes, scales, zero_points};
-    aq_quantized_view from = {codes, scales, zero_points};
+    aq_quant_options options = {8,         32,            AQ_PER_GROUP, false,
+                                AQ_MINMAX, AQ_PARAMS_F32, false,        NULL};
+    aq_quantized into = {codes, scales, zero_points, NULL};
+    aq_quantized_view from = {codes, scales, zero_points, NULL};
     aq_layout layout;
     aq_error error;
     int i;
