@@ -868,7 +868,7 @@ typedef enum aq_params {
 } aq_params;
 
 typedef struct aq_quant_options {
-    uint32_t bits;              /* 2, 4 or 8; 0 = 4                                  */
+    uint32_t bits;              /* 2, 3, 4, 5, 6 or 8; 0 = 4                         */
     size_t group_size;          /* elements, >= AQ_MIN_GROUP_SIZE; 0 = 128           */
     aq_granularity granularity;
     bool symmetric;             /* zero point fixed at 2^(bits-1)                    */
@@ -887,7 +887,7 @@ typedef struct aq_quant_options {
  *   row r, least significant bit first. Its parameters: index (r / group_rows) *
  *   groups_per_row + c / group_cols. */
 typedef struct aq_layout {
-    uint32_t bits;         /* information in a code: 2, 4, 8                         */
+    uint32_t bits;         /* information in a code: 2, 3, 4, 5, 6, 8                */
     uint32_t code_bits;    /* room a code takes; = bits unless another writer made it */
     aq_granularity granularity;
     bool symmetric;
@@ -964,6 +964,12 @@ AQ_API AQ_CHECKED aq_status aq_quantize_into(const aq_layout *layout, const void
                                              aq_dtype src_dtype, const aq_quantized *dst,
                                              const aq_tasks *tasks,
                                              aq_metrics *out_metrics, aq_error *err);
+/* Rows [first, first + count), and what their values shall be. */
+typedef struct aq_rows {
+    size_t first, count;
+    aq_dtype dtype; /* a float type */
+} aq_rows;
+
 /* aq_dequantize_rows - float32 values of rows [first_row, first_row + num_rows) to dst
  * (num_rows * cols floats). Returns AQ_OK; AQ_E_ARG. */
 AQ_API AQ_CHECKED aq_status aq_dequantize_rows(const aq_layout *layout,
@@ -971,6 +977,19 @@ AQ_API AQ_CHECKED aq_status aq_dequantize_rows(const aq_layout *layout,
                                                size_t first_row, size_t num_rows,
                                                float *dst, const aq_tasks *tasks,
                                                aq_error *err);
+/* aq_dequantize_as - the same as little-endian elements of a float type. */
+AQ_API AQ_CHECKED aq_status aq_dequantize_as(const aq_layout *layout,
+                                             const aq_quantized_view *src,
+                                             const aq_rows *rows, void *dst,
+                                             const aq_tasks *tasks, aq_error *err);
+/* aq_requantize - quantize what a quantized tensor stands for, in another form, without a
+ * buffer for its values. dst_layout has the rows and columns of src_layout.
+ * Returns  as aq_quantize_into; out_metrics compare with what src stands for. */
+AQ_API AQ_CHECKED aq_status aq_requantize(const aq_layout *src_layout,
+                                          const aq_quantized_view *src,
+                                          const aq_layout *dst_layout,
+                                          const aq_quantized *dst, const aq_tasks *tasks,
+                                          aq_metrics *out_metrics, aq_error *err);
 /* aq_dot_row - sum over c of w'[row][c] * x[c]. float32; 32 lanes (c mod 32), each
  * summed in order, then halved: lane i + lane i + 16, then + 8, 4, 2, 1. The same bits on
  * every machine. */
@@ -1024,6 +1043,9 @@ AQ_API AQ_CHECKED aq_status aq_matmul_i8(const aq_layout *layout,
 /* aq_to_f32 - little-endian elements of a float type to float32, round half to even. */
 AQ_API AQ_CHECKED aq_status aq_to_f32(const void *src, aq_dtype src_dtype, size_t count,
                                       float *dst, aq_error *err);
+/* aq_from_f32 - the reverse: half to even; what float16 cannot hold becomes infinity. */
+AQ_API AQ_CHECKED aq_status aq_from_f32(const float *src, size_t count, void *dst,
+                                        aq_dtype dst_dtype, aq_error *err);
 /* aq_metrics_of - compare count values of b with the original a. */
 AQ_API AQ_CHECKED aq_status aq_metrics_of(const float *a, const float *b, size_t count,
                                           const aq_tasks *tasks, aq_metrics *out_metrics,
@@ -2904,6 +2926,7 @@ typedef struct aqi_block_out {
  *            lanes[16 + segment % 16] += (scale * zero_point) * x's sum
  *   sums     the sums of aq_metrics, added to *out
  *   from_f16, from_bf16   little-endian halves to float32; NaNs of f16 become quiet
+ *   to_f16, to_bf16   the reverse, half to even; NaNs become quiet
  *   crc32    of gzip, over a state that starts as 0xffffffff and ends inverted */
 #define AQI_KERNELS(X)                                                                   \
     X(range, void, (const float *src, size_t n, aqi_range *out))                         \
@@ -2940,6 +2963,8 @@ typedef struct aqi_block_out {
     X(sums, void, (const float *a, const float *b, size_t n, aqi_sums *out))             \
     X(from_f16, void, (const uint8_t *src, size_t n, float *dst))                        \
     X(from_bf16, void, (const uint8_t *src, size_t n, float *dst))                       \
+    X(to_f16, void, (const float *src, size_t n, uint8_t *dst))                          \
+    X(to_bf16, void, (const float *src, size_t n, uint8_t *dst))                         \
     X(crc32, uint32_t, (uint32_t state, const uint8_t *src, size_t n))
 
 struct aqi_kernels {
@@ -3160,7 +3185,8 @@ static void aqi_refit_ref(const uint16_t *src, size_t n, const aqi_fine *how,
 #define AQI_HUGE_BITS 0x71800000u        /* of 2^100 */
 
 static const aqi_grid aqi_grids[] = {
-    {2, 6553, 10241, 10}, {4, 1927, 17413, 9}, {8, 127, 33027, 6}};
+    {2, 6553, 10241, 10}, {3, 3640, 18437, 10}, {4, 1927, 17413, 9},
+    {5, 992, 16913, 8},   {6, 504, 33289, 8},   {8, 127, 33027, 6}};
 
 static float aqi_max_code(uint32_t bits) { return (float)((1u << bits) - 1u); }
 
@@ -3343,6 +3369,11 @@ AQI_INLINE void aqi_refits_end(aqi_refits *r, aqi_block *b, const aqi_quantizer 
         usable = b->zero_point[g] >= -256.0f ? usable : 0.0;
         r->usable[g] = usable;
     }
+}
+
+/* Widths that fill bytes, and sums that fit 32 bits. */
+AQI_INLINE bool aqi_block_takes(const aqi_quantizer *z) {
+    return 8 % z->bits == 0 && (z->bits < 8 || !z->refine || z->n <= 256);
 }
 
 /* What an instruction set does for a block. `ahead` is prefetched. */
@@ -3601,6 +3632,29 @@ static void aqi_from_bf16_ref(const uint8_t *src, size_t n, float *dst) {
     for (i = 0; i < n; i++)
         dst[i] =
             aqi_bits_float((uint32_t)src[2 * i] << 16 | (uint32_t)src[2 * i + 1] << 24);
+}
+
+static void aqi_to_f16_ref(const float *src, size_t n, uint8_t *dst) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        uint16_t half = aqi_f16_of(src[i]);
+        dst[2 * i] = (uint8_t)half;
+        dst[2 * i + 1] = (uint8_t)(half >> 8);
+    }
+}
+
+static void aqi_to_bf16_ref(const float *src, size_t n, uint8_t *dst) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        uint32_t bits = aqi_float_bits(src[i]);
+        if ((bits & 0x7fffffffu) > AQI_INF_BITS) {
+            bits |= 0x400000u;
+        } else {
+            bits += 0x7fffu + (bits >> 16 & 1u);
+        }
+        dst[2 * i] = (uint8_t)(bits >> 16);
+        dst[2 * i + 1] = (uint8_t)(bits >> 24);
+    }
 }
 
 /* Remainders of the reflected polynomial 0xedb88320 for each byte. */
@@ -4655,7 +4709,7 @@ AQI_AVX2 static uint32_t aqi_block_avx2(const float *src, const aqi_quantizer *z
                                         aqi_block_out *out) {
     const aqi_block_ops ops = {aqi_ranges_avx2, aqi_encodes_avx2, aqi_steps16_avx2,
                                aqi_refits_avx2};
-    if (z->refine && z->bits == 8 && z->n > 256) return AQI_BLOCK_NONE; /* 32-bit sums */
+    if (!aqi_block_takes(z)) return AQI_BLOCK_NONE;
     return aqi_block_body(&ops, src, z, out);
 }
 
@@ -5035,6 +5089,34 @@ AQI_AVX2 static void aqi_from_bf16_avx2(const uint8_t *src, size_t n, float *dst
     aqi_from_bf16_ref(src + 2 * i, n - i, dst + i);
 }
 
+AQI_AVX2 static void aqi_to_f16_avx2(const float *src, size_t n, uint8_t *dst) {
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8)
+        aqi_store16(dst + 2 * i, _mm256_cvtps_ph(_mm256_loadu_ps(src + i),
+                                                 _MM_FROUND_TO_NEAREST_INT));
+    _mm256_zeroupper();
+    aqi_to_f16_ref(src + i, n - i, dst + 2 * i);
+}
+
+AQI_AVX2 static void aqi_to_bf16_avx2(const float *src, size_t n, uint8_t *dst) {
+    const __m256i one = _mm256_set1_epi32(1), half = _mm256_set1_epi32(0x7fff);
+    const __m256i quiet = _mm256_set1_epi32(0x400000);
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8) {
+        __m256 x = _mm256_loadu_ps(src + i);
+        __m256i bits = _mm256_castps_si256(x), nan, odd;
+        nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+        odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), one);
+        odd = _mm256_add_epi32(bits, _mm256_add_epi32(half, odd));
+        bits = _mm256_blendv_epi8(odd, _mm256_or_si256(bits, quiet), nan);
+        bits = _mm256_srli_epi32(bits, 16);
+        bits = _mm256_permute4x64_epi64(_mm256_packus_epi32(bits, bits), 0xd8);
+        aqi_store16(dst + 2 * i, _mm256_castsi256_si128(bits));
+    }
+    _mm256_zeroupper();
+    aqi_to_bf16_ref(src + i, n - i, dst + 2 * i);
+}
+
 /* x folded forward over the distance that k stands for, plus the next bytes. */
 AQI_INLINE AQI_AVX2 __m128i aqi_crc32_fold(__m128i x, __m128i k, __m128i next) {
     __m128i low = _mm_clmulepi64_si128(x, k, 0x00),
@@ -5401,7 +5483,7 @@ AQI_AVX512 static uint32_t aqi_block_avx512(const float *src, const aqi_quantize
                                             aqi_block_out *out) {
     const aqi_block_ops ops = {aqi_ranges_avx512, aqi_encodes_avx512, aqi_steps16_avx512,
                                aqi_refits_avx512};
-    if (z->refine && z->bits == 8 && z->n > 256) return AQI_BLOCK_NONE; /* 32-bit sums */
+    if (!aqi_block_takes(z)) return AQI_BLOCK_NONE;
     return aqi_block_body(&ops, src, z, out);
 }
 
@@ -5642,8 +5724,8 @@ static const struct aqi_kernels aqi_kernels_avx512 = {
     aqi_split_avx2,    aqi_run_avx2,      aqi_levels_avx2,    aqi_steps_avx2,
     aqi_refit_avx2,    aqi_block_avx512,  aqi_squares_avx512, aqi_decode_avx2,
     aqi_expand_avx512, aqi_dot_avx2,      aqi_dot_row_avx512, aqi_dot_x8_avx512,
-    aqi_sums_avx2,     aqi_from_f16_avx2, aqi_from_bf16_avx2, aqi_crc32_avx512,
-    AQ_ISA_AVX512};
+    aqi_sums_avx2,     aqi_from_f16_avx2, aqi_from_bf16_avx2, aqi_to_f16_avx2,
+    aqi_to_bf16_avx2,  aqi_crc32_avx512,  AQ_ISA_AVX512};
 
 static bool aqi_cpu_has_avx512(void) {
     const uint32_t leaf7_b = 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
@@ -12252,8 +12334,8 @@ static aq_status aqi_quant_options_resolve(const aq_quant_options *in,
     if (in != NULL) *out = *in;
     if (out->bits == 0) out->bits = 4;
     if (out->group_size == 0) out->group_size = 128;
-    if (out->bits != 2 && out->bits != 4 && out->bits != 8)
-        return aqi_fail(err, AQ_E_ARG, "%u bits; choose 2, 4 or 8", out->bits);
+    if (out->bits < 2 || out->bits > 8 || out->bits == 7)
+        return aqi_fail(err, AQ_E_ARG, "%u bits; choose 2, 3, 4, 5, 6 or 8", out->bits);
     if (out->group_size < AQ_MIN_GROUP_SIZE)
         return aqi_fail(err, AQ_E_ARG, "group size %zu; choose %d or more",
                         out->group_size, AQ_MIN_GROUP_SIZE);
@@ -12276,7 +12358,8 @@ static aq_status aqi_quant_options_resolve(const aq_quant_options *in,
                         "one scale for a tensor is float32; small parameters are for "
                         "groups and channels");
     if (out->codebook &&
-        (out->bits == 8 || out->symmetric || out->params != AQ_PARAMS_U8))
+        (aqi_codebook(out->bits) == NULL || out->symmetric ||
+         out->params != AQ_PARAMS_U8))
         return aqi_fail(err, AQ_E_ARG,
                         "a codebook has 2 or 4 bits, 8-bit scales, and is not symmetric");
     return AQ_OK;
@@ -12313,8 +12396,8 @@ aq_status aq_layout_init(size_t rows, size_t cols, const aq_quant_options *optio
 /* A layout from the caller's memory, before loops trust it. */
 static aq_status aqi_layout_check(const aq_layout *l, aq_error *err) {
     aq_layout again;
-    if (l == NULL || l->code_bits < l->bits || l->code_bits > 8 || l->bits == 0 ||
-        (l->code_bits & (l->code_bits - 1)) != 0 || l->group_rows == 0 ||
+    if (l == NULL || l->code_bits < l->bits || l->code_bits > 8 || l->bits < 2 ||
+        l->bits == 7 || l->group_rows == 0 ||
         l->group_cols == 0)
         return aqi_fail(err, AQ_E_ARG, "layout was not made by aq_layout_init");
     again = *l;
@@ -12461,6 +12544,19 @@ static const float *aqi_floats_at(const uint8_t *src, aq_dtype dtype, size_t at,
     return room;
 }
 
+static void aqi_floats_to(const float *src, size_t n, aq_dtype dtype, uint8_t *dst) {
+    size_t i, k;
+    if (dtype == AQ_F32) aqi_copy_le(dst, src, n, sizeof(float));
+    if (dtype == AQ_F16) aqi_k()->to_f16(src, n, dst);
+    if (dtype == AQ_BF16) aqi_k()->to_bf16(src, n, dst);
+    for (i = 0; i < n && dtype == AQ_F64; i++) {
+        double d = (double)src[i];
+        uint64_t bits;
+        memcpy(&bits, &d, sizeof bits);
+        for (k = 0; k < 8; k++) dst[8 * i + k] = (uint8_t)(bits >> 8 * k);
+    }
+}
+
 aq_status aq_to_f32(const void *src, aq_dtype src_dtype, size_t count, float *dst,
                     aq_error *err) {
     size_t at;
@@ -12473,6 +12569,16 @@ aq_status aq_to_f32(const void *src, aq_dtype src_dtype, size_t count, float *ds
         const float *p = aqi_floats_at((const uint8_t *)src, src_dtype, at, n, dst + at);
         if (p != dst + at) memcpy(dst + at, p, n * sizeof(float));
     }
+    return AQ_OK;
+}
+
+aq_status aq_from_f32(const float *src, size_t count, void *dst, aq_dtype dst_dtype,
+                      aq_error *err) {
+    aqi_error_clear(err);
+    if (!aq_dtype_is_float(dst_dtype) || (count > 0 && (src == NULL || dst == NULL)))
+        return aqi_fail(err, AQ_E_ARG, "cannot convert float32 to type %s",
+                        aq_dtype_name(dst_dtype));
+    aqi_floats_to(src, count, dst_dtype, (uint8_t *)dst);
     return AQ_OK;
 }
 
@@ -12677,6 +12783,53 @@ static void aqi_params_expand(const aq_layout *l, const uint8_t *params, size_t 
     for (i = 0; i < count && !aqi_params_has_minima(l); i++) zero_points[i] = half;
 }
 
+static aq_status aqi_view_check(const aq_layout *layout, const aq_quantized_view *src,
+                                aq_error *err) {
+    aq_status status = aqi_layout_check(layout, err);
+    if (status != AQ_OK) return status;
+    if (layout->code_bytes == 0) return AQ_OK;
+    if (src == NULL || src->codes == NULL ||
+        (layout->params == AQ_PARAMS_F32
+             ? src->scales == NULL || src->zero_points == NULL
+             : src->params == NULL))
+        return aqi_fail(err, AQ_E_ARG, "codes, scales or zero points missing");
+    return AQ_OK;
+}
+
+/* Groups whose small parameters are read at a time: a multiple of AQI_X8_LANES segments
+ * and of whole blocks of codes. */
+#define AQI_SPAN_GROUPS 512u
+
+/* Part of a row, with room for its parameters. */
+typedef struct aqi_span {
+    aqi_row row;
+    float scales[AQI_SPAN_GROUPS], zero_points[AQI_SPAN_GROUPS];
+} aqi_span;
+
+/* Columns [col, end) of a row, or the first of them; col is a multiple of 8. */
+static void aqi_span_at(const aq_layout *l, const aq_quantized_view *src, size_t row,
+                        size_t col, size_t end, aqi_span *s) {
+    size_t slot = row / l->group_rows * l->groups_per_row + col / l->group_cols;
+    aqi_row *r = &s->row;
+    r->codes = src->codes + row * l->row_bytes + col / 8 * l->code_bits;
+    r->levels = l->codebook ? aqi_codebook(l->bits) : NULL;
+    r->n = end - col;
+    r->group = l->group_cols;
+    r->skip = col % l->group_cols;
+    r->bits = l->code_bits;
+    if (l->params == AQ_PARAMS_F32) {
+        r->scales = src->scales + slot;
+        r->zero_points = src->zero_points + slot;
+        return;
+    }
+    if ((r->skip + r->n - 1) / r->group >= AQI_SPAN_GROUPS)
+        r->n = AQI_SPAN_GROUPS * r->group - r->skip;
+    aqi_params_expand(l, src->params, slot, (r->skip + r->n - 1) / r->group + 1,
+                      s->scales, s->zero_points);
+    r->scales = s->scales;
+    r->zero_points = s->zero_points;
+}
+
 /* ---- quantize ---- */
 
 /* What a tile reports. */
@@ -12697,6 +12850,8 @@ typedef struct aqi_quantize_task {
     const aq_layout *layout;
     const uint8_t *src;
     aq_dtype dtype;
+    const aq_layout *coded; /* not NULL: the source is codes, not src */
+    const aq_quantized_view *codes;
     const aq_quantized *dst;
     bool measure;
     const aqi_group *tensor_group; /* given when the whole tensor is one group */
@@ -12705,6 +12860,33 @@ typedef struct aqi_quantize_task {
     aqi_tile_report *reports;
     aqi_watch watch;
 } aqi_quantize_task;
+
+/* n values of codes from index `at` on, which need not begin on a byte. */
+static void aqi_decode_at(const aq_layout *l, const aq_quantized_view *src, size_t at,
+                          size_t n, float *dst) {
+    float room[AQI_PIECE];
+    aqi_span s;
+    while (n > 0) {
+        size_t row = at / l->cols, col = at % l->cols, before = col % 8, got;
+        aqi_span_at(l, src, row, col - before, l->cols, &s);
+        s.row.n = AQI_MIN(s.row.n, (size_t)AQI_PIECE);
+        s.row.n = AQI_MIN(s.row.n, before + n);
+        got = s.row.n - before;
+        aqi_k()->expand(&s.row, room);
+        memcpy(dst, room + before, got * sizeof(float));
+        dst += got;
+        at += got;
+        n -= got;
+    }
+}
+
+/* n source values from index `at` on: in place where they are floats, else in room. */
+static const float *aqi_values_at(const aqi_quantize_task *t, size_t at, size_t n,
+                                  float *room) {
+    if (t->coded == NULL) return aqi_floats_at(t->src, t->dtype, at, n, room);
+    aqi_decode_at(t->coded, t->codes, at, n, room);
+    return room;
+}
 
 /* Codes of a tile's row on their way to memory: packed AQI_PIECE at a time, which ends
  * on a byte for every width. */
@@ -12736,7 +12918,7 @@ static bool aqi_range_of(const aqi_quantize_task *t, size_t at, size_t n, aqi_ra
     size_t done, i;
     for (done = 0; done < n; done += AQI_PIECE) {
         size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
-        const float *p = aqi_floats_at(t->src, t->dtype, at + done, part, room);
+        const float *p = aqi_values_at(t, at + done, part, room);
         aqi_range r;
         aqi_k()->range(p, part, &r);
         if (r.absmax_bits >= AQI_INF_BITS) {
@@ -12786,7 +12968,7 @@ static void aqi_encode_group(const aqi_quantize_task *t, const aqi_group *g, siz
     const struct aqi_kernels *k = aqi_k();
     while (n > 0) {
         size_t part = AQI_MIN(n, AQI_PIECE - packer->fill);
-        const float *p = aqi_floats_at(t->src, t->dtype, at, part, room);
+        const float *p = aqi_values_at(t, at, part, room);
         uint8_t *codes = packer->codes + packer->fill;
         aqi_group_encode(g, p, part, codes);
         if (sums != NULL) {
@@ -12814,7 +12996,7 @@ static double aqi_group_error(const aqi_quantize_task *t, const aqi_group *g, si
     how.zero_point = g->zero_point;
     for (done = 0; done < n; done += AQI_PIECE) {
         size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
-        const float *p = aqi_floats_at(t->src, t->dtype, at + done, part, room);
+        const float *p = aqi_values_at(t, at + done, part, room);
         aqi_group_encode(g, p, part, codes);
         aqi_k()->squares(p, codes, part, &how, lanes);
     }
@@ -12850,7 +13032,7 @@ static void aqi_refine_sums(aqi_refinement *f, aqi_refits *r, bool first) {
     for (done = 0; done < n; done += AQI_PIECE) {
         size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
         if (first || n > AQI_PIECE) {
-            const float *p = aqi_floats_at(t->src, t->dtype, f->at + done, part, room);
+            const float *p = aqi_values_at(t, f->at + done, part, room);
             u += aqi_k()->steps(p, part, r->base[0], r->inverse[0],
                                 (uint32_t)f->z.grid.unit, f->steps);
         }
@@ -12936,7 +13118,8 @@ static void aqi_group_search(const aqi_quantize_task *t, size_t at, size_t n,
     f.task = t;
     f.at = at;
     aqi_quantizer_init(&f.z, t->layout->bits, t->layout->symmetric, true, n);
-    step = f.z.bits == 2 ? 0.11 : f.z.bits == 4 ? 0.05 : 0.004;
+    step = f.z.bits == 8 ? 0.004 : f.z.bits < 4 ? 0.17 - 0.03 * (double)f.z.bits
+                                              : 0.09 - 0.01 * (double)f.z.bits;
     aqi_refine_begin(&f, range, g, &start, &b);
     span = start.last[0] - start.first[0];
     for (low = 0; low < AQI_SEARCH_STARTS; low++) {
@@ -12977,7 +13160,7 @@ static void aqi_weigh(const aqi_quantize_task *t, const aqi_group *g, size_t at,
     memset(out, 0, sizeof *out);
     for (done = 0; done < n; done += AQI_PIECE) {
         size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
-        const float *p = aqi_floats_at(t->src, t->dtype, at + done, part, room);
+        const float *p = aqi_values_at(t, at + done, part, room);
         aqi_group_encode(g, p, part, codes);
         aqi_group_decode(g, codes, part, decoded);
         for (i = 0; i < part; i++) {
@@ -13102,7 +13285,7 @@ static void aqi_measure_group(const aqi_quantize_task *t, size_t slot, aqi_sums 
     size_t n = t->layout->group_cols, at = slot * n, done;
     for (done = 0; done < n; done += AQI_PIECE) {
         size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
-        const float *p = aqi_floats_at(t->src, t->dtype, at + done, part, room);
+        const float *p = aqi_values_at(t, at + done, part, room);
         k->unpack(t->dst->codes + (at + done) / 8 * bits, part, bits, codes);
         k->decode(codes, part, t->dst->scales[slot], t->dst->zero_points[slot], decoded);
         k->sums(p, decoded, part, sums);
@@ -13155,7 +13338,7 @@ static bool aqi_quantize_run(const aqi_quantize_task *t, size_t slot, size_t end
         count = AQI_MIN(end - slot, (size_t)AQI_BLOCK);
         if (count == AQI_BLOCK && z.n <= AQI_BLOCK_VALUES && l->method <= AQ_REFINE) {
             const float *p =
-                aqi_floats_at(t->src, t->dtype, slot * z.n, count * z.n, room);
+                aqi_values_at(t, slot * z.n, count * z.n, room);
             out.codes = t->dst->codes + slot * z.n / 8 * l->bits;
             out.scales = t->dst->scales + slot;
             out.zero_points = t->dst->zero_points + slot;
@@ -13245,7 +13428,7 @@ static bool aqi_small_factors(aqi_small_row *s, aqi_tile_report *report) {
         if (r.absmax_bits > AQI_SMALL_LARGEST) {
             float room[1];
             for (i = at;; i++) {
-                float v = aqi_floats_at(t->src, t->dtype, i, 1, room)[0];
+                float v = aqi_values_at(t, i, 1, room)[0];
                 if ((aqi_float_bits(v) & 0x7fffffffu) > AQI_SMALL_LARGEST) break;
             }
             report->bad_index = i;
@@ -13366,7 +13549,7 @@ static double aqi_codebook_try(const aqi_small_row *s, int scale, aqi_small_grou
     g.how.inverse = 1.0f / g.scale;
     for (done = 0; done < best->n; done += AQI_PIECE) {
         size_t part = AQI_MIN(best->n - done, (size_t)AQI_PIECE);
-        const float *p = aqi_floats_at(t->src, t->dtype, best->at + done, part, room);
+        const float *p = aqi_values_at(t, best->at + done, part, room);
         aqi_group_encode(&g, p, part, codes);
         for (i = 0; i < part; i++) {
             int level = (int)levels[codes[i]] - 128;
@@ -13563,7 +13746,7 @@ static void aqi_range_tile(void *arg, size_t index) {
 
 static aq_status aqi_nonfinite(const aqi_quantize_task *t, size_t index, aq_error *err) {
     float room[1];
-    float value = aqi_floats_at(t->src, t->dtype, index, 1, room)[0];
+    float value = aqi_values_at(t, index, 1, room)[0];
     const char *what = value != value ? "NaN" : value > 0.0f ? "+infinity" : "-infinity";
     return aqi_fail(
         err, AQ_E_NONFINITE,
@@ -13575,7 +13758,7 @@ static aq_status aqi_nonfinite(const aqi_quantize_task *t, size_t index, aq_erro
 
 static aq_status aqi_too_large(const aqi_quantize_task *t, size_t index, aq_error *err) {
     float room[1];
-    float value = aqi_floats_at(t->src, t->dtype, index, 1, room)[0];
+    float value = aqi_values_at(t, index, 1, room)[0];
     return aqi_fail(err, AQ_E_LIMIT,
                     "%g at index %zu (row %zu, column %zu) is over 2^120; store the "
                     "parameters of this tensor as float32",
@@ -13628,7 +13811,7 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
         return aqi_fail(err, AQ_E_ARG,
                         "layout of another writer; make one by aq_layout_init");
     if (l->rows == 0 || l->cols == 0) return AQ_OK;
-    if (t->src == NULL || t->dst == NULL || t->dst->codes == NULL ||
+    if ((t->src == NULL && t->coded == NULL) || t->dst == NULL || t->dst->codes == NULL ||
         (l->params == AQ_PARAMS_F32
              ? t->dst->scales == NULL || t->dst->zero_points == NULL
              : t->dst->params == NULL))
@@ -13661,54 +13844,29 @@ aq_status aq_quantize_into(const aq_layout *layout, const void *src, aq_dtype sr
     return aqi_quantize_all(&t, tasks, out_metrics, err);
 }
 
-/* ---- dequantize, dot ---- */
-
-static aq_status aqi_view_check(const aq_layout *layout, const aq_quantized_view *src,
-                                aq_error *err) {
-    aq_status status = aqi_layout_check(layout, err);
+aq_status aq_requantize(const aq_layout *src_layout, const aq_quantized_view *src,
+                        const aq_layout *dst_layout, const aq_quantized *dst,
+                        const aq_tasks *tasks, aq_metrics *out_metrics, aq_error *err) {
+    aqi_quantize_task t;
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_view_check(src_layout, src, err);
+    if (status == AQ_OK) status = aqi_layout_check(dst_layout, err);
     if (status != AQ_OK) return status;
-    if (layout->code_bytes == 0) return AQ_OK;
-    if (src == NULL || src->codes == NULL ||
-        (layout->params == AQ_PARAMS_F32
-             ? src->scales == NULL || src->zero_points == NULL
-             : src->params == NULL))
-        return aqi_fail(err, AQ_E_ARG, "codes, scales or zero points missing");
-    return AQ_OK;
+    if (src_layout->rows != dst_layout->rows || src_layout->cols != dst_layout->cols)
+        return aqi_fail(err, AQ_E_ARG, "%zu x %zu values cannot become %zu x %zu",
+                        src_layout->rows, src_layout->cols, dst_layout->rows,
+                        dst_layout->cols);
+    memset(&t, 0, sizeof t);
+    t.layout = dst_layout;
+    t.dtype = AQ_F32;
+    t.coded = src_layout;
+    t.codes = src;
+    t.dst = dst;
+    return aqi_quantize_all(&t, tasks, out_metrics, err);
 }
 
-/* Groups whose small parameters are read at a time: a multiple of AQI_X8_LANES segments
- * and of whole blocks of codes. */
-#define AQI_SPAN_GROUPS 512u
-
-/* Part of a row, with room for its parameters. */
-typedef struct aqi_span {
-    aqi_row row;
-    float scales[AQI_SPAN_GROUPS], zero_points[AQI_SPAN_GROUPS];
-} aqi_span;
-
-/* Columns [col, end) of a row, or the first of them; col is a multiple of 8. */
-static void aqi_span_at(const aq_layout *l, const aq_quantized_view *src, size_t row,
-                        size_t col, size_t end, aqi_span *s) {
-    size_t slot = row / l->group_rows * l->groups_per_row + col / l->group_cols;
-    aqi_row *r = &s->row;
-    r->codes = src->codes + row * l->row_bytes + col / 8 * l->code_bits;
-    r->levels = l->codebook ? aqi_codebook(l->bits) : NULL;
-    r->n = end - col;
-    r->group = l->group_cols;
-    r->skip = col % l->group_cols;
-    r->bits = l->code_bits;
-    if (l->params == AQ_PARAMS_F32) {
-        r->scales = src->scales + slot;
-        r->zero_points = src->zero_points + slot;
-        return;
-    }
-    if ((r->skip + r->n - 1) / r->group >= AQI_SPAN_GROUPS)
-        r->n = AQI_SPAN_GROUPS * r->group - r->skip;
-    aqi_params_expand(l, src->params, slot, (r->skip + r->n - 1) / r->group + 1,
-                      s->scales, s->zero_points);
-    r->scales = s->scales;
-    r->zero_points = s->zero_points;
-}
+/* ---- dequantize, dot ---- */
 
 aq_status aq_params_read(const aq_layout *layout, const aq_quantized_view *src,
                          size_t group, float *out_scale, float *out_zero_point,
@@ -13735,8 +13893,27 @@ typedef struct aqi_decode_task {
     const aq_quantized_view *src;
     size_t first_row, num_rows;
     aqi_tiling tiling;
-    float *dst;
+    aq_dtype dtype;
+    uint8_t *dst;
 } aqi_decode_task;
+
+/* Elements [at, at + n) of a row as floats. */
+static void aqi_expand_part(const aqi_row *row, size_t at, size_t n, float *dst) {
+    aqi_row part = aqi_row_from(row, at);
+    part.n = n;
+    aqi_k()->expand(&part, dst);
+}
+
+/* The same where dst has another type, or no alignment. */
+static void aqi_expand_as(const aqi_row *row, aq_dtype dtype, uint8_t *dst) {
+    float room[AQI_PIECE];
+    size_t at, n;
+    for (at = 0; at < row->n; at += n) {
+        n = AQI_MIN(row->n - at, (size_t)AQI_PIECE);
+        aqi_expand_part(row, at, n, room);
+        aqi_floats_to(room, n, dtype, dst + at * aq_dtype_bytes(dtype));
+    }
+}
 
 static void aqi_dequantize_tile(void *arg, size_t index) {
     const aqi_decode_task *t = (const aqi_decode_task *)arg;
@@ -13744,36 +13921,67 @@ static void aqi_dequantize_tile(void *arg, size_t index) {
     aqi_tile tile = aqi_tile_at(&t->tiling, l, t->num_rows, index);
     aqi_span s;
     size_t row, col;
+    uint8_t *dst;
     for (row = tile.row; row < tile.row_end; row++) {
         for (col = tile.col; col < tile.col_end; col += s.row.n) {
             aqi_span_at(l, t->src, t->first_row + row, col, tile.col_end, &s);
-            aqi_k()->expand(&s.row, t->dst + row * l->cols + col);
+            dst = t->dst + (row * l->cols + col) * aq_dtype_bytes(t->dtype);
+            if (t->dtype == AQ_F32 && (uintptr_t)dst % sizeof(float) == 0 &&
+                !AQI_BIG_ENDIAN) {
+                aqi_k()->expand(&s.row, (float *)(void *)dst);
+            } else {
+                aqi_expand_as(&s.row, t->dtype, dst);
+            }
         }
     }
 }
 
-aq_status aq_dequantize_rows(const aq_layout *layout, const aq_quantized_view *src,
-                             size_t first_row, size_t num_rows, float *dst,
-                             const aq_tasks *tasks, aq_error *err) {
+aq_status aq_dequantize_as(const aq_layout *layout, const aq_quantized_view *src,
+                           const aq_rows *rows, void *dst, const aq_tasks *tasks,
+                           aq_error *err) {
     aqi_decode_task t;
     aq_status status;
     aqi_error_clear(err);
     status = aqi_view_check(layout, src, err);
     if (status != AQ_OK) return status;
-    if (first_row > layout->rows || num_rows > layout->rows - first_row)
-        return aqi_fail(err, AQ_E_ARG, "rows %zu to %zu of %zu", first_row,
-                        first_row + num_rows, layout->rows);
-    if (num_rows == 0 || layout->cols == 0) return AQ_OK;
+    if (rows->first > layout->rows || rows->count > layout->rows - rows->first)
+        return aqi_fail(err, AQ_E_ARG, "rows %zu to %zu of %zu", rows->first,
+                        rows->first + rows->count, layout->rows);
+    if (!aq_dtype_is_float(rows->dtype))
+        return aqi_fail(err, AQ_E_ARG, "cannot dequantize to type %s",
+                        aq_dtype_name(rows->dtype));
+    if (rows->count == 0 || layout->cols == 0) return AQ_OK;
     if (dst == NULL) return aqi_fail(err, AQ_E_ARG, "destination missing");
     memset(&t, 0, sizeof t);
     t.layout = layout;
     t.src = src;
-    t.first_row = first_row;
-    t.num_rows = num_rows;
-    t.tiling = aqi_tiling_make(layout, num_rows);
-    t.dst = dst;
+    t.first_row = rows->first;
+    t.num_rows = rows->count;
+    t.tiling = aqi_tiling_make(layout, rows->count);
+    t.dtype = rows->dtype;
+    t.dst = (uint8_t *)dst;
     aqi_run(tasks, t.tiling.count, aqi_dequantize_tile, &t);
     return AQ_OK;
+}
+
+/* Native floats: on a big-endian machine aq_dequantize_as would swap them. */
+static void aqi_floats_from_le(float *p, size_t n) {
+    size_t i;
+    for (i = 0; i < n && AQI_BIG_ENDIAN; i++)
+        p[i] = aqi_load_f32((const uint8_t *)&p[i]);
+}
+
+aq_status aq_dequantize_rows(const aq_layout *layout, const aq_quantized_view *src,
+                             size_t first_row, size_t num_rows, float *dst,
+                             const aq_tasks *tasks, aq_error *err) {
+    aq_rows rows;
+    aq_status status;
+    rows.first = first_row;
+    rows.count = num_rows;
+    rows.dtype = AQ_F32;
+    status = aq_dequantize_as(layout, src, &rows, dst, tasks, err);
+    if (status == AQ_OK) aqi_floats_from_le(dst, num_rows * layout->cols);
+    return status;
 }
 
 /* The lanes of a dot product to one sum, pairwise. */

@@ -23,7 +23,7 @@ static void run_quantize(void *arg) {
 
 static void run_dequantize(void *arg) {
     const job *j = arg;
-    aq_quantized_view view = {j->dst.codes, j->dst.scales, j->dst.zero_points};
+    aq_quantized_view view = {j->dst.codes, j->dst.scales, j->dst.zero_points, NULL};
     aq_error err;
     check(aq_dequantize_rows(&j->layout, &view, 0, j->layout.rows, j->back, j->tasks, &err),
           &err);

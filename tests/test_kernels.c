@@ -294,6 +294,39 @@ static void check_squares(const place *at) {
 
 Test(kernels, squares) { everywhere(0, sizeof(float), check_squares); }
 
+static void check_to_halves(const place *at) {
+    float *src = make_floats(at->r, at->offset, at->n, at->how);
+    uint8_t *have = offset_alloc(at->offset, 2 * at->n), want[2 * MAX_VALUES];
+    aqi_to_f16_ref(src, at->n, want);
+    at->k->to_f16(src, at->n, have);
+    CHECK_AT(at, memcmp(have, want, 2 * at->n) == 0);
+    aqi_to_bf16_ref(src, at->n, want);
+    at->k->to_bf16(src, at->n, have);
+    CHECK_AT(at, memcmp(have, want, 2 * at->n) == 0);
+    offset_free(have, at->offset);
+    offset_free(src, at->offset);
+}
+
+Test(kernels, to_halves) { everywhere(0, sizeof(float), check_to_halves); }
+
+/* Every half comes back; between two neighbours it goes to the nearer one, from middles
+ * to the even one. */
+Test(kernels, halves_round_to_the_nearest) {
+    for (uint32_t half = 0; half < 0x7c00; half++) {
+        uint8_t two[4] = {(uint8_t)half, (uint8_t)(half >> 8), (uint8_t)(half + 1),
+                          (uint8_t)((half + 1) >> 8)};
+        float f[2], between;
+        aqi_from_f16_ref(two, 2, f);
+        if (half == 0x7bff) f[1] = 65536.0f;
+        CHECK(aqi_f16_of(f[0]) == half && aqi_f16_of(-f[0]) == (half | 0x8000u), "%x",
+              half);
+        between = f[0] + (f[1] - f[0]) * 0.5f;
+        CHECK(aqi_f16_of(between) == half + (half & 1u), "%x", half);
+        CHECK(aqi_f16_of(nextafterf(between, 0)) == half, "%x", half);
+        CHECK(aqi_f16_of(nextafterf(between, INFINITY)) == half + 1, "%x", half);
+    }
+}
+
 /* The largest sums that a piece can have. */
 Test(kernels, refit_does_not_overflow) {
     const aqi_fine how = {0, 65535, 0, 255};

@@ -378,6 +378,103 @@ Test(methods, threads_and_instruction_sets_change_nothing) {
     offset_free(v, 0);
 }
 
+/* ---- other widths, other types, other forms ---- */
+
+Test(params, widths_of_three_five_and_six_bits) {
+    enum { ROWS = 5, COLS = 333 };
+    static const double least[] = {0, 0, 0, 12, 0, 25, 31};
+    float *v = make_values(ROWS * COLS, GAUSS, 12), back[ROWS * COLS];
+    for (size_t i = 0; i < 36; i++) {
+        aq_quant_options o = {.bits = (uint32_t[]){3, 5, 6}[i % 3],
+                              .group_size = (size_t[]){32, 13, 64}[i / 3 % 3],
+                              .params = (aq_params)(i / 9 % 2 * 2),
+                              .method = i < 18 ? AQ_REFINE : AQ_SEARCH};
+        cr_assert_eq(aq_isa_force(AQ_ISA_REF), AQ_OK);
+        quantized want = quantize(v, ROWS, COLS, &o, NULL);
+        cr_assert_eq(want.layout.row_bytes, (COLS * o.bits + 7) / 8);
+        cr_assert_eq(aq_isa_force(AQ_ISA_AUTO), AQ_OK);
+        quantized have = quantize(v, ROWS, COLS, &o, NULL);
+        aq_metrics m;
+        cr_expect(quantized_same(&want, &have), "%s", quantized_text(&want));
+        check_reading(&have, v, "odd widths");
+        cr_assert_eq(
+            aq_dequantize_rows(&have.layout, &have.view, 0, ROWS, back, NULL, &err),
+            AQ_OK);
+        cr_assert_eq(aq_metrics_of(v, back, ROWS * COLS, NULL, &m, &err), AQ_OK);
+        cr_expect(m.sqnr_db > least[o.bits], "%s: %.2f", quantized_text(&have),
+                  m.sqnr_db);
+        quantized_free(&want);
+        quantized_free(&have);
+    }
+    offset_free(v, 0);
+}
+
+/* Halves are what the float32 values round to. */
+Test(params, dequantized_to_other_types) {
+    enum { ROWS = 3, COLS = 2100 };
+    float *v = make_values(ROWS * COLS, GAUSS, 13), back[ROWS * COLS];
+    aq_quant_options o;
+    for (size_t i = 0; form_at(i, &o); i += 5) {
+        quantized q = quantize(v, ROWS, COLS, &o, NULL);
+        cr_assert_eq(aq_dequantize_rows(&q.layout, &q.view, 1, 2, back, NULL, &err),
+                     AQ_OK);
+        for (aq_dtype dtype = AQ_F32; dtype <= AQ_F64; dtype++) {
+            aq_rows rows = {1, 2, dtype};
+            size_t bytes = 2 * COLS * aq_dtype_bytes(dtype);
+            uint8_t *have = offset_alloc(1, bytes), *want = malloc(bytes);
+            cr_assert_eq(aq_from_f32(back, 2 * COLS, want, dtype, &err), AQ_OK);
+            cr_assert_eq(aq_dequantize_as(&q.layout, &q.view, &rows, have, NULL, &err),
+                         AQ_OK);
+            cr_expect(memcmp(have, want, bytes) == 0, "%s to %s", quantized_text(&q),
+                      aq_dtype_name(dtype));
+            offset_free(have, 1);
+            free(want);
+        }
+        quantized_free(&q);
+    }
+    aq_rows rows = {0, 1, AQ_I8};
+    quantized q = quantized_make(1, 8, NULL);
+    cr_expect_eq(aq_dequantize_as(&q.layout, &q.view, &rows, back, NULL, &err), AQ_E_ARG);
+    cr_expect_eq(aq_from_f32(v, 1, back, AQ_U8, &err), AQ_E_ARG);
+    quantized_free(&q);
+    offset_free(v, 0);
+}
+
+/* The same bytes and metrics as by way of a buffer. */
+Test(params, requantized) {
+    enum { ROWS = 7, COLS = 1030 };
+    aq_quant_options from, to;
+    float *v = make_values(ROWS * COLS, LAPLACE, 14), back[ROWS * COLS];
+    for (size_t i = 0; form_at(i, &from) && form_at(i * 7 % 54, &to); i++) {
+        quantized q = quantize(v, ROWS, COLS, &from, NULL);
+        quantized have = quantized_make(ROWS, COLS, &to);
+        aq_metrics m, n;
+        if (i % 2 != 0) to.params = AQ_PARAMS_F32, to.codebook = false;
+        quantized_free(&have);
+        have = quantized_make(ROWS, COLS, &to);
+        cr_assert_eq(aq_dequantize_rows(&q.layout, &q.view, 0, ROWS, back, NULL, &err),
+                     AQ_OK);
+        quantized want = quantize(back, ROWS, COLS, &to, NULL);
+        cr_assert_eq(
+            aq_quantize_into(&want.layout, back, AQ_F32, &want.dst, NULL, &n, &err),
+            AQ_OK);
+        cr_assert_eq(
+            aq_requantize(&q.layout, &q.view, &have.layout, &have.dst, NULL, &m, &err),
+            AQ_OK, "%s", err.message);
+        cr_expect(quantized_same(&want, &have), "%s", quantized_text(&have));
+        cr_expect(memcmp(&m, &n, sizeof m) == 0);
+        quantized_free(&q);
+        quantized_free(&have);
+        quantized_free(&want);
+    }
+    quantized a = quantized_make(2, 8, NULL), b = quantized_make(1, 16, NULL);
+    cr_expect_eq(aq_requantize(&a.layout, &a.view, &b.layout, &b.dst, NULL, NULL, &err),
+                 AQ_E_ARG);
+    quantized_free(&a);
+    quantized_free(&b);
+    offset_free(v, 0);
+}
+
 /* ---- the ends of the range ---- */
 
 Test(params, nothing_flushes_to_zero) {

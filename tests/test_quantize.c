@@ -211,8 +211,8 @@ Test(layout, refused) {
         aq_status want;
     } cases[] = {
         {1, 8, {1, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {1, 8, {3, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {1, 8, {5, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
+        {1, 8, {7, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
+        {1, 8, {9, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
         {1, 8, {16, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
         {1, 8, {UINT32_MAX, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
         {1, 8, {4, 7, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
