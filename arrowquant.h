@@ -60,6 +60,7 @@
        [60] Kernels: reference (private)
        [61] Kernels: AVX2 (private)
        [62] Kernels: AVX-512 (private)
+       [63] Kernels: NEON (private)
        [64] Kernel dispatch (private)
        [70] Thrift compact protocol (private)
        [71] Parquet metadata (private)
@@ -5735,6 +5736,877 @@ static bool aqi_cpu_has_avx512(void) {
 
 #endif /* AVX-512 */
 
+/*==========================================================================
+ * MARK: - [63] Kernels: NEON (private)
+ * Intrinsics of the ARMv8-A that every aarch64 CPU has; tails and odd cases through _ref.
+ * Bitwise equal to [60]: a product and a sum are two instructions, never vfma. Checksums
+ * use instructions that only most CPUs have; hence three tables.
+ *========================================================================*/
+
+#if (AQ_KERNELS & AQ_KERNEL_NEON) && defined(__aarch64__) && !AQI_BIG_ENDIAN
+#define AQI_HAVE_NEON 1
+#include <arm_neon.h>
+#ifdef __linux__
+#include <sys/auxv.h>
+#endif
+
+/* FMIN and FMAX pass a NaN on: without one, the magnitude is that of min or max. The last
+ * sixteen values may be looked at twice. */
+static void aqi_range_neon(const float *src, size_t n, aqi_range *out) {
+    float32x4_t min0, min1, max0, max1;
+    float min, max;
+    size_t i;
+    if (n < 16) {
+        aqi_range_ref(src, n, out);
+        return;
+    }
+    min0 = min1 = max0 = max1 = vld1q_f32(src);
+    for (i = 0; i < n; i += 16) {
+        const float *p = src + AQI_MIN(i, n - 16);
+        float32x4_t a = vld1q_f32(p), b = vld1q_f32(p + 4);
+        float32x4_t c = vld1q_f32(p + 8), d = vld1q_f32(p + 12);
+        min0 = vminq_f32(min0, vminq_f32(a, b));
+        max0 = vmaxq_f32(max0, vmaxq_f32(a, b));
+        min1 = vminq_f32(min1, vminq_f32(c, d));
+        max1 = vmaxq_f32(max1, vmaxq_f32(c, d));
+    }
+    min = vminvq_f32(vminq_f32(min0, min1));
+    max = vmaxvq_f32(vmaxq_f32(max0, max1));
+    if (min != min) { /* rare: an error of its caller's caller */
+        aqi_range_ref(src, n, out);
+        return;
+    }
+    out->min = min + 0.0f;
+    out->max = max + 0.0f;
+    out->absmax_bits = AQI_MAX(aqi_float_bits(min) & 0x7fffffffu,
+                               aqi_float_bits(max) & 0x7fffffffu);
+}
+
+/* Four codes, not yet clamped above. FCVTNU rounds half to even, and makes 0 of what is
+ * less and of NaN. */
+AQI_INLINE uint32x4_t aqi_encode4(const float *src, float32x4_t base, float32x4_t inverse,
+                                  float32x4_t bias) {
+    float32x4_t t = vmulq_f32(vsubq_f32(vld1q_f32(src), base), inverse);
+    return vcvtnq_u32_f32(vaddq_f32(t, bias));
+}
+
+/* max_code is whole, so that it may be applied after rounding. */
+static void aqi_encode_neon(const float *src, size_t n, const aqi_encode *how,
+                            uint8_t *dst) {
+    const float32x4_t base = vdupq_n_f32(how->base), inverse = vdupq_n_f32(how->inverse);
+    const float32x4_t bias = vdupq_n_f32(how->bias);
+    const uint8x16_t top = vdupq_n_u8((uint8_t)how->max_code);
+    size_t i;
+    for (i = 0; i + 16 <= n; i += 16) {
+        uint32x4_t a = aqi_encode4(src + i, base, inverse, bias);
+        uint32x4_t b = aqi_encode4(src + i + 4, base, inverse, bias);
+        uint32x4_t c = aqi_encode4(src + i + 8, base, inverse, bias);
+        uint32x4_t d = aqi_encode4(src + i + 12, base, inverse, bias);
+        uint16x8_t low = vqmovn_high_u32(vqmovn_u32(a), b);
+        uint16x8_t high = vqmovn_high_u32(vqmovn_u32(c), d);
+        vst1q_u8(dst + i, vminq_u8(vqmovn_high_u16(vqmovn_u16(low), high), top));
+    }
+    aqi_encode_ref(src + i, n - i, how, dst + i);
+}
+
+/* Codes of 3, 5, 6 or 7 bits, 16 at a time: pairs, fours and eights are put together.
+ * Returns how many were packed. */
+static size_t aqi_pack_odd(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
+    const int16x8_t by2 = vdupq_n_s16((int16_t)bits);
+    const int32x4_t by4 = vdupq_n_s32((int32_t)(2 * bits));
+    const int64x2_t by8 = vdupq_n_s64((int64_t)(4 * bits));
+    size_t bytes = (n * bits + 7) / 8, i;
+    for (i = 0; i + 16 <= n; i += 16) {
+        uint8_t *at = dst + i / 8 * bits;
+        uint16x8_t two = vreinterpretq_u16_u8(vld1q_u8(src + i));
+        uint32x4_t four;
+        uint64x2_t eight;
+        if (i / 8 * bits + bits + 8 > bytes) break; /* the last store would not fit */
+        two = vorrq_u16(vandq_u16(two, vdupq_n_u16(0xff)),
+                        vshlq_u16(vshrq_n_u16(two, 8), by2));
+        four = vreinterpretq_u32_u16(two);
+        four = vorrq_u32(vandq_u32(four, vdupq_n_u32(0xffff)),
+                         vshlq_u32(vshrq_n_u32(four, 16), by4));
+        eight = vreinterpretq_u64_u32(four);
+        eight = vorrq_u64(vandq_u64(eight, vdupq_n_u64(0xffffffff)),
+                          vshlq_u64(vshrq_n_u64(eight, 32), by8));
+        vst1_u8(at, vreinterpret_u8_u64(vget_low_u64(eight)));
+        vst1_u8(at + bits, vreinterpret_u8_u64(vget_high_u64(eight)));
+    }
+    return i;
+}
+
+/* 64 codes of one bit to 8 bytes, by sums of neighbours. */
+static size_t aqi_pack_single(const uint8_t *src, size_t n, uint8_t *dst) {
+    const int8x16_t up = vreinterpretq_s8_u64(vdupq_n_u64(0x0706050403020100));
+    size_t i;
+    for (i = 0; i + 64 <= n; i += 64) {
+        uint8x16_t a = vpaddq_u8(vshlq_u8(vld1q_u8(src + i), up),
+                                 vshlq_u8(vld1q_u8(src + i + 16), up));
+        uint8x16_t b = vpaddq_u8(vshlq_u8(vld1q_u8(src + i + 32), up),
+                                 vshlq_u8(vld1q_u8(src + i + 48), up));
+        a = vpaddq_u8(a, b);
+        vst1_u8(dst + i / 8, vget_low_u8(vpaddq_u8(a, a)));
+    }
+    return i;
+}
+
+/* Pairs of codes of 4 bits in the low bytes of 16 bits. */
+AQI_INLINE uint8x16_t aqi_pack_pairs(const uint8_t *src) {
+    uint16x8_t v = vreinterpretq_u16_u8(vld1q_u8(src));
+    return vreinterpretq_u8_u16(vsraq_n_u16(v, v, 4));
+}
+
+/* Fours of codes of 2 bits in the low bytes of 32 bits. */
+AQI_INLINE uint8x16_t aqi_pack_fours(const uint8_t *src) {
+    uint16x8_t v = vreinterpretq_u16_u8(vld1q_u8(src));
+    uint32x4_t w = vreinterpretq_u32_u16(vsraq_n_u16(v, v, 6));
+    return vreinterpretq_u8_u32(vsraq_n_u32(w, w, 12));
+}
+
+static void aqi_pack_neon(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
+    size_t i = 0;
+    if (bits == 8) {
+        memcpy(dst, src, n);
+        return;
+    }
+    if (bits == 4) {
+        for (; i + 32 <= n; i += 32) {
+            uint8x16_t a = aqi_pack_pairs(src + i), b = aqi_pack_pairs(src + i + 16);
+            vst1q_u8(dst + i / 2, vuzp1q_u8(a, b));
+        }
+    } else if (bits == 2) {
+        for (; i + 64 <= n; i += 64) {
+            uint8x16_t a = vuzp1q_u8(aqi_pack_fours(src + i),
+                                     aqi_pack_fours(src + i + 16));
+            uint8x16_t b = vuzp1q_u8(aqi_pack_fours(src + i + 32),
+                                     aqi_pack_fours(src + i + 48));
+            vst1q_u8(dst + i / 4, vuzp1q_u8(a, b));
+        }
+    } else {
+        i = bits == 1 ? aqi_pack_single(src, n, dst) : aqi_pack_odd(src, n, bits, dst);
+    }
+    aqi_pack_ref(src + i, n - i, bits, dst + i * bits / 8);
+}
+
+/* Codes of 1, 3, 5, 6 or 7 bits, 16 at a time: each is shifted down in the 16 bits that
+ * begin with its first byte. Returns how many were unpacked. */
+static size_t aqi_unpack_odd(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
+    const uint8x16_t mask = vdupq_n_u8((uint8_t)((1u << bits) - 1u));
+    size_t bytes = (n * bits + 7) / 8, i;
+    uint8_t pairs[16];
+    int16_t downs[8];
+    uint8x16_t low, high;
+    int16x8_t down;
+    for (i = 0; i < 8; i++) {
+        pairs[2 * i] = (uint8_t)(i * bits / 8);
+        pairs[2 * i + 1] = (uint8_t)(i * bits / 8 + 1);
+        downs[i] = (int16_t)-(int)(i * bits % 8);
+    }
+    low = vld1q_u8(pairs);
+    high = vaddq_u8(low, vdupq_n_u8((uint8_t)bits));
+    down = vld1q_s16(downs);
+    for (i = 0; i + 16 <= n && i / 8 * bits + 16 <= bytes; i += 16) {
+        uint8x16_t v = vld1q_u8(src + i / 8 * bits);
+        uint16x8_t a = vreinterpretq_u16_u8(vqtbl1q_u8(v, low));
+        uint16x8_t b = vreinterpretq_u16_u8(vqtbl1q_u8(v, high));
+        v = vuzp1q_u8(vreinterpretq_u8_u16(vshlq_u16(a, down)),
+                      vreinterpretq_u8_u16(vshlq_u16(b, down)));
+        vst1q_u8(dst + i, vandq_u8(v, mask));
+    }
+    return i;
+}
+
+/* 64 codes of 2 bits: those of a byte are put side by side, above them what is masked. */
+AQI_INLINE void aqi_unpack_fours(uint8x16_t v, uint8_t *dst) {
+    const uint8x16_t mask = vdupq_n_u8(3);
+    uint8x16_t down = vshrq_n_u8(v, 2);
+    uint8x16_t a = vzip1q_u8(v, down), b = vzip2q_u8(v, down);
+    uint16x8_t c = vreinterpretq_u16_u8(a), d = vreinterpretq_u16_u8(b);
+    uint16x8_t e = vreinterpretq_u16_u8(vshrq_n_u8(a, 4));
+    uint16x8_t f = vreinterpretq_u16_u8(vshrq_n_u8(b, 4));
+    vst1q_u8(dst, vandq_u8(vreinterpretq_u8_u16(vzip1q_u16(c, e)), mask));
+    vst1q_u8(dst + 16, vandq_u8(vreinterpretq_u8_u16(vzip2q_u16(c, e)), mask));
+    vst1q_u8(dst + 32, vandq_u8(vreinterpretq_u8_u16(vzip1q_u16(d, f)), mask));
+    vst1q_u8(dst + 48, vandq_u8(vreinterpretq_u8_u16(vzip2q_u16(d, f)), mask));
+}
+
+static void aqi_unpack_neon(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
+    size_t i = 0;
+    if (bits == 8) {
+        memcpy(dst, src, n);
+        return;
+    }
+    if (bits == 4) {
+        for (; i + 32 <= n; i += 32) {
+            uint8x16_t v = vld1q_u8(src + i / 2), high = vshrq_n_u8(v, 4);
+            v = vandq_u8(v, vdupq_n_u8(15));
+            vst1q_u8(dst + i, vzip1q_u8(v, high));
+            vst1q_u8(dst + i + 16, vzip2q_u8(v, high));
+        }
+    } else if (bits == 2) {
+        for (; i + 64 <= n; i += 64) aqi_unpack_fours(vld1q_u8(src + i / 4), dst + i);
+    } else if (bits > 0 && n >= 16) {
+        i = aqi_unpack_odd(src, n, bits, dst);
+    }
+    aqi_unpack_ref(src + i * bits / 8, n - i, bits, dst + i);
+}
+
+/* Where eight codes of at most 25 bits lie: four from byte 0, four from byte `half` on.
+ * A code and the bits before it in its first byte fit in 32. */
+typedef struct aqi_fours {
+    size_t half, reach; /* reach: bytes that are read */
+    uint8x16_t bytes[2];
+    int32x4_t down[2];
+    uint32x4_t mask;
+} aqi_fours;
+
+#define AQI_FOURS_BITS 25u
+
+AQI_INLINE aqi_fours aqi_fours_of(uint32_t bits) {
+    const uint32x4_t index = vcombine_u32(vcreate_u32((uint64_t)1 << 32),
+                                          vcreate_u32((uint64_t)3 << 32 | 2));
+    uint32x4_t at = vmulq_n_u32(index, bits), byte;
+    aqi_fours f;
+    size_t k;
+    f.half = bits / 2;
+    f.reach = f.half + 16;
+    for (k = 0; k < 2; k++) {
+        byte = vmulq_n_u32(vshrq_n_u32(at, 3), 0x01010101u);
+        f.bytes[k] = vreinterpretq_u8_u32(vaddq_u32(byte, vdupq_n_u32(0x03020100u)));
+        f.down[k] = vnegq_s32(vreinterpretq_s32_u32(vandq_u32(at, vdupq_n_u32(7))));
+        at = vaddq_u32(at, vdupq_n_u32(4 * bits - 8 * (bits / 2)));
+    }
+    f.mask = vdupq_n_u32((1u << bits) - 1u);
+    return f;
+}
+
+/* k = 0: the first four codes, 1: the last four. */
+AQI_INLINE uint32x4_t aqi_unpack_four(const uint8_t *p, const aqi_fours *f, size_t k) {
+    uint8x16_t v = vqtbl1q_u8(vld1q_u8(p + k * f->half), f->bytes[k]);
+    return vandq_u32(vshlq_u32(vreinterpretq_u32_u8(v), f->down[k]), f->mask);
+}
+
+/* Code at a bit, of at most 57 bits, or of 64 that begin with a byte. */
+AQI_INLINE uint64_t aqi_wide_code(const aqi_codes *c, size_t bit) {
+    return aqi_load_le64(c->src + bit / 8) >> bit % 8 & UINT64_MAX >> (64 - c->bits);
+}
+
+/* How many of n codes aqi_wide_code may load: all, or whole eights. */
+AQI_INLINE size_t aqi_wide_count(const aqi_codes *c, size_t n) {
+    size_t bytes = c->readable, whole;
+    if (bytes < 8 || (c->bits > 57 && c->bits != 64)) return 0;
+    whole = n / 8 * 8;
+    if (bytes - 8 >= (n > 0 ? n - 1 : 0) * c->bits / 8) return n;
+    while (whole > 0 && bytes - 8 < (whole - 1) * c->bits / 8) whole -= 8;
+    return whole;
+}
+
+static uint32_t aqi_unpack32_neon(const aqi_codes *src, size_t n, uint32_t *dst) {
+    uint32_t bits = src->bits, most = 0, rest_most;
+    const uint8_t *p = src->src, *end = p + src->readable;
+    aqi_codes rest;
+    size_t i = 0, whole;
+    if (bits <= AQI_FOURS_BITS) {
+        const aqi_fours f = aqi_fours_of(bits);
+        uint32x4_t a, b, largest = vdupq_n_u32(0);
+        for (; i + 8 <= n && (size_t)(end - p) >= f.reach; i += 8, p += bits) {
+            a = aqi_unpack_four(p, &f, 0);
+            b = aqi_unpack_four(p, &f, 1);
+            largest = vmaxq_u32(largest, vmaxq_u32(a, b));
+            vst1q_u32(dst + i, a);
+            vst1q_u32(dst + i + 4, b);
+        }
+        most = vmaxvq_u32(largest);
+    } else {
+        for (whole = aqi_wide_count(src, n); i < whole; i++) {
+            dst[i] = (uint32_t)aqi_wide_code(src, i * bits);
+            most = AQI_MAX(most, dst[i]);
+        }
+    }
+    if (i == n) return most;
+    rest = aqi_codes_from(src, i);
+    rest_most = aqi_unpack32_ref(&rest, n - i, dst + i);
+    return AQI_MAX(most, rest_most);
+}
+
+/* Sums up to each of four, the last sum in all lanes of *last added. */
+AQI_INLINE uint32x4_t aqi_sum_four(uint32x4_t v, uint32x4_t *last) {
+    const uint32x4_t zero = vdupq_n_u32(0);
+    uint32x4_t sums;
+    v = vaddq_u32(v, vextq_u32(zero, v, 3));
+    v = vaddq_u32(v, vextq_u32(zero, v, 2));
+    sums = vaddq_u32(v, *last);
+    *last = vaddq_u32(*last, vdupq_laneq_u32(v, 3));
+    return sums;
+}
+
+AQI_INLINE uint64x2_t aqi_sum_two(uint64x2_t v, uint64x2_t *last) {
+    uint64x2_t sums;
+    v = vaddq_u64(v, vextq_u64(vdupq_n_u64(0), v, 1));
+    sums = vaddq_u64(v, *last);
+    *last = vaddq_u64(*last, vdupq_laneq_u64(v, 1));
+    return sums;
+}
+
+static uint32_t aqi_delta32_neon(const aqi_codes *src, size_t n, uint32_t least,
+                                 uint32_t last, uint32_t *dst) {
+    uint32_t bits = src->bits;
+    const uint8_t *p = src->src, *end = p + src->readable;
+    aqi_codes rest;
+    size_t i = 0, whole;
+    if (bits <= AQI_FOURS_BITS) {
+        const aqi_fours f = aqi_fours_of(bits);
+        uint32x4_t a, b, sum = vdupq_n_u32(last), add = vdupq_n_u32(least);
+        for (; i + 8 <= n && (size_t)(end - p) >= f.reach; i += 8, p += bits) {
+            a = vaddq_u32(aqi_unpack_four(p, &f, 0), add);
+            b = vaddq_u32(aqi_unpack_four(p, &f, 1), add);
+            vst1q_u32(dst + i, aqi_sum_four(a, &sum));
+            vst1q_u32(dst + i + 4, aqi_sum_four(b, &sum));
+        }
+        last = vgetq_lane_u32(sum, 0);
+    } else {
+        for (whole = aqi_wide_count(src, n); i < whole; i++)
+            dst[i] = last += least + (uint32_t)aqi_wide_code(src, i * bits);
+    }
+    if (i == n) return last;
+    rest = aqi_codes_from(src, i);
+    return aqi_delta32_ref(&rest, n - i, least, last, dst + i);
+}
+
+static uint64_t aqi_delta64_neon(const aqi_codes *src, size_t n, uint64_t least,
+                                 uint64_t last, uint64_t *dst) {
+    uint32_t bits = src->bits;
+    const uint8_t *p = src->src, *end = p + src->readable;
+    aqi_codes rest;
+    size_t i = 0, k, whole;
+    if (bits <= AQI_FOURS_BITS) {
+        const aqi_fours f = aqi_fours_of(bits);
+        uint64x2_t low, high, sum = vdupq_n_u64(last), add = vdupq_n_u64(least);
+        for (; i + 8 <= n && (size_t)(end - p) >= f.reach; i += 8, p += bits) {
+            for (k = 0; k < 2; k++) {
+                uint32x4_t v = aqi_unpack_four(p, &f, k);
+                low = vaddw_u32(add, vget_low_u32(v));
+                high = vaddw_high_u32(add, v);
+                vst1q_u64(dst + i + 4 * k, aqi_sum_two(low, &sum));
+                vst1q_u64(dst + i + 4 * k + 2, aqi_sum_two(high, &sum));
+            }
+        }
+        last = vgetq_lane_u64(sum, 0);
+    } else {
+        for (whole = aqi_wide_count(src, n); i < whole; i++)
+            dst[i] = last += least + aqi_wide_code(src, i * bits);
+    }
+    if (i == n) return last;
+    rest = aqi_codes_from(src, i);
+    return aqi_delta64_ref(&rest, n - i, least, last, dst + i);
+}
+
+/* One step of a transposition and back: the index of a byte in all of x rotates left by
+ * one bit, or right. 16 values of 2^k bytes take k steps from their streams, or
+ * to them. */
+AQI_INLINE void aqi_zip2(uint8x16_t a, uint8x16_t b, uint8x16_t *y) {
+    y[0] = vzip1q_u8(a, b);
+    y[1] = vzip2q_u8(a, b);
+}
+
+AQI_INLINE void aqi_zip4(const uint8x16_t *x, uint8x16_t *y) {
+    aqi_zip2(x[0], x[2], y);
+    aqi_zip2(x[1], x[3], y + 2);
+}
+
+AQI_INLINE void aqi_zip8(const uint8x16_t *x, uint8x16_t *y) {
+    aqi_zip2(x[0], x[4], y);
+    aqi_zip2(x[1], x[5], y + 2);
+    aqi_zip2(x[2], x[6], y + 4);
+    aqi_zip2(x[3], x[7], y + 6);
+}
+
+AQI_INLINE void aqi_unzip4(const uint8x16_t *x, uint8x16_t *y) {
+    y[0] = vuzp1q_u8(x[0], x[1]);
+    y[1] = vuzp1q_u8(x[2], x[3]);
+    y[2] = vuzp2q_u8(x[0], x[1]);
+    y[3] = vuzp2q_u8(x[2], x[3]);
+}
+
+AQI_INLINE void aqi_unzip8(const uint8x16_t *x, uint8x16_t *y) {
+    y[0] = vuzp1q_u8(x[0], x[1]);
+    y[1] = vuzp1q_u8(x[2], x[3]);
+    y[2] = vuzp1q_u8(x[4], x[5]);
+    y[3] = vuzp1q_u8(x[6], x[7]);
+    y[4] = vuzp2q_u8(x[0], x[1]);
+    y[5] = vuzp2q_u8(x[2], x[3]);
+    y[6] = vuzp2q_u8(x[4], x[5]);
+    y[7] = vuzp2q_u8(x[6], x[7]);
+}
+
+static void aqi_join2(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
+    uint8x16_t y[2];
+    size_t i;
+    for (i = 0; i < end; i += 16) {
+        aqi_zip2(vld1q_u8(src + i), vld1q_u8(src + n + i), y);
+        vst1q_u8(dst + 2 * i, y[0]);
+        vst1q_u8(dst + 2 * i + 16, y[1]);
+    }
+}
+
+static void aqi_join4(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
+    uint8x16_t x[4], y[4];
+    size_t i;
+    for (i = 0; i < end; i += 16) {
+        x[0] = vld1q_u8(src + i);
+        x[1] = vld1q_u8(src + n + i);
+        x[2] = vld1q_u8(src + 2 * n + i);
+        x[3] = vld1q_u8(src + 3 * n + i);
+        aqi_zip4(x, y);
+        aqi_zip4(y, x);
+        vst1q_u8(dst + 4 * i, x[0]);
+        vst1q_u8(dst + 4 * i + 16, x[1]);
+        vst1q_u8(dst + 4 * i + 32, x[2]);
+        vst1q_u8(dst + 4 * i + 48, x[3]);
+    }
+}
+
+/* Eight streams as columns of values [begin, end); of fewer the last one is repeated, and
+ * what stands behind a value is overwritten with the next one. */
+typedef struct aqi_columns {
+    size_t n, begin, end, count, width;
+} aqi_columns;
+
+AQI_INLINE void aqi_put2(uint8_t *dst, size_t width, uint8x16_t v) {
+    vst1_u8(dst, vget_low_u8(v));
+    vst1_u8(dst + width, vget_high_u8(v));
+}
+
+AQI_INLINE uint8x16_t aqi_get2(const uint8_t *src, size_t width) {
+    return vcombine_u8(vld1_u8(src), vld1_u8(src + width));
+}
+
+static void aqi_join8(const uint8_t *src, const aqi_columns *c, uint8_t *dst) {
+    const uint8_t *s[8];
+    size_t width = c->width, i;
+    for (i = 0; i < 8; i++) s[i] = src + c->n * AQI_MIN(i, c->count - 1);
+    for (i = c->begin; i < c->end; i += 16) {
+        uint8_t *p = dst + i * width;
+        uint8x16_t x[8], y[8];
+        x[0] = vld1q_u8(s[0] + i);
+        x[1] = vld1q_u8(s[1] + i);
+        x[2] = vld1q_u8(s[2] + i);
+        x[3] = vld1q_u8(s[3] + i);
+        x[4] = vld1q_u8(s[4] + i);
+        x[5] = vld1q_u8(s[5] + i);
+        x[6] = vld1q_u8(s[6] + i);
+        x[7] = vld1q_u8(s[7] + i);
+        aqi_zip8(x, y);
+        aqi_zip8(y, x);
+        aqi_zip8(x, y);
+        aqi_put2(p, width, y[0]);
+        aqi_put2(p + 2 * width, width, y[1]);
+        aqi_put2(p + 4 * width, width, y[2]);
+        aqi_put2(p + 6 * width, width, y[3]);
+        aqi_put2(p + 8 * width, width, y[4]);
+        aqi_put2(p + 10 * width, width, y[5]);
+        aqi_put2(p + 12 * width, width, y[6]);
+        aqi_put2(p + 14 * width, width, y[7]);
+    }
+}
+
+static void aqi_split2(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
+    size_t i;
+    for (i = 0; i < end; i += 16) {
+        uint8x16_t a = vld1q_u8(src + 2 * i), b = vld1q_u8(src + 2 * i + 16);
+        vst1q_u8(dst + i, vuzp1q_u8(a, b));
+        vst1q_u8(dst + n + i, vuzp2q_u8(a, b));
+    }
+}
+
+static void aqi_split4(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
+    uint8x16_t x[4], y[4];
+    size_t i;
+    for (i = 0; i < end; i += 16) {
+        x[0] = vld1q_u8(src + 4 * i);
+        x[1] = vld1q_u8(src + 4 * i + 16);
+        x[2] = vld1q_u8(src + 4 * i + 32);
+        x[3] = vld1q_u8(src + 4 * i + 48);
+        aqi_unzip4(x, y);
+        aqi_unzip4(y, x);
+        vst1q_u8(dst + i, x[0]);
+        vst1q_u8(dst + n + i, x[1]);
+        vst1q_u8(dst + 2 * n + i, x[2]);
+        vst1q_u8(dst + 3 * n + i, x[3]);
+    }
+}
+
+static void aqi_split8(const uint8_t *src, const aqi_columns *c, uint8_t *dst) {
+    size_t width = c->width, n = c->n, i, k;
+    for (i = c->begin; i < c->end; i += 16) {
+        const uint8_t *p = src + i * width;
+        uint8x16_t x[8], y[8];
+        x[0] = aqi_get2(p, width);
+        x[1] = aqi_get2(p + 2 * width, width);
+        x[2] = aqi_get2(p + 4 * width, width);
+        x[3] = aqi_get2(p + 6 * width, width);
+        x[4] = aqi_get2(p + 8 * width, width);
+        x[5] = aqi_get2(p + 10 * width, width);
+        x[6] = aqi_get2(p + 12 * width, width);
+        x[7] = aqi_get2(p + 14 * width, width);
+        aqi_unzip8(x, y);
+        aqi_unzip8(y, x);
+        aqi_unzip8(x, y);
+        for (k = 0; k < c->count; k++) vst1q_u8(dst + k * n + i, y[k]);
+    }
+}
+
+/* How many of n values the columns take: whole sixteens; columns of fewer than 8 bytes
+ * reach over their value. */
+static size_t aqi_columns_end(size_t n, size_t width) {
+    size_t end = width < 8 ? n - AQI_MIN(n, (size_t)8) : n;
+    return width == 0 ? 0 : end / 16 * 16;
+}
+
+static void aqi_join_neon(const uint8_t *src, size_t n, size_t width, uint8_t *dst) {
+    size_t end = aqi_columns_end(n, width), k;
+    aqi_columns c = {n, 0, 0, AQI_MIN(width, (size_t)8), width};
+    if (width == 2) {
+        aqi_join2(src, n, end, dst);
+    } else if (width == 4) {
+        aqi_join4(src, n, end, dst);
+    } else {
+        for (; c.begin < end; c.begin = c.end) {
+            c.end = AQI_MIN(c.begin + AQI_STREAM_BLOCK, end);
+            for (k = 0; k + c.count < width; k += c.count)
+                aqi_join8(src + k * n, &c, dst + k);
+            aqi_join8(src + (width - c.count) * n, &c, dst + width - c.count);
+        }
+    }
+    aqi_join_from(src, end, n, width, dst);
+}
+
+static void aqi_split_neon(const uint8_t *src, size_t n, size_t width, uint8_t *dst) {
+    size_t end = aqi_columns_end(n, width), k;
+    aqi_columns c = {n, 0, 0, AQI_MIN(width, (size_t)8), width};
+    if (width == 2) {
+        aqi_split2(src, n, end, dst);
+    } else if (width == 4) {
+        aqi_split4(src, n, end, dst);
+    } else {
+        for (; c.begin < end; c.begin = c.end) {
+            c.end = AQI_MIN(c.begin + AQI_STREAM_BLOCK, end);
+            for (k = 0; k + c.count < width; k += c.count)
+                aqi_split8(src + k, &c, dst + k * n);
+            aqi_split8(src + width - c.count, &c, dst + (width - c.count) * n);
+        }
+    }
+    aqi_split_from(src, end, n, width, dst);
+}
+
+static size_t aqi_run_neon(const uint8_t *src, size_t n) {
+    const uint8x16_t first = vdupq_n_u8(n > 0 ? src[0] : 0);
+    size_t i;
+    for (i = 0; i + 32 <= n; i += 32) {
+        uint8x16_t a = vceqq_u8(vld1q_u8(src + i), first);
+        uint8x16_t b = vceqq_u8(vld1q_u8(src + i + 16), first);
+        if (vminvq_u8(vandq_u8(a, b)) == 0) break;
+    }
+    while (i < n && src[i] == src[0]) i++;
+    return i;
+}
+
+static uint32_t aqi_levels_neon(const uint8_t *src, size_t n, uint32_t max,
+                                aqi_level_counts *out) {
+    const uint8x16_t zero = vdupq_n_u8(0), top = vdupq_n_u8((uint8_t)max);
+    uint8x16_t largest = zero;
+    uint32_t result, largest_all;
+    size_t i = 0;
+    while (i + 16 <= n) { /* a counter of 8 bits takes 255 */
+        size_t end = i + AQI_MIN((n - i) / 16, (size_t)255) * 16;
+        uint8x16_t zeros = zero, maxima = zero;
+        for (; i < end; i += 16) {
+            uint8x16_t v = vld1q_u8(src + i);
+            zeros = vsubq_u8(zeros, vceqzq_u8(v));
+            maxima = vsubq_u8(maxima, vceqq_u8(v, top));
+            largest = vmaxq_u8(largest, v);
+        }
+        out->zeros += vaddlvq_u8(zeros);
+        out->maxima += vaddlvq_u8(maxima);
+    }
+    largest_all = vmaxvq_u8(largest);
+    result = aqi_levels_ref(src + i, n - i, max, out);
+    return AQI_MAX(result, largest_all);
+}
+
+static int64_t aqi_steps_neon(const float *src, size_t n, float base, float inverse,
+                              uint32_t offset, uint16_t *dst) {
+    const float32x4_t b = vdupq_n_f32(base), k = vdupq_n_f32(inverse);
+    const uint16x8_t top = vdupq_n_u16(32767);
+    const uint32x4_t add = vdupq_n_u32(offset);
+    uint32x4_t sum = vdupq_n_u32(0);
+    int64_t total = 0;
+    size_t i, end;
+    for (i = 0; n - i >= 8;) { /* a lane grows by 65534 at most each time */
+        for (end = i + AQI_MIN((n - i) / 8, (size_t)65536) * 8; i < end; i += 8) {
+            float32x4_t x = vmulq_f32(vsubq_f32(vld1q_f32(src + i), b), k);
+            float32x4_t y = vmulq_f32(vsubq_f32(vld1q_f32(src + i + 4), b), k);
+            uint32x4_t p = vaddq_u32(vcvtnq_u32_f32(x), add); /* half to even */
+            uint32x4_t q = vaddq_u32(vcvtnq_u32_f32(y), add);
+            uint16x8_t u = vminq_u16(vqmovn_high_u32(vqmovn_u32(p), q), top);
+            vst1q_u16(dst + i, u);
+            sum = vpadalq_u16(sum, u);
+        }
+        total += (int64_t)vaddlvq_u32(sum);
+        sum = vdupq_n_u32(0);
+    }
+    return total + aqi_steps_ref(src + i, n - i, base, inverse, offset, dst + i);
+}
+
+static void aqi_refit_neon(const uint16_t *src, size_t n, const aqi_fine *how,
+                           aqi_fine_sums *out) {
+    const uint16x8_t base = vdupq_n_u16(how->base), top = vdupq_n_u16(how->max_code);
+    const uint16x8_t slope = vdupq_n_u16(how->slope);
+    const int16x8_t down = vdupq_n_s16((int16_t) - (int)how->shift);
+    uint16x8_t sq = vdupq_n_u16(0);
+    uint32x4_t sqq = vdupq_n_u32(0), squ = sqq;
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8) {
+        uint16x8_t u = vld1q_u16(src + i), x = vqsubq_u16(u, base), q;
+        uint32x4_t low = vmull_u16(vget_low_u16(x), vget_low_u16(slope));
+        uint32x4_t high = vmull_high_u16(x, slope);
+        q = vuzp2q_u16(vreinterpretq_u16_u32(low), vreinterpretq_u16_u32(high));
+        q = vminq_u16(vshlq_u16(q, down), top);
+        sq = vaddq_u16(sq, q); /* 1024 / 8 * 255 fits, 1024 / 4 * 255 * 32767 too */
+        sqq = vmlal_u16(sqq, vget_low_u16(q), vget_low_u16(q));
+        sqq = vmlal_high_u16(sqq, q, q);
+        squ = vmlal_u16(squ, vget_low_u16(q), vget_low_u16(u));
+        squ = vmlal_high_u16(squ, q, u);
+    }
+    out->q += vaddlvq_u16(sq);
+    out->qq += (int64_t)vaddlvq_u32(sqq);
+    out->qu += (int64_t)vaddlvq_u32(squ);
+    aqi_refit_ref(src + i, n - i, how, out);
+}
+
+/* Four values of the low or high half of eight codes. */
+AQI_INLINE void aqi_decode8(uint16x8_t q, float32x4_t scale, float32x4_t zero_point,
+                            float *dst) {
+    float32x4_t a = vcvtq_f32_u32(vmovl_u16(vget_low_u16(q)));
+    float32x4_t b = vcvtq_f32_u32(vmovl_high_u16(q));
+    vst1q_f32(dst, vmulq_f32(vsubq_f32(a, zero_point), scale));
+    vst1q_f32(dst + 4, vmulq_f32(vsubq_f32(b, zero_point), scale));
+}
+
+static void aqi_decode_neon(const uint8_t *src, size_t n, float scale, float zero_point,
+                            float *dst) {
+    const float32x4_t s = vdupq_n_f32(scale), z = vdupq_n_f32(zero_point);
+    size_t i;
+    for (i = 0; i + 16 <= n; i += 16) {
+        uint8x16_t q = vld1q_u8(src + i);
+        aqi_decode8(vmovl_u8(vget_low_u8(q)), s, z, dst + i);
+        aqi_decode8(vmovl_high_u8(q), s, z, dst + i + 8);
+    }
+    aqi_decode_ref(src + i, n - i, scale, zero_point, dst + i);
+}
+
+AQI_INLINE float32x4_t aqi_dot4(float32x4_t sum, const float *a, const float *b) {
+    return vaddq_f32(sum, vmulq_f32(vld1q_f32(a), vld1q_f32(b)));
+}
+
+static void aqi_dot_neon(const float *a, const float *b, size_t n, float *lanes) {
+    float32x4_t sum[8];
+    size_t i, k;
+    for (k = 0; k < 8; k++) sum[k] = vld1q_f32(lanes + 4 * k);
+    for (i = 0; i + 32 <= n; i += 32) {
+        const float *x = a + i, *y = b + i;
+        sum[0] = aqi_dot4(sum[0], x, y);
+        sum[1] = aqi_dot4(sum[1], x + 4, y + 4);
+        sum[2] = aqi_dot4(sum[2], x + 8, y + 8);
+        sum[3] = aqi_dot4(sum[3], x + 12, y + 12);
+        sum[4] = aqi_dot4(sum[4], x + 16, y + 16);
+        sum[5] = aqi_dot4(sum[5], x + 20, y + 20);
+        sum[6] = aqi_dot4(sum[6], x + 24, y + 24);
+        sum[7] = aqi_dot4(sum[7], x + 28, y + 28);
+    }
+    for (k = 0; k < 8; k++) vst1q_f32(lanes + 4 * k, sum[k]);
+    aqi_dot_ref(a + i, b + i, n - i, lanes);
+}
+
+/* Two lanes of aqi_sums. */
+typedef struct aqi_sums2 {
+    float64x2_t aa, bb, ab, dd, max_abs;
+} aqi_sums2;
+
+AQI_INLINE void aqi_sums_add2(aqi_sums2 *s, float64x2_t x, float64x2_t y) {
+    float64x2_t d = vsubq_f64(x, y);
+    s->aa = vaddq_f64(s->aa, vmulq_f64(x, x));
+    s->bb = vaddq_f64(s->bb, vmulq_f64(y, y));
+    s->ab = vaddq_f64(s->ab, vmulq_f64(x, y));
+    s->dd = vaddq_f64(s->dd, vmulq_f64(d, d));
+    s->max_abs = vmaxnmq_f64(s->max_abs, vabsq_f64(d)); /* the number, not the NaN */
+}
+
+AQI_INLINE aqi_sums2 aqi_sums_load2(const aqi_sums *s, size_t lane) {
+    aqi_sums2 two;
+    two.aa = vld1q_f64(s->aa + lane);
+    two.bb = vld1q_f64(s->bb + lane);
+    two.ab = vld1q_f64(s->ab + lane);
+    two.dd = vld1q_f64(s->dd + lane);
+    two.max_abs = vld1q_f64(s->max_abs + lane);
+    return two;
+}
+
+AQI_INLINE void aqi_sums_store2(aqi_sums2 two, size_t lane, aqi_sums *out) {
+    vst1q_f64(out->aa + lane, two.aa);
+    vst1q_f64(out->bb + lane, two.bb);
+    vst1q_f64(out->ab + lane, two.ab);
+    vst1q_f64(out->dd + lane, two.dd);
+    vst1q_f64(out->max_abs + lane, two.max_abs);
+}
+
+static void aqi_sums_neon(const float *a, const float *b, size_t n, aqi_sums *out) {
+    size_t half, i = 0;
+    /* Lanes 0-3, then lanes 4-7: all accumulators stay in registers. */
+    for (half = 0; half < AQI_SUM_LANES; half += 4) {
+        aqi_sums2 low = aqi_sums_load2(out, half), high = aqi_sums_load2(out, half + 2);
+        for (i = 0; i + AQI_SUM_LANES <= n; i += AQI_SUM_LANES) {
+            float32x4_t x = vld1q_f32(a + i + half), y = vld1q_f32(b + i + half);
+            aqi_sums_add2(&low, vcvt_f64_f32(vget_low_f32(x)),
+                          vcvt_f64_f32(vget_low_f32(y)));
+            aqi_sums_add2(&high, vcvt_high_f64_f32(x), vcvt_high_f64_f32(y));
+        }
+        aqi_sums_store2(low, half, out);
+        aqi_sums_store2(high, half + 2, out);
+    }
+    aqi_sums_ref(a + i, b + i, n - i, out);
+}
+
+static void aqi_from_f16_neon(const uint8_t *src, size_t n, float *dst) {
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8) {
+        float16x8_t v = vreinterpretq_f16_u8(vld1q_u8(src + 2 * i));
+        vst1q_f32(dst + i, vcvt_f32_f16(vget_low_f16(v)));
+        vst1q_f32(dst + i + 4, vcvt_high_f32_f16(v));
+    }
+    aqi_from_f16_ref(src + 2 * i, n - i, dst + i);
+}
+
+static void aqi_from_bf16_neon(const uint8_t *src, size_t n, float *dst) {
+    const uint16x8_t zero = vdupq_n_u16(0);
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8) {
+        uint16x8_t v = vreinterpretq_u16_u8(vld1q_u8(src + 2 * i));
+        vst1q_f32(dst + i, vreinterpretq_f32_u16(vzip1q_u16(zero, v)));
+        vst1q_f32(dst + i + 4, vreinterpretq_f32_u16(vzip2q_u16(zero, v)));
+    }
+    aqi_from_bf16_ref(src + 2 * i, n - i, dst + i);
+}
+
+/* The instructions beyond the baseline, by their names: what the intrinsics of gcc and
+ * clang ask of the compiler's flags differs. */
+AQI_INLINE uint32_t aqi_crc32x(uint32_t state, uint64_t bytes) {
+    __asm__(".arch_extension crc\n\tcrc32x %w0, %w0, %x1" : "+r"(state) : "r"(bytes));
+    return state;
+}
+
+AQI_INLINE uint64x2_t aqi_pmull_low(uint64x2_t a, uint64x2_t b) {
+    uint64x2_t product;
+    __asm__(".arch_extension aes\n\tpmull %0.1q, %1.1d, %2.1d"
+            : "=w"(product)
+            : "w"(a), "w"(b));
+    return product;
+}
+
+AQI_INLINE uint64x2_t aqi_pmull_high(uint64x2_t a, uint64x2_t b) {
+    uint64x2_t product;
+    __asm__(".arch_extension aes\n\tpmull2 %0.1q, %1.2d, %2.2d"
+            : "=w"(product)
+            : "w"(a), "w"(b));
+    return product;
+}
+
+static uint32_t aqi_crc32_crc(uint32_t state, const uint8_t *src, size_t n) {
+    for (; n >= 8; src += 8, n -= 8) state = aqi_crc32x(state, aqi_load_le64(src));
+    return aqi_crc32_ref(state, src, n);
+}
+
+AQI_INLINE uint64x2_t aqi_load_words(const uint8_t *p) {
+    return vreinterpretq_u64_u8(vld1q_u8(p));
+}
+
+AQI_INLINE uint64x2_t aqi_words(uint64_t low, uint64_t high) {
+    return vcombine_u64(vcreate_u64(low), vcreate_u64(high));
+}
+
+/* x folded forward over the distance that k stands for, plus the next bytes. */
+AQI_INLINE uint64x2_t aqi_crc32_fold(uint64x2_t x, uint64x2_t k, uint64x2_t next) {
+    return veorq_u64(veorq_u64(aqi_pmull_low(x, k), aqi_pmull_high(x, k)), next);
+}
+
+/* Carry-less multiplication; source and constants as in [61]. */
+static uint32_t aqi_crc32_pmull(uint32_t state, const uint8_t *src, size_t n) {
+    const uint64x2_t k64 = aqi_words(0x0154442bd4, 0x01c6e41596);
+    const uint64x2_t k16 = aqi_words(0x01751997d0, 0x00ccaa009e);
+    const uint64x2_t k8 = aqi_words(0x0163cd6124, 0);
+    const uint64x2_t low32 = vdupq_n_u64(0xffffffff);
+    uint64x2_t a, b, c, d, t;
+    if (n < 64) return aqi_crc32_ref(state, src, n);
+    a = veorq_u64(aqi_load_words(src), aqi_words(state, 0));
+    b = aqi_load_words(src + 16);
+    c = aqi_load_words(src + 32);
+    d = aqi_load_words(src + 48);
+    for (src += 64, n -= 64; n >= 64; src += 64, n -= 64) {
+        a = aqi_crc32_fold(a, k64, aqi_load_words(src));
+        b = aqi_crc32_fold(b, k64, aqi_load_words(src + 16));
+        c = aqi_crc32_fold(c, k64, aqi_load_words(src + 32));
+        d = aqi_crc32_fold(d, k64, aqi_load_words(src + 48));
+    }
+    a = aqi_crc32_fold(a, k16, b);
+    a = aqi_crc32_fold(a, k16, c);
+    a = aqi_crc32_fold(a, k16, d);
+    for (; n >= 16; src += 16, n -= 16) a = aqi_crc32_fold(a, k16, aqi_load_words(src));
+    /* 128 bits to 64, to 32 by Barrett reduction. */
+    t = veorq_u64(aqi_pmull_low(a, vdupq_laneq_u64(k16, 1)),
+                  vextq_u64(a, vdupq_n_u64(0), 1));
+    a = aqi_words(vgetq_lane_u64(t, 0) >> 32 | vgetq_lane_u64(t, 1) << 32, 0);
+    t = veorq_u64(aqi_pmull_low(vandq_u64(t, low32), k8), a);
+    a = aqi_pmull_low(vandq_u64(t, low32), vdupq_n_u64(0x01f7011641));
+    a = aqi_pmull_low(vandq_u64(a, low32), vdupq_n_u64(0x01db710641));
+    state = (uint32_t)(vgetq_lane_u64(veorq_u64(t, a), 0) >> 32);
+    return aqi_crc32_ref(state, src, n);
+}
+
+/* In the order of AQI_KERNELS. */
+#define AQI_KERNELS_NEON(crc32)                                                          \
+    {aqi_range_neon, aqi_encode_neon, aqi_pack_neon, aqi_unpack_neon,                    \
+     aqi_unpack32_neon, aqi_delta32_neon, aqi_delta64_neon, aqi_join_neon,               \
+     aqi_split_neon, aqi_run_neon, aqi_levels_neon, aqi_steps_neon, aqi_refit_neon,      \
+     aqi_decode_neon, aqi_dot_neon, aqi_sums_neon, aqi_from_f16_neon,                    \
+     aqi_from_bf16_neon, crc32, AQ_ISA_NEON}
+
+static const struct aqi_kernels aqi_kernels_neon = AQI_KERNELS_NEON(aqi_crc32_ref);
+static const struct aqi_kernels aqi_kernels_neon_crc = AQI_KERNELS_NEON(aqi_crc32_crc);
+static const struct aqi_kernels aqi_kernels_neon_pmull =
+    AQI_KERNELS_NEON(aqi_crc32_pmull);
+
+/* Bits of AT_HWCAP; <asm/hwcap.h> of another machine does not have them. */
+#define AQI_HWCAP_PMULL (1ul << 4)
+#define AQI_HWCAP_CRC32 (1ul << 7)
+
+static const struct aqi_kernels *aqi_kernels_neon_here(void) {
+    unsigned long has = 0;
+#ifdef __linux__
+    has = getauxval(AT_HWCAP);
+#endif
+#if defined(__ARM_FEATURE_AES) || defined(__ARM_FEATURE_CRYPTO)
+    has |= AQI_HWCAP_PMULL;
+#endif
+#ifdef __ARM_FEATURE_CRC32
+    has |= AQI_HWCAP_CRC32;
+#endif
+    if ((has & AQI_HWCAP_PMULL) != 0) return &aqi_kernels_neon_pmull;
+    return (has & AQI_HWCAP_CRC32) != 0 ? &aqi_kernels_neon_crc : &aqi_kernels_neon;
+}
+
+#endif /* NEON */
+
 #ifdef __clang__
 #pragma STDC FP_CONTRACT DEFAULT
 #else
@@ -5758,12 +6630,16 @@ static const struct aqi_kernels *aqi_kernels_of(aq_isa isa) {
 #ifdef AQI_HAVE_AVX512
     if (isa == AQ_ISA_AVX512 && aqi_cpu_has_avx512()) return &aqi_kernels_avx512;
 #endif
+#ifdef AQI_HAVE_NEON
+    if (isa == AQ_ISA_NEON) return aqi_kernels_neon_here();
+#endif
     return NULL;
 }
 
 static const struct aqi_kernels *aqi_kernels_best(void) {
     const struct aqi_kernels *k = aqi_kernels_of(AQ_ISA_AVX512);
     if (k == NULL) k = aqi_kernels_of(AQ_ISA_AVX2);
+    if (k == NULL) k = aqi_kernels_of(AQ_ISA_NEON);
     return k != NULL ? k : &aqi_kernels_ref;
 }
 
