@@ -286,7 +286,7 @@ static const struct {
 #define NUM_ROWS 3000
 
 typedef struct cells {
-    uint8_t values[NUM_ROWS * sizeof(aq_bytes)], def_levels[NUM_ROWS];
+    uint8_t values[NUM_ROWS * 16], def_levels[NUM_ROWS]; /* 16: an aq_bytes, or less */
     aq_column_values v;
 } cells;
 
@@ -302,7 +302,7 @@ static void put_cell(cells *c, aq_physical_type type, rng *r, size_t row) {
     uint64_t bits = rng_next(r);
     size_t kind = row / 500 % 4;
     if (kind == 0) bits = row / 170;
-    if (kind == 1) bits = row * 3 - 4000;
+    if (kind == 1) bits = (uint64_t)row * 3 - 4000;
     if (kind == 2) bits = bits >> 61;
     if (type == AQ_BOOLEAN) *at = (uint8_t)(bits & 1);
     if (type == AQ_INT32) {
