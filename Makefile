@@ -234,6 +234,15 @@ fuzz-smoke:
 	@$(MAKE) -j $(JOBS) build/fuzz/replay $(FUZZ_TARGETS:%=build/fuzz/%)
 	@set -e; for target in $(FUZZ_TARGETS); do sh tests/fuzz/fuzz.sh $$target 7; done
 
+# --- Other machines -----------------------------------------------------------------------
+# The unit tests, and what this machine computes and writes, bit for bit, under qemu-user.
+# Needs cross compilers, which it names where they are missing; no part of make test.
+
+.PHONY: cross
+ARCHES := aarch64
+cross:
+	@CC='$(CC)' JOBS='$(JOBS)' sh tests/cross/run.sh $(ARCHES)
+
 # --- Rest ---------------------------------------------------------------------------------
 
 .PHONY: clean help
@@ -252,6 +261,8 @@ help:
 	@echo 'make fuzz-smoke all of these, a minute together'
 	@echo 'make bench-peers ARGS="--mib 64 --case read.list"'
 	@echo '                beside DuckDB, polars and hyparquet, from npm'
+	@echo 'make cross ARCHES="aarch64 arm i386 s390x musl"'
+	@echo '                the tests for other machines, under qemu-user'
 	@echo 'make clean      remove build/'
 	@echo 'make build/asan/aq build/asan/test_NAME build/tsan/test_threads'
 	@echo '                one program with sanitizers'

@@ -5987,26 +5987,26 @@ AQI_INLINE uint32x4_t aqi_unpack_four(const uint8_t *p, const aqi_fours *f, size
     return vandq_u32(vshlq_u32(vreinterpretq_u32_u8(v), f->down[k]), f->mask);
 }
 
-/* Code at a bit, of at most 57 bits, or of 64 that begin with a byte. */
-AQI_INLINE uint64_t aqi_wide_code(const aqi_codes *c, size_t bit) {
-    return aqi_load_le64(c->src + bit / 8) >> bit % 8 & UINT64_MAX >> (64 - c->bits);
+/* The code at a bit, of at most 57 bits, or of 64 that begin with a byte. */
+AQI_INLINE uint64_t aqi_wide_code(const uint8_t *src, size_t bit, uint64_t mask) {
+    uint64_t word;
+    memcpy(&word, src + bit / 8, sizeof word);
+    return word >> bit % 8 & mask;
 }
 
 /* How many of n codes aqi_wide_code may load: all, or whole eights. */
-AQI_INLINE size_t aqi_wide_count(const aqi_codes *c, size_t n) {
-    size_t bytes = c->readable, whole;
+static size_t aqi_wide_count(const aqi_codes *c, size_t n) {
+    size_t bytes = c->readable;
     if (bytes < 8 || (c->bits > 57 && c->bits != 64)) return 0;
-    whole = n / 8 * 8;
-    if (bytes - 8 >= (n > 0 ? n - 1 : 0) * c->bits / 8) return n;
-    while (whole > 0 && bytes - 8 < (whole - 1) * c->bits / 8) whole -= 8;
-    return whole;
+    while (n > 0 && (n - 1) * c->bits / 8 > bytes - 8) n = (n - 1) / 8 * 8;
+    return n;
 }
 
 static uint32_t aqi_unpack32_neon(const aqi_codes *src, size_t n, uint32_t *dst) {
     uint32_t bits = src->bits, most = 0, rest_most;
     const uint8_t *p = src->src, *end = p + src->readable;
     aqi_codes rest;
-    size_t i = 0, whole;
+    size_t i = 0, whole, bit = 0;
     if (bits <= AQI_FOURS_BITS) {
         const aqi_fours f = aqi_fours_of(bits);
         uint32x4_t a, b, largest = vdupq_n_u32(0);
@@ -6019,9 +6019,11 @@ static uint32_t aqi_unpack32_neon(const aqi_codes *src, size_t n, uint32_t *dst)
         }
         most = vmaxvq_u32(largest);
     } else {
-        for (whole = aqi_wide_count(src, n); i < whole; i++) {
-            dst[i] = (uint32_t)aqi_wide_code(src, i * bits);
-            most = AQI_MAX(most, dst[i]);
+        const uint64_t mask = UINT64_MAX >> (64 - bits);
+        for (whole = aqi_wide_count(src, n); i < whole; i++, bit += bits) {
+            uint32_t code = (uint32_t)aqi_wide_code(p, bit, mask);
+            most = AQI_MAX(most, code);
+            dst[i] = code;
         }
     }
     if (i == n) return most;
@@ -6054,7 +6056,7 @@ static uint32_t aqi_delta32_neon(const aqi_codes *src, size_t n, uint32_t least,
     uint32_t bits = src->bits;
     const uint8_t *p = src->src, *end = p + src->readable;
     aqi_codes rest;
-    size_t i = 0, whole;
+    size_t i = 0, whole, bit = 0;
     if (bits <= AQI_FOURS_BITS) {
         const aqi_fours f = aqi_fours_of(bits);
         uint32x4_t a, b, sum = vdupq_n_u32(last), add = vdupq_n_u32(least);
@@ -6066,12 +6068,20 @@ static uint32_t aqi_delta32_neon(const aqi_codes *src, size_t n, uint32_t least,
         }
         last = vgetq_lane_u32(sum, 0);
     } else {
-        for (whole = aqi_wide_count(src, n); i < whole; i++)
-            dst[i] = last += least + (uint32_t)aqi_wide_code(src, i * bits);
+        const uint64_t mask = UINT64_MAX >> (64 - bits);
+        for (whole = aqi_wide_count(src, n); i < whole; i++, bit += bits)
+            dst[i] = last += least + (uint32_t)aqi_wide_code(p, bit, mask);
     }
     if (i == n) return last;
     rest = aqi_codes_from(src, i);
     return aqi_delta32_ref(&rest, n - i, least, last, dst + i);
+}
+
+/* Four codes, widened. */
+AQI_INLINE void aqi_delta_four(uint32x4_t v, uint64x2_t add, uint64x2_t *sum,
+                               uint64_t *dst) {
+    vst1q_u64(dst, aqi_sum_two(vaddw_u32(add, vget_low_u32(v)), sum));
+    vst1q_u64(dst + 2, aqi_sum_two(vaddw_high_u32(add, v), sum));
 }
 
 static uint64_t aqi_delta64_neon(const aqi_codes *src, size_t n, uint64_t least,
@@ -6079,23 +6089,20 @@ static uint64_t aqi_delta64_neon(const aqi_codes *src, size_t n, uint64_t least,
     uint32_t bits = src->bits;
     const uint8_t *p = src->src, *end = p + src->readable;
     aqi_codes rest;
-    size_t i = 0, k, whole;
+    size_t i = 0, whole, bit = 0;
     if (bits <= AQI_FOURS_BITS) {
         const aqi_fours f = aqi_fours_of(bits);
-        uint64x2_t low, high, sum = vdupq_n_u64(last), add = vdupq_n_u64(least);
+        uint64x2_t sum = vdupq_n_u64(last), add = vdupq_n_u64(least);
         for (; i + 8 <= n && (size_t)(end - p) >= f.reach; i += 8, p += bits) {
-            for (k = 0; k < 2; k++) {
-                uint32x4_t v = aqi_unpack_four(p, &f, k);
-                low = vaddw_u32(add, vget_low_u32(v));
-                high = vaddw_high_u32(add, v);
-                vst1q_u64(dst + i + 4 * k, aqi_sum_two(low, &sum));
-                vst1q_u64(dst + i + 4 * k + 2, aqi_sum_two(high, &sum));
-            }
+            uint32x4_t a = aqi_unpack_four(p, &f, 0), b = aqi_unpack_four(p, &f, 1);
+            aqi_delta_four(a, add, &sum, dst + i);
+            aqi_delta_four(b, add, &sum, dst + i + 4);
         }
         last = vgetq_lane_u64(sum, 0);
     } else {
-        for (whole = aqi_wide_count(src, n); i < whole; i++)
-            dst[i] = last += least + aqi_wide_code(src, i * bits);
+        const uint64_t mask = UINT64_MAX >> (64 - bits);
+        for (whole = aqi_wide_count(src, n); i < whole; i++, bit += bits)
+            dst[i] = last += least + aqi_wide_code(p, bit, mask);
     }
     if (i == n) return last;
     rest = aqi_codes_from(src, i);
@@ -6167,6 +6174,40 @@ static void aqi_join4(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
     }
 }
 
+/* Sixteen bytes of each of eight streams. */
+AQI_INLINE void aqi_load_streams(const uint8_t *const *streams, size_t i, uint8x16_t *x) {
+    x[0] = vld1q_u8(streams[0] + i);
+    x[1] = vld1q_u8(streams[1] + i);
+    x[2] = vld1q_u8(streams[2] + i);
+    x[3] = vld1q_u8(streams[3] + i);
+    x[4] = vld1q_u8(streams[4] + i);
+    x[5] = vld1q_u8(streams[5] + i);
+    x[6] = vld1q_u8(streams[6] + i);
+    x[7] = vld1q_u8(streams[7] + i);
+}
+
+static void aqi_join8(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
+    const uint8_t *s[8];
+    uint8x16_t x[8], y[8];
+    size_t i;
+    for (i = 0; i < 8; i++) s[i] = src + i * n;
+    for (i = 0; i < end; i += 16) {
+        uint8_t *p = dst + 8 * i;
+        aqi_load_streams(s, i, x);
+        aqi_zip8(x, y);
+        aqi_zip8(y, x);
+        aqi_zip8(x, y);
+        vst1q_u8(p, y[0]);
+        vst1q_u8(p + 16, y[1]);
+        vst1q_u8(p + 32, y[2]);
+        vst1q_u8(p + 48, y[3]);
+        vst1q_u8(p + 64, y[4]);
+        vst1q_u8(p + 80, y[5]);
+        vst1q_u8(p + 96, y[6]);
+        vst1q_u8(p + 112, y[7]);
+    }
+}
+
 /* Eight streams as columns of values [begin, end); of fewer the last one is repeated, and
  * what stands behind a value is overwritten with the next one. */
 typedef struct aqi_columns {
@@ -6182,21 +6223,14 @@ AQI_INLINE uint8x16_t aqi_get2(const uint8_t *src, size_t width) {
     return vcombine_u8(vld1_u8(src), vld1_u8(src + width));
 }
 
-static void aqi_join8(const uint8_t *src, const aqi_columns *c, uint8_t *dst) {
+static void aqi_join_columns(const uint8_t *src, const aqi_columns *c, uint8_t *dst) {
     const uint8_t *s[8];
     size_t width = c->width, i;
     for (i = 0; i < 8; i++) s[i] = src + c->n * AQI_MIN(i, c->count - 1);
     for (i = c->begin; i < c->end; i += 16) {
         uint8_t *p = dst + i * width;
         uint8x16_t x[8], y[8];
-        x[0] = vld1q_u8(s[0] + i);
-        x[1] = vld1q_u8(s[1] + i);
-        x[2] = vld1q_u8(s[2] + i);
-        x[3] = vld1q_u8(s[3] + i);
-        x[4] = vld1q_u8(s[4] + i);
-        x[5] = vld1q_u8(s[5] + i);
-        x[6] = vld1q_u8(s[6] + i);
-        x[7] = vld1q_u8(s[7] + i);
+        aqi_load_streams(s, i, x);
         aqi_zip8(x, y);
         aqi_zip8(y, x);
         aqi_zip8(x, y);
@@ -6237,7 +6271,35 @@ static void aqi_split4(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
     }
 }
 
-static void aqi_split8(const uint8_t *src, const aqi_columns *c, uint8_t *dst) {
+static void aqi_split8(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
+    uint8x16_t x[8], y[8];
+    size_t i;
+    for (i = 0; i < end; i += 16) {
+        const uint8_t *q = src + 8 * i;
+        uint8_t *p = dst + i;
+        x[0] = vld1q_u8(q);
+        x[1] = vld1q_u8(q + 16);
+        x[2] = vld1q_u8(q + 32);
+        x[3] = vld1q_u8(q + 48);
+        x[4] = vld1q_u8(q + 64);
+        x[5] = vld1q_u8(q + 80);
+        x[6] = vld1q_u8(q + 96);
+        x[7] = vld1q_u8(q + 112);
+        aqi_unzip8(x, y);
+        aqi_unzip8(y, x);
+        aqi_unzip8(x, y);
+        vst1q_u8(p, y[0]);
+        vst1q_u8(p + n, y[1]);
+        vst1q_u8(p + 2 * n, y[2]);
+        vst1q_u8(p + 3 * n, y[3]);
+        vst1q_u8(p + 4 * n, y[4]);
+        vst1q_u8(p + 5 * n, y[5]);
+        vst1q_u8(p + 6 * n, y[6]);
+        vst1q_u8(p + 7 * n, y[7]);
+    }
+}
+
+static void aqi_split_columns(const uint8_t *src, const aqi_columns *c, uint8_t *dst) {
     size_t width = c->width, n = c->n, i, k;
     for (i = c->begin; i < c->end; i += 16) {
         const uint8_t *p = src + i * width;
@@ -6271,12 +6333,14 @@ static void aqi_join_neon(const uint8_t *src, size_t n, size_t width, uint8_t *d
         aqi_join2(src, n, end, dst);
     } else if (width == 4) {
         aqi_join4(src, n, end, dst);
+    } else if (width == 8) {
+        aqi_join8(src, n, end, dst);
     } else {
         for (; c.begin < end; c.begin = c.end) {
             c.end = AQI_MIN(c.begin + AQI_STREAM_BLOCK, end);
             for (k = 0; k + c.count < width; k += c.count)
-                aqi_join8(src + k * n, &c, dst + k);
-            aqi_join8(src + (width - c.count) * n, &c, dst + width - c.count);
+                aqi_join_columns(src + k * n, &c, dst + k);
+            aqi_join_columns(src + (width - c.count) * n, &c, dst + width - c.count);
         }
     }
     aqi_join_from(src, end, n, width, dst);
@@ -6289,12 +6353,14 @@ static void aqi_split_neon(const uint8_t *src, size_t n, size_t width, uint8_t *
         aqi_split2(src, n, end, dst);
     } else if (width == 4) {
         aqi_split4(src, n, end, dst);
+    } else if (width == 8) {
+        aqi_split8(src, n, end, dst);
     } else {
         for (; c.begin < end; c.begin = c.end) {
             c.end = AQI_MIN(c.begin + AQI_STREAM_BLOCK, end);
             for (k = 0; k + c.count < width; k += c.count)
-                aqi_split8(src + k, &c, dst + k * n);
-            aqi_split8(src + width - c.count, &c, dst + (width - c.count) * n);
+                aqi_split_columns(src + k, &c, dst + k * n);
+            aqi_split_columns(src + width - c.count, &c, dst + (width - c.count) * n);
         }
     }
     aqi_split_from(src, end, n, width, dst);
@@ -6303,10 +6369,12 @@ static void aqi_split_neon(const uint8_t *src, size_t n, size_t width, uint8_t *
 static size_t aqi_run_neon(const uint8_t *src, size_t n) {
     const uint8x16_t first = vdupq_n_u8(n > 0 ? src[0] : 0);
     size_t i;
-    for (i = 0; i + 32 <= n; i += 32) {
-        uint8x16_t a = vceqq_u8(vld1q_u8(src + i), first);
-        uint8x16_t b = vceqq_u8(vld1q_u8(src + i + 16), first);
-        if (vminvq_u8(vandq_u8(a, b)) == 0) break;
+    for (i = 0; i + 16 <= n; i += 16) {
+        uint8x16_t same = vceqq_u8(vld1q_u8(src + i), first);
+        /* Four bits for each byte. */
+        uint8x8_t nibbles = vshrn_n_u16(vreinterpretq_u16_u8(same), 4);
+        uint64_t mask = vget_lane_u64(vreinterpret_u64_u8(nibbles), 0);
+        if (mask != UINT64_MAX) return i + (size_t)__builtin_ctzll(~mask) / 4;
     }
     while (i < n && src[i] == src[0]) i++;
     return i;
@@ -6385,7 +6453,7 @@ static void aqi_refit_neon(const uint16_t *src, size_t n, const aqi_fine *how,
     aqi_refit_ref(src + i, n - i, how, out);
 }
 
-/* Four values of the low or high half of eight codes. */
+/* Eight values of codes that are 16 bits wide by now. */
 AQI_INLINE void aqi_decode8(uint16x8_t q, float32x4_t scale, float32x4_t zero_point,
                             float *dst) {
     float32x4_t a = vcvtq_f32_u32(vmovl_u16(vget_low_u16(q)));
@@ -6411,22 +6479,29 @@ AQI_INLINE float32x4_t aqi_dot4(float32x4_t sum, const float *a, const float *b)
 }
 
 static void aqi_dot_neon(const float *a, const float *b, size_t n, float *lanes) {
-    float32x4_t sum[8];
-    size_t i, k;
-    for (k = 0; k < 8; k++) sum[k] = vld1q_f32(lanes + 4 * k);
-    for (i = 0; i + 32 <= n; i += 32) {
-        const float *x = a + i, *y = b + i;
-        sum[0] = aqi_dot4(sum[0], x, y);
-        sum[1] = aqi_dot4(sum[1], x + 4, y + 4);
-        sum[2] = aqi_dot4(sum[2], x + 8, y + 8);
-        sum[3] = aqi_dot4(sum[3], x + 12, y + 12);
-        sum[4] = aqi_dot4(sum[4], x + 16, y + 16);
-        sum[5] = aqi_dot4(sum[5], x + 20, y + 20);
-        sum[6] = aqi_dot4(sum[6], x + 24, y + 24);
-        sum[7] = aqi_dot4(sum[7], x + 28, y + 28);
+    float32x4_t s0 = vld1q_f32(lanes), s1 = vld1q_f32(lanes + 4);
+    float32x4_t s2 = vld1q_f32(lanes + 8), s3 = vld1q_f32(lanes + 12);
+    float32x4_t s4 = vld1q_f32(lanes + 16), s5 = vld1q_f32(lanes + 20);
+    float32x4_t s6 = vld1q_f32(lanes + 24), s7 = vld1q_f32(lanes + 28);
+    for (; n >= AQI_DOT_LANES; n -= AQI_DOT_LANES, a += 32, b += 32) {
+        s0 = aqi_dot4(s0, a, b);
+        s1 = aqi_dot4(s1, a + 4, b + 4);
+        s2 = aqi_dot4(s2, a + 8, b + 8);
+        s3 = aqi_dot4(s3, a + 12, b + 12);
+        s4 = aqi_dot4(s4, a + 16, b + 16);
+        s5 = aqi_dot4(s5, a + 20, b + 20);
+        s6 = aqi_dot4(s6, a + 24, b + 24);
+        s7 = aqi_dot4(s7, a + 28, b + 28);
     }
-    for (k = 0; k < 8; k++) vst1q_f32(lanes + 4 * k, sum[k]);
-    aqi_dot_ref(a + i, b + i, n - i, lanes);
+    vst1q_f32(lanes, s0);
+    vst1q_f32(lanes + 4, s1);
+    vst1q_f32(lanes + 8, s2);
+    vst1q_f32(lanes + 12, s3);
+    vst1q_f32(lanes + 16, s4);
+    vst1q_f32(lanes + 20, s5);
+    vst1q_f32(lanes + 24, s6);
+    vst1q_f32(lanes + 28, s7);
+    aqi_dot_ref(a, b, n, lanes);
 }
 
 /* Two lanes of aqi_sums. */
@@ -9979,7 +10054,7 @@ static aq_status aqi_plain_values(const aq_column *c, const aqi_page *page,
                                   aqi_cursor *in, size_t count, const void **out,
                                   aq_error *err) {
     aq_physical_type type = c->field->type;
-    size_t width = aqi_value_bytes(type, c->field->type_length), bytes = 0;
+    size_t width = aqi_value_bytes(type, c->field->type_length), bytes;
     size_t swap = aqi_swap_width(type);
     bool views = type == AQ_BOOLEAN || type == AQ_BYTE_ARRAY, ok = true;
     void *dst = NULL;
