@@ -6428,7 +6428,7 @@ static int64_t aqi_steps_neon(const float *src, size_t n, float base, float inve
 }
 
 static void aqi_refit_neon(const uint16_t *src, size_t n, const aqi_fine *how,
-                           aqi_fine_sums *out) {
+                           aqi_fine_sums *out, uint8_t *codes) {
     const uint16x8_t base = vdupq_n_u16(how->base), top = vdupq_n_u16(how->max_code);
     const uint16x8_t slope = vdupq_n_u16(how->slope);
     const int16x8_t down = vdupq_n_s16((int16_t) - (int)how->shift);
@@ -6446,31 +6446,61 @@ static void aqi_refit_neon(const uint16_t *src, size_t n, const aqi_fine *how,
         sqq = vmlal_high_u16(sqq, q, q);
         squ = vmlal_u16(squ, vget_low_u16(q), vget_low_u16(u));
         squ = vmlal_high_u16(squ, q, u);
+        if (codes != NULL) vst1_u8(codes + i, vmovn_u16(q));
     }
     out->q += vaddlvq_u16(sq);
     out->qq += (int64_t)vaddlvq_u32(sqq);
     out->qu += (int64_t)vaddlvq_u32(squ);
-    aqi_refit_ref(src + i, n - i, how, out);
+    aqi_refit_ref(src + i, n - i, how, out, codes == NULL ? NULL : codes + i);
 }
 
-/* Eight values of codes that are 16 bits wide by now. */
-AQI_INLINE void aqi_decode8(uint16x8_t q, float32x4_t scale, float32x4_t zero_point,
-                            float *dst) {
-    float32x4_t a = vcvtq_f32_u32(vmovl_u16(vget_low_u16(q)));
-    float32x4_t b = vcvtq_f32_u32(vmovl_high_u16(q));
-    vst1q_f32(dst, vmulq_f32(vsubq_f32(a, zero_point), scale));
-    vst1q_f32(dst + 4, vmulq_f32(vsubq_f32(b, zero_point), scale));
+AQI_INLINE float32x4_t aqi_values4(uint16x4_t q, float32x4_t scale,
+                                   float32x4_t zero_point) {
+    return vmulq_f32(vsubq_f32(vcvtq_f32_u32(vmovl_u16(q)), zero_point), scale);
+}
+
+/* Adds the squares of two differences. */
+AQI_INLINE float64x2_t aqi_square2(float64x2_t sum, float32x2_t x, float32x2_t w) {
+    float64x2_t d = vsubq_f64(vcvt_f64_f32(x), vcvt_f64_f32(w));
+    return vaddq_f64(sum, vmulq_f64(d, d));
+}
+
+static void aqi_squares_neon(const float *src, const uint8_t *codes, size_t n,
+                             const aqi_decode *how, double *lanes) {
+    const float32x4_t s = vdupq_n_f32(how->scale), z = vdupq_n_f32(how->zero_point);
+    float64x2_t s0 = vld1q_f64(lanes), s1 = vld1q_f64(lanes + 2);
+    float64x2_t s2 = vld1q_f64(lanes + 4), s3 = vld1q_f64(lanes + 6);
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8) {
+        uint16x8_t q = vmovl_u8(vld1_u8(codes + i));
+        float32x4_t v = aqi_values4(vget_low_u16(q), s, z), x = vld1q_f32(src + i);
+        float32x4_t w = aqi_values4(vget_high_u16(q), s, z), y = vld1q_f32(src + i + 4);
+        s0 = aqi_square2(s0, vget_low_f32(x), vget_low_f32(v));
+        s1 = aqi_square2(s1, vget_high_f32(x), vget_high_f32(v));
+        s2 = aqi_square2(s2, vget_low_f32(y), vget_low_f32(w));
+        s3 = aqi_square2(s3, vget_high_f32(y), vget_high_f32(w));
+    }
+    vst1q_f64(lanes, s0);
+    vst1q_f64(lanes + 2, s1);
+    vst1q_f64(lanes + 4, s2);
+    vst1q_f64(lanes + 6, s3);
+    aqi_squares_ref(src + i, codes + i, n - i, how, lanes);
+}
+
+AQI_INLINE void aqi_decode16(uint8x16_t q, float32x4_t scale, float32x4_t zero_point,
+                             float *dst) {
+    uint16x8_t low = vmovl_u8(vget_low_u8(q)), high = vmovl_high_u8(q);
+    vst1q_f32(dst, aqi_values4(vget_low_u16(low), scale, zero_point));
+    vst1q_f32(dst + 4, aqi_values4(vget_high_u16(low), scale, zero_point));
+    vst1q_f32(dst + 8, aqi_values4(vget_low_u16(high), scale, zero_point));
+    vst1q_f32(dst + 12, aqi_values4(vget_high_u16(high), scale, zero_point));
 }
 
 static void aqi_decode_neon(const uint8_t *src, size_t n, float scale, float zero_point,
                             float *dst) {
     const float32x4_t s = vdupq_n_f32(scale), z = vdupq_n_f32(zero_point);
     size_t i;
-    for (i = 0; i + 16 <= n; i += 16) {
-        uint8x16_t q = vld1q_u8(src + i);
-        aqi_decode8(vmovl_u8(vget_low_u8(q)), s, z, dst + i);
-        aqi_decode8(vmovl_high_u8(q), s, z, dst + i + 8);
-    }
+    for (i = 0; i + 16 <= n; i += 16) aqi_decode16(vld1q_u8(src + i), s, z, dst + i);
     aqi_decode_ref(src + i, n - i, scale, zero_point, dst + i);
 }
 
@@ -6502,6 +6532,121 @@ static void aqi_dot_neon(const float *a, const float *b, size_t n, float *lanes)
     vst1q_f32(lanes + 24, s6);
     vst1q_f32(lanes + 28, s7);
     aqi_dot_ref(a, b, n, lanes);
+}
+
+static const aqi_row_ops aqi_row_ops_neon = {aqi_unpack_neon, aqi_decode_neon,
+                                             aqi_dot_neon};
+
+/* Whether groups are of whole steps, and codes of 2, 4 or 8 bits. */
+AQI_INLINE bool aqi_row_is_even(const aqi_row *row) {
+    return row->skip == 0 && row->group % 32 == 0 && row->levels == NULL &&
+           (row->bits == 2 || row->bits == 4 || row->bits == 8);
+}
+
+/* 32 codes, one a byte. */
+AQI_INLINE void aqi_codes32(const uint8_t *codes, uint32_t bits, uint8x16_t *q) {
+    if (bits == 8) {
+        q[0] = vld1q_u8(codes);
+        q[1] = vld1q_u8(codes + 16);
+    } else if (bits == 4) {
+        uint8x16_t v = vld1q_u8(codes), high = vshrq_n_u8(v, 4);
+        v = vandq_u8(v, vdupq_n_u8(15));
+        q[0] = vzip1q_u8(v, high);
+        q[1] = vzip2q_u8(v, high);
+    } else {
+        uint8x8_t v = vld1_u8(codes);
+        uint8x16_t a = vzip1q_u8(vcombine_u8(v, v), vcombine_u8(v, vdup_n_u8(0)));
+        uint16x8_t b, c;
+        a = vshlq_u8(a, vreinterpretq_s8_u16(vdupq_n_u16(0xfe00))); /* by 0, by -2 */
+        b = vreinterpretq_u16_u8(a);
+        c = vreinterpretq_u16_u8(vshrq_n_u8(a, 4));
+        q[0] = vandq_u8(vreinterpretq_u8_u16(vzip1q_u16(b, c)), vdupq_n_u8(3));
+        q[1] = vandq_u8(vreinterpretq_u8_u16(vzip2q_u16(b, c)), vdupq_n_u8(3));
+    }
+}
+
+AQI_INLINE size_t aqi_expand_of(const aqi_row *row, uint32_t bits, float *dst) {
+    const uint8_t *codes = row->codes;
+    size_t g, i = 0, end;
+    for (g = 0; row->n - i >= 32; g++) {
+        const float32x4_t s = vdupq_n_f32(row->scales[g]);
+        const float32x4_t z = vdupq_n_f32(row->zero_points[g]);
+        for (end = i + AQI_MIN(row->group, (row->n - i) / 32 * 32); i < end; i += 32) {
+            uint8x16_t q[2];
+            aqi_codes32(codes, bits, q);
+            aqi_decode16(q[0], s, z, dst + i);
+            aqi_decode16(q[1], s, z, dst + i + 16);
+            codes += 4 * bits;
+        }
+    }
+    return i;
+}
+
+static void aqi_expand_neon(const aqi_row *row, float *dst) {
+    size_t done = 0;
+    aqi_row rest;
+    if (!aqi_row_is_even(row)) {
+        aqi_expand_by(&aqi_row_ops_neon, row, dst);
+        return;
+    }
+    if (row->bits == 2) done = aqi_expand_of(row, 2, dst);
+    if (row->bits == 4) done = aqi_expand_of(row, 4, dst);
+    if (row->bits == 8) done = aqi_expand_of(row, 8, dst);
+    if (done == row->n) return;
+    rest = aqi_row_from(row, done);
+    aqi_expand_ref(&rest, dst + done);
+}
+
+/* To four of the eight sums. */
+AQI_INLINE void aqi_dot_codes16(uint8x16_t q, float32x4_t scale, float32x4_t zero_point,
+                                const float *x, float32x4_t *sum) {
+    uint16x8_t low = vmovl_u8(vget_low_u8(q)), high = vmovl_high_u8(q);
+    float32x4_t a = aqi_values4(vget_low_u16(low), scale, zero_point);
+    float32x4_t b = aqi_values4(vget_high_u16(low), scale, zero_point);
+    float32x4_t c = aqi_values4(vget_low_u16(high), scale, zero_point);
+    float32x4_t d = aqi_values4(vget_high_u16(high), scale, zero_point);
+    sum[0] = vaddq_f32(sum[0], vmulq_f32(a, vld1q_f32(x)));
+    sum[1] = vaddq_f32(sum[1], vmulq_f32(b, vld1q_f32(x + 4)));
+    sum[2] = vaddq_f32(sum[2], vmulq_f32(c, vld1q_f32(x + 8)));
+    sum[3] = vaddq_f32(sum[3], vmulq_f32(d, vld1q_f32(x + 12)));
+}
+
+AQI_INLINE size_t aqi_dot_row_of(const aqi_row *row, uint32_t bits, const float *x,
+                                 float *lanes) {
+    const uint8_t *codes = row->codes;
+    float32x4_t low[4], high[4];
+    size_t g, i = 0, k, end;
+    for (k = 0; k < 4; k++) low[k] = vld1q_f32(lanes + 4 * k);
+    for (k = 0; k < 4; k++) high[k] = vld1q_f32(lanes + 16 + 4 * k);
+    for (g = 0; row->n - i >= 32; g++) {
+        const float32x4_t s = vdupq_n_f32(row->scales[g]);
+        const float32x4_t z = vdupq_n_f32(row->zero_points[g]);
+        for (end = i + AQI_MIN(row->group, (row->n - i) / 32 * 32); i < end; i += 32) {
+            uint8x16_t q[2];
+            aqi_codes32(codes, bits, q);
+            aqi_dot_codes16(q[0], s, z, x + i, low);
+            aqi_dot_codes16(q[1], s, z, x + i + 16, high);
+            codes += 4 * bits;
+        }
+    }
+    for (k = 0; k < 4; k++) vst1q_f32(lanes + 4 * k, low[k]);
+    for (k = 0; k < 4; k++) vst1q_f32(lanes + 16 + 4 * k, high[k]);
+    return i;
+}
+
+static void aqi_dot_row_neon(const aqi_row *row, const float *x, float *lanes) {
+    size_t done = 0;
+    aqi_row rest;
+    if (!aqi_row_is_even(row)) {
+        aqi_dot_row_by(&aqi_row_ops_neon, row, x, lanes);
+        return;
+    }
+    if (row->bits == 2) done = aqi_dot_row_of(row, 2, x, lanes);
+    if (row->bits == 4) done = aqi_dot_row_of(row, 4, x, lanes);
+    if (row->bits == 8) done = aqi_dot_row_of(row, 8, x, lanes);
+    if (done == row->n) return;
+    rest = aqi_row_from(row, done);
+    aqi_dot_row_ref(&rest, x + done, lanes);
 }
 
 /* Two lanes of aqi_sums. */
@@ -6653,7 +6798,8 @@ static uint32_t aqi_crc32_pmull(uint32_t state, const uint8_t *src, size_t n) {
     {aqi_range_neon, aqi_encode_neon, aqi_pack_neon, aqi_unpack_neon,                    \
      aqi_unpack32_neon, aqi_delta32_neon, aqi_delta64_neon, aqi_join_neon,               \
      aqi_split_neon, aqi_run_neon, aqi_levels_neon, aqi_steps_neon, aqi_refit_neon,      \
-     aqi_decode_neon, aqi_dot_neon, aqi_sums_neon, aqi_from_f16_neon,                    \
+     aqi_block_ref, aqi_squares_neon, aqi_decode_neon, aqi_expand_neon, aqi_dot_neon,    \
+     aqi_dot_row_neon, aqi_dot_x8_ref, aqi_sums_neon, aqi_from_f16_neon,                 \
      aqi_from_bf16_neon, crc32, AQ_ISA_NEON}
 
 static const struct aqi_kernels aqi_kernels_neon = AQI_KERNELS_NEON(aqi_crc32_ref);
