@@ -5740,7 +5740,7 @@ static bool aqi_cpu_has_avx512(void) {
  * MARK: - [63] Kernels: NEON (private)
  * Intrinsics of the ARMv8-A that every aarch64 CPU has; tails and odd cases through _ref.
  * Bitwise equal to [60]: a product and a sum are two instructions, never vfma. Checksums
- * use instructions that only most CPUs have; hence three tables.
+ * and products of bytes use instructions that only most CPUs have; hence four tables.
  *========================================================================*/
 
 #if (AQ_KERNELS & AQ_KERNEL_NEON) && defined(__aarch64__) && !AQI_BIG_ENDIAN
@@ -6454,6 +6454,78 @@ static void aqi_refit_neon(const uint16_t *src, size_t n, const aqi_fine *how,
     aqi_refit_ref(src + i, n - i, how, out, codes == NULL ? NULL : codes + i);
 }
 
+/* ---- blocks of groups: by the kernels above; nothing is fetched ahead ---- */
+
+static void aqi_ranges_neon(const float *src, const aqi_quantizer *z, aqi_block *b,
+                            const char *ahead) {
+    aqi_range range;
+    size_t g;
+    (void)ahead;
+    for (g = 0; g < AQI_BLOCK; g++, src += z->n) {
+        aqi_range_neon(src, z->n, &range);
+        b->min[g] = range.min;
+        b->max[g] = range.max;
+        b->absmax_bits[g] = range.absmax_bits;
+    }
+}
+
+static void aqi_encodes_neon(const float *src, const aqi_quantizer *z, const aqi_block *b,
+                             uint8_t *codes, const char *ahead) {
+    uint8_t room[AQI_BLOCK_VALUES];
+    aqi_encode how;
+    size_t g;
+    (void)ahead;
+    how.max_code = z->max_code;
+    for (g = 0; g < AQI_BLOCK; g++, src += z->n, codes += z->n / 8 * z->bits) {
+        how.base = b->base[g];
+        how.inverse = b->inverse[g];
+        how.bias = b->bias[g];
+        aqi_encode_neon(src, z->n, &how, room);
+        aqi_pack_neon(room, z->n, z->bits, codes);
+    }
+}
+
+/* codes NULL: only the sums. */
+static void aqi_refits_neon(const uint16_t *steps, const aqi_quantizer *z, aqi_refits *r,
+                            uint8_t *codes, const char *ahead) {
+    uint8_t room[AQI_BLOCK_VALUES];
+    aqi_fine how;
+    size_t g;
+    (void)ahead;
+    how.shift = z->grid.shift;
+    how.max_code = (uint16_t)z->max_code;
+    for (g = 0; g < AQI_BLOCK; g++, steps += z->n) {
+        aqi_fine_sums sums = {0, 0, 0};
+        how.base = (uint16_t)r->from[g];
+        how.slope = (uint16_t)r->slope[g];
+        aqi_refit_neon(steps, z->n, &how, &sums, codes == NULL ? NULL : room);
+        r->q[g] = (double)sums.q;
+        r->qq[g] = (double)sums.qq;
+        r->qu[g] = (double)sums.qu;
+        if (codes == NULL) continue;
+        aqi_pack_neon(room, z->n, z->bits, codes);
+        codes += z->n / 8 * z->bits;
+    }
+}
+
+static void aqi_steps16_neon(const float *src, const aqi_quantizer *z, aqi_refits *r,
+                             uint16_t *steps, const char *ahead) {
+    size_t g;
+    for (g = 0; g < AQI_BLOCK; g++)
+        r->u[g] = (double)aqi_steps_neon(src + g * z->n, z->n, r->base[g], r->inverse[g],
+                                         (uint32_t)z->grid.unit, steps + g * z->n);
+    aqi_refits_neon(steps, z, r, NULL, ahead);
+}
+
+static uint32_t aqi_block_neon(const float *src, const aqi_quantizer *z,
+                               aqi_block_out *out) {
+    const aqi_block_ops ops = {aqi_ranges_neon, aqi_encodes_neon, aqi_steps16_neon,
+                               aqi_refits_neon};
+    return aqi_block_body(&ops, src, z, out);
+}
+
+/* ---- values of codes ---- */
+
 AQI_INLINE float32x4_t aqi_values4(uint16x4_t q, float32x4_t scale,
                                    float32x4_t zero_point) {
     return vmulq_f32(vsubq_f32(vcvtq_f32_u32(vmovl_u16(q)), zero_point), scale);
@@ -6649,6 +6721,181 @@ static void aqi_dot_row_neon(const aqi_row *row, const float *x, float *lanes) {
     aqi_dot_row_ref(&rest, x + done, lanes);
 }
 
+/* ---- integer dot products ---- */
+
+/* Whether blocks are cut by segments into equal parts, or segments into blocks; and no
+ * sum of 32 bits can overflow. */
+AQI_INLINE bool aqi_x8_is_even(const aqi_row *row, const aqi_x8 *x) {
+    size_t bytes = x->segment * row->bits / 8;
+    return (row->bits == 2 || row->bits == 4 || row->bits == 8) && row->levels == NULL &&
+           x->segment * row->bits % 32 == 0 && x->segment <= 65536 &&
+           (bytes >= AQI_X8_BYTES ? bytes % AQI_X8_BYTES == 0
+                                  : AQI_X8_BYTES % bytes == 0);
+}
+
+#define AQI_X8_TERMS 64u /* segments, of whole blocks */
+
+/* Products of scales of segments [first, first + count), 0 beyond; their zero terms are
+ * added to 16 lanes. */
+static void aqi_x8_terms(const aqi_row *row, const aqi_x8 *x, size_t first, size_t count,
+                         float *scales, float *zero_lanes) {
+    size_t i, g = first * x->segment / row->group;
+    size_t left = (g + 1) * row->group - first * x->segment; /* values of group g */
+    memset(scales, 0, AQI_X8_TERMS * sizeof *scales);
+    for (i = 0; i < count; i++) {
+        float scale = row->scales[g];
+        scales[i] = scale * x->scales[first + i];
+        zero_lanes[i % 16] += (scale * row->zero_points[g]) * x->sums[first + i];
+        left -= x->segment;
+        if (left > 0) continue;
+        left = row->group;
+        g++;
+    }
+}
+
+/* Adds the four products of each lane, of signed bytes. SDOT as a number, since some
+ * assemblers take its name only for a whole architecture that has it. */
+AQI_INLINE int32x4_t aqi_sdot(int32x4_t sum, int8x16_t a, int8x16_t b) {
+    __asm__(".irp r, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,"
+            "26,27,28,29,30,31\n\t.set .Laqi_v\\r, \\r\n\t.endr\n\t"
+            ".inst 0x4e809400 | .Laqi_%0 | .Laqi_%1 << 5 | .Laqi_%2 << 16"
+            : "+w"(sum)
+            : "w"(a), "w"(b));
+    return sum;
+}
+
+AQI_INLINE int16x8_t aqi_x8_multiply(uint8x8_t q, int8x8_t x) {
+    return vmulq_s16(vreinterpretq_s16_u16(vmovl_u8(q)), vmovl_s8(x));
+}
+
+/* 16 codes of up to 4 bits times those of x, to sums of 16 bits. */
+AQI_INLINE void aqi_x8_plane(uint8x16_t q, const int8_t *x, int16x8_t *low,
+                             int16x8_t *high) {
+    int8x16_t a = vreinterpretq_s8_u8(q), b = vld1q_s8(x);
+    *low = vmlal_s8(*low, vget_low_s8(a), vget_low_s8(b));
+    *high = vmlal_high_s8(*high, a, b);
+}
+
+/* Adds the products of 16 bytes of codes in lanes of 32 bits; x at the first of its
+ * planes. Sums of 16 bits are at most 2 x 4 x 3 x 128, or 2 x 2 x 15 x 128. */
+AQI_INLINE int32x4_t aqi_x8_add16(int32x4_t sum, uint8x16_t v, const int8_t *x,
+                                  uint32_t bits) {
+    const uint8x16_t two = vdupq_n_u8(3);
+    int16x8_t low = vdupq_n_s16(0), high = low;
+    if (bits == 8) {
+        int8x16_t b = vld1q_s8(x);
+        low = aqi_x8_multiply(vget_low_u8(v), vget_low_s8(b));
+        high = aqi_x8_multiply(vget_high_u8(v), vget_high_s8(b));
+        return vaddq_s32(sum, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
+    }
+    if (bits == 4) {
+        aqi_x8_plane(vandq_u8(v, vdupq_n_u8(15)), x, &low, &high);
+        aqi_x8_plane(vshrq_n_u8(v, 4), x + AQI_X8_BYTES, &low, &high);
+    } else {
+        aqi_x8_plane(vandq_u8(v, two), x, &low, &high);
+        aqi_x8_plane(vandq_u8(vshrq_n_u8(v, 2), two), x + AQI_X8_BYTES, &low, &high);
+        aqi_x8_plane(vandq_u8(vshrq_n_u8(v, 4), two), x + 2 * AQI_X8_BYTES, &low, &high);
+        aqi_x8_plane(vshrq_n_u8(v, 6), x + 3 * AQI_X8_BYTES, &low, &high);
+    }
+    return vpadalq_s16(sum, vpaddq_s16(low, high));
+}
+
+/* The same. Codes of 8 bits become signed by taking 128 off each, which is put back. */
+AQI_INLINE int32x4_t aqi_x8_add16_sdot(int32x4_t sum, uint8x16_t v, const int8_t *x,
+                                       uint32_t bits) {
+    const uint8x16_t two = vdupq_n_u8(3);
+    if (bits == 8) {
+        int8x16_t b = vld1q_s8(x), a = vreinterpretq_s8_u8(veorq_u8(v, vdupq_n_u8(128)));
+        int32x4_t put = aqi_sdot(vdupq_n_s32(0), b, vdupq_n_s8(-128));
+        return vsubq_s32(aqi_sdot(sum, a, b), put);
+    }
+    if (bits == 4) {
+        uint8x16_t a = vandq_u8(v, vdupq_n_u8(15)), b = vshrq_n_u8(v, 4);
+        sum = aqi_sdot(sum, vreinterpretq_s8_u8(a), vld1q_s8(x));
+        return aqi_sdot(sum, vreinterpretq_s8_u8(b), vld1q_s8(x + AQI_X8_BYTES));
+    }
+    sum = aqi_sdot(sum, vreinterpretq_s8_u8(vandq_u8(v, two)), vld1q_s8(x));
+    sum = aqi_sdot(sum, vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(v, 2), two)),
+                   vld1q_s8(x + AQI_X8_BYTES));
+    sum = aqi_sdot(sum, vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(v, 4), two)),
+                   vld1q_s8(x + 2 * AQI_X8_BYTES));
+    return aqi_sdot(sum, vreinterpretq_s8_u8(vshrq_n_u8(v, 6)),
+                    vld1q_s8(x + 3 * AQI_X8_BYTES));
+}
+
+/* Scales of four words, from the k-th on, of segments of 2^shift words. */
+AQI_INLINE float32x4_t aqi_x8_scales(const float *scales, size_t shift, size_t k) {
+    if (shift == 0) return vld1q_f32(scales + k);
+    if (shift == 1) {
+        float32x2_t two = vld1_f32(scales + k / 2);
+        return vcombine_f32(vdup_lane_f32(two, 0), vdup_lane_f32(two, 1));
+    }
+    return vdupq_n_f32(scales[k >> shift]);
+}
+
+AQI_INLINE void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x,
+                              bool sdot, float *lanes) {
+    const size_t bytes = (row->n * bits + 7) / 8, segment = x->segment * bits / 8;
+    const int8_t *p = x->codes;
+    float scales[AQI_X8_TERMS + 16];
+    float32x4_t sum[4];
+    int32x4_t acc[4];
+    size_t k, at = 0, first = 0, have = 0, shift = 0;
+    while (shift < 4 && (size_t)4 << shift < segment) shift++;
+    for (k = 0; k < 4; k++) sum[k] = vld1q_f32(lanes + 4 * k);
+    for (k = 0; k < 4; k++) acc[k] = vdupq_n_s32(0);
+    memset(scales, 0, sizeof scales);
+    for (; at < bytes; at += AQI_X8_BYTES, p += AQI_X8_BYTES * 8 / bits) {
+        const uint8_t *codes = row->codes + at;
+        uint8_t room[AQI_X8_BYTES];
+        size_t s0 = at / segment; /* the first segment of the block */
+        if (s0 >= first + have) {
+            first = s0;
+            have = AQI_MIN((bytes - at + segment - 1) / segment, (size_t)AQI_X8_TERMS);
+            aqi_x8_terms(row, x, first, have, scales, lanes + AQI_X8_LANES);
+        }
+        if (bytes - at < AQI_X8_BYTES) {
+            memset(room, 0, sizeof room);
+            memcpy(room, codes, bytes - at);
+            codes = room;
+        }
+        for (k = 0; k < 4; k++) {
+            uint8x16_t v = vld1q_u8(codes + 16 * k);
+            acc[k] = sdot ? aqi_x8_add16_sdot(acc[k], v, p + 16 * k, bits)
+                          : aqi_x8_add16(acc[k], v, p + 16 * k, bits);
+        }
+        if ((at + AQI_X8_BYTES) % segment != 0 && segment > AQI_X8_BYTES &&
+            at + AQI_X8_BYTES < bytes)
+            continue;
+        for (k = 0; k < 4; k++) {
+            float32x4_t s = aqi_x8_scales(scales + (s0 - first), shift, 4 * k);
+            sum[k] = vaddq_f32(sum[k], vmulq_f32(vcvtq_f32_s32(acc[k]), s));
+            acc[k] = vdupq_n_s32(0);
+        }
+    }
+    for (k = 0; k < 4; k++) vst1q_f32(lanes + 4 * k, sum[k]);
+}
+
+static void aqi_dot_x8_neon(const aqi_row *row, const aqi_x8 *x, float *lanes) {
+    if (!aqi_x8_is_even(row, x)) {
+        aqi_dot_x8_ref(row, x, lanes);
+        return;
+    }
+    if (row->bits == 2) aqi_dot_x8_of(row, 2, x, false, lanes);
+    if (row->bits == 4) aqi_dot_x8_of(row, 4, x, false, lanes);
+    if (row->bits == 8) aqi_dot_x8_of(row, 8, x, false, lanes);
+}
+
+static void aqi_dot_x8_sdot(const aqi_row *row, const aqi_x8 *x, float *lanes) {
+    if (!aqi_x8_is_even(row, x)) {
+        aqi_dot_x8_ref(row, x, lanes);
+        return;
+    }
+    if (row->bits == 2) aqi_dot_x8_of(row, 2, x, true, lanes);
+    if (row->bits == 4) aqi_dot_x8_of(row, 4, x, true, lanes);
+    if (row->bits == 8) aqi_dot_x8_of(row, 8, x, true, lanes);
+}
+
 /* Two lanes of aqi_sums. */
 typedef struct aqi_sums2 {
     float64x2_t aa, bb, ab, dd, max_abs;
@@ -6794,24 +7041,29 @@ static uint32_t aqi_crc32_pmull(uint32_t state, const uint8_t *src, size_t n) {
 }
 
 /* In the order of AQI_KERNELS. */
-#define AQI_KERNELS_NEON(crc32)                                                          \
+#define AQI_KERNELS_NEON(dot_x8, crc32)                                                  \
     {aqi_range_neon, aqi_encode_neon, aqi_pack_neon, aqi_unpack_neon,                    \
      aqi_unpack32_neon, aqi_delta32_neon, aqi_delta64_neon, aqi_join_neon,               \
      aqi_split_neon, aqi_run_neon, aqi_levels_neon, aqi_steps_neon, aqi_refit_neon,      \
-     aqi_block_ref, aqi_squares_neon, aqi_decode_neon, aqi_expand_neon, aqi_dot_neon,    \
-     aqi_dot_row_neon, aqi_dot_x8_ref, aqi_sums_neon, aqi_from_f16_neon,                 \
-     aqi_from_bf16_neon, crc32, AQ_ISA_NEON}
+     aqi_block_neon, aqi_squares_neon, aqi_decode_neon, aqi_expand_neon, aqi_dot_neon,   \
+     aqi_dot_row_neon, dot_x8, aqi_sums_neon, aqi_from_f16_neon, aqi_from_bf16_neon,     \
+     crc32, AQ_ISA_NEON}
 
-static const struct aqi_kernels aqi_kernels_neon = AQI_KERNELS_NEON(aqi_crc32_ref);
-static const struct aqi_kernels aqi_kernels_neon_crc = AQI_KERNELS_NEON(aqi_crc32_crc);
+static const struct aqi_kernels aqi_kernels_neon =
+    AQI_KERNELS_NEON(aqi_dot_x8_neon, aqi_crc32_ref);
+static const struct aqi_kernels aqi_kernels_neon_crc =
+    AQI_KERNELS_NEON(aqi_dot_x8_neon, aqi_crc32_crc);
 static const struct aqi_kernels aqi_kernels_neon_pmull =
-    AQI_KERNELS_NEON(aqi_crc32_pmull);
+    AQI_KERNELS_NEON(aqi_dot_x8_neon, aqi_crc32_pmull);
+static const struct aqi_kernels aqi_kernels_neon_sdot =
+    AQI_KERNELS_NEON(aqi_dot_x8_sdot, aqi_crc32_pmull);
 
 /* Bits of AT_HWCAP; <asm/hwcap.h> of another machine does not have them. */
 #define AQI_HWCAP_PMULL (1ul << 4)
 #define AQI_HWCAP_CRC32 (1ul << 7)
+#define AQI_HWCAP_DOTPROD (1ul << 20)
 
-static const struct aqi_kernels *aqi_kernels_neon_here(void) {
+static unsigned long aqi_hwcap(void) {
     unsigned long has = 0;
 #ifdef __linux__
     has = getauxval(AT_HWCAP);
@@ -6822,6 +7074,16 @@ static const struct aqi_kernels *aqi_kernels_neon_here(void) {
 #ifdef __ARM_FEATURE_CRC32
     has |= AQI_HWCAP_CRC32;
 #endif
+#ifdef __ARM_FEATURE_DOTPROD
+    has |= AQI_HWCAP_DOTPROD;
+#endif
+    return has;
+}
+
+static const struct aqi_kernels *aqi_kernels_neon_here(void) {
+    unsigned long has = aqi_hwcap();
+    if ((has & AQI_HWCAP_PMULL) != 0 && (has & AQI_HWCAP_DOTPROD) != 0)
+        return &aqi_kernels_neon_sdot;
     if ((has & AQI_HWCAP_PMULL) != 0) return &aqi_kernels_neon_pmull;
     return (has & AQI_HWCAP_CRC32) != 0 ? &aqi_kernels_neon_crc : &aqi_kernels_neon;
 }
