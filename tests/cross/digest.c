@@ -94,8 +94,10 @@ static void fill(rng *r, aq_dtype dtype, uint8_t *dst, size_t count) {
 /* ---- kernels in memory ---- */
 
 #define ROWS 13
-#define COLS 301
-#define COUNT (ROWS * COLS)
+#define COLS 301       /* of the models */
+#define MANY_COLS 1024 /* so that groups are worked on side by side */
+#define COUNT (ROWS * MANY_COLS)
+#define VECTORS 3
 
 static uint32_t digest_metrics(uint32_t crc, const aq_metrics *m) {
     crc = add_u64(crc, m->count);
@@ -105,28 +107,35 @@ static uint32_t digest_metrics(uint32_t crc, const aq_metrics *m) {
 }
 
 /* Codes, parameters, metrics, values, dot products, of one way to quantize. */
-static uint32_t digest_quantized(uint32_t crc, const aq_quant_options *o, aq_dtype dtype,
+static uint32_t digest_quantized(uint32_t crc, const aq_layout *layout, aq_dtype dtype,
                                  rng *r) {
     static uint8_t src[COUNT * 8], codes[COUNT * 2];
-    static float scales[COUNT], zero_points[COUNT], values[COUNT], x[COLS], y[ROWS];
+    static float scales[COUNT], zero_points[COUNT], values[COUNT];
+    static float x[VECTORS * MANY_COLS], y[VECTORS * ROWS], room[VECTORS * MANY_COLS];
     const aq_quantized dst = {codes, scales, zero_points};
     const aq_quantized_view view = {codes, scales, zero_points};
-    aq_layout layout;
+    aq_activations activations;
     aq_metrics metrics;
-    fill(r, dtype, src, COUNT);
-    rng_floats(r, x, COLS, 2.0f);
-    check(aq_layout_init(ROWS, COLS, o, &layout, &err), "aq_layout_init");
-    check(aq_quantize_into(&layout, src, dtype, &dst, NULL, &metrics, &err),
+    fill(r, dtype, src, ROWS * layout->cols);
+    rng_floats(r, x, VECTORS * layout->cols, 2.0f);
+    check(aq_quantize_into(layout, src, dtype, &dst, NULL, &metrics, &err),
           "aq_quantize_into");
-    crc = add_bytes(crc, codes, layout.code_bytes);
-    crc = add_floats(crc, scales, layout.num_groups);
-    crc = add_floats(crc, zero_points, layout.num_groups);
+    crc = add_bytes(crc, codes, layout->code_bytes);
+    crc = add_floats(crc, scales, layout->num_groups);
+    crc = add_floats(crc, zero_points, layout->num_groups);
     crc = digest_metrics(crc, &metrics);
-    check(aq_dequantize_rows(&layout, &view, 0, ROWS, values, NULL, &err),
+    check(aq_dequantize_rows(layout, &view, 0, ROWS, values, NULL, &err),
           "aq_dequantize_rows");
-    crc = add_floats(crc, values, COUNT);
-    check(aq_matvec(&layout, &view, x, y, NULL, &err), "aq_matvec");
-    return add_floats(crc, y, ROWS);
+    crc = add_floats(crc, values, ROWS * layout->cols);
+    check(aq_matvec(layout, &view, x, y, NULL, &err), "aq_matvec");
+    crc = add_floats(crc, y, ROWS);
+    check(aq_matmul(layout, &view, x, VECTORS, y, NULL, &err), "aq_matmul");
+    crc = add_floats(crc, y, VECTORS * ROWS);
+    require(aq_activations_bytes(layout, VECTORS) <= sizeof room, "aq_activations_bytes");
+    check(aq_activations_init(layout, x, VECTORS, room, &activations, &err),
+          "aq_activations_init");
+    check(aq_matmul_i8(layout, &view, &activations, y, NULL, &err), "aq_matmul_i8");
+    return add_floats(crc, y, VECTORS * ROWS);
 }
 
 /* part: 0, 1, 2 are 2, 4, 8 bits; AQ_REFINE in parts 3, 4, 5. */
@@ -144,8 +153,12 @@ static uint32_t digest_quantize(int part) {
         if (g < COUNT_OF(group_sizes)) o.group_size = group_sizes[g];
         if (g == COUNT_OF(group_sizes)) o.granularity = AQ_PER_CHANNEL;
         if (g > COUNT_OF(group_sizes)) o.granularity = AQ_PER_TENSOR;
-        for (size_t d = 0; d < COUNT_OF(dtypes); d++)
-            crc = digest_quantized(crc, &o, dtypes[d], &r);
+        for (size_t d = 0; d < 2 * COUNT_OF(dtypes); d++) {
+            aq_layout layout;
+            check(aq_layout_init(ROWS, d % 2 == 0 ? COLS : MANY_COLS, &o, &layout, &err),
+                  "aq_layout_init");
+            crc = digest_quantized(crc, &layout, dtypes[d / 2], &r);
+        }
     }
     return crc;
 }
@@ -184,14 +197,14 @@ static void path_of(const char *name, char *out) { temp_dir_file(&dir, name, out
 static void save_model(const char *path) {
     static const char *const names[NUM_TENSORS] = {"a.f32", "b.f16",  "c.bf16",
                                                    "d.f64", "e.bias", "f.i16"};
-    static uint8_t data[NUM_TENSORS][COUNT * 8];
+    static uint8_t data[NUM_TENSORS][ROWS * COLS * 8];
     const uint64_t shape[2] = {ROWS, COLS};
     aq_tensor tensors[NUM_TENSORS];
     rng r = {107};
     for (size_t i = 0; i < NUM_TENSORS; i++) {
         aq_dtype dtype = i < COUNT_OF(dtypes) ? dtypes[i] : i == 4 ? AQ_F32 : AQ_I16;
-        if (dtype == AQ_I16) rng_bytes(&r, data[i], COUNT * 2);
-        if (dtype != AQ_I16) fill(&r, dtype, data[i], COUNT);
+        if (dtype == AQ_I16) rng_bytes(&r, data[i], ROWS * COLS * 2);
+        if (dtype != AQ_I16) fill(&r, dtype, data[i], ROWS * COLS);
         check(aq_tensor_init(&tensors[i], names[i], dtype, i == 4 ? shape + 1 : shape,
                              i == 4 ? 1 : 2, data[i], &err),
               "aq_tensor_init");
@@ -411,58 +424,66 @@ static uint32_t digest_parquet(int part) {
 
 /* ---- all ---- */
 
+/* The tables of kernels that this machine can use, the reference first. */
+static size_t find_tables(const struct aqi_kernels **out) {
+    size_t n = 0;
+    for (int isa = AQ_ISA_REF; isa <= AQ_ISA_NEON; isa++) {
+        const struct aqi_kernels *k = aqi_kernels_of((aq_isa)isa);
+        if (k != NULL) out[n++] = k;
+    }
+#ifdef AQI_HAVE_NEON
+    /* The best was among them; the others are for lesser machines. */
+    out[n++] = &aqi_kernels_neon;
+    if ((aqi_hwcap() & AQI_HWCAP_CRC32) != 0) out[n++] = &aqi_kernels_neon_crc;
+    if ((aqi_hwcap() & AQI_HWCAP_PMULL) != 0) out[n++] = &aqi_kernels_neon_pmull;
+#endif
+    return n;
+}
+
+/* Sizes around those at which the fast ways begin and end. */
+static uint32_t digest_crc32(int part) {
+    static uint8_t bytes[5000];
+    uint32_t crc = 0xffffffffu;
+    rng r = {127};
+    rng_bytes(&r, bytes, sizeof bytes);
+    for (size_t n = 0; n <= sizeof bytes - 64; n += n < 1100 ? 1 : 61)
+        crc = add_u64(crc, aqi_crc32((uint32_t)n + (uint32_t)part, bytes + n % 64, n));
+    return crc;
+}
+
 static const struct {
     const char *name;
     int parts;
     uint32_t (*digest)(int part);
 } digests[] = {
-    {"quantize", 6, digest_quantize},
-    {"to_f32", 4, digest_to_f32},
-    {"job", 6, digest_job},
+    {"crc32", 1, digest_crc32},     {"quantize", 6, digest_quantize},
+    {"to_f32", 4, digest_to_f32},   {"job", 6, digest_job},
     {"parquet", 4, digest_parquet},
 };
 
-#ifdef AQI_HAVE_NEON
-/* A machine uses one of three tables, which differ in crc32. */
-static void check_tables(void) {
-    static uint8_t bytes[3000];
-    rng r = {127};
-    rng_bytes(&r, bytes, sizeof bytes);
-    for (size_t n = 0; n <= sizeof bytes; n += n < 600 ? 1 : 61) {
-        uint32_t want = aqi_crc32_ref((uint32_t)n, bytes, n);
-        unsigned long has = getauxval(AT_HWCAP);
-        require(aqi_kernels_neon.crc32((uint32_t)n, bytes, n) == want, "crc32");
-        if (has & AQI_HWCAP_CRC32)
-            require(aqi_kernels_neon_crc.crc32((uint32_t)n, bytes, n) == want,
-                    "crc32, CRC");
-        if (has & AQI_HWCAP_PMULL)
-            require(aqi_kernels_neon_pmull.crc32((uint32_t)n, bytes, n) == want,
-                    "crc32, PMULL");
-    }
+static uint32_t digest_with(const struct aqi_kernels *k, size_t i, int part) {
+    aqi_active_kernels = k;
+    return ~digests[i].digest(part);
 }
-#endif
 
 int main(void) {
+    const struct aqi_kernels *tables[8];
+    size_t num_tables = find_tables(tables);
     require(temp_dir_make(&dir), "no temporary directory");
     for (size_t i = 0; i < COUNT_OF(digests); i++) {
         for (int part = 0; part < digests[i].parts; part++) {
-            uint32_t want = 0;
-            for (int isa = AQ_ISA_REF; isa <= AQ_ISA_NEON; isa++) {
-                uint32_t have;
-                if (aq_isa_force((aq_isa)isa) != AQ_OK) continue;
-                have = ~digests[i].digest(part);
-                if (isa == AQ_ISA_REF) want = have;
-                if (have != want)
-                    fprintf(stderr, "digest: %s.%d: %08x with %s\n", digests[i].name,
-                            part, (unsigned)have, aq_isa_name((aq_isa)isa));
-                require(have == want, "instruction sets differ");
+            uint32_t want = digest_with(tables[0], i, part);
+            for (size_t k = 1; k < num_tables; k++) {
+                uint32_t have = digest_with(tables[k], i, part);
+                if (have == want) continue;
+                fprintf(stderr, "digest: %s.%d: %08x with %s (table %u)\n",
+                        digests[i].name, part, (unsigned)have,
+                        aq_isa_name(tables[k]->isa), (unsigned)k);
+                fail("instruction sets differ");
             }
             printf("%s.%d %08x\n", digests[i].name, part, (unsigned)want);
         }
     }
-#ifdef AQI_HAVE_NEON
-    check_tables();
-#endif
     temp_dir_remove(&dir);
     return 0;
 }
