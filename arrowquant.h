@@ -6833,47 +6833,69 @@ AQI_INLINE float32x4_t aqi_x8_scales(const float *scales, size_t shift, size_t k
     return vdupq_n_f32(scales[k >> shift]);
 }
 
+/* Of a block of codes, word i in lane i. */
+typedef struct aqi_x8_sums {
+    int32x4_t a, b, c, d;
+} aqi_x8_sums;
+
+AQI_INLINE void aqi_x8_add64(aqi_x8_sums *s, const uint8_t *codes, const int8_t *x,
+                             uint32_t bits) {
+    s->a = aqi_x8_add16(s->a, vld1q_u8(codes), x, bits);
+    s->b = aqi_x8_add16(s->b, vld1q_u8(codes + 16), x + 16, bits);
+    s->c = aqi_x8_add16(s->c, vld1q_u8(codes + 32), x + 32, bits);
+    s->d = aqi_x8_add16(s->d, vld1q_u8(codes + 48), x + 48, bits);
+}
+
+AQI_INLINE void aqi_x8_add64_sdot(aqi_x8_sums *s, const uint8_t *codes, const int8_t *x,
+                                  uint32_t bits) {
+    s->a = aqi_x8_add16_sdot(s->a, vld1q_u8(codes), x, bits);
+    s->b = aqi_x8_add16_sdot(s->b, vld1q_u8(codes + 16), x + 16, bits);
+    s->c = aqi_x8_add16_sdot(s->c, vld1q_u8(codes + 32), x + 32, bits);
+    s->d = aqi_x8_add16_sdot(s->d, vld1q_u8(codes + 48), x + 48, bits);
+}
+
+AQI_INLINE void aqi_x8_scale4(float *lanes, int32x4_t sum, float32x4_t scale) {
+    float32x4_t v = vmulq_f32(vcvtq_f32_s32(sum), scale);
+    vst1q_f32(lanes, vaddq_f32(vld1q_f32(lanes), v));
+}
+
+/* A segment of whole blocks, or a block of whole segments, at a time. */
 AQI_INLINE void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x,
                               bool sdot, float *lanes) {
     const size_t bytes = (row->n * bits + 7) / 8, segment = x->segment * bits / 8;
+    const size_t each = segment < AQI_X8_BYTES ? AQI_X8_BYTES / segment : 1;
     const int8_t *p = x->codes;
     float scales[AQI_X8_TERMS + 16];
-    float32x4_t sum[4];
-    int32x4_t acc[4];
-    size_t k, at = 0, first = 0, have = 0, shift = 0;
+    size_t at = 0, s = 0, first = 0, have = 0, shift = 0, end;
     while (shift < 4 && (size_t)4 << shift < segment) shift++;
-    for (k = 0; k < 4; k++) sum[k] = vld1q_f32(lanes + 4 * k);
-    for (k = 0; k < 4; k++) acc[k] = vdupq_n_s32(0);
     memset(scales, 0, sizeof scales);
-    for (; at < bytes; at += AQI_X8_BYTES, p += AQI_X8_BYTES * 8 / bits) {
-        const uint8_t *codes = row->codes + at;
-        uint8_t room[AQI_X8_BYTES];
-        size_t s0 = at / segment; /* the first segment of the block */
-        if (s0 >= first + have) {
-            first = s0;
+    for (; at < bytes; s += each) {
+        aqi_x8_sums sums;
+        const float *own;
+        if (s >= first + have) {
+            first = s;
             have = AQI_MIN((bytes - at + segment - 1) / segment, (size_t)AQI_X8_TERMS);
             aqi_x8_terms(row, x, first, have, scales, lanes + AQI_X8_LANES);
         }
-        if (bytes - at < AQI_X8_BYTES) {
-            memset(room, 0, sizeof room);
-            memcpy(room, codes, bytes - at);
-            codes = room;
+        sums.a = sums.b = sums.c = sums.d = vdupq_n_s32(0);
+        end = AQI_MIN(bytes, at + AQI_MAX(segment, (size_t)AQI_X8_BYTES));
+        for (; at < end; at += AQI_X8_BYTES, p += AQI_X8_BYTES * 8 / bits) {
+            const uint8_t *codes = row->codes + at;
+            uint8_t room[AQI_X8_BYTES];
+            if (bytes - at < AQI_X8_BYTES) {
+                memset(room, 0, sizeof room);
+                memcpy(room, codes, bytes - at);
+                codes = room;
+            }
+            if (sdot) aqi_x8_add64_sdot(&sums, codes, p, bits);
+            if (!sdot) aqi_x8_add64(&sums, codes, p, bits);
         }
-        for (k = 0; k < 4; k++) {
-            uint8x16_t v = vld1q_u8(codes + 16 * k);
-            acc[k] = sdot ? aqi_x8_add16_sdot(acc[k], v, p + 16 * k, bits)
-                          : aqi_x8_add16(acc[k], v, p + 16 * k, bits);
-        }
-        if ((at + AQI_X8_BYTES) % segment != 0 && segment > AQI_X8_BYTES &&
-            at + AQI_X8_BYTES < bytes)
-            continue;
-        for (k = 0; k < 4; k++) {
-            float32x4_t s = aqi_x8_scales(scales + (s0 - first), shift, 4 * k);
-            sum[k] = vaddq_f32(sum[k], vmulq_f32(vcvtq_f32_s32(acc[k]), s));
-            acc[k] = vdupq_n_s32(0);
-        }
+        own = scales + (s - first);
+        aqi_x8_scale4(lanes, sums.a, aqi_x8_scales(own, shift, 0));
+        aqi_x8_scale4(lanes + 4, sums.b, aqi_x8_scales(own, shift, 4));
+        aqi_x8_scale4(lanes + 8, sums.c, aqi_x8_scales(own, shift, 8));
+        aqi_x8_scale4(lanes + 12, sums.d, aqi_x8_scales(own, shift, 12));
     }
-    for (k = 0; k < 4; k++) vst1q_f32(lanes + 4 * k, sum[k]);
 }
 
 static void aqi_dot_x8_neon(const aqi_row *row, const aqi_x8 *x, float *lanes) {
