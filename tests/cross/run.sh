@@ -114,7 +114,9 @@ build_library() {
 }
 
 run_test() {
-    $cc -std=gnu11 $flags -static -Itests/cross $(codec_flags) "tests/test_$1.c" \
+    guard=
+    [ "$1" = kernels ] && guard='tests/cross/guard.c -Wl,--wrap=posix_memalign,--wrap=free'
+    $cc -std=gnu11 $flags -static -Itests/cross $(codec_flags) "tests/test_$1.c" $guard \
         -o "$dir/test_$1" "$dir/aq_impl.o" $(codec_libraries) -pthread -lm &&
         $emulator "$dir/test_$1"
 }
