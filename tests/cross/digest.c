@@ -112,10 +112,15 @@ static uint32_t digest_quantized(uint32_t crc, const aq_layout *layout, aq_dtype
     static uint8_t src[COUNT * 8], codes[COUNT * 2];
     static float scales[COUNT], zero_points[COUNT], values[COUNT];
     static float x[VECTORS * MANY_COLS], y[VECTORS * ROWS], room[VECTORS * MANY_COLS];
-    const aq_quantized dst = {codes, scales, zero_points};
-    const aq_quantized_view view = {codes, scales, zero_points};
+    aq_quantized dst;
+    aq_quantized_view view;
     aq_activations activations;
     aq_metrics metrics;
+    memset(&dst, 0, sizeof dst);
+    memset(&view, 0, sizeof view);
+    view.codes = dst.codes = codes;
+    view.scales = dst.scales = scales;
+    view.zero_points = dst.zero_points = zero_points;
     fill(r, dtype, src, ROWS * layout->cols);
     rng_floats(r, x, VECTORS * layout->cols, 2.0f);
     check(aq_quantize_into(layout, src, dtype, &dst, NULL, &metrics, &err),
