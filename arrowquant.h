@@ -1280,6 +1280,10 @@ AQ_API void aq_job_report_deinit(aq_job_report *report);
 #ifdef __FAST_MATH__
 #error "arrowquant.h: -ffast-math would change results; compile without it"
 #endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0
+/* x86: -msse2 -mfpmath=sse; s390x: -fexcess-precision=fast */
+#error "arrowquant.h: excess precision would change results; compile without it"
+#endif
 
 #include <errno.h>
 #include <fcntl.h>
@@ -6521,6 +6525,7 @@ static uint32_t aqi_block_neon(const float *src, const aqi_quantizer *z,
                                aqi_block_out *out) {
     const aqi_block_ops ops = {aqi_ranges_neon, aqi_encodes_neon, aqi_steps16_neon,
                                aqi_refits_neon};
+    if (!aqi_block_takes(z)) return AQI_BLOCK_NONE;
     return aqi_block_body(&ops, src, z, out);
 }
 
@@ -7069,7 +7074,7 @@ static uint32_t aqi_crc32_pmull(uint32_t state, const uint8_t *src, size_t n) {
      aqi_split_neon, aqi_run_neon, aqi_levels_neon, aqi_steps_neon, aqi_refit_neon,      \
      aqi_block_neon, aqi_squares_neon, aqi_decode_neon, aqi_expand_neon, aqi_dot_neon,   \
      aqi_dot_row_neon, dot_x8, aqi_sums_neon, aqi_from_f16_neon, aqi_from_bf16_neon,     \
-     crc32, AQ_ISA_NEON}
+     aqi_to_f16_ref, aqi_to_bf16_ref, crc32, AQ_ISA_NEON}
 
 static const struct aqi_kernels aqi_kernels_neon =
     AQI_KERNELS_NEON(aqi_dot_x8_neon, aqi_crc32_ref);
@@ -10484,7 +10489,7 @@ static aq_status aqi_plain_values(const aq_column *c, const aqi_page *page,
                                   aqi_cursor *in, size_t count, const void **out,
                                   aq_error *err) {
     aq_physical_type type = c->field->type;
-    size_t width = aqi_value_bytes(type, c->field->type_length), bytes;
+    size_t width = aqi_value_bytes(type, c->field->type_length), bytes = 0;
     size_t swap = aqi_swap_width(type);
     bool views = type == AQ_BOOLEAN || type == AQ_BYTE_ARRAY, ok = true;
     void *dst = NULL;
@@ -10574,7 +10579,7 @@ static aq_status aqi_encoded_values(const aq_column *c, const aqi_page *page,
                                     aqi_cursor *in, size_t count, const void **out,
                                     aq_error *err) {
     aq_physical_type type = c->field->type;
-    size_t width = aqi_value_bytes(type, c->field->type_length), bytes;
+    size_t width = aqi_value_bytes(type, c->field->type_length), bytes = 0;
     bool split = page->encoding == AQ_BYTE_STREAM_SPLIT, ok;
     void *dst = NULL;
     aq_status status;

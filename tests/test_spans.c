@@ -210,7 +210,7 @@ Test(spans, snappy_of_weights) {
     enum { N = 200000 };
     static float values[N];
     const aq_field_spec field = {.name = "v", .type = AQ_FLOAT, .codec = AQ_SNAPPY};
-    const aq_column_values v = {.values = values, .num_levels = N};
+    const aq_column_values v = {.values = values, .num_values = N};
     aq_page_info page;
     aq_column *column;
     aq_parquet *f;

@@ -187,7 +187,7 @@ if [ "$(uname -m)" = x86_64 ]; then
         >"$tmp/64/bits/wordsize.h"
     headers="-isystem /usr/include/$(gcc -print-multiarch)"
     compiles "gcc -m32" "
-        gcc -m32 -std=c99 $c -isystem $tmp/32 $headers -O1 -c implementation.c -o /dev/null"
+        gcc -m32 -msse2 -mfpmath=sse -std=c99 $c -isystem $tmp/32 $headers -O1 -c implementation.c -o /dev/null"
     for target in aarch64-linux-gnu s390x-linux-gnu; do
         compiles "clang $target" "
             clang --target=$target -std=c99 $c -isystem $tmp/64 $headers \
