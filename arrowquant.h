@@ -878,6 +878,8 @@ typedef struct aq_quant_options {
     bool codebook;              /* 2 or 4 bits: codes of fixed levels that lie closer
                                    around zero; AQ_PARAMS_U8, a signed scale. More
                                    exact than even steps on weights, at 8 bits a group */
+    size_t src_stride;          /* elements from a row of the source to the next,
+                                   >= cols; 0 = cols                                 */
     const float *importance;    /* AQ_WEIGHTED: cols floats >= 0, for example the mean
                                    square of each input channel's activations; lives
                                    as long as layouts made with it quantize          */
@@ -894,6 +896,7 @@ typedef struct aq_layout {
     bool symmetric;
     aq_method method;      /* of aq_quantize_into; nothing to who reads              */
     const float *importance; /* the same                                             */
+    size_t src_stride;       /* the same; 0 = cols                                   */
     aq_params params;
     bool codebook;
     size_t rows, cols;
@@ -950,7 +953,8 @@ typedef struct aq_metrics {
 
 /* aq_quantize_into - quantize a row-major, contiguous tensor.
  *   src          in   layout->rows * layout->cols elements of src_dtype (a float type),
- *                     little-endian, any alignment, not overlapping dst
+ *                     little-endian, any alignment, not overlapping dst; rows are
+ *                     layout->src_stride apart, where that is not 0
  *   tasks        in   NULL = this thread          err  out  may be NULL
  *   out_metrics  out  NULL = not measured (about twice as fast)
  * Returns  AQ_OK; AQ_E_ARG; AQ_E_NONFINITE (the message has the index); AQ_E_LIMIT (a
@@ -1047,6 +1051,20 @@ AQ_API AQ_CHECKED aq_status aq_to_f32(const void *src, aq_dtype src_dtype, size_
 /* aq_from_f32 - the reverse: half to even; what float16 cannot hold becomes infinity. */
 AQ_API AQ_CHECKED aq_status aq_from_f32(const float *src, size_t count, void *dst,
                                         aq_dtype dst_dtype, aq_error *err);
+/* Of values of a float type; sums in double, in an order that no thread count
+ * changes. */
+typedef struct aq_moments {
+    uint64_t count;
+    float min, max, absmax;
+    double mean, variance; /* of all, not of a sample; variance >= 0 */
+} aq_moments;
+
+/* aq_moments_of - least, largest, largest magnitude, mean and variance; all 0 of no
+ * values. Returns AQ_OK; AQ_E_ARG; AQ_E_NONFINITE (the message has the index). */
+AQ_API AQ_CHECKED aq_status aq_moments_of(const void *src, aq_dtype src_dtype,
+                                             size_t count, const aq_tasks *tasks,
+                                             aq_moments *out_moments,
+                                             aq_error *err);
 /* aq_metrics_of - compare count values of b with the original a. */
 AQ_API AQ_CHECKED aq_status aq_metrics_of(const float *a, const float *b, size_t count,
                                           const aq_tasks *tasks, aq_metrics *out_metrics,
@@ -2930,6 +2948,7 @@ typedef struct aqi_block_out {
  *            lanes[i] += sum i * (scale * x's scale), and
  *            lanes[16 + segment % 16] += (scale * zero_point) * x's sum
  *   sums     the sums of aq_metrics, added to *out
+ *   moments  lanes[i % 8] += a[i] - shift, lanes[8 + i % 8] += its square, in double
  *   from_f16, from_bf16   little-endian halves to float32; NaNs of f16 become quiet
  *   to_f16, to_bf16   the reverse, half to even; NaNs become quiet
  *   crc32    of gzip, over a state that starts as 0xffffffff and ends inverted */
@@ -2966,6 +2985,7 @@ typedef struct aqi_block_out {
     X(dot_row, void, (const aqi_row *row, const float *x, float *lanes))                 \
     X(dot_x8, void, (const aqi_row *row, const aqi_x8 *x, float *lanes))                 \
     X(sums, void, (const float *a, const float *b, size_t n, aqi_sums *out))             \
+    X(moments, void, (const float *a, size_t n, double shift, double *lanes))            \
     X(from_f16, void, (const uint8_t *src, size_t n, float *dst))                        \
     X(from_bf16, void, (const uint8_t *src, size_t n, float *dst))                       \
     X(to_f16, void, (const float *src, size_t n, uint8_t *dst))                          \
@@ -3593,6 +3613,15 @@ static void aqi_sums_ref(const float *a, const float *b, size_t n, aqi_sums *out
         out->dd[lane] += d * d;
         d = d < 0.0 ? -d : d;
         out->max_abs[lane] = d > out->max_abs[lane] ? d : out->max_abs[lane];
+    }
+}
+
+static void aqi_moments_ref(const float *a, size_t n, double shift, double *lanes) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        double d = (double)a[i] - shift;
+        lanes[i % AQI_SUM_LANES] += d;
+        lanes[AQI_SUM_LANES + i % AQI_SUM_LANES] += d * d;
     }
 }
 
@@ -5076,6 +5105,24 @@ AQI_AVX2 static void aqi_sums_avx2(const float *a, const float *b, size_t n,
     aqi_sums_ref(a + i, b + i, n - i, out);
 }
 
+AQI_AVX2 static void aqi_moments_avx2(const float *a, size_t n, double shift,
+                                      double *lanes) {
+    const __m256d by = _mm256_set1_pd(shift);
+    __m256d sum[4];
+    size_t i, k;
+    for (k = 0; k < 4; k++) sum[k] = _mm256_loadu_pd(lanes + 4 * k);
+    for (i = 0; i + AQI_SUM_LANES <= n; i += AQI_SUM_LANES) {
+        for (k = 0; k < 2; k++) {
+            __m256d d = _mm256_sub_pd(_mm256_cvtps_pd(_mm_loadu_ps(a + i + 4 * k)), by);
+            sum[k] = _mm256_add_pd(sum[k], d);
+            sum[k + 2] = _mm256_add_pd(sum[k + 2], _mm256_mul_pd(d, d));
+        }
+    }
+    for (k = 0; k < 4; k++) _mm256_storeu_pd(lanes + 4 * k, sum[k]);
+    _mm256_zeroupper();
+    aqi_moments_ref(a + i, n - i, shift, lanes);
+}
+
 AQI_AVX2 static void aqi_from_f16_avx2(const uint8_t *src, size_t n, float *dst) {
     size_t i;
     for (i = 0; i + 8 <= n; i += 8)
@@ -5724,13 +5771,13 @@ AQI_AVX512 static void aqi_dot_x8_avx512(const aqi_row *row, const aqi_x8 *x,
 
 /* In the order of AQI_KERNELS. */
 static const struct aqi_kernels aqi_kernels_avx512 = {
-    aqi_range_avx2,    aqi_encode_avx2,   aqi_pack_avx2,      aqi_unpack_avx2,
-    aqi_unpack32_avx2, aqi_delta32_avx2,  aqi_delta64_avx2,   aqi_join_avx2,
-    aqi_split_avx2,    aqi_run_avx2,      aqi_levels_avx2,    aqi_steps_avx2,
-    aqi_refit_avx2,    aqi_block_avx512,  aqi_squares_avx512, aqi_decode_avx2,
-    aqi_expand_avx512, aqi_dot_avx2,      aqi_dot_row_avx512, aqi_dot_x8_avx512,
-    aqi_sums_avx2,     aqi_from_f16_avx2, aqi_from_bf16_avx2, aqi_to_f16_avx2,
-    aqi_to_bf16_avx2,  aqi_crc32_avx512,  AQ_ISA_AVX512};
+    aqi_range_avx2,    aqi_encode_avx2,  aqi_pack_avx2,      aqi_unpack_avx2,
+    aqi_unpack32_avx2, aqi_delta32_avx2, aqi_delta64_avx2,   aqi_join_avx2,
+    aqi_split_avx2,    aqi_run_avx2,     aqi_levels_avx2,    aqi_steps_avx2,
+    aqi_refit_avx2,    aqi_block_avx512, aqi_squares_avx512, aqi_decode_avx2,
+    aqi_expand_avx512, aqi_dot_avx2,     aqi_dot_row_avx512, aqi_dot_x8_avx512,
+    aqi_sums_avx2,     aqi_moments_avx2, aqi_from_f16_avx2,  aqi_from_bf16_avx2,
+    aqi_to_f16_avx2,   aqi_to_bf16_avx2, aqi_crc32_avx512,   AQ_ISA_AVX512};
 
 static bool aqi_cpu_has_avx512(void) {
     const uint32_t leaf7_b = 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
@@ -7069,12 +7116,15 @@ static uint32_t aqi_crc32_pmull(uint32_t state, const uint8_t *src, size_t n) {
 
 /* In the order of AQI_KERNELS. */
 #define AQI_KERNELS_NEON(dot_x8, crc32)                                                  \
-    {aqi_range_neon, aqi_encode_neon, aqi_pack_neon, aqi_unpack_neon,                    \
-     aqi_unpack32_neon, aqi_delta32_neon, aqi_delta64_neon, aqi_join_neon,               \
-     aqi_split_neon, aqi_run_neon, aqi_levels_neon, aqi_steps_neon, aqi_refit_neon,      \
-     aqi_block_neon, aqi_squares_neon, aqi_decode_neon, aqi_expand_neon, aqi_dot_neon,   \
-     aqi_dot_row_neon, dot_x8, aqi_sums_neon, aqi_from_f16_neon, aqi_from_bf16_neon,     \
-     aqi_to_f16_ref, aqi_to_bf16_ref, crc32, AQ_ISA_NEON}
+    {                                                                                    \
+        aqi_range_neon, aqi_encode_neon, aqi_pack_neon, aqi_unpack_neon,                 \
+            aqi_unpack32_neon, aqi_delta32_neon, aqi_delta64_neon, aqi_join_neon,        \
+            aqi_split_neon, aqi_run_neon, aqi_levels_neon, aqi_steps_neon,               \
+            aqi_refit_neon, aqi_block_neon, aqi_squares_neon, aqi_decode_neon,           \
+            aqi_expand_neon, aqi_dot_neon, aqi_dot_row_neon, dot_x8, aqi_sums_neon,      \
+            aqi_moments_ref, aqi_from_f16_neon, aqi_from_bf16_neon, aqi_to_f16_ref,      \
+            aqi_to_bf16_ref, crc32, AQ_ISA_NEON                                          \
+    }
 
 static const struct aqi_kernels aqi_kernels_neon =
     AQI_KERNELS_NEON(aqi_dot_x8_neon, aqi_crc32_ref);
@@ -13767,6 +13817,7 @@ aq_status aq_layout_init(size_t rows, size_t cols, const aq_quant_options *optio
     l.symmetric = o.symmetric;
     l.method = o.method;
     l.importance = o.importance;
+    l.src_stride = o.src_stride;
     l.params = o.params;
     l.codebook = o.codebook;
     l.rows = rows;
@@ -13774,6 +13825,9 @@ aq_status aq_layout_init(size_t rows, size_t cols, const aq_quant_options *optio
     l.group_rows = o.granularity == AQ_PER_TENSOR ? AQI_MAX(rows, (size_t)1) : 1;
     l.group_cols =
         o.granularity == AQ_PER_GROUP ? o.group_size : AQI_MAX(cols, (size_t)1);
+    if (o.src_stride != 0 && o.src_stride < cols)
+        return aqi_fail(err, AQ_E_ARG, "rows of %zu elements cannot be %zu apart", cols,
+                        o.src_stride);
     status = aqi_layout_complete(&l, err);
     if (status == AQ_OK) *out_layout = l;
     return status;
@@ -14266,9 +14320,13 @@ static void aqi_decode_at(const aq_layout *l, const aq_quantized_view *src, size
     }
 }
 
-/* n source values from index `at` on: in place where they are floats, else in room. */
+/* n source values from index `at` on, of one row unless rows adjoin: in place where they
+ * are floats, else in room. */
 static const float *aqi_values_at(const aqi_quantize_task *t, size_t at, size_t n,
                                   float *room) {
+    const aq_layout *l = t->layout;
+    if (l->src_stride > l->cols && t->coded == NULL)
+        at += at / l->cols * (l->src_stride - l->cols);
     if (t->coded == NULL) return aqi_floats_at(t->src, t->dtype, at, n, room);
     aqi_decode_at(t->coded, t->codes, at, n, room);
     return room;
@@ -14643,7 +14701,8 @@ static bool aqi_group_choose(const aqi_quantize_task *t, size_t at, size_t n,
 
 /* Groups whose codes begin and end on a byte, and which follow each other. */
 static bool aqi_groups_adjoin(const aq_layout *l) {
-    return l->group_rows == 1 && l->group_cols % 32 == 0 && l->cols % l->group_cols == 0;
+    return l->src_stride <= l->cols && l->group_rows == 1 && l->group_cols % 32 == 0 &&
+           l->cols % l->group_cols == 0;
 }
 
 static bool aqi_quantize_alone(const aqi_quantize_task *t, size_t slot,
@@ -15180,6 +15239,39 @@ static aq_status aqi_quantize_waves(aqi_quantize_task *t, void (*fn)(void *, siz
     return AQ_OK;
 }
 
+static bool aqi_overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes) {
+    uintptr_t p = (uintptr_t)a, q = (uintptr_t)b;
+    return a_bytes > 0 && b_bytes > 0 && (p < q ? q - p < a_bytes : p - q < b_bytes);
+}
+
+/* Whether the destination has a byte of [src, src + bytes). */
+static bool aqi_quantized_overlaps(const aq_layout *l, const aq_quantized *dst,
+                                   const void *src, size_t bytes) {
+    size_t floats = l->params == AQ_PARAMS_F32 ? l->num_groups * sizeof(float) : 0;
+    return aqi_overlap(src, bytes, dst->codes, l->code_bytes) ||
+           aqi_overlap(src, bytes, dst->scales, floats) ||
+           aqi_overlap(src, bytes, dst->zero_points, floats) ||
+           aqi_overlap(src, bytes, dst->params, l->params_bytes);
+}
+
+/* Whether source and destination share memory, or the source is larger than that. */
+static bool aqi_quantize_overlaps(const aqi_quantize_task *t) {
+    const aq_layout *l = t->layout, *c = t->coded;
+    size_t bytes;
+    if (c != NULL) {
+        size_t floats = c->params == AQ_PARAMS_F32 ? c->num_groups * sizeof(float) : 0;
+        return aqi_quantized_overlaps(l, t->dst, t->codes->codes, c->code_bytes) ||
+               aqi_quantized_overlaps(l, t->dst, t->codes->scales, floats) ||
+               aqi_quantized_overlaps(l, t->dst, t->codes->zero_points, floats) ||
+               aqi_quantized_overlaps(l, t->dst, t->codes->params, c->params_bytes);
+    }
+    if (!aqi_mul_size(l->rows - 1, AQI_MAX(l->src_stride, l->cols), &bytes) ||
+        !aqi_add_size(bytes, l->cols, &bytes) ||
+        !aqi_mul_size(bytes, aq_dtype_bytes(t->dtype), &bytes))
+        return true;
+    return aqi_quantized_overlaps(l, t->dst, t->src, bytes);
+}
+
 /* Quantizes what the task describes: layout, src, dtype, dst and watch are set. */
 static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
                                   aq_metrics *out_metrics, aq_error *err) {
@@ -15202,6 +15294,8 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
              ? t->dst->scales == NULL || t->dst->zero_points == NULL
              : t->dst->params == NULL))
         return aqi_fail(err, AQ_E_ARG, "source or destination missing");
+    if (aqi_quantize_overlaps(t))
+        return aqi_fail(err, AQ_E_ARG, "source and destination overlap");
     t->measure = out_metrics != NULL;
     t->tiling = aqi_tiling_make(l, l->rows);
     if (l->group_rows > 1) {
@@ -15250,6 +15344,105 @@ aq_status aq_requantize(const aq_layout *src_layout, const aq_quantized_view *sr
     t.codes = src;
     t.dst = dst;
     return aqi_quantize_all(&t, tasks, out_metrics, err);
+}
+
+/* ---- statistics ---- */
+
+/* Of a tile, about its first value: so that a mean far from 0 costs no digits. */
+typedef struct aqi_moments {
+    aqi_range range;
+    double shift, sum, squares;
+    size_t count, bad_index;
+} aqi_moments;
+
+typedef struct aqi_statistics_task {
+    const uint8_t *src;
+    aq_dtype dtype;
+    size_t count, first_tile;
+    aqi_moments *parts;
+} aqi_statistics_task;
+
+static void aqi_statistics_tile(void *arg, size_t index) {
+    const aqi_statistics_task *t = (const aqi_statistics_task *)arg;
+    size_t begin = (t->first_tile + index) * AQI_TILE_VALUES, at, n, i;
+    size_t end = AQI_MIN(begin + AQI_TILE_VALUES, t->count);
+    aqi_moments *m = &t->parts[index];
+    double lanes[2 * AQI_SUM_LANES] = {0};
+    float room[AQI_PIECE];
+    m->bad_index = SIZE_MAX;
+    for (at = begin; at < end; at += n) {
+        const float *p;
+        aqi_range r;
+        n = AQI_MIN(end - at, (size_t)AQI_PIECE);
+        p = aqi_floats_at(t->src, t->dtype, at, n, room);
+        aqi_k()->range(p, n, &r);
+        if (r.absmax_bits >= AQI_INF_BITS) {
+            for (i = 0; aqi_is_finite(p[i]); i++) continue;
+            m->bad_index = at + i;
+            return;
+        }
+        if (at == begin) m->shift = (double)p[0];
+        if (at == begin) m->range = r;
+        aqi_range_join(&m->range, &r);
+        aqi_k()->moments(p, n, m->shift, lanes);
+    }
+    m->count = end - begin;
+    m->sum = aqi_add_lanes(lanes);
+    m->squares = aqi_add_lanes(lanes + AQI_SUM_LANES);
+}
+
+/* Adds a tile: means and sums of squared deviations join without cancellation (Chan,
+ * Golub, LeVeque 1979). *squares: of deviations from the mean. */
+static void aqi_statistics_add(aq_moments *s, double *squares, const aqi_moments *m) {
+    double n = (double)m->count, before = (double)s->count, all = before + n;
+    double mean = m->sum / n, own = m->squares - m->sum * mean, apart;
+    mean += m->shift;
+    apart = mean - s->mean;
+    own = own > 0.0 ? own : 0.0;
+    *squares += own + apart * apart * (before * n / all);
+    s->mean += apart * (n / all);
+    if (s->count == 0) {
+        s->min = m->range.min;
+        s->max = m->range.max;
+    }
+    s->min = AQI_MIN(s->min, m->range.min);
+    s->max = AQI_MAX(s->max, m->range.max);
+    s->absmax = AQI_MAX(s->absmax, aqi_bits_float(m->range.absmax_bits));
+    s->count += m->count;
+}
+
+aq_status aq_moments_of(const void *src, aq_dtype src_dtype, size_t count,
+                           const aq_tasks *tasks, aq_moments *out_moments,
+                           aq_error *err) {
+    aqi_moments parts[AQI_WAVE];
+    aqi_statistics_task t;
+    aq_moments s;
+    double squares = 0.0;
+    size_t tiles = count / AQI_TILE_VALUES + (count % AQI_TILE_VALUES != 0), done, i;
+    aqi_error_clear(err);
+    memset(out_moments, 0, sizeof *out_moments);
+    memset(&s, 0, sizeof s);
+    if (!aq_dtype_is_float(src_dtype) || (count > 0 && src == NULL))
+        return aqi_fail(err, AQ_E_ARG, "statistics of %s of type %s",
+                        src == NULL ? "no values" : "values", aq_dtype_name(src_dtype));
+    t.src = (const uint8_t *)src;
+    t.dtype = src_dtype;
+    t.count = count;
+    t.parts = parts;
+    for (done = 0; done < tiles; done += AQI_WAVE) {
+        size_t wave = AQI_MIN(tiles - done, (size_t)AQI_WAVE);
+        t.first_tile = done;
+        aqi_run(tasks, wave, aqi_statistics_tile, &t);
+        for (i = 0; i < wave; i++) {
+            if (parts[i].bad_index != SIZE_MAX)
+                return aqi_fail(err, AQ_E_NONFINITE, "value %zu is NaN or infinite",
+                                parts[i].bad_index);
+            aqi_statistics_add(&s, &squares, &parts[i]);
+        }
+    }
+    if (count > 0) s.variance = squares / (double)count;
+    *out_moments = s;
+    return AQ_OK;
 }
 
 /* ---- dequantize, dot ---- */

@@ -14,30 +14,30 @@ static const struct {
     uint32_t code_bits;
     size_t group_rows;
 } tensors[] = {
-    {1, 1, {2, 8, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL}, 0, 0},
-    {7, 103, {2, 9, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL}, 0, 0},
-    {5, 64, {4, 32, AQ_PER_GROUP, true, AQ_MINMAX, AQ_PARAMS_F32, false, NULL}, 0, 0},
-    {6, 1023, {4, 100, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL}, 0, 0},
+    {1, 1, {2, 8, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL}, 0, 0},
+    {7, 103, {2, 9, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL}, 0, 0},
+    {5, 64, {4, 32, AQ_PER_GROUP, true, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL}, 0, 0},
+    {6, 1023, {4, 100, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL}, 0, 0},
     {3,
      2049,
-     {8, 1000, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL},
+     {8, 1000, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL},
      0,
      0},
-    {4, 1025, {2, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL}, 0, 0},
-    {9, 33, {8, 0, AQ_PER_TENSOR, true, AQ_MINMAX, AQ_PARAMS_F32, false, NULL}, 0, 0},
-    {300, 257, {4, 13, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL}, 0, 0},
-    {2, 70000, {4, 9, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL}, 0, 0},
-    {2, 70000, {2, 0, AQ_PER_TENSOR, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL}, 0, 0},
-    {10, 35, {4, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL}, 8, 4},
-    {10, 35, {2, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL}, 4, 3},
+    {4, 1025, {2, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL}, 0, 0},
+    {9, 33, {8, 0, AQ_PER_TENSOR, true, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL}, 0, 0},
+    {300, 257, {4, 13, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL}, 0, 0},
+    {2, 70000, {4, 9, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL}, 0, 0},
+    {2, 70000, {2, 0, AQ_PER_TENSOR, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL}, 0, 0},
+    {10, 35, {4, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL}, 8, 4},
+    {10, 35, {2, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL}, 4, 3},
     {70,
      1100,
-     {4, 16, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL},
+     {4, 16, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL},
      8,
      64},
     {2,
      70000,
-     {2, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL},
+     {2, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL},
      8,
      2},
 };
@@ -163,7 +163,7 @@ Test(dot, order_of_the_sum) {
 /* Every length around the lanes and the pieces. */
 Test(dot, every_length) {
     static const aq_quant_options options = {
-        4, 8, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, NULL};
+        4, 8, AQ_PER_GROUP, false, AQ_MINMAX, AQ_PARAMS_F32, false, 0, NULL};
     rng r = {229};
     for (size_t cols = 1; cols <= 2100; cols += cols < 140 ? 1 : 53) {
         quantized q = quantized_make(1, cols, &options);

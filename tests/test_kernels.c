@@ -294,6 +294,19 @@ static void check_squares(const place *at) {
 
 Test(kernels, squares) { everywhere(0, sizeof(float), check_squares); }
 
+static void check_moments(const place *at) {
+    float *src = make_floats(at->r, at->offset, at->n, at->how);
+    double want[2 * AQI_SUM_LANES] = {0.5}, have[2 * AQI_SUM_LANES] = {0.5};
+    aqi_moments_ref(src, at->n, 0.7, want);
+    at->k->moments(src, at->n, 0.7, have);
+    for (size_t i = 0; i < 2 * AQI_SUM_LANES; i++)
+        CHECK_AT(at, memcmp(&have[i], &want[i], sizeof want[i]) == 0 ||
+                         (want[i] != want[i] && have[i] != have[i]));
+    offset_free(src, at->offset);
+}
+
+Test(kernels, moments) { everywhere(0, sizeof(float), check_moments); }
+
 static void check_to_halves(const place *at) {
     float *src = make_floats(at->r, at->offset, at->n, at->how);
     uint8_t *have = offset_alloc(at->offset, 2 * at->n), want[2 * MAX_VALUES];

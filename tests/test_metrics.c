@@ -263,3 +263,66 @@ Test(log10, hard_places) {
     }
     cr_assert_eq(aqi_log10(1.0), 0.0);
 }
+
+/* ---- moments ---- */
+
+static aq_error err;
+
+Test(moments, against_sums_in_long_double) {
+    static const size_t counts[] = {1,    2,    7,     8,     9,     1023,
+                                    1024, 1025, 65536, 65537, 300001};
+    static const double offsets[] = {0, 1e4, -3e-5};
+    aq_threads *threads;
+    cr_assert_eq(aq_threads_create(3, NULL, &threads, &err), AQ_OK);
+    for (size_t k = 0; k < COUNT_OF(counts) * COUNT_OF(offsets); k++) {
+        size_t n = counts[k / COUNT_OF(offsets)];
+        double offset = offsets[k % COUNT_OF(offsets)];
+        float *v = offset_alloc(4, n * sizeof *v), min, max;
+        long double sum = 0, squares = 0;
+        aq_moments m, again;
+        rng r = {k + 1};
+        rng_floats(&r, v, n, 1.0f);
+        for (size_t i = 0; i < n; i++) v[i] = (float)((double)v[i] + offset);
+        min = max = v[0];
+        for (size_t i = 0; i < n; i++) {
+            sum += (long double)v[i];
+            min = v[i] < min ? v[i] : min;
+            max = v[i] > max ? v[i] : max;
+        }
+        sum /= (long double)n;
+        for (size_t i = 0; i < n; i++)
+            squares += ((long double)v[i] - sum) * ((long double)v[i] - sum);
+        squares /= (long double)n;
+        cr_assert_eq(aq_moments_of(v, AQ_F32, n, NULL, &m, &err), AQ_OK);
+        cr_assert_eq(aq_isa_force(AQ_ISA_REF), AQ_OK);
+        cr_assert_eq(
+            aq_moments_of(v, AQ_F32, n, aq_threads_tasks(threads), &again, &err), AQ_OK);
+        cr_assert_eq(aq_isa_force(AQ_ISA_AUTO), AQ_OK);
+        cr_expect(memcmp(&m, &again, sizeof m) == 0);
+        cr_expect(m.count == n && m.min == min && m.max == max);
+        cr_expect(m.absmax == (-min > max ? -min : max));
+        cr_expect(fabsl((long double)m.mean - sum) <= 1e-14L * (1 + fabsl(sum)),
+                  "%zu values: %.17g, not %.17Lg", n, m.mean, sum);
+        cr_expect(fabsl((long double)m.variance - squares) <= 1e-12L * squares + 1e-18L,
+                  "%zu values: %.17g, not %.17Lg", n, m.variance, squares);
+        offset_free(v, 4);
+    }
+    aq_threads_destroy(threads);
+}
+
+Test(moments, arguments) {
+    static float v[70000];
+    uint16_t halves[3] = {0x3c00, 0xc000, 0x0000}; /* 1, -2, 0 */
+    aq_moments m;
+    cr_expect_eq(aq_moments_of(NULL, AQ_F32, 0, NULL, &m, &err), AQ_OK);
+    cr_expect(m.count == 0 && m.mean == 0 && m.variance == 0);
+    cr_expect_eq(aq_moments_of(NULL, AQ_F32, 1, NULL, &m, &err), AQ_E_ARG);
+    cr_expect_eq(aq_moments_of(v, AQ_I32, 1, NULL, &m, &err), AQ_E_ARG);
+    cr_expect_eq(aq_moments_of(halves, AQ_F16, 3, NULL, &m, &err), AQ_OK);
+    cr_expect(m.min == -2 && m.max == 1 && m.absmax == 2 &&
+              fabs(m.mean + 1.0 / 3) < 1e-15);
+    v[66000] = -INFINITY;
+    v[67000] = NAN;
+    cr_expect_eq(aq_moments_of(v, AQ_F32, 70000, NULL, &m, &err), AQ_E_NONFINITE);
+    cr_expect(strstr(err.message, "value 66000") != NULL, "%s", err.message);
+}

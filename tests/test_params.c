@@ -475,6 +475,67 @@ Test(params, requantized) {
     offset_free(v, 0);
 }
 
+/* Rows apart: the same bytes as from rows that follow each other. */
+Test(params, strides) {
+    enum { ROWS = 40, COLS = 128, STRIDE = 160 };
+    aq_quant_options o;
+    aq_layout l;
+    float *v = make_values(ROWS * STRIDE, GAUSS, 15), packed[ROWS * COLS];
+    for (size_t r = 0; r < ROWS; r++)
+        memcpy(packed + r * COLS, v + r * STRIDE, COLS * sizeof *v);
+    for (size_t r = 0; r + 1 < ROWS; r++) v[r * STRIDE + COLS + 3] = NAN; /* not read */
+    for (size_t i = 0; i < 3 || form_at(i - 3, &o); i++) {
+        if (i < 3)
+            o = (aq_quant_options){.group_size = 32, .granularity = (aq_granularity)i};
+        aq_metrics m, n;
+        quantized want = quantize(packed, ROWS, COLS, &o, NULL);
+        cr_assert_eq(
+            aq_quantize_into(&want.layout, packed, AQ_F32, &want.dst, NULL, &m, &err),
+            AQ_OK);
+        o.src_stride = STRIDE;
+        quantized have = quantize(v, ROWS, COLS, &o, NULL);
+        cr_assert_eq(aq_quantize_into(&have.layout, v, AQ_F32, &have.dst, NULL, &n, &err),
+                     AQ_OK);
+        cr_expect(quantized_same(&want, &have), "%s", quantized_text(&have));
+        cr_expect(memcmp(&m, &n, sizeof m) == 0);
+        quantized_free(&want);
+        quantized_free(&have);
+    }
+    o = (aq_quant_options){.src_stride = 7};
+    cr_expect_eq(aq_layout_init(1, 8, &o, &l, &err), AQ_E_ARG);
+    offset_free(v, 0);
+}
+
+/* A source that shares a byte with any part of the destination is refused. */
+Test(params, overlap) {
+    aq_quant_options forms[] = {{.bits = 8, .group_size = 8},
+                                {.bits = 8, .group_size = 8, .params = AQ_PARAMS_U8}};
+    for (size_t i = 0; i < 2; i++) {
+        quantized q = quantized_make(4, 64, &forms[i]);
+        float *memory = calloc(2000, sizeof *memory), *v = memory + 500;
+        uint8_t *end = (uint8_t *)(v + 256);
+        aq_quantized d[6] = {q.dst, q.dst, q.dst, q.dst, q.dst, q.dst};
+        d[1].codes = end - 1;
+        d[2].codes = (uint8_t *)v - q.layout.code_bytes + 1;
+        d[3].scales = v + 255;
+        d[4].zero_points = v - q.layout.num_groups + 1;
+        d[5].params = end - 1;
+        for (size_t k = 0; k < 6; k++) {
+            bool shared = k == 1 || k == 2 || (i == 0 ? k == 3 || k == 4 : k == 5);
+            cr_expect_eq(aq_quantize_into(&q.layout, v, AQ_F32, &d[k], NULL, NULL, &err),
+                         shared ? AQ_E_ARG : AQ_OK, "form %zu, case %zu", i, k);
+        }
+        d[0].codes = end; /* side by side */
+        cr_expect_eq(aq_quantize_into(&q.layout, v, AQ_F32, &d[0], NULL, NULL, &err),
+                     AQ_OK);
+        cr_expect_eq(
+            aq_requantize(&q.layout, &q.view, &q.layout, &q.dst, NULL, NULL, &err),
+            AQ_E_ARG);
+        free(memory);
+        quantized_free(&q);
+    }
+}
+
 /* ---- the ends of the range ---- */
 
 Test(params, nothing_flushes_to_zero) {

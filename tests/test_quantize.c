@@ -156,32 +156,32 @@ Test(layout, fields) {
     } cases[] = {
         {3,
          300,
-         {4, 128, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, NULL},
+         {4, 128, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, 0, NULL},
          {1, 128, 3, 9, 150, 450}},
-        {2, 9, {2, 8, AQ_PER_GROUP, true, AQ_MINMAX, 0, false, NULL}, {1, 8, 2, 4, 3, 6}},
+        {2, 9, {2, 8, AQ_PER_GROUP, true, AQ_MINMAX, 0, false, 0, NULL}, {1, 8, 2, 4, 3, 6}},
         {5,
          7,
-         {8, 64, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, NULL},
+         {8, 64, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, 0, NULL},
          {1, 64, 1, 5, 7, 35}},
         {4,
          10,
-         {4, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, 0, false, NULL},
+         {4, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, 0, false, 0, NULL},
          {1, 10, 1, 4, 5, 20}},
         {4,
          3,
-         {2, 0, AQ_PER_TENSOR, true, AQ_MINMAX, 0, false, NULL},
+         {2, 0, AQ_PER_TENSOR, true, AQ_MINMAX, 0, false, 0, NULL},
          {4, 3, 1, 1, 1, 4}},
         {0,
          10,
-         {4, 0, AQ_PER_TENSOR, false, AQ_MINMAX, 0, false, NULL},
+         {4, 0, AQ_PER_TENSOR, false, AQ_MINMAX, 0, false, 0, NULL},
          {1, 10, 1, 0, 5, 0}},
         {6,
          0,
-         {4, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, 0, false, NULL},
+         {4, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, 0, false, 0, NULL},
          {1, 1, 0, 0, 0, 0}},
         {0,
          0,
-         {8, 9, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, NULL},
+         {8, 9, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, 0, NULL},
          {1, 9, 0, 0, 0, 0}},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
@@ -210,27 +210,27 @@ Test(layout, refused) {
         aq_quant_options options;
         aq_status want;
     } cases[] = {
-        {1, 8, {1, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {1, 8, {7, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {1, 8, {9, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {1, 8, {16, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {1, 8, {UINT32_MAX, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {1, 8, {4, 7, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {1, 8, {4, 1, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {1, 8, {4, 7, AQ_PER_CHANNEL, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {1, 8, {4, 0, (aq_granularity)3, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {1, 8, {4, 0, (aq_granularity)-1, false, AQ_MINMAX, 0, false, NULL}, AQ_E_ARG},
-        {SIZE_MAX, 2, {8, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_LIMIT},
-        {2, SIZE_MAX, {8, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_LIMIT},
-        {1, SIZE_MAX / 2, {4, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_LIMIT},
+        {1, 8, {1, 0, 0, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_ARG},
+        {1, 8, {7, 0, 0, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_ARG},
+        {1, 8, {9, 0, 0, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_ARG},
+        {1, 8, {16, 0, 0, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_ARG},
+        {1, 8, {UINT32_MAX, 0, 0, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_ARG},
+        {1, 8, {4, 7, 0, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_ARG},
+        {1, 8, {4, 1, 0, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_ARG},
+        {1, 8, {4, 7, AQ_PER_CHANNEL, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_ARG},
+        {1, 8, {4, 0, (aq_granularity)3, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_ARG},
+        {1, 8, {4, 0, (aq_granularity)-1, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_ARG},
+        {SIZE_MAX, 2, {8, 0, 0, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_LIMIT},
+        {2, SIZE_MAX, {8, 0, 0, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_LIMIT},
+        {1, SIZE_MAX / 2, {4, 0, 0, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_LIMIT},
         {SIZE_MAX,
          SIZE_MAX,
-         {2, 0, AQ_PER_TENSOR, false, AQ_MINMAX, 0, false, NULL},
+         {2, 0, AQ_PER_TENSOR, false, AQ_MINMAX, 0, false, 0, NULL},
          AQ_E_LIMIT},
-        {SIZE_MAX, 1, {2, 0, 0, false, AQ_MINMAX, 0, false, NULL}, AQ_E_LIMIT},
+        {SIZE_MAX, 1, {2, 0, 0, false, AQ_MINMAX, 0, false, 0, NULL}, AQ_E_LIMIT},
         {SIZE_MAX / 4 + 1,
          1,
-         {2, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, 0, false, NULL},
+         {2, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, 0, false, 0, NULL},
          AQ_E_LIMIT},
     };
     static const aq_layout zero;
@@ -590,7 +590,7 @@ Test(nonfinite, first_of_many_tiles) {
     cr_assert_eq(aq_threads_create(4, NULL, &threads, NULL), AQ_OK);
     for (size_t i = 0; i < COUNT_OF(bad) * 3; i++) {
         aq_quant_options options = {
-            4, 64, (aq_granularity)(i % 3), false, AQ_MINMAX, 0, false, NULL};
+            4, 64, (aq_granularity)(i % 3), false, AQ_MINMAX, 0, false, 0, NULL};
         const size_t *two = bad[i / 3];
         size_t first = two[0] < two[1] ? two[0] : two[1];
         quantized q = quantized_make(ROWS, COLS, &options);
@@ -741,16 +741,16 @@ Test(tiles, threads_and_instruction_sets_change_nothing) {
         size_t rows, cols;
         aq_quant_options options;
     } cases[] = {
-        {300, 700, {4, 64, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, NULL}},
-        {1, 300000, {4, 128, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, NULL}},
-        {1, 300000, {2, 9, AQ_PER_GROUP, true, AQ_MINMAX, 0, false, NULL}},
-        {1, 300000, {8, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, 0, false, NULL}},
-        {1, 300000, {8, 9001, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, NULL}},
-        {3, 70001, {2, 1001, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, NULL}},
-        {50000, 3, {8, 0, AQ_PER_CHANNEL, true, AQ_MINMAX, 0, false, NULL}},
-        {512, 513, {4, 0, AQ_PER_TENSOR, false, AQ_MINMAX, 0, false, NULL}},
-        {100001, 2, {2, 0, AQ_PER_TENSOR, true, AQ_MINMAX, 0, false, NULL}},
-        {2, 150000, {8, 0, AQ_PER_TENSOR, false, AQ_MINMAX, 0, false, NULL}},
+        {300, 700, {4, 64, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, 0, NULL}},
+        {1, 300000, {4, 128, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, 0, NULL}},
+        {1, 300000, {2, 9, AQ_PER_GROUP, true, AQ_MINMAX, 0, false, 0, NULL}},
+        {1, 300000, {8, 0, AQ_PER_CHANNEL, false, AQ_MINMAX, 0, false, 0, NULL}},
+        {1, 300000, {8, 9001, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, 0, NULL}},
+        {3, 70001, {2, 1001, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, 0, NULL}},
+        {50000, 3, {8, 0, AQ_PER_CHANNEL, true, AQ_MINMAX, 0, false, 0, NULL}},
+        {512, 513, {4, 0, AQ_PER_TENSOR, false, AQ_MINMAX, 0, false, 0, NULL}},
+        {100001, 2, {2, 0, AQ_PER_TENSOR, true, AQ_MINMAX, 0, false, 0, NULL}},
+        {2, 150000, {8, 0, AQ_PER_TENSOR, false, AQ_MINMAX, 0, false, 0, NULL}},
     };
     rng r = {127};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
