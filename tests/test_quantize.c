@@ -158,7 +158,10 @@ Test(layout, fields) {
          300,
          {4, 128, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, 0, NULL},
          {1, 128, 3, 9, 150, 450}},
-        {2, 9, {2, 8, AQ_PER_GROUP, true, AQ_MINMAX, 0, false, 0, NULL}, {1, 8, 2, 4, 3, 6}},
+        {2,
+         9,
+         {2, 8, AQ_PER_GROUP, true, AQ_MINMAX, 0, false, 0, NULL},
+         {1, 8, 2, 4, 3, 6}},
         {5,
          7,
          {8, 64, AQ_PER_GROUP, false, AQ_MINMAX, 0, false, 0, NULL},
@@ -250,8 +253,10 @@ Test(layout, refused) {
 
 /* The largest group is a legal one. */
 Test(layout, group_larger_than_the_row) {
-    static const aq_quant_options options = {4,         SIZE_MAX, AQ_PER_GROUP, false,
-                                             AQ_MINMAX, 0,        false,        NULL};
+    static const aq_quant_options options = {.bits = 4,
+                                             .group_size = SIZE_MAX,
+                                             .granularity = AQ_PER_GROUP,
+                                             .method = AQ_MINMAX};
     aq_layout l;
     cr_assert_eq(aq_layout_init(3, 20, &options, &l, NULL), AQ_OK);
     cr_assert_eq(l.num_groups, 3u);
@@ -283,8 +288,8 @@ Test(quantize, every_option_shape_and_pattern) {
 Test(quantize, ties_go_to_the_even_code) {
     static const uint32_t bits[] = {2, 4, 8};
     for (size_t b = 0; b < COUNT_OF(bits); b++) {
-        aq_quant_options options = {bits[b],   0, AQ_PER_CHANNEL, false,
-                                    AQ_MINMAX, 0, false,          NULL};
+        aq_quant_options options = {
+            .bits = bits[b], .granularity = AQ_PER_CHANNEL, .method = AQ_MINMAX};
         size_t max_code = ((size_t)1 << bits[b]) - 1, cols = 2 * max_code + 1;
         quantized q = quantized_make(1, cols, &options);
         float values[511];
@@ -305,8 +310,8 @@ Test(quantize, ties_go_to_the_even_code) {
 
 /* A small tensor, by hand: 3 rows of 5 values at 2 bits. */
 Test(quantize, bytes_of_a_small_tensor) {
-    static const aq_quant_options options = {2,         8, AQ_PER_GROUP, false,
-                                             AQ_MINMAX, 0, false,        NULL};
+    static const aq_quant_options options = {
+        .bits = 2, .group_size = 8, .granularity = AQ_PER_GROUP, .method = AQ_MINMAX};
     static const float values[3][5] = {
         {0, 1, 2, 3, 0}, {-3, -1, 1, 3, -3}, {7, 7, 7, 7, 7}};
     static const uint8_t codes[6] = {0xE4, 0x00, 0xE4, 0x00, 0x00, 0x00};
@@ -564,8 +569,8 @@ Test(nonfinite, types) {
         {AQ_F64, 0xc7effffff0000000u, "-infinity in float32"},
         {AQ_F64, 0x7fefffffffffffffu, "+infinity in float32"}, /* DBL_MAX */
     };
-    static const aq_quant_options options = {8,         8, AQ_PER_GROUP, false,
-                                             AQ_MINMAX, 0, false,        NULL};
+    static const aq_quant_options options = {
+        .bits = 8, .group_size = 8, .granularity = AQ_PER_GROUP, .method = AQ_MINMAX};
     enum { COLS = 30 };
     quantized q = quantized_make(1, COLS, &options);
     for (size_t i = 0; i < COUNT_OF(cases) * COLS; i++) {
@@ -589,8 +594,10 @@ Test(nonfinite, first_of_many_tiles) {
     aq_threads *threads;
     cr_assert_eq(aq_threads_create(4, NULL, &threads, NULL), AQ_OK);
     for (size_t i = 0; i < COUNT_OF(bad) * 3; i++) {
-        aq_quant_options options = {
-            4, 64, (aq_granularity)(i % 3), false, AQ_MINMAX, 0, false, 0, NULL};
+        aq_quant_options options = {.bits = 4,
+                                    .group_size = 64,
+                                    .granularity = (aq_granularity)(i % 3),
+                                    .method = AQ_MINMAX};
         const size_t *two = bad[i / 3];
         size_t first = two[0] < two[1] ? two[0] : two[1];
         quantized q = quantized_make(ROWS, COLS, &options);
@@ -608,8 +615,8 @@ Test(nonfinite, first_of_many_tiles) {
 /* ---- wrong arguments ---- */
 
 Test(arguments, missing_pointers_and_wrong_types) {
-    static const aq_quant_options options = {4,         8, AQ_PER_GROUP, false,
-                                             AQ_MINMAX, 0, false,        NULL};
+    static const aq_quant_options options = {
+        .bits = 4, .group_size = 8, .granularity = AQ_PER_GROUP, .method = AQ_MINMAX};
     static const aq_dtype wrong_types[] = {AQ_DTYPE_NONE, AQ_I8,       AQ_U64,
                                            AQ_BOOL,       AQ_F8_E4M3,  AQ_F8_E5M2,
                                            (aq_dtype)99,  (aq_dtype)-1};
@@ -641,8 +648,8 @@ Test(arguments, missing_pointers_and_wrong_types) {
 
 /* Groups of rows, as another writer's model has them: consistent, but not for writing. */
 Test(arguments, layout_with_groups_of_rows) {
-    static const aq_quant_options options = {8,         0, AQ_PER_CHANNEL, false,
-                                             AQ_MINMAX, 0, false,          NULL};
+    static const aq_quant_options options = {
+        .bits = 8, .granularity = AQ_PER_CHANNEL, .method = AQ_MINMAX};
     static const float values[6 * 10];
     quantized q = quantized_make(6, 10, &options);
     q.layout.group_rows = 2;
@@ -687,8 +694,8 @@ Test(arguments, tampered_layout) {
         CHANGE(groups_per_row, 4), CHANGE(num_groups, 0),  CHANGE(num_groups, 17),
         CHANGE(row_bytes, 11),     CHANGE(row_bytes, 13),  CHANGE(code_bytes, 1),
     };
-    static const aq_quant_options options = {4,         8, AQ_PER_GROUP, false,
-                                             AQ_MINMAX, 0, false,        NULL};
+    static const aq_quant_options options = {
+        .bits = 4, .group_size = 8, .granularity = AQ_PER_GROUP, .method = AQ_MINMAX};
     static float values[6 * 24];
     quantized q = quantized_make(6, 23, &options);
     for (size_t i = 0; i < COUNT_OF(changes); i++) {
@@ -769,8 +776,8 @@ Test(tiles, threads_and_instruction_sets_change_nothing) {
 
 /* More tiles than one wave holds: the least value is in the first, the largest last. */
 Test(tiles, more_than_a_wave) {
-    static const aq_quant_options options = {2,         0, AQ_PER_TENSOR, false,
-                                             AQ_MINMAX, 0, false,         NULL};
+    static const aq_quant_options options = {
+        .bits = 2, .granularity = AQ_PER_TENSOR, .method = AQ_MINMAX};
     enum { ROWS = 260, COLS = 65536, COUNT = ROWS * COLS };
     uint16_t *values = (uint16_t *)calloc(COUNT, sizeof *values); /* bfloat16 */
     quantized q = quantized_make(ROWS, COLS, &options);
