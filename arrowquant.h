@@ -4854,7 +4854,7 @@ AQI_INLINE AQI_AVX2 void aqi_values_group(aqi_values *v, const aqi_row *row, siz
     v->zero_point = _mm256_set1_ps(row->zero_points[g]);
 }
 
-#define AQI_ROW_AHEAD 4096u /* bytes of codes fetched ahead */
+#define AQI_ROW_AHEAD 16384u /* bytes of codes fetched ahead */
 
 AQI_INLINE AQI_AVX2 size_t aqi_expand_of(const aqi_row *row, uint32_t bits, float *dst) {
     const uint8_t *codes = row->codes;
@@ -4962,7 +4962,15 @@ AQI_INLINE void aqi_x8_terms(const aqi_row *row, const aqi_x8 *x, size_t first,
         s = own;
         z = own + AQI_X8_TERMS;
     }
-    for (i = 0; i < count; i++) {
+    for (i = 0; i + AQI_X8_LANES <= count; i += AQI_X8_LANES) {
+        const float *xs = x->scales + first + i, *sums = x->sums + first + i;
+        size_t k;
+        for (k = 0; k < AQI_X8_LANES; k++) {
+            scales[i + k] = s[i + k] * xs[k];
+            zero_terms[i + k] = (s[i + k] * z[i + k]) * sums[k];
+        }
+    }
+    for (; i < count; i++) {
         scales[i] = s[i] * x->scales[first + i];
         zero_terms[i] = (s[i] * z[i]) * x->sums[first + i];
     }
@@ -4997,16 +5005,40 @@ AQI_INLINE AQI_AVX2 __m256i aqi_x8_sums32(__m256i v, const int8_t *x, uint32_t b
     return of->codebook ? sum : _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
 }
 
+/* Sums of a block; what lies beyond `left` bytes counts as 0. */
+AQI_INLINE AQI_AVX2 void aqi_x8_block(const uint8_t *codes, size_t left, const int8_t *x,
+                                      uint32_t bits, const aqi_values *of, __m256i *acc) {
+    uint8_t room[AQI_X8_BYTES];
+    size_t k;
+    if (left < AQI_X8_BYTES) {
+        memset(room, 0, sizeof room);
+        memcpy(room, codes, left);
+        codes = room;
+    } else {
+        __builtin_prefetch(codes + AQI_ROW_AHEAD);
+    }
+    for (k = 0; k < 2; k++)
+        acc[k] = _mm256_add_epi32(
+            acc[k], aqi_x8_sums32(aqi_load32(codes + 32 * k), x + 32 * k, bits, of));
+}
+
+/* sum += acc * scale, by lanes. */
+AQI_INLINE AQI_AVX2 __m256 aqi_x8_add(__m256 sum, __m256i acc, __m256 scale) {
+    return _mm256_add_ps(sum, _mm256_mul_ps(_mm256_cvtepi32_ps(acc), scale));
+}
+
 AQI_INLINE AQI_AVX2 void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x,
                                        float *lanes) {
     const size_t bytes = (row->n * bits + 7) / 8, segment = x->segment * bits / 8;
-    const size_t planes = AQI_X8_BYTES * 8 / bits;
+    const size_t planes = AQI_X8_BYTES * 8 / bits,
+                 words = AQI_MIN(segment / 4, (size_t)16);
     const aqi_values v = aqi_values_of(row);
-    float scales[AQI_X8_TERMS + 16], zero_terms[AQI_X8_TERMS];
-    __m256 sum[2], zero[2], s[2];
-    __m256i acc[2], index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), high;
-    size_t i, k, at = 0, first = 0, have = 0, words = AQI_MIN(segment / 4, (size_t)16);
     const int8_t *p = x->codes;
+    float scales[AQI_X8_TERMS + 16], zero_terms[AQI_X8_TERMS];
+    __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), high;
+    __m256 sum[2], zero[2];
+    size_t i, k, at = 0, first = 0, have, end;
+    memset(scales, 0, sizeof scales);
     high = _mm256_add_epi32(index, _mm256_set1_epi32(8));
     for (k = 0; (size_t)1 << k < words; k++) continue;
     index = _mm256_srl_epi32(index, _mm_cvtsi32_si128((int)k));
@@ -5014,47 +5046,25 @@ AQI_INLINE AQI_AVX2 void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const 
     for (k = 0; k < 2; k++) {
         sum[k] = _mm256_loadu_ps(lanes + 8 * k);
         zero[k] = _mm256_loadu_ps(lanes + AQI_X8_LANES + 8 * k);
-        acc[k] = _mm256_setzero_si256();
     }
-    memset(scales, 0, sizeof scales);
-    for (; at < bytes; at += AQI_X8_BYTES, p += planes) {
-        const uint8_t *codes = row->codes + at;
-        uint8_t room[AQI_X8_BYTES];
-        size_t s0 = at / segment; /* the first segment of the block */
-        if (s0 >= first + have) {
-            first = s0;
-            have = AQI_MIN((bytes - at + segment - 1) / segment, (size_t)AQI_X8_TERMS);
-            aqi_x8_terms(row, x, first, have, scales, zero_terms);
-            for (i = 0; i < have; i += 16) {
-                zero[0] = _mm256_add_ps(zero[0], _mm256_loadu_ps(zero_terms + i));
-                zero[1] = _mm256_add_ps(zero[1], _mm256_loadu_ps(zero_terms + i + 8));
-            }
+    for (; at < bytes; first += have) {
+        have = AQI_MIN((bytes - at + segment - 1) / segment, (size_t)AQI_X8_TERMS);
+        aqi_x8_terms(row, x, first, have, scales, zero_terms);
+        for (i = 0; i < have; i += 16) {
+            zero[0] = _mm256_add_ps(zero[0], _mm256_loadu_ps(zero_terms + i));
+            zero[1] = _mm256_add_ps(zero[1], _mm256_loadu_ps(zero_terms + i + 8));
         }
-        if (bytes - at < AQI_X8_BYTES) {
-            memset(room, 0, sizeof room);
-            memcpy(room, codes, bytes - at);
-            codes = room;
-        } else {
-            __builtin_prefetch(codes + AQI_ROW_AHEAD);
-        }
-        for (k = 0; k < 2; k++)
-            acc[k] = _mm256_add_epi32(
-                acc[k], aqi_x8_sums32(aqi_load32(codes + 32 * k), p + 32 * k, bits, &v));
-        if ((at + AQI_X8_BYTES) % segment != 0 && segment > AQI_X8_BYTES &&
-            at + AQI_X8_BYTES < bytes)
-            continue;
-        if (segment >= AQI_X8_BYTES) {
-            s[0] = s[1] = _mm256_set1_ps(scales[s0 - first]);
-        } else {
-            __m256 a = _mm256_loadu_ps(scales + s0 - first);
-            __m256 b = _mm256_loadu_ps(scales + s0 - first + 8);
-            s[0] = _mm256_permutevar8x32_ps(a, index);
-            s[1] = words == 1 ? b : _mm256_permutevar8x32_ps(a, high);
-        }
-        for (k = 0; k < 2; k++) {
-            sum[k] =
-                _mm256_add_ps(sum[k], _mm256_mul_ps(_mm256_cvtepi32_ps(acc[k]), s[k]));
-            acc[k] = _mm256_setzero_si256();
+        for (i = 0; i < have; i += 16 / words) {
+            __m256i acc[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+            __m256 low = _mm256_loadu_ps(scales + i), s = _mm256_set1_ps(scales[i]);
+            end = AQI_MIN(at + AQI_MAX(segment, (size_t)AQI_X8_BYTES), bytes);
+            for (; at < end; at += AQI_X8_BYTES, p += planes)
+                aqi_x8_block(row->codes + at, end - at, p, bits, &v, acc);
+            if (words < 16) s = _mm256_permutevar8x32_ps(low, index);
+            sum[0] = aqi_x8_add(sum[0], acc[0], s);
+            if (words < 16) s = _mm256_permutevar8x32_ps(low, high);
+            if (words == 1) s = _mm256_loadu_ps(scales + i + 8);
+            sum[1] = aqi_x8_add(sum[1], acc[1], s);
         }
     }
     for (k = 0; k < 2; k++) {
@@ -5708,44 +5718,40 @@ AQI_INLINE AQI_AVX512 void aqi_dot_x8_of512(const aqi_row *row, uint32_t bits,
                                             const __m512i *levels, const aqi_x8 *x,
                                             float *lanes) {
     const size_t bytes = (row->n * bits + 7) / 8, segment = x->segment * bits / 8;
-    const size_t planes = AQI_X8_BYTES * 8 / bits;
+    const size_t planes = AQI_X8_BYTES * 8 / bits,
+                 words = AQI_MIN(segment / 4, (size_t)16);
     float scales[AQI_X8_TERMS + 16], zero_terms[AQI_X8_TERMS];
     __m512 sum = _mm512_loadu_ps(lanes), zero = _mm512_loadu_ps(lanes + AQI_X8_LANES), s;
-    __m512i acc = _mm512_setzero_si512(), index;
-    size_t i, k, at = 0, first = 0, have = 0, words = AQI_MIN(segment / 4, (size_t)16);
+    __m512i index, v;
+    size_t i, k, at = 0, first = 0, have, end;
     const int8_t *p = x->codes;
+    memset(scales, 0, sizeof scales);
     index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     for (k = 0; (size_t)1 << k < words; k++) continue;
     index = _mm512_srl_epi32(index, _mm_cvtsi32_si128((int)k));
-    memset(scales, 0, sizeof scales);
-    for (; at < bytes; at += AQI_X8_BYTES, p += planes) {
-        const uint8_t *codes = row->codes + at;
-        size_t left = bytes - at, s0 = at / segment; /* the first segment of the block */
-        __m512i v;
-        if (s0 >= first + have) {
-            first = s0;
-            have = AQI_MIN((left + segment - 1) / segment, (size_t)AQI_X8_TERMS);
-            aqi_x8_terms(row, x, first, have, scales, zero_terms);
-            for (i = 0; i < have; i += 16)
-                zero = _mm512_add_ps(zero, _mm512_loadu_ps(zero_terms + i));
+    for (; at < bytes; first += have) {
+        have = AQI_MIN((bytes - at + segment - 1) / segment, (size_t)AQI_X8_TERMS);
+        aqi_x8_terms(row, x, first, have, scales, zero_terms);
+        for (i = 0; i < have; i += 16)
+            zero = _mm512_add_ps(zero, _mm512_loadu_ps(zero_terms + i));
+        for (i = 0; i < have; i += 16 / words) {
+            __m512i acc = _mm512_setzero_si512();
+            end = AQI_MIN(at + AQI_MAX(segment, (size_t)AQI_X8_BYTES), bytes);
+            for (; at + AQI_X8_BYTES <= end; at += AQI_X8_BYTES, p += planes) {
+                __builtin_prefetch(row->codes + at + AQI_ROW_AHEAD);
+                v = _mm512_loadu_si512(row->codes + at);
+                acc = aqi_x8_sums64(acc, v, p, bits, levels);
+            }
+            if (at < end) {
+                v = _mm512_maskz_loadu_epi8(((__mmask64)1 << (end - at)) - 1,
+                                            row->codes + at);
+                acc = aqi_x8_sums64(acc, v, p, bits, levels);
+                at = end;
+            }
+            s = _mm512_set1_ps(scales[i]);
+            if (words < 16) s = _mm512_permutexvar_ps(index, _mm512_loadu_ps(scales + i));
+            sum = _mm512_add_ps(sum, _mm512_mul_ps(_mm512_cvtepi32_ps(acc), s));
         }
-        if (left < AQI_X8_BYTES) {
-            v = _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, codes);
-        } else {
-            __builtin_prefetch(codes + AQI_ROW_AHEAD);
-            v = _mm512_loadu_si512(codes);
-        }
-        acc = aqi_x8_sums64(acc, v, p, bits, levels);
-        if (segment > AQI_X8_BYTES && (at + AQI_X8_BYTES) % segment != 0 &&
-            left > AQI_X8_BYTES)
-            continue;
-        if (segment >= AQI_X8_BYTES) {
-            s = _mm512_set1_ps(scales[s0 - first]);
-        } else {
-            s = _mm512_permutexvar_ps(index, _mm512_loadu_ps(scales + s0 - first));
-        }
-        sum = _mm512_add_ps(sum, _mm512_mul_ps(_mm512_cvtepi32_ps(acc), s));
-        acc = _mm512_setzero_si512();
     }
     _mm512_storeu_ps(lanes, sum);
     _mm512_storeu_ps(lanes + AQI_X8_LANES, zero);
@@ -15563,13 +15569,18 @@ aq_status aq_dequantize_rows(const aq_layout *layout, const aq_quantized_view *s
     return status;
 }
 
-/* The lanes of a dot product to one sum, pairwise. */
-static float aqi_dot_close(float *lanes, size_t count) {
-    size_t width, i;
-    for (width = count / 2; width > 0; width /= 2) {
-        for (i = 0; i < width; i++) lanes[i] += lanes[i + width];
-    }
-    return lanes[0];
+/* Lanes of a dot product to one sum, in halves. */
+static float aqi_close16(float *lanes) {
+    size_t i;
+    for (i = 0; i < 8; i++) lanes[i] += lanes[i + 8];
+    for (i = 0; i < 4; i++) lanes[i] += lanes[i + 4];
+    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+}
+
+static float aqi_close32(float *lanes) {
+    size_t i;
+    for (i = 0; i < 16; i++) lanes[i] += lanes[i + 16];
+    return aqi_close16(lanes);
 }
 
 static float aqi_dot_row(const aq_layout *l, const aq_quantized_view *src, size_t row,
@@ -15581,7 +15592,7 @@ static float aqi_dot_row(const aq_layout *l, const aq_quantized_view *src, size_
         aqi_span_at(l, src, row, col, l->cols, &s);
         aqi_k()->dot_row(&s.row, x + col, lanes);
     }
-    return aqi_dot_close(lanes, AQI_DOT_LANES);
+    return aqi_close32(lanes);
 }
 
 aq_status aq_dot_row(const aq_layout *layout, const aq_quantized_view *src, size_t row,
@@ -15626,8 +15637,7 @@ static float aqi_dot_x8(const aqi_matmul_task *t, size_t row, size_t vector) {
         x.sums = a->sums + vector * a->segments + col / a->segment;
         aqi_k()->dot_x8(&s.row, &x, lanes);
     }
-    return aqi_dot_close(lanes, AQI_X8_LANES) -
-           aqi_dot_close(lanes + AQI_X8_LANES, AQI_X8_LANES);
+    return aqi_close16(lanes) - aqi_close16(lanes + AQI_X8_LANES);
 }
 
 static void aqi_matmul_tile(void *arg, size_t index) {
@@ -16137,7 +16147,7 @@ static float aqi_float_dot(const aq_tensor *t, size_t row, const float *x) {
             aqi_floats_at(t->data, t->dtype, row * t->layout.cols + col, n, room);
         aqi_k()->dot(w, x + col, n, lanes);
     }
-    return aqi_dot_close(lanes, AQI_DOT_LANES);
+    return aqi_close32(lanes);
 }
 
 aq_status aq_tensor_dot(const aq_tensor *tensor, size_t row, const float *x,
