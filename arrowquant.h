@@ -13770,13 +13770,16 @@ static aq_status aqi_layout_complete(aq_layout *l, aq_error *err) {
     return AQ_OK;
 }
 
+/* Of those that we make; other writers' codes may have others. */
+static bool aqi_is_width(uint32_t bits) { return bits >= 2 && bits <= 8 && bits != 7; }
+
 static aq_status aqi_quant_options_resolve(const aq_quant_options *in,
                                            aq_quant_options *out, aq_error *err) {
     memset(out, 0, sizeof *out);
     if (in != NULL) *out = *in;
     if (out->bits == 0) out->bits = 4;
     if (out->group_size == 0) out->group_size = 128;
-    if (out->bits < 2 || out->bits > 8 || out->bits == 7)
+    if (!aqi_is_width(out->bits))
         return aqi_fail(err, AQ_E_ARG, "%u bits; choose 2, 3, 4, 5, 6 or 8", out->bits);
     if (out->group_size < AQ_MIN_GROUP_SIZE)
         return aqi_fail(err, AQ_E_ARG, "group size %zu; choose %d or more",
@@ -13842,8 +13845,8 @@ aq_status aq_layout_init(size_t rows, size_t cols, const aq_quant_options *optio
 /* A layout from the caller's memory, before loops trust it. */
 static aq_status aqi_layout_check(const aq_layout *l, aq_error *err) {
     aq_layout again;
-    if (l == NULL || l->code_bits < l->bits || l->code_bits > 8 || l->bits < 2 ||
-        l->bits == 7 || l->group_rows == 0 ||
+    if (l == NULL || l->code_bits < l->bits || l->code_bits > 8 || l->bits == 0 ||
+        l->group_rows == 0 ||
         l->group_cols == 0)
         return aqi_fail(err, AQ_E_ARG, "layout was not made by aq_layout_init");
     again = *l;
@@ -15291,7 +15294,8 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
     if (!aq_dtype_is_float(t->dtype))
         return aqi_fail(err, AQ_E_ARG, "cannot quantize values of type %s",
                         aq_dtype_name(t->dtype));
-    if (l->code_bits != l->bits || (l->group_rows > 1 && l->num_groups > 1))
+    if (l->code_bits != l->bits || !aqi_is_width(l->bits) ||
+        (l->group_rows > 1 && l->num_groups > 1))
         return aqi_fail(err, AQ_E_ARG,
                         "layout of another writer; make one by aq_layout_init");
     if (l->rows == 0 || l->cols == 0) return AQ_OK;

@@ -589,7 +589,7 @@ static const struct {
     aq_job_options options;
     aq_status wanted;
 } job_cases[] = {
-    {"3 bits", {.quant = {.bits = 3}}, AQ_E_ARG},
+    {"7 bits", {.quant = {.bits = 7}}, AQ_E_ARG},
     {"small groups", {.quant = {.group_size = 7}}, AQ_E_ARG},
     {"granularity", {.quant = {.granularity = (aq_granularity)3}}, AQ_E_ARG},
     {"operation", {.operation = (aq_operation)3}, AQ_E_ARG},
