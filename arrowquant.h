@@ -2877,9 +2877,9 @@ typedef struct aqi_fine_sums {
     int64_t q, qq, qu;
 } aqi_fine_sums;
 
-#define AQI_BLOCK 16u        /* groups that are worked on side by side       */
-#define AQI_BLOCK_VALUES 512u /* at most in a group of them                   */
-#define AQI_BLOCK_NONE 0xffffu
+#define AQI_BLOCK 32u         /* groups that are worked on side by side */
+#define AQI_BLOCK_VALUES 256u /* at most in a group of them             */
+#define AQI_BLOCK_NONE 0xffffffffu
 
 /* The fine grid of a width: steps a code, and the slope and shift that divide by them
  * exactly. Two codes more than there are fit into it. */
@@ -3398,7 +3398,7 @@ AQI_INLINE void aqi_refits_end(aqi_refits *r, aqi_block *b, const aqi_quantizer 
 
 /* Widths that fill bytes, and sums that fit 32 bits. */
 AQI_INLINE bool aqi_block_takes(const aqi_quantizer *z) {
-    return 8 % z->bits == 0 && (z->bits < 8 || !z->refine || z->n <= 256);
+    return 8 % z->bits == 0 && z->n <= AQI_BLOCK_VALUES;
 }
 
 /* What an instruction set does for a block. `ahead` is prefetched. */
@@ -4506,9 +4506,10 @@ AQI_AVX2 static void aqi_refit_avx2(const uint16_t *src, size_t n, const aqi_fin
 
 /* ---- blocks of groups ---- */
 
+/* Into the second cache: the first holds the block that is worked on. */
 AQI_INLINE void aqi_fetch(const char *p, size_t bytes) {
     size_t i;
-    for (i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+    for (i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
 }
 
 typedef enum aqi_join {
@@ -5336,11 +5337,13 @@ AQI_AVX512 static void aqi_ranges_avx512(const float *src, const aqi_quantizer *
         maxs[g] = _mm512_castps_si512(_mm512_max_ps(max0, max1));
         mags[g] = _mm512_max_epu32(mag0, mag1);
     }
-    mins[0] = aqi_fold512(mins, AQI_JOIN_MIN);
-    maxs[0] = aqi_fold512(maxs, AQI_JOIN_MAX);
-    _mm512_storeu_ps(b->min, _mm512_add_ps(_mm512_castsi512_ps(mins[0]), zero));
-    _mm512_storeu_ps(b->max, _mm512_add_ps(_mm512_castsi512_ps(maxs[0]), zero));
-    _mm512_storeu_si512(b->absmax_bits, aqi_fold512(mags, AQI_JOIN_MAX_U32));
+    for (g = 0; g < AQI_BLOCK; g += 16) {
+        __m512 min = _mm512_castsi512_ps(aqi_fold512(mins + g, AQI_JOIN_MIN));
+        __m512 max = _mm512_castsi512_ps(aqi_fold512(maxs + g, AQI_JOIN_MAX));
+        _mm512_storeu_ps(b->min + g, _mm512_add_ps(min, zero));
+        _mm512_storeu_ps(b->max + g, _mm512_add_ps(max, zero));
+        _mm512_storeu_si512(b->absmax_bits + g, aqi_fold512(mags + g, AQI_JOIN_MAX_U32));
+    }
 }
 
 /* Stores 64 one-byte codes, or the first 32 of them, packed. */
@@ -5427,9 +5430,13 @@ typedef struct aqi_refits512 {
 } aqi_refits512;
 
 AQI_INLINE AQI_AVX512 void aqi_store_sums512(double *dst, __m512i *v) {
-    __m512i sums = aqi_fold512(v, AQI_JOIN_ADD);
-    _mm512_storeu_pd(dst, _mm512_cvtepi32_pd(_mm512_castsi512_si256(sums)));
-    _mm512_storeu_pd(dst + 8, _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(sums, 1)));
+    size_t g;
+    for (g = 0; g < AQI_BLOCK; g += 16) {
+        __m512i sums = aqi_fold512(v + g, AQI_JOIN_ADD);
+        __m256i high = _mm512_extracti64x4_epi64(sums, 1);
+        _mm512_storeu_pd(dst + g, _mm512_cvtepi32_pd(_mm512_castsi512_si256(sums)));
+        _mm512_storeu_pd(dst + g + 8, _mm512_cvtepi32_pd(high));
+    }
 }
 
 /* Steps to 16 bits, in the scrambled order of two vectors packed. */
@@ -14798,7 +14805,7 @@ static bool aqi_quantize_run(const aqi_quantize_task *t, size_t slot, size_t end
             out.zero_points = t->dst->zero_points + slot;
             out.unsure = out.worse = 0;
             undone = aqi_k()->block(p, &z, &out);
-            for (i = 0; out.unsure >> i != 0; i++) {
+            for (i = 0; i < AQI_BLOCK && out.unsure >> i != 0; i++) {
                 if ((out.unsure >> i & 1u) != 0) aqi_settle_group(p, &z, &out, i);
             }
         }
