@@ -14212,6 +14212,40 @@ static void aqi_params_of_u8(const float *factors, int scale, int minimum,
         *out_scale > 0.0f ? (0.0f - factors[1] * (float)minimum) / *out_scale : 0.0f;
 }
 
+/* Of `count` groups, 16 at a time, for the compiler's vectors. */
+static void aqi_params_of_u8s(const float *factors, const uint8_t *scale_codes,
+                              const uint8_t *minima, size_t count, float *scales,
+                              float *zero_points) {
+    size_t i, k;
+    for (i = 0; i + 16 <= count; i += 16) {
+        float s[16], m[16];
+        for (k = 0; k < 16; k++) {
+            s[k] = factors[0] * (float)scale_codes[i + k];
+            m[k] = 0.0f - factors[1] * (float)(int8_t)minima[i + k];
+        }
+        for (k = 0; k < 16; k++) m[k] = m[k] / s[k];
+        for (k = 0; k < 16; k++) m[k] = s[k] > 0.0f ? m[k] : 0.0f;
+        memcpy(scales + i, s, sizeof s);
+        memcpy(zero_points + i, m, sizeof m);
+    }
+    for (; i < count; i++)
+        aqi_params_of_u8(factors, scale_codes[i], (int8_t)minima[i], &scales[i],
+                         &zero_points[i]);
+}
+
+/* The same of signed or unsigned scales alone. */
+static void aqi_params_of_scales(float factor, const uint8_t *codes, bool is_signed,
+                                 size_t count, float *scales) {
+    const int flip = is_signed ? 128 : 0; /* x ^ 128 - 128: from unsigned to signed */
+    size_t i, k;
+    for (i = 0; i + 16 <= count; i += 16) {
+        float s[16];
+        for (k = 0; k < 16; k++) s[k] = factor * (float)((codes[i + k] ^ flip) - flip);
+        memcpy(scales + i, s, sizeof s);
+    }
+    for (; i < count; i++) scales[i] = factor * (float)((codes[i] ^ flip) - flip);
+}
+
 /* Scales and zero points of `count` groups from `slot` on, all of one row. */
 static void aqi_params_expand(const aq_layout *l, const uint8_t *params, size_t slot,
                               size_t count, float *scales, float *zero_points) {
@@ -14226,15 +14260,11 @@ static void aqi_params_expand(const aq_layout *l, const uint8_t *params, size_t 
         aqi_k()->from_f16(first + 2 * slot, count, scales);
         for (i = 0; i < count; i++) scales[i] *= factors[0];
         if (!l->symmetric) aqi_k()->from_f16(second + 2 * slot, count, zero_points);
-    } else if (l->codebook) {
-        for (i = 0; i < count; i++)
-            scales[i] = factors[0] * (float)(int8_t)first[slot + i];
-    } else if (l->symmetric) {
-        for (i = 0; i < count; i++) scales[i] = factors[0] * (float)first[slot + i];
+    } else if (!aqi_params_has_minima(l)) {
+        aqi_params_of_scales(factors[0], first + slot, l->codebook, count, scales);
     } else {
-        for (i = 0; i < count; i++)
-            aqi_params_of_u8(factors, first[slot + i], (int8_t)second[slot + i],
-                             &scales[i], &zero_points[i]);
+        aqi_params_of_u8s(factors, first + slot, second + slot, count, scales,
+                          zero_points);
     }
     for (i = 0; i < count && !aqi_params_has_minima(l); i++) zero_points[i] = half;
 }
