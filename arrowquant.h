@@ -1087,12 +1087,13 @@ typedef struct aq_tensor {
     const uint8_t *data;
     size_t data_bytes;
     aq_layout layout;             /* rows and cols always; the rest when quantized    */
-    const float *scales;          /* layout.num_groups                                */
-    const float *zero_points;
+    const float *scales;          /* layout.num_groups; NULL with small parameters    */
+    const float *zero_points;     /* the same                                         */
+    const uint8_t *params;        /* layout.params_bytes: small parameters            */
     double cosine;                /* against the original; NaN when not recorded      */
     double sqnr_db;
     double max_abs_error;
-    bool mapped;                  /* data, scales and zero_points lie in the mapping  */
+    bool mapped;                  /* data and parameters lie in the mapping           */
     void *owned;                  /* private: what aq_tensor_release gives back       */
 } aq_tensor;
 
@@ -1127,8 +1128,8 @@ AQ_API void aq_model_close(aq_model *model);
 /* aq_model_count, aq_model_get_format - number of tensors; what kind of model it is. */
 AQ_API size_t aq_model_count(const aq_model *model);
 AQ_API aq_model_format aq_model_get_format(const aq_model *model);
-/* aq_model_describe - i-th tensor in name order, without data, scales and zero points
- * (NULL): nothing to release. Returns AQ_OK; AQ_E_ARG. */
+/* aq_model_describe - i-th tensor in name order, without data and parameters (NULL):
+ * nothing to release. Returns AQ_OK; AQ_E_ARG. */
 AQ_API AQ_CHECKED aq_status aq_model_describe(const aq_model *model, size_t index,
                                               aq_tensor *out_tensor, aq_error *err);
 /* aq_model_tensor - i-th tensor in name order with its data: pointers into the mapping
@@ -1164,6 +1165,16 @@ AQ_API AQ_CHECKED aq_status aq_tensor_dot(const aq_tensor *tensor, size_t row,
 AQ_API AQ_CHECKED aq_status aq_tensor_matvec(const aq_tensor *tensor, const float *x,
                                              float *y, const aq_tasks *tasks,
                                              aq_error *err);
+/* aq_tensor_matmul - aq_matmul on a tensor, quantized or float: y[b * rows + r] is
+ * aq_tensor_dot of row r and vector b. */
+AQ_API AQ_CHECKED aq_status aq_tensor_matmul(const aq_tensor *tensor, const float *x,
+                                             size_t count, float *y,
+                                             const aq_tasks *tasks, aq_error *err);
+/* aq_tensor_matmul_i8 - aq_matmul_i8 on a quantized tensor; x from aq_activations_init
+ * with its layout. AQ_E_TYPE where it is not quantized. */
+AQ_API AQ_CHECKED aq_status aq_tensor_matmul_i8(const aq_tensor *tensor,
+                                                const aq_activations *x, float *y,
+                                                const aq_tasks *tasks, aq_error *err);
 /* aq_tensor_init - describe values in memory: a float or integer tensor that borrows
  * name and data (num_params * aq_dtype_bytes(dtype) bytes). Returns AQ_OK; AQ_E_ARG;
  * AQ_E_LIMIT. */
@@ -1186,8 +1197,8 @@ typedef struct aq_model_writer_options {
 } aq_model_writer_options;
 
 /* aq_model_writer_open - begin a model file that appears, whole, at finish.
- *   tensors  in  descriptions of all tensors in the order they will be put (their data,
- *                scales, zero_points are not read); names unique; borrowed until finish
+ *   tensors  in  descriptions of all tensors in the order they will be put (their data
+ *                and parameters are not read); names unique; borrowed until finish
  * Returns  AQ_OK; AQ_E_ARG; AQ_E_DUPLICATE; AQ_E_UNSUPPORTED (a quantized tensor for a
  *          safetensors file); AQ_E_IO; AQ_E_NOMEM. */
 AQ_API AQ_CHECKED aq_status aq_model_writer_open(
@@ -1246,8 +1257,8 @@ typedef struct aq_job_options {
 /* One tensor of a job, in name order. */
 typedef struct aq_tensor_report {
     const char *name;
-    aq_tensor tensor;     /* as written; data, scales and zero_points are NULL         */
-    uint64_t bytes_in;    /* of the input's data, scales and zero points               */
+    aq_tensor tensor;     /* as written; data and parameters are NULL                  */
+    uint64_t bytes_in;    /* of the input's data and parameters                        */
     uint64_t bytes_out;
     aq_metrics metrics;   /* count = 0 when the tensor was not quantized               */
 } aq_tensor_report;
@@ -16148,6 +16159,7 @@ static aq_quantized_view aqi_tensor_view(const aq_tensor *t) {
     v.codes = t->data;
     v.scales = t->scales;
     v.zero_points = t->zero_points;
+    v.params = t->params;
     return v;
 }
 
@@ -16208,38 +16220,62 @@ aq_status aq_tensor_dot(const aq_tensor *tensor, size_t row, const float *x,
     return AQ_OK;
 }
 
-typedef struct aqi_float_matvec_task {
+typedef struct aqi_float_matmul_task {
     const aq_tensor *tensor;
     const float *x;
     float *y;
-    size_t rows;
-} aqi_float_matvec_task;
+    size_t count, tile_rows;
+} aqi_float_matmul_task;
 
-static void aqi_float_matvec_tile(void *arg, size_t index) {
-    const aqi_float_matvec_task *t = (const aqi_float_matvec_task *)arg;
-    size_t row = index * t->rows, end = AQI_MIN(row + t->rows, t->tensor->layout.rows);
-    for (; row < end; row++) t->y[row] = aqi_float_dot(t->tensor, row, t->x);
+static void aqi_float_matmul_tile(void *arg, size_t index) {
+    const aqi_float_matmul_task *t = (const aqi_float_matmul_task *)arg;
+    const aq_layout *l = &t->tensor->layout;
+    size_t row = index * t->tile_rows, end = AQI_MIN(row + t->tile_rows, l->rows), i;
+    for (; row < end; row++) {
+        for (i = 0; i < t->count; i++)
+            t->y[i * l->rows + row] = aqi_float_dot(t->tensor, row, t->x + i * l->cols);
+    }
 }
 
-aq_status aq_tensor_matvec(const aq_tensor *tensor, const float *x, float *y,
-                           const aq_tasks *tasks, aq_error *err) {
+aq_status aq_tensor_matmul(const aq_tensor *tensor, const float *x, size_t count,
+                           float *y, const aq_tasks *tasks, aq_error *err) {
     const aq_layout *l = &tensor->layout;
     aq_quantized_view view = aqi_tensor_view(tensor);
-    aqi_float_matvec_task t;
+    aqi_float_matmul_task t;
     aq_status status;
     aqi_error_clear(err);
     status = aqi_tensor_check_float(tensor, err);
     if (status != AQ_OK) return status;
-    if (l->bits != 0) return aq_matvec(l, &view, x, y, tasks, err);
-    if (l->rows == 0) return AQ_OK;
+    if (l->bits != 0) return aq_matmul(l, &view, x, count, y, tasks, err);
+    if (l->rows == 0 || count == 0) return AQ_OK;
     if (y == NULL || (l->cols > 0 && x == NULL))
         return aqi_fail(err, AQ_E_ARG, "vector missing");
     t.tensor = tensor;
     t.x = x;
     t.y = y;
-    t.rows = AQI_MAX(AQI_TILE_VALUES / AQI_MAX(l->cols, (size_t)1), (size_t)1);
-    aqi_run(tasks, (l->rows + t.rows - 1) / t.rows, aqi_float_matvec_tile, &t);
+    t.count = count;
+    t.tile_rows = AQI_TILE_VALUES / AQI_MAX(l->cols, (size_t)1) / count;
+    t.tile_rows = AQI_MAX(t.tile_rows, (size_t)1);
+    aqi_run(tasks, (l->rows - 1) / t.tile_rows + 1, aqi_float_matmul_tile, &t);
     return AQ_OK;
+}
+
+aq_status aq_tensor_matvec(const aq_tensor *tensor, const float *x, float *y,
+                           const aq_tasks *tasks, aq_error *err) {
+    return aq_tensor_matmul(tensor, x, 1, y, tasks, err);
+}
+
+aq_status aq_tensor_matmul_i8(const aq_tensor *tensor, const aq_activations *x, float *y,
+                              const aq_tasks *tasks, aq_error *err) {
+    aq_quantized_view view = aqi_tensor_view(tensor);
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_tensor_check_float(tensor, err);
+    if (status != AQ_OK) return status;
+    if (tensor->layout.bits == 0)
+        return aqi_fail(err, AQ_E_TYPE, "tensor \"%.80s\" is not quantized",
+                        tensor->name);
+    return aq_matmul_i8(&tensor->layout, &view, x, y, tasks, err);
 }
 
 /*==========================================================================
@@ -16265,7 +16301,10 @@ aq_status aq_tensor_matvec(const aq_tensor *tensor, const float *x, float *y,
     X(cosine, AQ_DOUBLE, 0, false)                                                       \
     X(sqnr_db, AQ_DOUBLE, 0, false)                                                      \
     X(max_abs_error, AQ_DOUBLE, 0, false)                                                \
-    X(chunk_count, AQ_INT32, 0, false)
+    X(chunk_count, AQ_INT32, 0, false)                                                   \
+    X(group_params, AQ_BYTE_ARRAY, 0, false)                                             \
+    X(params_type, AQ_BYTE_ARRAY, 0, false)                                              \
+    X(codebook, AQ_BYTE_ARRAY, 0, false)
 
 typedef struct aqi_model_columns {
 #define AQ_X(name, type, lists, required) int32_t name;
@@ -16484,13 +16523,14 @@ static aq_status aqi_model_columns_find(aqi_model_file *f, aq_error *err) {
 /* Columns that describe the tensors of a row group. */
 typedef struct aqi_model_rows {
     aqi_cells layer_name, shape, dtype, num_params, quant_type, scales, quant_axis,
-        group_size, bit_width, packing, cosine, sqnr_db, max_abs_error, chunk_count;
+        group_size, bit_width, packing, cosine, sqnr_db, max_abs_error, chunk_count,
+        group_params, params_type, codebook;
 } aqi_model_rows;
 
 #define AQI_MODEL_ROWS(X)                                                                \
     X(layer_name) X(shape) X(dtype) X(num_params) X(quant_type) X(scales)                \
     X(quant_axis) X(group_size) X(bit_width) X(packing) X(cosine) X(sqnr_db)             \
-    X(max_abs_error) X(chunk_count)
+    X(max_abs_error) X(chunk_count) X(group_params) X(params_type) X(codebook)
 
 static void aqi_model_rows_close(aqi_model_rows *r) {
 #define AQ_X(name) aqi_cells_close(&r->name);
@@ -16511,15 +16551,18 @@ static aq_status aqi_model_rows_open(const aqi_model_file *f, int32_t row_group,
     return status;
 }
 
-/* bits of the codes: bit_width, or "intN" of quant_type; 0 = not quantized; -1 =
- * nonsense. */
-static int32_t aqi_model_bits(const aqi_model_rows *r, int64_t row) {
+/* bits of the codes: bit_width, or those of quant_type, "intN" or "codebookN"; 0 = not
+ * quantized; -1 = nonsense. */
+static int32_t aqi_model_bits(const aqi_model_rows *r, int64_t row, bool *out_codebook) {
     const aq_bytes *type = aqi_cells_bytes(&r->quant_type, row);
     int32_t bits = 0;
     int64_t width;
+    *out_codebook = false;
     if (type != NULL && !aqi_bytes_equal(type, "none") && type->size > 0) {
-        bits = type->size == 4 && memcmp(type->data, "int", 3) == 0 ? type->data[3] - '0'
-                                                                    : -1;
+        *out_codebook = type->size == 9 && memcmp(type->data, "codebook", 8) == 0;
+        if (!*out_codebook && (type->size != 4 || memcmp(type->data, "int", 3) != 0))
+            return -1;
+        bits = type->data[type->size - 1] - '0';
         if (bits < 1 || bits > 8) return -1;
     }
     width = aqi_cells_int(&r->bit_width, row, bits);
@@ -16528,9 +16571,46 @@ static int32_t aqi_model_bits(const aqi_model_rows *r, int64_t row) {
     return width == bits ? bits : -1;
 }
 
+/* Small parameters of a tensor. That it is symmetric shows in their size. */
+static aq_status aqi_model_params(const aqi_model_rows *r, int64_t row, bool codebook,
+                                  aq_layout *l, aq_error *err) {
+    const aq_bytes *type = aqi_cells_bytes(&r->params_type, row);
+    const aq_bytes *params = aqi_cells_bytes(&r->group_params, row);
+    const aq_bytes *levels = aqi_cells_bytes(&r->codebook, row);
+    size_t bytes = params == NULL ? 0 : params->size;
+    if (type == NULL && bytes == 0 && levels == NULL && !codebook) return AQ_OK;
+    if (type == NULL || codebook != (levels != NULL))
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "quant_type, group_params, params_type and codebook disagree");
+    if (!aqi_bytes_equal(type, "float16") && !aqi_bytes_equal(type, "uint8"))
+        return aqi_fail(err, AQ_E_UNSUPPORTED, "params_type \"%.*s\" is not known",
+                        (int)AQI_MIN(type->size, (size_t)40), (const char *)type->data);
+    l->params = aqi_bytes_equal(type, "uint8") ? AQ_PARAMS_U8 : AQ_PARAMS_F16;
+    l->codebook = codebook;
+    if (codebook && (aq_codebook(l->bits) == NULL || l->params != AQ_PARAMS_U8 ||
+                     levels->size != (size_t)1 << l->bits ||
+                     memcmp(levels->data, aq_codebook(l->bits), levels->size) != 0))
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "a codebook with other levels or scales than this version knows");
+    if (aqi_cells_value(&r->packing, row) == NULL ||
+        (l->granularity != AQ_PER_GROUP && aqi_cells_int(&r->quant_axis, row, -1) != 0))
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "small parameters without packing \"lsb\", or with neither "
+                        "group_size nor quant_axis 0");
+    if (!aqi_params_size(l, &l->params_bytes))
+        return aqi_fail(err, AQ_E_LIMIT, "group parameters are too large");
+    if (bytes == l->params_bytes) return AQ_OK;
+    l->symmetric = !codebook;
+    if (aqi_params_size(l, &l->params_bytes) && bytes == l->params_bytes) return AQ_OK;
+    return aqi_fail(err, AQ_E_FORMAT,
+                    "group_params has %zu bytes, which fit %.*s parameters of %zu groups "
+                    "neither with nor without minima",
+                    bytes, (int)type->size, (const char *)type->data, l->num_groups);
+}
+
 /* The layout of a quantized tensor from what its row says; see docs/FORMAT.md. */
 static aq_status aqi_model_layout(const aqi_model_rows *r, int64_t row, aq_tensor *t,
-                                  int32_t bits, aq_error *err) {
+                                  int32_t bits, bool codebook, aq_error *err) {
     const aq_bytes *packing = aqi_cells_bytes(&r->packing, row);
     int64_t group = aqi_cells_int(&r->group_size, row, 0), first, scales;
     int64_t axis = aqi_cells_int(&r->quant_axis, row, -1);
@@ -16561,8 +16641,12 @@ static aq_status aqi_model_layout(const aqi_model_rows *r, int64_t row, aq_tenso
         l->group_rows = AQI_MAX(l->rows, (size_t)1);
     }
     status = aqi_layout_complete(l, err);
+    if (status == AQ_OK) status = aqi_model_params(r, row, codebook, l, err);
     if (status != AQ_OK) return status;
-    if ((uint64_t)scales != l->num_groups)
+    if (l->params != AQ_PARAMS_F32 && scales != 0)
+        return aqi_fail(err, AQ_E_FORMAT, "%lld scales beside group_params",
+                        (long long)scales);
+    if (l->params == AQ_PARAMS_F32 && (uint64_t)scales != l->num_groups)
         return aqi_fail(err, AQ_E_FORMAT, "%lld scales for %zu groups", (long long)scales,
                         l->num_groups);
     return AQ_OK;
@@ -16590,6 +16674,7 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aq_tensor *
     int64_t params;
     int64_t chunks = aqi_cells_int(&r->chunk_count, row, 1);
     int32_t bits;
+    bool codebook;
     char text[24] = "float32";
     aq_status status = aqi_model_shape(&r->shape, row, t, err);
     if (status != AQ_OK) return status;
@@ -16609,12 +16694,16 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aq_tensor *
         return aqi_fail(err, AQ_E_UNSUPPORTED,
                         "tensor in %lld rows is not supported by this version",
                         (long long)chunks);
-    bits = aqi_model_bits(r, row);
+    bits = aqi_model_bits(r, row, &codebook);
     if (bits < 0)
         return aqi_fail(err, AQ_E_FORMAT,
                         "quant_type and bit_width disagree or make "
                         "no sense");
-    if (bits > 0) status = aqi_model_layout(r, row, t, bits, err);
+    if (bits > 0) status = aqi_model_layout(r, row, t, bits, codebook, err);
+    if (bits == 0 && (aqi_cells_value(&r->params_type, row) != NULL ||
+                      aqi_cells_value(&r->codebook, row) != NULL))
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "params_type or codebook of a tensor that is not quantized");
     if (status != AQ_OK) return status;
     t->data_bytes = bits > 0 ? t->layout.code_bytes
                              : (size_t)t->num_params * aq_dtype_bytes(t->dtype);
@@ -16959,7 +17048,7 @@ typedef struct aqi_model_chunk {
     uint32_t refs; /* guarded by the cache's lock */
     uint32_t file;
     int32_t row_group;
-    aqi_cells data, scales, zero_points;
+    aqi_cells data, scales, zero_points, group_params;
 } aqi_model_chunk;
 
 typedef struct aqi_chunk_cache {
@@ -16979,6 +17068,7 @@ static void aqi_chunk_release(aqi_chunk_cache *cache, aqi_model_chunk *chunk) {
     aqi_cells_close(&chunk->data);
     aqi_cells_close(&chunk->scales);
     aqi_cells_close(&chunk->zero_points);
+    aqi_cells_close(&chunk->group_params);
     aqi_free(&cache->allocator, chunk, sizeof *chunk);
 }
 
@@ -17022,6 +17112,9 @@ static aq_status aqi_chunk_open(const aq_model *m, const aqi_model_entry *e,
         s = aqi_cells_open(f, e->row_group, f->columns.scales, &c->scales, err);
     if (s == AQ_OK)
         s = aqi_cells_open(f, e->row_group, f->columns.zero_points, &c->zero_points, err);
+    if (s == AQ_OK)
+        s = aqi_cells_open(f, e->row_group, f->columns.group_params, &c->group_params,
+                           err);
     if (s != AQ_OK) {
         aqi_chunk_release(m->cache, c);
         return s;
@@ -17333,6 +17426,57 @@ static aq_status aqi_tensor_floats(aqi_tensor_owned *o, const aqi_cells *cells,
     return AQ_OK;
 }
 
+/* Factors of rows are at least 0 but for codebooks; with them every scale and zero point
+ * is finite. */
+static aq_status aqi_params_validate(const aq_layout *l, const uint8_t *params,
+                                     aq_error *err) {
+    float scales[AQI_PIECE], zero_points[AQI_PIECE];
+    const size_t factors = aqi_params_factors(l);
+    size_t row, i, n, slot, end;
+    for (row = 0; row < l->rows; row++) {
+        for (i = 0; i < factors; i++) {
+            float f = aqi_load_f32(params + (row * factors + i) * sizeof f);
+            if (!aqi_is_finite(f))
+                return aqi_fail(err, AQ_E_NONFINITE,
+                                "group_params hold NaN or infinity at row %zu", row);
+            if (f < 0.0f && !l->codebook)
+                return aqi_fail(err, AQ_E_FORMAT,
+                                "group_params hold a factor below 0 at row %zu", row);
+        }
+        end = (row + 1) * l->groups_per_row;
+        for (slot = row * l->groups_per_row; slot < end; slot += n) {
+            n = AQI_MIN(end - slot, (size_t)AQI_PIECE);
+            aqi_params_expand(l, params, slot, n, scales, zero_points);
+            for (i = 0; i < n; i++) {
+                if (!aqi_is_finite(scales[i]) || !aqi_is_finite(zero_points[i]))
+                    return aqi_fail(err, AQ_E_NONFINITE,
+                                    "group_params hold NaN or infinity at group %zu",
+                                    slot + i);
+            }
+        }
+    }
+    return AQ_OK;
+}
+
+/* The small parameters of a row. */
+static aq_status aqi_tensor_params(const aqi_model_chunk *chunk, int64_t row,
+                                   aq_tensor *t, aq_error *err) {
+    const aq_bytes *params = aqi_cells_bytes(&chunk->group_params, row);
+    size_t bytes = params == NULL ? 0 : params->size;
+    int64_t first, count;
+    aqi_cells_row(&chunk->zero_points, row, &first, &count);
+    if (count != 0)
+        return aqi_fail(err, AQ_E_FORMAT, "%lld zero points beside group_params",
+                        (long long)count);
+    if (bytes != t->layout.params_bytes)
+        return aqi_fail(err, AQ_E_FORMAT, "group_params has %zu bytes, had %zu", bytes,
+                        t->layout.params_bytes);
+    if (bytes == 0) return AQ_OK;
+    t->params = params->data;
+    t->mapped = t->mapped && chunk->group_params.span.mapped;
+    return aqi_params_validate(&t->layout, t->params, err);
+}
+
 /* Bytes [offset, offset + bytes) of a source: where they are mapped, else read to
  * memory. */
 static aq_status aqi_tensor_from_source(aqi_tensor_owned *o, const aqi_source *s,
@@ -17386,6 +17530,8 @@ static aq_status aqi_tensor_from_parquet(const aq_model *m, const aqi_model_entr
     t->data = data == NULL ? NULL : data->data;
     t->mapped = o->chunk->data.span.mapped || t->data_bytes == 0;
     if (t->layout.bits == 0) return AQ_OK;
+    if (t->layout.params != AQ_PARAMS_F32)
+        return aqi_tensor_params(o->chunk, e->row, t, err);
     status = aqi_tensor_floats(o, &o->chunk->scales, e->row, 0, t, err);
     if (status == AQ_OK)
         status = aqi_tensor_floats(o, &o->chunk->zero_points, e->row, 1, t, err);
@@ -17495,11 +17641,19 @@ static const aq_field_spec aqi_model_fields[] = {
                    false),
     AQI_LEAF_FIELD("chunk_count", AQ_REQUIRED, AQ_INT32, AQ_LOGICAL_NONE, 0, false,
                    false),
+    AQI_LEAF_FIELD("group_params", AQ_OPTIONAL, AQ_BYTE_ARRAY, AQ_LOGICAL_NONE, 0, true,
+                   false),
+    AQI_LEAF_FIELD("params_type", AQ_OPTIONAL, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false,
+                   false),
+    AQI_LEAF_FIELD("codebook", AQ_OPTIONAL, AQ_BYTE_ARRAY, AQ_LOGICAL_NONE, 0, false,
+                   false),
 };
+/* Of them at the end; only in files with a tensor that needs them. */
+#define AQI_SMALL_FIELDS 3u
 
 struct aq_model_writer {
     aq_allocator allocator;
-    bool safetensors;
+    bool safetensors, small_params;
     const aq_tensor *tensors; /* the caller's descriptions */
     size_t num_tensors, next;
     aq_status failed;
@@ -17657,18 +17811,38 @@ static aq_status aqi_put_metric(aq_model_writer *w, double value, aq_error *err)
     return aqi_put_cell(w, value != value ? NULL : &value, true, err);
 }
 
+/* The columns of AQI_SMALL_FIELDS. */
+static aq_status aqi_put_params(aq_model_writer *w, const aq_tensor *t, aq_error *err) {
+    const aq_layout *l = &t->layout;
+    const char *type = l->params == AQ_PARAMS_F16 ? "float16" : "uint8";
+    const bool small = l->bits != 0 && l->params != AQ_PARAMS_F32;
+    aq_status s = small ? aqi_put_bytes(w, t->params, l->params_bytes, true, err)
+                        : aqi_put_cell(w, NULL, true, err);
+    if (s == AQ_OK)
+        s = small ? aqi_put_bytes(w, type, strlen(type), true, err)
+                  : aqi_put_cell(w, NULL, true, err);
+    if (s == AQ_OK)
+        s = small && l->codebook
+                ? aqi_put_bytes(w, aq_codebook(l->bits), (size_t)1 << l->bits, true, err)
+                : aqi_put_cell(w, NULL, true, err);
+    return s;
+}
+
 static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t,
                                     aq_error *err) {
     static const int32_t zero = 0, one = 1;
     const aq_layout *l = &t->layout;
+    size_t scales = l->bits == 0 || l->params != AQ_PARAMS_F32 ? 0 : l->num_groups;
     bool groups = l->bits != 0 && l->granularity == AQ_PER_GROUP;
     bool channels = l->bits != 0 && l->granularity == AQ_PER_CHANNEL;
     uint64_t group_size = (uint64_t)l->group_cols, axis = 0, params = t->num_params;
     int32_t bits = (int32_t)l->bits;
-    char type[8] = "none";
+    char type[12] = "none";
     bool packed = l->bits != 0 && l->code_bits == l->bits;
     aq_status s;
-    if (l->bits != 0) snprintf(type, sizeof type, "int%u", (unsigned)(l->bits % 10));
+    if (l->bits != 0)
+        snprintf(type, sizeof type, "%s%u", l->codebook ? "codebook" : "int",
+                 (unsigned)(l->bits % 10));
     if (l->bits != 0 && (!packed || (groups && l->group_rows != 1)))
         return aqi_fail(
             err, AQ_E_UNSUPPORTED,
@@ -17680,9 +17854,8 @@ static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t,
     if (s == AQ_OK) s = aqi_put_bytes(w, t->data, t->data_bytes, false, err);
     if (s == AQ_OK) s = aqi_put_cell(w, &params, false, err);
     if (s == AQ_OK) s = aqi_put_text_cell(w, type, err);
-    if (s == AQ_OK) s = aqi_put_list(w, t->scales, l->bits == 0 ? 0 : l->num_groups, err);
-    if (s == AQ_OK)
-        s = aqi_put_list(w, t->zero_points, l->bits == 0 ? 0 : l->num_groups, err);
+    if (s == AQ_OK) s = aqi_put_list(w, t->scales, scales, err);
+    if (s == AQ_OK) s = aqi_put_list(w, t->zero_points, scales, err);
     if (s == AQ_OK) s = aqi_put_cell(w, channels ? &axis : NULL, true, err);
     if (s == AQ_OK) s = aqi_put_cell(w, groups ? &group_size : NULL, true, err);
     if (s == AQ_OK) s = aqi_put_cell(w, &bits, false, err);
@@ -17694,6 +17867,7 @@ static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t,
     if (s == AQ_OK) s = aqi_put_metric(w, t->max_abs_error, err);
     if (s == AQ_OK) s = aqi_put_cell(w, &zero, false, err);
     if (s == AQ_OK) s = aqi_put_cell(w, &one, false, err);
+    if (s == AQ_OK && w->small_params) s = aqi_put_params(w, t, err);
     if (s == AQ_OK) s = aq_writer_end_row_group(w->parquet, 1, err);
     return s;
 }
@@ -17780,7 +17954,7 @@ static aq_status aqi_model_writer_check(const aq_model_writer *w, aq_error *err)
 static aq_status aqi_model_writer_begin(aq_model_writer *w, const char *path,
                                         const aq_model_writer_options *o, aq_error *err) {
     aq_writer_options wo;
-    size_t i;
+    size_t num_fields = AQI_COUNT(aqi_model_fields), i;
     aq_status status = aqi_model_writer_check(w, err);
     if (status == AQ_OK) status = aqi_metadata_check(o, err);
     if (status == AQ_OK && w->safetensors)
@@ -17791,11 +17965,16 @@ static aq_status aqi_model_writer_begin(aq_model_writer *w, const char *path,
             aqi_output_open(&w->out, path, o->input_path, &w->allocator, o->no_sync, err);
         return status == AQ_OK ? aqi_safetensors_begin(w, o, err) : status;
     }
+    for (i = 0; i < w->num_tensors; i++) {
+        const aq_layout *l = &w->tensors[i].layout;
+        if (l->bits != 0 && l->params != AQ_PARAMS_F32) w->small_params = true;
+    }
+    if (!w->small_params) num_fields -= AQI_SMALL_FIELDS;
     memset(&wo, 0, sizeof wo);
     wo.allocator = &w->allocator;
     wo.no_sync = o->no_sync;
-    status = aqi_writer_open(path, o->input_path, aqi_model_fields,
-                             AQI_COUNT(aqi_model_fields), &wo, &w->parquet, err);
+    status = aqi_writer_open(path, o->input_path, aqi_model_fields, num_fields, &wo,
+                             &w->parquet, err);
     if (status == AQ_OK)
         status = aq_writer_add_key_value(w->parquet, "arrowquant.format", "1", err);
     for (i = 0; i < o->num_metadata && status == AQ_OK; i++)
@@ -17853,15 +18032,19 @@ static aq_status aqi_model_put_check(const aq_model_writer *w, const aq_tensor *
     aq_status status;
     if (t->name == NULL || strcmp(t->name, want->name) != 0 || t->dtype != want->dtype ||
         t->num_dims != want->num_dims || l->bits != want->layout.bits ||
+        l->params != want->layout.params || l->codebook != want->layout.codebook ||
         memcmp(t->shape, want->shape, t->num_dims * sizeof t->shape[0]) != 0)
         return aqi_fail(err, AQ_E_ARG, "tensor differs from the one announced, \"%.80s\"",
                         want->name);
     if (l->bits != 0) {
         status = aqi_layout_check(l, err);
         if (status != AQ_OK) return status;
-        if (l->num_groups > 0 && (t->scales == NULL || t->zero_points == NULL))
+        if (l->params == AQ_PARAMS_F32
+                ? l->num_groups > 0 && (t->scales == NULL || t->zero_points == NULL)
+                : l->params_bytes > 0 && t->params == NULL)
             return aqi_fail(err, AQ_E_ARG,
-                            "quantized tensor without scales or zero points");
+                            "quantized tensor without scales or zero points, or without "
+                            "small parameters");
     }
     bytes =
         l->bits != 0 ? l->code_bytes : (size_t)t->num_params * aq_dtype_bytes(t->dtype);
@@ -17953,8 +18136,9 @@ typedef struct aqi_job {
 } aqi_job;
 
 static uint64_t aqi_tensor_bytes(const aq_tensor *t) {
-    uint64_t groups = t->layout.bits == 0 ? 0 : t->layout.num_groups;
-    return t->data_bytes + groups * 2 * sizeof(float);
+    const aq_layout *l = &t->layout;
+    uint64_t floats = l->params == AQ_PARAMS_F32 ? 2 * (uint64_t)l->num_groups : 0;
+    return t->data_bytes + (l->bits == 0 ? 0 : floats * sizeof(float) + l->params_bytes);
 }
 
 /* Makes the description of a quantized tensor from its layout. */
@@ -17964,6 +18148,7 @@ static void aqi_tensor_set_layout(aq_tensor *t, const aq_layout *l) {
     t->data = NULL;
     t->scales = NULL;
     t->zero_points = NULL;
+    t->params = NULL;
 }
 
 static void aqi_tensor_set_float32(aq_tensor *t) {
@@ -18039,13 +18224,14 @@ static aq_status aqi_job_plan(aqi_job *j, aq_error *err) {
 
 /* Buffers of one tensor's output. */
 typedef struct aqi_job_buffers {
-    aq_buffer data, scales, zero_points;
+    aq_buffer data, scales, zero_points, params;
 } aqi_job_buffers;
 
 static void aqi_job_buffers_release(aqi_job_buffers *b) {
     aq_buffer_release(&b->data);
     aq_buffer_release(&b->scales);
     aq_buffer_release(&b->zero_points);
+    aq_buffer_release(&b->params);
 }
 
 /* Tells the caller how far the job is; false to stop. */
@@ -18077,17 +18263,22 @@ static aq_status aqi_job_quantize(aqi_job *j, const aq_tensor *in, aq_tensor *ou
                                   aqi_job_buffers *b, aq_metrics *metrics,
                                   aq_error *err) {
     const aq_layout *l = &out->layout;
+    const bool small = l->params != AQ_PARAMS_F32;
     size_t group_bytes = l->num_groups * sizeof(float);
     aqi_quantize_task t;
     aq_quantized dst;
     aq_status status = aq_pool_acquire(j->pool, l->code_bytes, &b->data, err);
-    if (status == AQ_OK) status = aq_pool_acquire(j->pool, group_bytes, &b->scales, err);
-    if (status == AQ_OK)
+    if (status == AQ_OK && small)
+        status = aq_pool_acquire(j->pool, l->params_bytes, &b->params, err);
+    if (status == AQ_OK && !small)
+        status = aq_pool_acquire(j->pool, group_bytes, &b->scales, err);
+    if (status == AQ_OK && !small)
         status = aq_pool_acquire(j->pool, group_bytes, &b->zero_points, err);
     if (status != AQ_OK) return status;
     dst.codes = b->data.data;
     dst.scales = (float *)(void *)b->scales.data;
     dst.zero_points = (float *)(void *)b->zero_points.data;
+    dst.params = b->params.data;
     memset(&t, 0, sizeof t);
     t.layout = l;
     t.src = in->data;
@@ -18101,6 +18292,7 @@ static aq_status aqi_job_quantize(aqi_job *j, const aq_tensor *in, aq_tensor *ou
     out->data = dst.codes;
     out->scales = dst.scales;
     out->zero_points = dst.zero_points;
+    out->params = dst.params;
     out->cosine = metrics->cosine;
     out->sqnr_db = metrics->sqnr_db;
     out->max_abs_error = metrics->max_abs_error;
@@ -18146,12 +18338,14 @@ static aq_status aqi_job_tensor(aqi_job *j, size_t i, aq_model_writer *writer,
         out->data = in.data;
         out->scales = in.scales;
         out->zero_points = in.zero_points;
+        out->params = in.params;
     }
     if (status != AQ_E_CANCELLED) aqi_error_in_tensor(err, status, report->name);
     if (status == AQ_OK) status = aq_model_writer_put(writer, out, err);
     out->data = NULL;
     out->scales = NULL;
     out->zero_points = NULL;
+    out->params = NULL;
     aqi_job_buffers_release(&buffers);
     aq_tensor_release(&in);
     return status;
@@ -18166,6 +18360,10 @@ static const char *aqi_base_name(const char *path) {
 static aq_status aqi_job_lineage(const aqi_job *j, aq_writer *parquet, aq_error *err) {
     static const char *const granularity[] = {"group", "channel", "tensor"};
     static const char *const operation[] = {"quantize", "dequantize", "convert"};
+    static const char *const method[] = {"auto", "minmax", "refine", "search",
+                                         "weighted"};
+    static const char *const params[] = {"", ",\"params\":\"float16\"",
+                                         ",\"params\":\"uint8\""};
     const aq_quant_options *q = &j->quant;
     aqi_bytes_builder b = {NULL, 0, 0};
     char text[256];
@@ -18175,10 +18373,10 @@ static aq_status aqi_job_lineage(const aqi_job *j, aq_writer *parquet, aq_error 
     snprintf(
         text, sizeof text,
         "{\"operation\":\"%s\",\"bits\":%u,\"group_size\":%zu,\"granularity\":\"%s\","
-        "\"symmetric\":%s,\"method\":\"%s\"}",
+        "\"symmetric\":%s,\"method\":\"%s\"%s%s}",
         operation[j->options.operation], q->bits, q->group_size,
-        granularity[q->granularity], q->symmetric ? "true" : "false",
-        q->method == AQ_REFINE ? "refine" : "minmax");
+        granularity[q->granularity], q->symmetric ? "true" : "false", method[q->method],
+        params[q->params], q->codebook ? ",\"codebook\":true" : "");
     if (j->options.operation == AQ_QUANTIZE)
         status = aq_writer_add_key_value(parquet, "arrowquant.config", text, err);
     if (status != AQ_OK) return status;

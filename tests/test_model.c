@@ -659,6 +659,577 @@ Test(model, model_writer_misuse) {
     cr_assert_eq(temp_dir_entries(here.path), 0);
 }
 
+/* ---- small parameters ---- */
+
+static const struct {
+    const char *name, *quant_type;
+    aq_quant_options o;
+} forms[] = {
+    {"codebook2", "codebook2", {.bits = 2, .group_size = 16, .codebook = true}},
+    {"codebook4", "codebook4", {.bits = 4, .group_size = 16, .codebook = true}},
+    {"codebook4 row",
+     "codebook4",
+     {.bits = 4, .codebook = true, .granularity = AQ_PER_CHANNEL}},
+    {"f16", "int4", {.bits = 4, .group_size = 32, .params = AQ_PARAMS_F16}},
+    {"f16 row",
+     "int8",
+     {.bits = 8, .granularity = AQ_PER_CHANNEL, .params = AQ_PARAMS_F16}},
+    {"f16 symmetric",
+     "int2",
+     {.bits = 2, .group_size = 13, .params = AQ_PARAMS_F16, .symmetric = true}},
+    {"f32", "int4", {.bits = 4, .group_size = 32}},
+    {"u8", "int4", {.bits = 4, .group_size = 32, .params = AQ_PARAMS_U8}},
+    {"u8 eight", "int8", {.bits = 8, .group_size = 64, .params = AQ_PARAMS_U8}},
+    {"u8 row",
+     "int2",
+     {.bits = 2, .granularity = AQ_PER_CHANNEL, .params = AQ_PARAMS_U8}},
+    {"u8 symmetric",
+     "int8",
+     {.bits = 8, .group_size = 64, .params = AQ_PARAMS_U8, .symmetric = true}},
+};
+
+enum { NUM_FORMS = COUNT_OF(forms) };
+
+/* `values` quantized in memory; frees by free_form. */
+static aq_tensor make_form(size_t i, size_t rows, size_t cols, const float *values) {
+    aq_tensor t = matrix_of(forms[i].name, rows, cols, values);
+    aq_quantized dst = {0};
+    ASSERT_OK(aq_layout_init(rows, cols, &forms[i].o, &t.layout, &err));
+    dst.codes = malloc(t.layout.code_bytes + 1);
+    dst.scales = malloc(t.layout.num_groups * sizeof(float) + 1);
+    dst.zero_points = malloc(t.layout.num_groups * sizeof(float) + 1);
+    dst.params = calloc(t.layout.params_bytes + 1, 1);
+    ASSERT_OK(aq_quantize_into(&t.layout, values, AQ_F32, &dst, NULL, NULL, &err));
+    t.data = dst.codes;
+    t.data_bytes = t.layout.code_bytes;
+    t.scales = dst.scales;
+    t.zero_points = dst.zero_points;
+    t.params = dst.params;
+    return t;
+}
+
+static void free_form(aq_tensor *t) {
+    free((void *)(uintptr_t)t->data);
+    free((void *)(uintptr_t)t->scales);
+    free((void *)(uintptr_t)t->zero_points);
+    free((void *)(uintptr_t)t->params);
+}
+
+static bool same_bytes(const void *a, const void *b, size_t bytes) {
+    return bytes == 0 || memcmp(a, b, bytes) == 0;
+}
+
+/* The bytes that were saved, nothing of the other kind, and the layout that goes with
+ * them. */
+static void expect_form(const aq_tensor *got, const aq_tensor *want) {
+    const aq_layout *a = &got->layout, *b = &want->layout;
+    cr_assert_str_eq(got->name, want->name);
+    cr_assert(a->bits == b->bits && a->code_bits == b->code_bits &&
+                  a->granularity == b->granularity && a->params == b->params &&
+                  a->codebook == b->codebook && a->group_rows == b->group_rows &&
+                  a->group_cols == b->group_cols && a->params_bytes == b->params_bytes,
+              "%s", want->name);
+    /* It shows in the size of small parameters, where there are any. */
+    if (a->params != AQ_PARAMS_F32 && a->num_groups > 0)
+        cr_assert_eq(a->symmetric, b->symmetric, "%s", want->name);
+    cr_assert_eq(got->data_bytes, want->data_bytes);
+    cr_assert(same_bytes(got->data, want->data, want->data_bytes), "%s", want->name);
+    if (a->params != AQ_PARAMS_F32) {
+        cr_assert(got->scales == NULL && got->zero_points == NULL);
+        cr_assert(same_bytes(got->params, want->params, a->params_bytes), "%s",
+                  want->name);
+        return;
+    }
+    cr_assert(got->params == NULL && a->params_bytes == 0);
+    cr_assert(same_bytes(got->scales, want->scales, a->num_groups * sizeof(float)), "%s",
+              want->name);
+    cr_assert(
+        same_bytes(got->zero_points, want->zero_points, a->num_groups * sizeof(float)),
+        "%s", want->name);
+}
+
+/* Rows and products are those from memory, bit by bit. */
+static void expect_products(const aq_tensor *got, const aq_tensor *want) {
+    enum { COUNT = 3 };
+    const aq_layout *l = &want->layout;
+    const aq_quantized_view view = {want->data, want->scales, want->zero_points,
+                                    want->params};
+    size_t rows = l->rows, cols = l->cols;
+    float *x = random_floats(COUNT * cols, 6), *a = calloc(rows * cols, sizeof *a),
+          *b = calloc(rows * cols, sizeof *b), *y = calloc(COUNT * rows, sizeof *y),
+          *z = calloc(COUNT * rows, sizeof *z);
+    void *memory = malloc(aq_activations_bytes(l, COUNT));
+    aq_activations x8;
+    ASSERT_OK(aq_dequantize_rows(l, &view, 0, rows, a, NULL, &err));
+    ASSERT_OK(aq_tensor_rows_f32(got, 0, rows, b, NULL, &err));
+    cr_assert(same_bytes(a, b, rows * cols * sizeof *a), "%s", want->name);
+    ASSERT_OK(aq_matmul(l, &view, x, COUNT, y, NULL, &err));
+    ASSERT_OK(aq_tensor_matmul(got, x, COUNT, z, NULL, &err));
+    cr_assert(same_bytes(y, z, COUNT * rows * sizeof *y), "%s", want->name);
+    memset(z, 0, COUNT * rows * sizeof *z);
+    ASSERT_OK(aq_tensor_matvec(got, x, z, NULL, &err));
+    cr_assert(same_bytes(y, z, rows * sizeof *y), "%s", want->name);
+    for (size_t r = 0; r < rows; r++) {
+        ASSERT_OK(aq_tensor_dot(got, r, x + cols, &z[0], &err));
+        cr_assert_eq(z[0], y[rows + r], "%s", want->name);
+    }
+    ASSERT_OK(aq_activations_init(&got->layout, x, COUNT, memory, &x8, &err));
+    ASSERT_OK(aq_matmul_i8(l, &view, &x8, y, NULL, &err));
+    ASSERT_OK(aq_tensor_matmul_i8(got, &x8, z, NULL, &err));
+    cr_assert(same_bytes(y, z, COUNT * rows * sizeof *y), "%s", want->name);
+    free(memory);
+    free(x);
+    free(a);
+    free(b);
+    free(y);
+    free(z);
+}
+
+Test(model, small_parameters_come_back) {
+    static const size_t sizes[][2] = {{33, 300}, {1, 8}, {5, 1}, {0, 64}, {3, 0}};
+    const char *path = in_dir("forms.parquet");
+    float *values = random_floats(33 * 300, 12);
+    for (size_t s = 0; s < COUNT_OF(sizes); s++) {
+        aq_tensor want[NUM_FORMS];
+        for (size_t i = 0; i < NUM_FORMS; i++)
+            want[i] = make_form(i, sizes[s][0], sizes[s][1], values);
+        ASSERT_OK(aq_model_save(path, want, NUM_FORMS, &no_sync, &err));
+        for (int io = AQ_IO_MAP; io <= AQ_IO_READ; io++) {
+            aq_model_options o = {.io = (aq_io)io};
+            aq_model *m;
+            ASSERT_OK(aq_model_open(path, &o, &m, &err));
+            cr_assert_eq(aq_model_count(m), NUM_FORMS);
+            for (size_t i = 0; i < NUM_FORMS; i++) {
+                aq_tensor got;
+                ASSERT_OK(aq_model_tensor(m, i, &got, &err));
+                expect_form(&got, &want[i]);
+                expect_products(&got, &want[i]);
+                if (s == 0) cr_assert_eq(got.mapped, io == AQ_IO_MAP, "%s", got.name);
+                if (s == 0 && got.mapped && got.params != NULL) {
+                    range file = mapping_of(path);
+                    cr_assert(inside(file, got.params, got.layout.params_bytes));
+                    cr_assert_eq((uintptr_t)got.params % AQ_ALIGNMENT, 0);
+                }
+                aq_tensor_release(&got);
+                cr_assert_null(got.params);
+            }
+            aq_model_close(m);
+        }
+        for (size_t i = 0; i < NUM_FORMS; i++)
+            free_form(&want[i]);
+    }
+    free(values);
+}
+
+Test(model, products_of_float_tensors) {
+    enum { ROWS = 37, COLS = 1100, COUNT = 5 };
+    float *values = random_floats(ROWS * COLS, 16), *x = random_floats(COUNT * COLS, 17);
+    float y[COUNT * ROWS], dot;
+    aq_tensor t = matrix_of("w", ROWS, COLS, values);
+    aq_threads *threads;
+    ASSERT_OK(aq_threads_create(2, NULL, &threads, &err));
+    ASSERT_OK(aq_tensor_matmul(&t, x, COUNT, y, aq_threads_tasks(threads), &err));
+    for (size_t i = 0; i < COUNT * ROWS; i++) {
+        ASSERT_OK(aq_tensor_dot(&t, i % ROWS, x + i / ROWS * COLS, &dot, &err));
+        cr_assert_eq(y[i], dot, "vector %zu, row %zu", i / ROWS, i % ROWS);
+    }
+    ASSERT_OK(aq_tensor_matmul(&t, NULL, 0, NULL, NULL, &err));
+    ASSERT_STATUS(aq_tensor_matmul(&t, NULL, 1, y, NULL, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_tensor_matmul(&t, x, 1, NULL, NULL, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_tensor_matmul_i8(&t, NULL, y, NULL, &err), AQ_E_TYPE);
+    ASSERT_MESSAGE("float", "\"w\" is not quantized");
+    t.dtype = AQ_I32;
+    ASSERT_STATUS(aq_tensor_matmul(&t, x, 1, y, NULL, &err), AQ_E_TYPE);
+    aq_threads_destroy(threads);
+    free(values);
+    free(x);
+}
+
+/* A job makes the same bytes as aq_quantize_into, for any threads, counts them, and takes
+ * them on. */
+Test(model, jobs_with_small_parameters) {
+    enum { ROWS = 40, COLS = 700 };
+    float *values = random_floats(ROWS * COLS, 13), *w = malloc(ROWS * COLS * sizeof *w);
+    aq_tensor source = matrix_of("w", ROWS, COLS, values);
+    ASSERT_OK(aq_model_save(in_dir("f.parquet"), &source, 1, &no_sync, &err));
+    for (size_t i = 0; i < NUM_FORMS; i++) {
+        aq_job_options o = {.quant = forms[i].o, .threads = 1, .no_sync = true};
+        aq_job_options back = {.operation = AQ_DEQUANTIZE},
+                       on = {.operation = AQ_CONVERT};
+        aq_tensor want = make_form(i, ROWS, COLS, values), got, floats;
+        size_t parameters = want.layout.params_bytes;
+        aq_job_report r;
+        aq_model *m;
+        file once, again;
+        if (want.layout.params == AQ_PARAMS_F32) parameters = 8 * want.layout.num_groups;
+        ASSERT_OK(aq_job_run(in_dir("f.parquet"), in_dir("q.parquet"), &o, &r, &err));
+        cr_assert_eq(r.bytes_out, want.data_bytes + parameters);
+        cr_assert_gt(r.total.sqnr_db, 4, "%s", forms[i].name);
+        aq_job_report_deinit(&r);
+        once = file_read(in_dir("q.parquet"));
+        o.threads = 5;
+        ASSERT_OK(aq_job_run(in_dir("f.parquet"), in_dir("q.parquet"), &o, NULL, &err));
+        again = file_read(in_dir("q.parquet"));
+        cr_assert(file_equal(&once, &again), "%s", forms[i].name);
+        ASSERT_OK(aq_job_run(in_dir("q.parquet"), in_dir("c.parquet"), &on, NULL, &err));
+        ASSERT_OK(
+            aq_job_run(in_dir("c.parquet"), in_dir("b.safetensors"), &back, NULL, &err));
+        want.name = "w";
+        ASSERT_OK(aq_model_open(in_dir("c.parquet"), NULL, &m, &err));
+        ASSERT_OK(aq_model_tensor(m, 0, &got, &err));
+        expect_form(&got, &want);
+        ASSERT_OK(aq_tensor_rows_f32(&got, 0, ROWS, w, NULL, &err));
+        aq_tensor_release(&got);
+        aq_model_close(m);
+        ASSERT_OK(aq_model_open(in_dir("b.safetensors"), NULL, &m, &err));
+        ASSERT_OK(aq_model_tensor(m, 0, &floats, &err));
+        cr_assert_arr_eq(floats.data, w, sizeof *w * ROWS * COLS, "%s", forms[i].name);
+        aq_tensor_release(&floats);
+        aq_model_close(m);
+        file_free(&once);
+        file_free(&again);
+        free_form(&want);
+    }
+    free(values);
+    free(w);
+}
+
+/* Files without them have no columns for them. */
+Test(model, columns_of_small_parameters) {
+    static const struct {
+        size_t form;
+        int32_t columns;
+    } cases[] = {{6, 17}, {7, 20}, {0, 20}};
+    float *values = random_floats(64, 14);
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        aq_tensor t = make_form(cases[i].form, 2, 32, values);
+        aq_parquet *p;
+        aq_parquet_info info;
+        ASSERT_OK(aq_model_save(in_dir("m.parquet"), &t, 1, &no_sync, &err));
+        ASSERT_OK(aq_parquet_open(in_dir("m.parquet"), NULL, &p, &err));
+        aq_parquet_get_info(p, &info);
+        cr_assert_eq(info.num_columns, cases[i].columns, "%s", t.name);
+        aq_parquet_close(p);
+        free_form(&t);
+    }
+    free(values);
+}
+
+/* What is put must have the parameters that were announced. */
+Test(model, other_parameters_than_announced) {
+    float *values = random_floats(64, 15);
+    aq_tensor t[NUM_FORMS], bad;
+    for (size_t i = 0; i < NUM_FORMS; i++) {
+        t[i] = make_form(i, 2, 32, values);
+        t[i].name = "w";
+    }
+    for (size_t i = 0; i < NUM_FORMS; i++) {
+        for (size_t k = 0; k <= NUM_FORMS; k++) {
+            aq_model_writer *w;
+            aq_status status;
+            bool fits = k < NUM_FORMS && t[k].layout.bits == t[i].layout.bits &&
+                        t[k].layout.params == t[i].layout.params &&
+                        t[k].layout.codebook == t[i].layout.codebook;
+            bad = t[k < NUM_FORMS ? k : i];
+            if (k == NUM_FORMS) bad.params = NULL, bad.scales = NULL;
+            ASSERT_OK(
+                aq_model_writer_open(in_dir("m.parquet"), &t[i], 1, &no_sync, &w, &err));
+            status = aq_model_writer_put(w, &bad, &err);
+            cr_expect_eq(status, fits ? AQ_OK : AQ_E_ARG, "%s, then %s", forms[i].name,
+                         k < NUM_FORMS ? forms[k].name : "without parameters");
+            aq_model_writer_abort(w);
+        }
+    }
+    for (size_t i = 0; i < NUM_FORMS; i++)
+        free_form(&t[i]);
+    free(values);
+}
+
+/* ---- rows of a model that contradict themselves ---- */
+
+/* Cells of a row; NULL = null. */
+typedef struct cells {
+    const char *quant_type, *packing, *params_type;
+    int32_t bit_width;
+    int64_t group_size, quant_axis; /* -1 = null */
+    aq_bytes params, codebook;
+    int64_t num_scales, num_zero_points;
+} cells;
+
+#define CELL_LEAF(n, r, t)                                                               \
+    { .name = n, .repetition = r, .type = t }
+#define CELL_LIST(n, t)                                                                  \
+    {.name = n, .type = AQ_GROUP, .num_children = 1},                                    \
+        {.name = "list",                                                                 \
+         .type = AQ_GROUP,                                                               \
+         .repetition = AQ_REPEATED,                                                      \
+         .num_children = 1},                                                             \
+    {                                                                                    \
+        .name = "element", .type = t                                                     \
+    }
+
+static void put_list(aq_writer *w, const void *values, int64_t count) {
+    uint8_t rep[8] = {0}, def[8] = {0};
+    aq_column_values v = {values, count, def, rep, .num_levels = count > 0 ? count : 1};
+    cr_assert_leq(count, (int64_t)sizeof rep);
+    memset(rep + 1, 1, sizeof rep - 1);
+    memset(def, count > 0, sizeof def);
+    ASSERT_OK(aq_writer_put_column(w, &v, &err));
+}
+
+static void put_cell(aq_writer *w, const void *value) {
+    uint8_t def = value != NULL;
+    aq_column_values v = {value, value != NULL, &def, .num_levels = 1};
+    ASSERT_OK(aq_writer_put_column(w, &v, &err));
+}
+
+static void put_text(aq_writer *w, const char *text) {
+    aq_bytes b = {(const uint8_t *)text, text == NULL ? 0 : strlen(text)};
+    put_cell(w, text == NULL ? NULL : &b);
+}
+
+/* A tensor "odd" of 2 x 32 with these cells and codes of zeros. */
+static void save_cells(const char *path, const cells *c) {
+    static const aq_field_spec specs[] = {
+        CELL_LEAF("layer_name", AQ_OPTIONAL, AQ_BYTE_ARRAY),
+        CELL_LIST("shape", AQ_INT64),
+        CELL_LEAF("data", AQ_OPTIONAL, AQ_BYTE_ARRAY),
+        CELL_LEAF("quant_type", AQ_OPTIONAL, AQ_BYTE_ARRAY),
+        CELL_LEAF("bit_width", AQ_OPTIONAL, AQ_INT32),
+        CELL_LEAF("packing", AQ_OPTIONAL, AQ_BYTE_ARRAY),
+        CELL_LEAF("group_size", AQ_OPTIONAL, AQ_INT64),
+        CELL_LEAF("quant_axis", AQ_OPTIONAL, AQ_INT64),
+        CELL_LIST("scales", AQ_FLOAT),
+        CELL_LIST("zero_points", AQ_FLOAT),
+        CELL_LEAF("group_params", AQ_OPTIONAL, AQ_BYTE_ARRAY),
+        CELL_LEAF("params_type", AQ_OPTIONAL, AQ_BYTE_ARRAY),
+        CELL_LEAF("codebook", AQ_OPTIONAL, AQ_BYTE_ARRAY)};
+    static const int64_t shape[2] = {2, 32};
+    static const float floats[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    static const uint8_t zeros[256];
+    const size_t bits = (size_t)(c->packing == NULL ? 8 : c->bit_width);
+    const aq_bytes data = {zeros, c->bit_width == 0 ? 256 : 64 * bits / 8};
+    aq_writer *w;
+    ASSERT_OK(aq_writer_open(path, specs, COUNT_OF(specs), NULL, &w, &err));
+    put_text(w, "odd");
+    put_list(w, shape, 2);
+    put_cell(w, &data);
+    put_text(w, c->quant_type);
+    put_cell(w, &c->bit_width);
+    put_text(w, c->packing);
+    put_cell(w, c->group_size < 0 ? NULL : &c->group_size);
+    put_cell(w, c->quant_axis < 0 ? NULL : &c->quant_axis);
+    put_list(w, floats, c->num_scales);
+    put_list(w, floats, c->num_zero_points);
+    put_cell(w, c->params.data == NULL ? NULL : &c->params);
+    put_text(w, c->params_type);
+    put_cell(w, c->codebook.data == NULL ? NULL : &c->codebook);
+    ASSERT_OK(aq_writer_end_row_group(w, 1, &err));
+    ASSERT_OK(aq_writer_finish(w, &err));
+}
+
+static aq_status read_cells(const cells *c) {
+    aq_model *m;
+    aq_tensor t;
+    aq_status status;
+    save_cells(in_dir("odd.parquet"), c);
+    status = aq_model_open(in_dir("odd.parquet"), NULL, &m, &err);
+    if (status != AQ_OK) return status;
+    status = aq_model_tensor(m, 0, &t, &err);
+    aq_tensor_release(&t);
+    aq_model_close(m);
+    return status;
+}
+
+/* Parameters of 2 rows x 2 groups, and what to make of them. */
+static aq_bytes params_of(float factor, float second, const uint8_t *rest, size_t n) {
+    static uint8_t room[64];
+    size_t at = 0;
+    for (int row = 0; row < 2; row++) {
+        memcpy(room + at, &factor, 4);
+        at += 4;
+        if (second != -1) memcpy(room + at, &second, 4);
+        if (second != -1) at += 4;
+    }
+    memcpy(room + at, rest, n);
+    return (aq_bytes){room, at + n};
+}
+
+static const uint8_t codes[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 1, 1, 1, 1, 1, 1};
+
+static cells u8_cells(void) {
+    cells c = {.quant_type = "int4",
+               .packing = "lsb",
+               .params_type = "uint8",
+               .bit_width = 4,
+               .group_size = 16,
+               .quant_axis = -1};
+    c.params = params_of(0.5f, 0.25f, codes, 8);
+    return c;
+}
+
+static cells codebook_cells(void) {
+    cells c = u8_cells();
+    c.quant_type = "codebook4";
+    c.codebook = (aq_bytes){(const uint8_t *)aq_codebook(4), 16};
+    c.params = params_of(-0.5f, -1, codes, 4);
+    return c;
+}
+
+static cells f16_cells(void) {
+    static const uint8_t halves[16] = {0, 60, 0, 60, 0, 60, 0, 60,
+                                       0, 60, 0, 60, 0, 60, 0, 60};
+    cells c = u8_cells();
+    c.params_type = "float16";
+    c.params = params_of(0.5f, -1, halves, 16);
+    return c;
+}
+
+/* An error says `message` and names the tensor. */
+static void expect_cells(const cells *c, aq_status wanted, const char *message) {
+    aq_status status = read_cells(c);
+    cr_expect_eq(status, wanted, "%s: %s, not %s: %s", message, aq_status_name(status),
+                 aq_status_name(wanted), status == AQ_OK ? "" : err.message);
+    if (status == AQ_OK) return;
+    EXPECT_MESSAGE(message, message);
+    EXPECT_MESSAGE(message, "tensor \"odd\"");
+}
+
+Test(model, small_parameters_that_contradict_their_row) {
+    uint8_t levels[16];
+    cells c = u8_cells();
+    expect_cells(&c, AQ_OK, "as it should be");
+    c = codebook_cells();
+    expect_cells(&c, AQ_OK, "as it should be");
+    c = f16_cells();
+    expect_cells(&c, AQ_OK, "as it should be");
+    c.group_size = -1, c.quant_axis = 0; /* a group a row */
+    c.params.size = 8 + 8;
+    expect_cells(&c, AQ_OK, "as it should be");
+
+    for (size_t size = 0; size <= 40; size++) {
+        c = u8_cells();
+        c.params.size = size;
+        expect_cells(&c, size == 24 || size == 12 ? AQ_OK : AQ_E_FORMAT,
+                     "group_params has ");
+        c = f16_cells();
+        c.params.size = size;
+        expect_cells(&c, size == 24 || size == 16 ? AQ_OK : AQ_E_FORMAT,
+                     "group_params has ");
+        c = codebook_cells();
+        c.params.size = size;
+        expect_cells(&c, size == 12 ? AQ_OK : AQ_E_FORMAT, "group_params has ");
+    }
+    c = u8_cells();
+    c.params.data = NULL;
+    expect_cells(&c, AQ_E_FORMAT, "group_params has 0 bytes");
+    c = u8_cells();
+    c.params_type = "uint9";
+    expect_cells(&c, AQ_E_UNSUPPORTED, "params_type \"uint9\" is not known");
+    c.params_type = "";
+    expect_cells(&c, AQ_E_UNSUPPORTED, "params_type \"\" is not known");
+    c.params_type = NULL;
+    expect_cells(&c, AQ_E_FORMAT, "disagree");
+    c.params.data = NULL;
+    expect_cells(&c, AQ_E_FORMAT, "0 scales for 4 groups");
+    c = u8_cells();
+    c.num_scales = 4;
+    expect_cells(&c, AQ_E_FORMAT, "4 scales beside group_params");
+    c = u8_cells();
+    c.num_zero_points = 4;
+    expect_cells(&c, AQ_E_FORMAT, "4 zero points beside group_params");
+    c = u8_cells();
+    c.packing = NULL;
+    expect_cells(&c, AQ_E_FORMAT, "without packing");
+    c = u8_cells();
+    c.packing = NULL, c.quant_type = "int8", c.bit_width = 8;
+    expect_cells(&c, AQ_E_FORMAT, "without packing");
+    c = u8_cells();
+    c.group_size = -1;
+    expect_cells(&c, AQ_E_FORMAT, "neither group_size");
+    c = u8_cells();
+    c.bit_width = 8;
+    expect_cells(&c, AQ_E_FORMAT, "quant_type and bit_width");
+    c = u8_cells();
+    c.quant_type = "none", c.bit_width = 0;
+    expect_cells(&c, AQ_E_FORMAT, "of a tensor that is not quantized");
+
+    c = codebook_cells();
+    c.quant_type = "int4";
+    expect_cells(&c, AQ_E_FORMAT, "disagree");
+    c = codebook_cells();
+    c.codebook.data = NULL;
+    expect_cells(&c, AQ_E_FORMAT, "disagree");
+    c = codebook_cells();
+    c.params_type = NULL, c.params.data = NULL;
+    expect_cells(&c, AQ_E_FORMAT, "disagree");
+    c = codebook_cells();
+    c.params_type = "float16";
+    expect_cells(&c, AQ_E_UNSUPPORTED, "a codebook with other");
+    memcpy(levels, aq_codebook(4), 16);
+    for (size_t i = 0; i < 16; i++) {
+        c = codebook_cells();
+        levels[i] ^= 1;
+        c.codebook.data = levels;
+        expect_cells(&c, AQ_E_UNSUPPORTED, "a codebook with other");
+        levels[i] ^= 1;
+    }
+    c = codebook_cells();
+    c.codebook.size = 15;
+    expect_cells(&c, AQ_E_UNSUPPORTED, "a codebook with other");
+    c = codebook_cells();
+    c.quant_type = "codebook8", c.bit_width = 8;
+    expect_cells(&c, AQ_E_UNSUPPORTED, "a codebook with other");
+    c = codebook_cells();
+    c.quant_type = "codebook2";
+    expect_cells(&c, AQ_E_FORMAT, "quant_type and bit_width");
+    c = codebook_cells();
+    c.quant_type = "codeboom4";
+    expect_cells(&c, AQ_E_FORMAT, "quant_type and bit_width");
+}
+
+Test(model, small_parameters_that_are_no_numbers) {
+    static const float factors[] = {(float)NAN, (float)INFINITY, -(float)INFINITY};
+    uint8_t halves[16];
+    cells c;
+    for (size_t i = 0; i < COUNT_OF(factors); i++) {
+        c = u8_cells();
+        c.params = params_of(factors[i], 0.25f, codes, 8);
+        expect_cells(&c, AQ_E_NONFINITE, "NaN or infinity at row 0");
+        c = u8_cells();
+        c.params = params_of(0.5f, factors[i], codes, 8);
+        expect_cells(&c, AQ_E_NONFINITE, "NaN or infinity at row 0");
+        c = codebook_cells();
+        c.params = params_of(factors[i], -1, codes, 4);
+        expect_cells(&c, AQ_E_NONFINITE, "NaN or infinity at row 0");
+        c = f16_cells();
+        c.params = params_of(factors[i], -1, c.params.data + 8, 16);
+        expect_cells(&c, AQ_E_NONFINITE, "NaN or infinity at row 0");
+    }
+    c = u8_cells();
+    c.params = params_of(-0.5f, 0.25f, codes, 8);
+    expect_cells(&c, AQ_E_FORMAT, "below 0 at row 0");
+    c.params = params_of(0.5f, -0.25f, codes, 8);
+    expect_cells(&c, AQ_E_FORMAT, "below 0 at row 0");
+    c.params = params_of(-0.5f, -1, codes, 4); /* symmetric */
+    expect_cells(&c, AQ_E_FORMAT, "below 0 at row 0");
+    c = u8_cells(); /* 4 * 1e38 overflows */
+    c.params = params_of(1e38f, 0.25f, codes, 8);
+    expect_cells(&c, AQ_E_NONFINITE, "NaN or infinity at group 3");
+    c.params = params_of(1e-38f, 1e30f, codes, 8); /* so does minimum / scale */
+    expect_cells(&c, AQ_E_NONFINITE, "NaN or infinity at group 0");
+    for (size_t i = 0; i < 8; i++) { /* 4 scales, 4 zero points */
+        char message[64];
+        c = f16_cells();
+        memcpy(halves, c.params.data + 8, 16);
+        halves[2 * i] = (uint8_t)(i % 2);
+        halves[2 * i + 1] = 0x7c; /* infinity, NaN */
+        c.params = params_of(0.5f, -1, halves, 16);
+        snprintf(message, sizeof message, "NaN or infinity at group %zu", i % 4);
+        expect_cells(&c, AQ_E_NONFINITE, message);
+    }
+}
+
 /* ---- every allocation can fail ---- */
 
 static aq_status open_and_find(const aq_allocator *allocator) {
@@ -697,26 +1268,36 @@ static aq_status run_job(const aq_allocator *allocator) {
     return status;
 }
 
+static aq_status run_small_job(const aq_allocator *allocator) {
+    aq_job_options o = {.quant = {.codebook = true}, .allocator = allocator};
+    o.threads = 1;
+    o.no_sync = true;
+    return aq_job_run(in_dir("input.parquet"), in_dir("o.parquet"), &o, NULL, &err);
+}
+
 static const struct {
     const char *what;
     aq_status (*run)(const aq_allocator *allocator);
-    size_t files; /* that it leaves on success */
-} allocating[] = {{"open", open_and_find, 0},
-                  {"save Parquet", save_parquet, 1},
-                  {"save safetensors", save_json, 1},
-                  {"job", run_job, 1}};
+    size_t files;         /* that it leaves on success */
+    aq_job_options input; /* makes the input           */
+} allocating[] = {{"open", open_and_find, 0, {.operation = AQ_QUANTIZE}},
+                  {"open small", open_and_find, 0, {.quant = {.params = AQ_PARAMS_U8}}},
+                  {"save Parquet", save_parquet, 1, {.operation = AQ_CONVERT}},
+                  {"save safetensors", save_json, 1, {.operation = AQ_CONVERT}},
+                  {"job", run_job, 1, {.operation = AQ_CONVERT}},
+                  {"job to small", run_small_job, 1, {.operation = AQ_CONVERT}}};
 
 Test(model, every_allocation_fails) {
     static const float values[16] = {1, 2, 3};
     aq_tensor t[2] = {matrix_of("a", 2, 8, values), matrix_of("b", 2, 8, values)};
     ASSERT_OK(aq_model_save(in_dir("f.parquet"), t, 2, &no_sync, &err));
     for (size_t i = 0; i < COUNT_OF(allocating); i++) {
-        aq_job_options o = {.operation = i == 0 ? AQ_QUANTIZE : AQ_CONVERT};
+        const aq_job_options *o = &allocating[i].input;
         size_t k = 0, before;
         aq_status status;
         temp_path_remove(in_dir("input.parquet"));
         ASSERT_OK(
-            aq_job_run(in_dir("f.parquet"), in_dir("input.parquet"), &o, NULL, &err));
+            aq_job_run(in_dir("f.parquet"), in_dir("input.parquet"), o, NULL, &err));
         before = temp_dir_entries(here.path);
         do {
             counting_allocator c;
