@@ -231,7 +231,7 @@ void value_put(json *out, const char *key, const aq_field *field, const void *va
 
 int tensor_open_model(const char *path, aq_model **out_model);
 const char *tensor_format_name(aq_model_format format);
-/* tensor_bytes - of data, scales and zero points. */
+/* tensor_bytes - of data and the parameters of its groups. */
 uint64_t tensor_bytes(const aq_tensor *tensor);
 /* tensor_bits_per_weight - NaN without a weight. */
 double tensor_bits_per_weight(uint64_t bytes, uint64_t num_params);
@@ -244,7 +244,8 @@ void tensor_cells(table *rows, const aq_tensor *tensor);
 void tensor_measure_cell(table *rows, double value, int decimals);
 void tensor_bytes_cell(table *rows, uint64_t bytes);
 void tensor_json_shape(json *out, const char *key, const aq_tensor *tensor);
-/* tensor_json_type - name, shape, dtype, num_params, quant_type, bit_width, group_size */
+/* tensor_json_type - name, shape, dtype, num_params, quant_type, bit_width, group_size,
+ * params_type */
 void tensor_json_type(json *out, const aq_tensor *tensor);
 /* tensor_json_metrics - cosine, sqnr_db, mse, max_abs_error; null without a value. */
 void tensor_json_metrics(json *out, const aq_metrics *metrics);

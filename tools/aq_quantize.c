@@ -11,6 +11,8 @@ enum {
     QUANTIZE_GRANULARITY,
     QUANTIZE_SYMMETRIC,
     QUANTIZE_METHOD,
+    QUANTIZE_SCALES,
+    QUANTIZE_CODEBOOK,
     QUANTIZE_TENSOR,
     QUANTIZE_KEEP,
     QUANTIZE_DRY_RUN
@@ -109,6 +111,7 @@ static bool plan_tensor(void *user, const aq_tensor *tensor, aq_plan *plan) {
     } else if (bits != 0) {
         plan->keep = false;
         plan->quant.bits = bits;
+        if (bits == 8) plan->quant.codebook = false;
     }
     return true;
 }
@@ -148,23 +151,43 @@ static int check_rules(const cli_args *args, rules *of) {
  * MARK: - Options
  *========================================================================*/
 
-static bool parse_granularity(const char *text, aq_granularity *out) {
-    static const char *const names[] = {"group", "channel", "tensor"};
-    size_t i;
-    for (i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (strcmp(text, names[i]) == 0) {
-            *out = (aq_granularity)i;
-            return true;
-        }
+/* Position of a word in a list that ends with NULL; -1 = it is not there. */
+static int find_word(const char *text, const char *const *words) {
+    int i;
+    for (i = 0; words[i] != NULL; i++) {
+        if (strcmp(text, words[i]) == 0) return i;
     }
-    return false;
+    return -1;
 }
 
-static bool parse_method(const char *text, aq_method *out) {
-    if (strcmp(text, "minmax") == 0) *out = AQ_MINMAX;
-    else if (strcmp(text, "refine") == 0) *out = AQ_REFINE;
-    else return false;
-    return true;
+static bool parse_granularity(const char *text, aq_granularity *out) {
+    static const char *const names[] = {"group", "channel", "tensor", NULL};
+    int i = find_word(text, names);
+    *out = (aq_granularity)i;
+    return i >= 0;
+}
+
+static bool parse_scales(const char *text, aq_params *out) {
+    static const char *const names[] = {"f32", "f16", "u8", NULL};
+    int i = find_word(text, names);
+    *out = (aq_params)i;
+    return i >= 0;
+}
+
+static int parse_method(const cli_args *args, const char *text, aq_method *out) {
+    static const char *const names[] = {"auto",   "minmax",   "refine",
+                                        "search", "weighted", NULL};
+    int i = find_word(text, names);
+    *out = (aq_method)i;
+    if (i <= 0)
+        return cli_usage_error(
+            args->command,
+            "--method takes minmax, refine, search or weighted, not \"%s\"", text);
+    if (*out == AQ_WEIGHTED)
+        return cli_usage_error(args->command,
+                               "--method weighted needs the importance of each column, "
+                               "from --calibration, which this version does not have");
+    return CLI_GOOD;
 }
 
 static int apply_setting(const cli_args *args, const cli_setting *setting,
@@ -193,9 +216,14 @@ static int apply_setting(const cli_args *args, const cli_setting *setting,
         quant->symmetric = true;
         break;
     case QUANTIZE_METHOD:
-        if (parse_method(value, &quant->method)) break;
-        return cli_usage_error(args->command,
-                               "--method takes minmax or refine, not \"%s\"", value);
+        return parse_method(args, value, &quant->method);
+    case QUANTIZE_SCALES:
+        if (parse_scales(value, &quant->params)) break;
+        return cli_usage_error(args->command, "--scales takes f32, f16 or u8, not \"%s\"",
+                               value);
+    case QUANTIZE_CODEBOOK:
+        quant->codebook = true;
+        break;
     case QUANTIZE_DRY_RUN:
         options->dry_run = true;
         break;
@@ -208,15 +236,35 @@ static int apply_setting(const cli_args *args, const cli_setting *setting,
     return CLI_GOOD;
 }
 
+/* Options that exclude each other. */
+static int check_settings(const cli_args *args, aq_quant_options *quant) {
+    const cli_command *command = args->command;
+    if (quant->granularity != AQ_PER_GROUP && cli_has(args, QUANTIZE_GROUP_SIZE))
+        return cli_usage_error(
+            command, "--group-size has a meaning with --granularity group only");
+    if (quant->codebook && (quant->bits == 8 || quant->symmetric))
+        return cli_usage_error(command, "--codebook is for 2 or 4 bits, not %s",
+                               quant->symmetric ? "--symmetric" : "8");
+    if (quant->codebook && cli_has(args, QUANTIZE_SCALES) &&
+        quant->params != AQ_PARAMS_U8)
+        return cli_usage_error(command, "--codebook has --scales u8 only");
+    if (quant->codebook) quant->params = AQ_PARAMS_U8;
+    if (quant->params != AQ_PARAMS_F32 && quant->granularity == AQ_PER_TENSOR)
+        return cli_usage_error(command,
+                               "--granularity tensor has --scales f32 only, and no "
+                               "--codebook");
+    return CLI_GOOD;
+}
+
 static int read_settings(const cli_args *args, aq_job_options *options, rules *of) {
     size_t i;
+    int code;
     for (i = 0; i < args->num_settings; i++) {
-        int code = apply_setting(args, &args->settings[i], options, of);
+        code = apply_setting(args, &args->settings[i], options, of);
         if (code != CLI_GOOD) return code;
     }
-    if (options->quant.granularity != AQ_PER_GROUP && cli_has(args, QUANTIZE_GROUP_SIZE))
-        return cli_usage_error(
-            args->command, "--group-size has a meaning with --granularity group only");
+    code = check_settings(args, &options->quant);
+    if (code != CLI_GOOD) return code;
     return of->count != 0 ? check_rules(args, of) : CLI_GOOD;
 }
 
@@ -242,9 +290,19 @@ static const cli_option quantize_options[] = {
      "a scale for each group (default), row or tensor"},
     {"symmetric", NULL, QUANTIZE_SYMMETRIC, false,
      "zero point in the middle of the codes"},
-    {"method", "minmax|refine", QUANTIZE_METHOD, false,
-     "how scales are chosen; refine loses less, and takes\n"
-     "about four times as long (default: minmax)"},
+    {"method", "minmax|refine|search|weighted", QUANTIZE_METHOD, false,
+     "how scales of even steps are chosen: refine (the\n"
+     "default) loses less than minmax, search least, and\n"
+     "is by far the slowest; weighted needs a calibration\n"
+     "and is not there yet"},
+    {"scales", "f32|f16|u8", QUANTIZE_SCALES, false,
+     "how scale and zero point of a group are stored: in\n"
+     "64 bits (default), 32 or 16; with --symmetric f16\n"
+     "and u8 take half of that"},
+    {"codebook", NULL, QUANTIZE_CODEBOOK, false,
+     "instead of even steps 4 or 16 levels that lie closer\n"
+     "around zero, and 8 bits a group; tensors of 8 bits\n"
+     "have even steps with --scales u8"},
     {"tensor", "REGEX=BITS", QUANTIZE_TENSOR, true,
      "bits of the float tensors whose name matches, also\n"
      "those kept by default; the last match counts"},

@@ -27,19 +27,25 @@ const char *tensor_format_name(aq_model_format format) {
 }
 
 uint64_t tensor_bytes(const aq_tensor *tensor) {
-    uint64_t parameters = 2 * sizeof(float) * (uint64_t)tensor->layout.num_groups;
-    return tensor->data_bytes + (tensor->layout.bits != 0 ? parameters : 0);
+    const aq_layout *layout = &tensor->layout;
+    uint64_t parameters = layout->params_bytes;
+    if (layout->bits == 0) return tensor->data_bytes;
+    if (layout->params == AQ_PARAMS_F32)
+        parameters = 2 * sizeof(float) * (uint64_t)layout->num_groups;
+    return tensor->data_bytes + parameters;
 }
 
 double tensor_bits_per_weight(uint64_t bytes, uint64_t num_params) {
     return num_params != 0 ? 8 * (double)bytes / (double)num_params : (double)NAN;
 }
 
-/* How the weights share their scales: "128" in a row, a whole row, rows, the tensor. */
+/* How the weights share their scales: "128" in a row, a whole row, rows, the tensor; and
+ * how these are stored, unless that is float32 or what a codebook always has. */
 static void put_group(buffer *out, const aq_layout *layout) {
+    bool small = layout->params != AQ_PARAMS_F32;
     if (layout->bits == 0) {
         buffer_print(out, "-");
-    } else if (layout->num_groups <= 1) {
+    } else if (layout->num_groups <= 1 && !small) {
         buffer_print(out, "tensor");
     } else if (layout->group_rows > 1) {
         buffer_print(out, "%zu rows", layout->group_rows);
@@ -48,6 +54,8 @@ static void put_group(buffer *out, const aq_layout *layout) {
     } else {
         buffer_print(out, "%zu", layout->group_cols);
     }
+    if (layout->bits != 0 && small && !layout->codebook)
+        buffer_print(out, layout->params == AQ_PARAMS_F16 ? " f16" : " u8");
 }
 
 void tensor_put_shape(buffer *out, const aq_tensor *tensor) {
@@ -65,7 +73,8 @@ void tensor_cells(table *rows, const aq_tensor *tensor) {
 
     text.size = 0;
     if (tensor->layout.bits != 0) {
-        buffer_print(&text, "%" PRIu32, tensor->layout.bits);
+        buffer_print(&text, "%s%" PRIu32, tensor->layout.codebook ? "codebook" : "",
+                     tensor->layout.bits);
     } else {
         buffer_print(&text, "-");
     }
@@ -96,9 +105,12 @@ void tensor_json_shape(json *out, const char *key, const aq_tensor *tensor) {
 }
 
 void tensor_json_type(json *out, const aq_tensor *tensor) {
+    static const char *const params[] = {"float32", "float16", "uint8"};
     char type[TEXT_ROOM] = "none";
     uint32_t bits = tensor->layout.bits;
-    if (bits != 0) snprintf(type, sizeof type, "int%" PRIu32, bits);
+    if (bits != 0)
+        snprintf(type, sizeof type, "%s%" PRIu32,
+                 tensor->layout.codebook ? "codebook" : "int", bits);
     json_string(out, "name", tensor->name);
     tensor_json_shape(out, "shape", tensor);
     json_string(out, "dtype", aq_dtype_name(tensor->dtype));
@@ -110,6 +122,7 @@ void tensor_json_type(json *out, const aq_tensor *tensor) {
     } else {
         json_null(out, "group_size");
     }
+    json_string(out, "params_type", bits != 0 ? params[tensor->layout.params] : NULL);
 }
 
 void tensor_json_metrics(json *out, const aq_metrics *metrics) {

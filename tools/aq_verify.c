@@ -177,25 +177,21 @@ static int verify_directory(survey *of) {
  * MARK: - Tensors
  *========================================================================*/
 
-/* Index of the first number that is not finite; count when all are. */
-static size_t find_nonfinite(const float *numbers, size_t count) {
-    size_t i = 0;
-    while (i < count && isfinite(numbers[i]))
-        i++;
-    return i;
-}
-
 static int verify_parameters(const survey *of, const aq_tensor *tensor) {
-    const float *arrays[2];
-    static const char *const names[2] = {"scale", "zero point"};
-    size_t i, bad, count = tensor->layout.num_groups;
-    arrays[0] = tensor->scales;
-    arrays[1] = tensor->zero_points;
-    for (i = 0; i < 2; i++) {
-        bad = find_nonfinite(arrays[i], count);
-        if (bad == count) continue;
-        cli_error(of->path, "%s %zu is not a finite number (tensor \"%s\")", names[i],
-                  bad, tensor->name);
+    aq_quantized_view view;
+    aq_error err;
+    float scale, zero_point;
+    size_t i;
+    view.codes = tensor->data;
+    view.scales = tensor->scales;
+    view.zero_points = tensor->zero_points;
+    view.params = tensor->params;
+    for (i = 0; i < tensor->layout.num_groups; i++) {
+        if (aq_params_read(&tensor->layout, &view, i, &scale, &zero_point, &err) != AQ_OK)
+            return judge(of, NULL, &err);
+        if (isfinite(scale) && isfinite(zero_point)) continue;
+        cli_error(of->path, "%s %zu is not a finite number (tensor \"%s\")",
+                  isfinite(scale) ? "zero point" : "scale", i, tensor->name);
         return CLI_BAD;
     }
     return CLI_GOOD;

@@ -3,8 +3,8 @@
  *   gen NAME DTYPE SHAPE FILL ... [--metadata JSON]
  *
  * NAME goes into the JSON header as it is (escape it yourself); DTYPE F32 F16 I64 U8; SHAPE
- * 4x16, or "" for a scalar; FILL random (the same each time), ramp, zero or nan (ramp with
- * a NaN as its second value). */
+ * 4x16, or "" for a scalar; FILL random (the same each time), ramp, zero, nan or huge (ramp
+ * with a NaN or 2^126 as its second value). */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,6 +54,7 @@ static float f32_item(const char *fill, uint64_t i) {
     uint32_t nan_bits = 0x7fc00000u;
     float value = (float)(i % 97) / 8 - 6;
     if (strcmp(fill, "zero") == 0) return 0;
+    if (strcmp(fill, "huge") == 0 && i == 1) value = 0x1p126f;
     if (strcmp(fill, "nan") == 0 && i == 1) memcpy(&value, &nan_bits, sizeof value);
     if (strcmp(fill, "random") == 0) value = (float)(next_random() >> 40) / 8388608.0f - 1;
     return value;

@@ -330,9 +330,105 @@ for bits in 2 4 8; do
     holds '[.. | strings] | any(contains("\"method\":\"refine\""))'
 done
 
+begin 'quantize: the default is refine'
+run 0 quantize model.safetensors default.parquet
+run 0 quantize model.safetensors o.parquet --method refine
+cmp -s default.parquet o.parquet || fault 'other bytes'
+run 0 quantize model.safetensors o.parquet --bits 2 --json
+sqnr=$(jq .sqnr_db "$w/out")
+run 0 quantize model.safetensors o.parquet --bits 2 --method search --json
+holds ".sqnr_db > $sqnr"
+run 0 meta o.parquet --json
+holds '[.. | strings] | any(contains("\"method\":\"search\"}"))'
+rm -f default.parquet
+
+begin 'quantize: small parameters'
+# Bytes of the 131,072 weights: codes, and for each row and group what FORMAT.md says.
+for form in 'f16 82944' 'f16.--symmetric 74752' 'u8 75776' 'u8.--symmetric 70656' \
+    'f32 98304' 'u8.--codebook 70656'; do
+    options=$(echo "--group-size 32 --scales ${form% *}" | tr . ' ')
+    # shellcheck disable=SC2086
+    run 0 quantize model.safetensors o.parquet $options --json
+    json '.tensors[2].bytes_out' "${form#* }"
+    holds '.tensors[2].sqnr_db > 20'
+    run 0 inspect o.parquet --json
+    json '.tensors[2].bytes' "${form#* }"
+    run 0 verify o.parquet
+    out_has '^o\.parquet: ok \(3 tensors'
+    run 0 dequantize o.parquet back.safetensors
+    run 0 compare o.parquet back.safetensors --json
+    json .total.sqnr_db '"Infinity"'
+    run 0 convert o.parquet again.parquet
+    run 0 compare o.parquet again.parquet --json
+    json .total.sqnr_db '"Infinity"'
+done
+rm -f back.safetensors again.parquet
+"$gen" a F32 8x256 random b F32 8x256 random c F32 8x256 random >abc.safetensors
+run 0 quantize abc.safetensors small.parquet --codebook --group-size 16 --tensor 'b=8' \
+    --tensor 'c=2'
+run 0 inspect small.parquet
+golden inspect-codebook
+run 0 inspect small.parquet --json
+json '[.tensors[] | [.quant_type, .bit_width, .params_type]]' \
+    '[["codebook4",4,"uint8"],["int8",8,"uint8"],["codebook2",2,"uint8"]]'
+run 0 schema small.parquet
+golden schema-codebook
+run 0 meta small.parquet --pages --json
+json '[.row_groups[].columns[] | select(.path == "group_params").pages[].alignment >= 64] |
+    unique' '[true]'
+json '[.key_values[].value] | map(select(contains("uint8"))) | length' 1
+run 0 cat small.parquet --columns scales,zero_points,params_type --rows 1
+out_is '{"scales": [], "zero_points": [], "params_type": "uint8"}'
+run 0 quantize abc.safetensors small.parquet --scales f16 --group-size 16 --dry-run
+golden dry-run-f16
+run 0 quantize abc.safetensors small.parquet --scales u8 --granularity channel
+run 0 inspect small.parquet
+out_has '^a  *8x256  *float32  *4  *row u8  *1\.08 KiB  *4\.31 '
+run 0 compare abc.safetensors small.parquet
+out_has '^a  *8x256  *float32  *4  *row u8  *0\.99'
+
+begin 'quantize: values too large for small parameters'
+"$gen" w F32 8x64 huge >huge.safetensors
+run 2 quantize huge.safetensors huge.parquet --scales u8
+silent
+err_has '^aq: huge\.safetensors: .* at index 1 .* is over 2\^120 \(tensor "w"\); store the parameters of this tensor as float32$'
+[ ! -e huge.parquet ] || fault 'there is an output'
+
+begin 'verify: damaged small parameters'
+run 0 meta small.parquet --pages --json
+at=$(jq '.row_groups[1].columns[] | select(.path == "group_params").pages[0].values_offset' \
+    "$w/out")
+cp small.parquet flipped.parquet
+printf '\377\377\377\377' | dd of=flipped.parquet bs=1 seek="$at" conv=notrunc 2>/dev/null
+run 1 verify flipped.parquet
+silent
+err_has '^aq: flipped\.parquet: .*CRC-32'
+run 2 dequantize flipped.parquet back.parquet
+err_has '^aq: flipped\.parquet: group_params hold NaN or infinity at row 0 \(tensor "b"\)'
+
 begin 'quantize: wrong values'
 run 2 quantize a b --method best
-usage_error 'aq: quantize: --method takes minmax or refine, not "best"' quantize
+usage_error 'aq: quantize: --method takes minmax, refine, search or weighted, not "best"' quantize
+run 2 quantize a b --method auto
+usage_error 'aq: quantize: --method takes minmax, refine, search or weighted, not "auto"' quantize
+run 2 quantize a b --method weighted
+usage_error 'aq: quantize: --method weighted needs the importance of each column, from --calibration, which this version does not have' quantize
+run 2 quantize a b --scales f64
+usage_error 'aq: quantize: --scales takes f32, f16 or u8, not "f64"' quantize
+run 2 quantize a b --codebook --bits 8
+usage_error 'aq: quantize: --codebook is for 2 or 4 bits, not 8' quantize
+run 2 quantize a b --symmetric --codebook
+usage_error 'aq: quantize: --codebook is for 2 or 4 bits, not --symmetric' quantize
+for scales in f32 f16; do
+    run 2 quantize a b --codebook --scales $scales
+    usage_error 'aq: quantize: --codebook has --scales u8 only' quantize
+done
+for small in '--scales f16' '--scales u8' --codebook; do
+    # shellcheck disable=SC2086
+    run 2 quantize a b --granularity tensor $small
+    usage_error 'aq: quantize: --granularity tensor has --scales f32 only, and no --codebook' \
+        quantize
+done
 for bits in 0 1 3 5 16 x ''; do
     run 2 quantize a b --bits "$bits"
     usage_error "aq: quantize: --bits takes 2, 4 or 8, not \"$bits\"" quantize
