@@ -50,7 +50,7 @@ static aq_status quantize(const float *weights, uint32_t bits, const char *path,
     aq_metrics metrics;
     aq_quantized q = {(uint8_t *)malloc(layout.code_bytes),
                       (float *)malloc(layout.num_groups * sizeof(float)),
-                      (float *)malloc(layout.num_groups * sizeof(float))};
+                      (float *)malloc(layout.num_groups * sizeof(float)), NULL};
     if (q.codes == NULL || q.scales == NULL || q.zero_points == NULL) status = AQ_E_NOMEM;
     if (status == AQ_OK)
         status = aq_quantize_into(&layout, weights, AQ_F32, &q, NULL, &metrics, err);
