@@ -45,10 +45,10 @@ export function expectInspected(model, tensors) {
 }
 
 function summary(tensor) {
-  const { shape, dtype, num_params, quant_type, bit_width, data_bytes } = tensor
+  const { shape, dtype, num_params, quant_type, params_type, bit_width, data_bytes } = tensor
   const { cosine, sqnr_db, max_abs_error } = tensor
   return {
-    shape, dtype, num_params, quant_type, bit_width, data_bytes,
+    shape, dtype, num_params, quant_type, params_type, bit_width, data_bytes,
     measures: [cosine, sqnr_db, max_abs_error].map(value => value === null ? null : Number(value))
   }
 }
@@ -59,6 +59,7 @@ function summaryOfRow(row) {
     dtype: row.dtype,
     num_params: Number(row.num_params),
     quant_type: row.quant_type,
+    params_type: row.params_type ?? (row.bit_width ? 'float32' : null),
     bit_width: Number(row.bit_width),
     data_bytes: row.data.length,
     measures: [row.cosine, row.sqnr_db, row.max_abs_error].map(value => value ?? null)

@@ -32,6 +32,9 @@ enum {
     MAX_ABS_ERROR,
     CHUNK_INDEX,
     CHUNK_COUNT,
+    GROUP_PARAMS, /* this and those that follow: with small parameters only */
+    PARAMS_TYPE,
+    CODEBOOK,
     NUM_COLUMNS
 };
 
@@ -53,6 +56,9 @@ static const char *const column_text[NUM_COLUMNS][2] = {
     {"max_abs_error", "\"f64\""},
     {"chunk_index", "\"int\""},
     {"chunk_count", "\"int\""},
+    {"group_params", "\"bytes\""},
+    {"params_type", "\"string\""},
+    {"codebook", "\"bytes\""},
 };
 
 /*==========================================================================
@@ -126,6 +132,7 @@ static aq_tensor make_tensor(const spec *s, aq_metrics *out_metrics, uint64_t *s
     to.codes = (uint8_t *)need(malloc(layout.code_bytes + 1));
     to.scales = (float *)need(malloc(layout.num_groups * sizeof(float) + 1));
     to.zero_points = (float *)need(malloc(layout.num_groups * sizeof(float) + 1));
+    to.params = (uint8_t *)need(malloc(layout.params_bytes + 1));
     check(s->name,
           aq_quantize_into(&layout, values, s->dtype, &to, NULL, out_metrics, &err),
           &err);
@@ -135,6 +142,7 @@ static aq_tensor make_tensor(const spec *s, aq_metrics *out_metrics, uint64_t *s
     tensor.data_bytes = layout.code_bytes;
     tensor.scales = to.scales;
     tensor.zero_points = to.zero_points;
+    tensor.params = to.params;
     tensor.cosine = out_metrics->cosine;
     tensor.sqnr_db = out_metrics->sqnr_db;
     tensor.max_abs_error = out_metrics->max_abs_error;
@@ -146,6 +154,7 @@ static void free_tensor(const spec *s, aq_tensor *tensor) {
     if (s->quantize) {
         free((void *)(uintptr_t)tensor->scales);
         free((void *)(uintptr_t)tensor->zero_points);
+        free((void *)(uintptr_t)tensor->params);
     }
 }
 
@@ -179,6 +188,32 @@ static void expect_f64_or_null(text *t, bool present, double value) {
     }
 }
 
+static bool is_small(const spec *s) {
+    return s->quantize && (s->quant.params != AQ_PARAMS_F32 || s->quant.codebook);
+}
+
+/* The columns of small parameters, as far as the file has them. */
+static void expect_small(expected_column *columns, const spec *s,
+                         const aq_tensor *tensor) {
+    const bool small = is_small(s), codebook = small && s->quant.codebook;
+    if (small) {
+        text_hex(next_value(&columns[GROUP_PARAMS]), tensor->params,
+                 tensor->layout.params_bytes);
+    } else {
+        text_add(next_value(&columns[GROUP_PARAMS]), "null");
+    }
+    text_add(next_value(&columns[PARAMS_TYPE]), !small ? "null"
+                                                : s->quant.params == AQ_PARAMS_F16
+                                                    ? "\"float16\""
+                                                    : "\"uint8\"");
+    if (codebook) {
+        text_hex(next_value(&columns[CODEBOOK]), aq_codebook(s->quant.bits),
+                 (size_t)1 << s->quant.bits);
+    } else {
+        text_add(next_value(&columns[CODEBOOK]), "null");
+    }
+}
+
 /* The columns that say how a tensor was quantized. */
 static void expect_quantization(expected_column *columns, const spec *s,
                                 const aq_tensor *tensor) {
@@ -187,8 +222,10 @@ static void expect_quantization(expected_column *columns, const spec *s,
     const bool per_channel = s->quantize && quant->granularity == AQ_PER_CHANNEL;
     text *group_size = next_value(&columns[GROUP_SIZE]);
     text *quant_type = next_value(&columns[QUANT_TYPE]);
+    const size_t floats = is_small(s) ? 0 : tensor->layout.num_groups;
     if (s->quantize) {
-        text_add(quant_type, "\"int%u\"", (unsigned)quant->bits);
+        text_add(quant_type, "\"%s%u\"", quant->codebook ? "codebook" : "int",
+                 (unsigned)quant->bits);
     } else {
         text_add(quant_type, "\"none\"");
     }
@@ -200,10 +237,9 @@ static void expect_quantization(expected_column *columns, const spec *s,
     text_add(next_value(&columns[QUANT_AXIS]), per_channel ? "\"0\"" : "null");
     text_u64(next_value(&columns[BIT_WIDTH]), s->quantize ? quant->bits : 0);
     text_add(next_value(&columns[PACKING]), s->quantize ? "\"lsb\"" : "null");
-    expect_floats(next_value(&columns[SCALES]), tensor->scales,
-                  tensor->layout.num_groups);
-    expect_floats(next_value(&columns[ZERO_POINTS]), tensor->zero_points,
-                  tensor->layout.num_groups);
+    expect_floats(next_value(&columns[SCALES]), tensor->scales, floats);
+    expect_floats(next_value(&columns[ZERO_POINTS]), tensor->zero_points, floats);
+    expect_small(columns, s, tensor);
 }
 
 static void expect_tensor(expected_column *columns, const spec *s,
@@ -229,6 +265,7 @@ static void write_model(const char *dir, const char *file_name, const spec *spec
     aq_error err;
     aq_model_writer_options options = {0};
     expected_column columns[NUM_COLUMNS] = {{{0}, {0}, {0}}};
+    size_t num_columns = GROUP_PARAMS;
     aq_tensor *tensors = (aq_tensor *)need(calloc(count + 1, sizeof *tensors));
     for (size_t i = 0; i < NUM_COLUMNS; i++) {
         snprintf(columns[i].name, sizeof columns[i].name, "%s", column_text[i][0]);
@@ -238,11 +275,12 @@ static void write_model(const char *dir, const char *file_name, const spec *spec
         aq_metrics metrics = {0};
         tensors[i] = make_tensor(&specs[i], &metrics, &state);
         expect_tensor(columns, &specs[i], &tensors[i], &metrics);
+        if (is_small(&specs[i])) num_columns = NUM_COLUMNS;
     }
     snprintf(path, sizeof path, "%s/%s.parquet", dir, file_name);
     options.no_sync = true;
     check(path, aq_model_save(path, tensors, count, &options, &err), &err);
-    write_expected(dir, file_name, columns, NUM_COLUMNS);
+    write_expected(dir, file_name, columns, num_columns);
     for (size_t i = 0; i < count; i++) {
         free_tensor(&specs[i], &tensors[i]);
     }
@@ -261,6 +299,12 @@ static void write_model(const char *dir, const char *file_name, const spec *spec
     true, { bits, 0, AQ_PER_TENSOR, false }
 #define SYMMETRIC(bits, size)                                                            \
     true, { bits, size, AQ_PER_GROUP, true }
+#define SMALL(bits, size, params)                                                        \
+    true, { bits, size, AQ_PER_GROUP, false, AQ_METHOD_AUTO, params, false, NULL }
+#define SMALL_SYMMETRIC(bits, size, params)                                              \
+    true, { bits, size, AQ_PER_GROUP, true, AQ_METHOD_AUTO, params, false, NULL }
+#define LEVELS(bits, size)                                                               \
+    true, { bits, size, AQ_PER_GROUP, false, AQ_METHOD_AUTO, AQ_PARAMS_U8, true, NULL }
 #define KEPT                                                                             \
     false, { 0, 0, AQ_PER_GROUP, false }
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -296,6 +340,28 @@ static const spec odd_sizes[] = {
     {"prime group, 2 bits", AQ_F32, 2, {7, 103}, GROUPS(2, 11)},
     {"group of more than a row", AQ_F32, 2, {4, 30}, GROUPS(4, 4096)},
     {"a row only", AQ_F32, 1, {333}, GROUPS(4, 64)},
+};
+
+static const spec small_params[] = {
+    {"f16 8", AQ_F32, 2, {9, 70}, SMALL(8, 32, AQ_PARAMS_F16)},
+    {"f16 4", AQ_F32, 2, {9, 71}, SMALL(4, 32, AQ_PARAMS_F16)},
+    {"f16 2", AQ_F16, 2, {9, 73}, SMALL(2, 13, AQ_PARAMS_F16)},
+    {"f16 symmetric", AQ_F32, 2, {9, 73}, SMALL_SYMMETRIC(4, 16, AQ_PARAMS_F16)},
+    {"u8 8", AQ_F32, 2, {9, 70}, SMALL(8, 32, AQ_PARAMS_U8)},
+    {"u8 4", AQ_BF16, 4, {9, 7, 1, 10}, SMALL(4, 32, AQ_PARAMS_U8)},
+    {"u8 2", AQ_F32, 2, {9, 73}, SMALL(2, 16, AQ_PARAMS_U8)},
+    {"u8 symmetric", AQ_F32, 2, {9, 73}, SMALL_SYMMETRIC(8, 16, AQ_PARAMS_U8)},
+    {"codebook 4", AQ_F32, 2, {24, 256}, LEVELS(4, 16)},
+    {"codebook 2", AQ_F32, 2, {9, 73}, LEVELS(2, 8)},
+    {"u8 row",
+     AQ_F32,
+     2,
+     {9, 71},
+     true,
+     {4, 0, AQ_PER_CHANNEL, false, AQ_METHOD_AUTO, AQ_PARAMS_U8, false, NULL}},
+    {"u8 one row", AQ_F32, 1, {77}, SMALL(4, 32, AQ_PARAMS_U8)},
+    {"f32", AQ_F32, 2, {9, 70}, GROUPS(4, 32)},
+    {"kept", AQ_F32, 1, {24}, KEPT},
 };
 
 static const spec dtypes[] = {
@@ -355,6 +421,7 @@ int main(int argc, char **argv) {
     write_model(argv[1], "model_widths", widths, COUNT(widths));
     write_model(argv[1], "model_granularities", granularities, COUNT(granularities));
     write_model(argv[1], "model_odd_sizes", odd_sizes, COUNT(odd_sizes));
+    write_model(argv[1], "model_small_params", small_params, COUNT(small_params));
     write_model(argv[1], "model_dtypes", dtypes, COUNT(dtypes));
     write_model(argv[1], "model_shapes", shapes, COUNT(shapes));
     write_model(argv[1], "model_names", names, COUNT(names));

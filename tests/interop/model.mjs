@@ -19,6 +19,9 @@ export const columnTypes = {
   max_abs_error: 'f64',
   chunk_index: 'int',
   chunk_count: 'int',
+  group_params: 'bytes',
+  params_type: 'string',
+  codebook: 'bytes',
   is_diffusion_model: 'bool',
   modality: 'string',
   time_aware_quant_json: 'string',
@@ -51,6 +54,7 @@ export function dequantize(tensor) {
   const { rows, cols } = matrixOf(tensor.shape)
   const codeAt = codeReader(tensor, cols)
   const groupOf = groupFinder(tensor, rows, cols)
+  if (tensor.params_type != null) return dequantizeSmall(tensor, rows, cols, codeAt, groupOf)
   const out = new Float32Array(rows * cols)
   for (let row = 0; row < rows; row++) {
     for (let col = 0; col < cols; col++) {
@@ -69,10 +73,63 @@ function codeReader({ data, bit_width: bits, packing }, cols) {
   return (row, col) => data[row * rowBytes + (col * bits >> 3)] >> (col * bits & 7) & mask
 }
 
-function groupFinder({ group_size, packing, scales }, rows, cols) {
-  if (scales.length === 1) return () => 0
+function groupFinder({ group_size, packing, scales, params_type }, rows, cols) {
+  if (scales.length === 1 && params_type == null) return () => 0
   if (packing !== 'lsb') return row => Math.floor(row / Number(group_size))
   const groupCols = Number(group_size ?? cols)
   const groupsPerRow = Math.ceil(cols / groupCols)
   return (row, col) => row * groupsPerRow + Math.floor(col / groupCols)
+}
+
+/** The same from small parameters: docs/FORMAT.md, "Small parameters". */
+function dequantizeSmall(tensor, rows, cols, codeAt, groupOf) {
+  const params = smallParams(tensor, rows, cols)
+  const levels = tensor.codebook == null ? null : Int8Array.from(tensor.codebook)
+  const out = new Float32Array(rows * cols)
+  for (let row = 0; row < rows; row++) {
+    for (let col = 0; col < cols; col++) {
+      const { scale, zeroPoint } = params[groupOf(row, col)], code = codeAt(row, col)
+      const steps = levels ? levels[code] : Math.fround(code - zeroPoint)
+      out[row * cols + col] = Math.fround(steps * scale)
+    }
+  }
+  return out
+}
+
+/** [{scale, zeroPoint}] of all groups. */
+function smallParams(tensor, rows, cols) {
+  const { group_params: bytes, params_type: type, codebook, bit_width: bits } = tensor
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+  const perRow = Math.ceil(cols / Number(tensor.group_size ?? cols))
+  const groups = rows * perRow
+  const width = type === 'float16' ? 2 : 1
+  const full = type === 'float16' ? 4 * rows + 4 * groups : 8 * rows + 2 * groups
+  const symmetric = codebook == null && bytes.length !== full
+  const one = codebook != null || symmetric // array behind the factors
+  const factors = type === 'uint8' && !one ? 2 : 1
+  const scalesAt = 4 * rows * factors, secondsAt = scalesAt + width * groups
+  if (bytes.length !== secondsAt + (one ? 0 : width * groups)) {
+    throw new Error(`${tensor.layer_name}: group_params of ${bytes.length} bytes`)
+  }
+  return Array.from({ length: groups }, (_, g) => {
+    const factorAt = 4 * factors * Math.floor(g / perRow)
+    const F = view.getFloat32(factorAt, true)
+    const s = type === 'float16' ? float16(view.getUint16(scalesAt + 2 * g, true))
+      : codebook != null ? view.getInt8(scalesAt + g) : view.getUint8(scalesAt + g)
+    const scale = Math.fround(F * s)
+    if (one) return { scale, zeroPoint: 2 ** (Number(bits) - 1) }
+    if (type === 'float16') {
+      return { scale, zeroPoint: float16(view.getUint16(secondsAt + 2 * g, true)) }
+    }
+    const M = view.getFloat32(factorAt + 4, true)
+    const minimum = Math.fround(M * view.getInt8(secondsAt + g))
+    return { scale, zeroPoint: scale > 0 ? Math.fround((0 - minimum) / scale) : 0 }
+  })
+}
+
+function float16(half) {
+  const exponent = half >> 10 & 31, fraction = half & 1023
+  const magnitude = exponent === 0 ? fraction * 2 ** -24
+    : (1024 + fraction) * 2 ** (exponent - 25)
+  return half & 0x8000 ? -magnitude : magnitude
 }

@@ -8,7 +8,7 @@ import { aq, dataDir, readJson, same, scratchDir, test } from './lib.mjs'
 import { expectFile, quoted, readers, sql } from './readers.mjs'
 
 const models = ['model_widths', 'model_granularities', 'model_odd_sizes', 'model_dtypes',
-  'model_shapes', 'model_names', 'model_one', 'model_of_nothing', 'model_many']
+  'model_small_params', 'model_shapes', 'model_names', 'model_one', 'model_of_nothing', 'model_many']
 const scratch = scratchDir('models')
 
 for (const name of models) {
@@ -33,6 +33,13 @@ await test('DuckDB sees the documented types', async () => {
     cosine: 'DOUBLE', sqnr_db: 'DOUBLE', max_abs_error: 'DOUBLE',
     chunk_index: 'INTEGER', chunk_count: 'INTEGER'
   }, 'types')
+})
+
+await test('DuckDB sees the columns of small parameters', async () => {
+  const { columns: [names, types] } = await sql(`SELECT column_name, column_type
+    FROM (DESCRIBE SELECT * FROM ${fileOf('model_small_params')}) OFFSET 17`)
+  same([names, types],
+    [['group_params', 'params_type', 'codebook'], ['BLOB', 'VARCHAR', 'BLOB']], 'columns')
 })
 
 for (const name of ['model_names', 'model_many']) {

@@ -15,13 +15,16 @@ if (!existsSync(original)) {
   skip('quantized models', 'taef2_decoder.safetensors is not on this machine')
 } else {
   for (const bits of [8, 4, 2]) await testWidth(bits)
+  await testWidth(8, '--scales', 'f16')
+  await testWidth(4, '--scales', 'u8', '--group-size', '32')
+  for (const bits of [4, 2]) await testWidth(bits, '--codebook', '--group-size', '16')
 }
 
-async function testWidth(bits) {
-  const path = join(scratch, `bits_${bits}.parquet`)
-  const title = `taef2_decoder at ${bits} bits`
+async function testWidth(bits, ...options) {
+  const path = join(scratch, `bits_${[bits, ...options].join('_')}.parquet`)
+  const title = ['taef2_decoder at', bits, 'bits', ...options].join(' ')
   await test(`aq quantizes ${title}`, () => {
-    aq(['quantize', original, path, '--bits', `${bits}`])
+    aq(['quantize', original, path, '--bits', `${bits}`, ...options])
     aq(['verify', path])
     const expected = [...readSafetensors(original)].map(([name, { shape }]) => [name, shape])
     const actual = aqJson(['inspect', path]).tensors.map(({ name, shape }) => [name, shape])
@@ -31,7 +34,7 @@ async function testWidth(bits) {
   await test(`aq inspects ${title}`, async () => expectInspected(path, await readTensors(path)))
   await test(`DuckDB queries ${title}`, () => queryAgrees(path))
   await test(`the formula dequantizes ${title} as aq does`, async () =>
-    expectDequantized(path, join(scratch, `bits_${bits}.safetensors`), await readTensors(path)))
+    expectDequantized(path, `${path}.safetensors`, await readTensors(path)))
   await test(`page checksums of ${title}`, () => expectChecksums(path))
 }
 
