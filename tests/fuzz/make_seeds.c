@@ -352,15 +352,12 @@ static void seeds_model(const char *path, bool integers) {
     FUZZ_CHECK_ERR(aq_model_save(path, t, 4, &o, &err) == AQ_OK, &err);
 }
 
-static void seeds_quantize(const char *from, const char *to, uint32_t bits,
-                           bool symmetric, aq_granularity granularity) {
+static void seeds_quantize(const char *from, const char *to, aq_quant_options how) {
     aq_job_options o;
     aq_error err;
     memset(&o, 0, sizeof o);
-    o.quant.bits = bits;
-    o.quant.symmetric = symmetric;
-    o.quant.granularity = granularity;
-    o.quant.group_size = granularity == AQ_PER_GROUP ? 16 : 0;
+    o.quant = how;
+    if (how.granularity == AQ_PER_GROUP) o.quant.group_size = 16;
     o.threads = 1;
     o.no_sync = true;
     FUZZ_CHECK_ERR(aq_job_run(from, to, &o, NULL, &err) == AQ_OK, &err);
@@ -440,6 +437,19 @@ static void seeds_foreign(const char *path) {
     FUZZ_CHECK_ERR(aq_writer_finish(w, &err) == AQ_OK, &err);
 }
 
+/* Small parameters of every form. */
+static const struct {
+    const char *name;
+    aq_quant_options how;
+} seeds_small[] = {
+    {"f16", {.bits = 4, .params = AQ_PARAMS_F16}},
+    {"f16_symmetric", {.bits = 8, .params = AQ_PARAMS_F16, .symmetric = true}},
+    {"u8", {.bits = 4, .params = AQ_PARAMS_U8}},
+    {"u8_symmetric", {.bits = 2, .params = AQ_PARAMS_U8, .symmetric = true}},
+    {"u8_rows", {.params = AQ_PARAMS_U8, .granularity = AQ_PER_CHANNEL}},
+    {"codebook2", {.bits = 2, .codebook = true}},
+    {"codebook4", {.bits = 4, .codebook = true}}};
+
 static void seeds_models(const char *root) {
     char plain[512], path[512];
     uint32_t i;
@@ -456,7 +466,13 @@ static void seeds_models(const char *root) {
     for (i = 0; i < 6; i++) {
         snprintf(path, sizeof path, "%s/model/int%u_%u", root, 2u << i % 3,
                  (unsigned)i / 3);
-        seeds_quantize(plain, path, 2u << i % 3, i >= 3, (aq_granularity)(i / 2));
+        aq_quant_options how = {.bits = 2u << i % 3, .symmetric = i >= 3};
+        how.granularity = (aq_granularity)(i / 2);
+        seeds_quantize(plain, path, how);
+    }
+    for (i = 0; i < AQI_COUNT(seeds_small); i++) {
+        snprintf(path, sizeof path, "%s/model/%s", root, seeds_small[i].name);
+        seeds_quantize(plain, path, seeds_small[i].how);
     }
 }
 

@@ -43,6 +43,49 @@ FUZZ uint64_t fuzz_tensor_rows(const aq_tensor *t, uint64_t hash) {
     return hash;
 }
 
+/* Parameters of the first, the middle and the last group; products with 8-bit vectors. */
+FUZZ uint64_t fuzz_tensor_quantized(const aq_tensor *t, uint64_t hash) {
+    const aq_layout *l = &t->layout;
+    const size_t n = l->num_groups, at[3] = {0, n / 2, n - 1};
+    const aq_quantized_view view = {t->data, t->scales, t->zero_points, t->params};
+    float pair[2], *x, *y;
+    aq_activations x8;
+    aq_error err;
+    aq_status status;
+    void *memory;
+    size_t i;
+    if (l->params == AQ_PARAMS_F32) {
+        hash = fuzz_digest(hash, t->scales, n * sizeof(float));
+        hash = fuzz_digest(hash, t->zero_points, n * sizeof(float));
+    } else {
+        FUZZ_CHECK(t->scales == NULL && t->zero_points == NULL);
+        hash = fuzz_digest(hash, t->params, l->params_bytes);
+    }
+    if (n == 0 || l->cols > (size_t)1 << 16 || l->rows > 64) return hash;
+    for (i = 0; i < 3; i++) {
+        FUZZ_CHECK(aq_params_read(l, &view, at[i], &pair[0], &pair[1], &err) == AQ_OK);
+        FUZZ_CHECK(pair[0] - pair[0] == 0 && pair[1] - pair[1] == 0);
+    }
+    x = (float *)calloc(2 * l->cols, sizeof *x);
+    y = (float *)calloc(2 * l->rows, sizeof *y);
+    memory = malloc(aq_activations_bytes(l, 2));
+    FUZZ_CHECK(x != NULL && y != NULL && memory != NULL);
+    for (i = 0; i < 2 * l->cols; i++)
+        x[i] = (float)(i % 5) - 2.0f;
+    status = fuzz_status(aq_activations_init(l, x, 2, memory, &x8, &err), &err);
+    FUZZ_CHECK(status == AQ_OK || status == AQ_E_UNSUPPORTED);
+    if (status == AQ_OK) {
+        FUZZ_CHECK(aq_tensor_matmul_i8(t, &x8, y, NULL, &err) == AQ_OK);
+        hash = fuzz_digest(hash, y, 2 * l->rows * sizeof *y);
+    }
+    FUZZ_CHECK(aq_tensor_matmul(t, x, 2, y, NULL, &err) == AQ_OK);
+    hash = fuzz_digest(hash, y, 2 * l->rows * sizeof *y);
+    free(x);
+    free(y);
+    free(memory);
+    return hash;
+}
+
 FUZZ uint64_t fuzz_tensor(const aq_model *m, size_t i, uint64_t hash) {
     aq_tensor t, described;
     aq_error err;
@@ -61,8 +104,7 @@ FUZZ uint64_t fuzz_tensor(const aq_model *m, size_t i, uint64_t hash) {
     FUZZ_CHECK(t.num_params == described.num_params);
     if (t.layout.bits != 0) {
         FUZZ_CHECK(t.data_bytes == t.layout.code_bytes);
-        hash = fuzz_digest(hash, t.scales, t.layout.num_groups * sizeof(float));
-        hash = fuzz_digest(hash, t.zero_points, t.layout.num_groups * sizeof(float));
+        hash = fuzz_tensor_quantized(&t, hash);
     } else {
         FUZZ_CHECK(t.data_bytes == t.num_params * aq_dtype_bytes(t.dtype));
     }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The fuzz targets without libFuzzer: inputs that once found a defect, the seeds, and changed
-# copies of five valid files, under AddressSanitizer and UBSan.
+# copies of six valid files, under AddressSanitizer and UBSan.
 #
 # Environment: COUNT, changed copies of each file (2000); SEED, the first one's (1).
 set -u
@@ -48,6 +48,7 @@ step mutate file "$seeds/file/flat" "$COUNT" "$SEED"
 step mutate file "$seeds/file/nested" "$COUNT" "$SEED"
 step mutate file "$seeds/file/zstd_v2" "$COUNT" "$SEED"
 step mutate model "$seeds/model/int4_0" "$COUNT" "$SEED"
+step mutate model "$seeds/model/u8" "$COUNT" "$SEED"
 step mutate safetensors "$seeds/safetensors/plain0.safetensors" "$COUNT" "$SEED"
 
 echo "$passed passed, $failed failed"
