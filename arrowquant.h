@@ -16623,7 +16623,7 @@ static aq_status aqi_model_layout(const aqi_model_rows *r, int64_t row, aq_tenso
         return aqi_fail(err, AQ_E_UNSUPPORTED, "packing \"%.*s\" is not known",
                         (int)AQI_MIN(packing->size, (size_t)40),
                         (const char *)packing->data);
-    if (packed && bits != 2 && bits != 4 && bits != 8)
+    if (packed && (bits < 2 || bits == 7))
         return aqi_fail(err, AQ_E_UNSUPPORTED, "packed codes of %d bits", (int)bits);
     if (group < 0 || !aqi_to_size(group, &size))
         return aqi_fail(err, AQ_E_FORMAT, "group_size %lld", (long long)group);

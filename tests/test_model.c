@@ -678,6 +678,9 @@ static const struct {
      "int2",
      {.bits = 2, .group_size = 13, .params = AQ_PARAMS_F16, .symmetric = true}},
     {"f32", "int4", {.bits = 4, .group_size = 32}},
+    {"f32 six", "int6", {.bits = 6, .group_size = 40}},
+    {"u3", "int3", {.bits = 3, .group_size = 32, .params = AQ_PARAMS_U8}},
+    {"u5", "int5", {.bits = 5, .group_size = 16, .params = AQ_PARAMS_F16}},
     {"u8", "int4", {.bits = 4, .group_size = 32, .params = AQ_PARAMS_U8}},
     {"u8 eight", "int8", {.bits = 8, .group_size = 64, .params = AQ_PARAMS_U8}},
     {"u8 row",
@@ -894,21 +897,30 @@ Test(model, jobs_with_small_parameters) {
     free(w);
 }
 
-/* Files without them have no columns for them. */
+/* Files without them have no columns for them; programs that do not know codebooks see
+ * that in quant_type. */
 Test(model, columns_of_small_parameters) {
-    static const struct {
-        size_t form;
-        int32_t columns;
-    } cases[] = {{6, 17}, {7, 20}, {0, 20}};
+    enum { QUANT_TYPE = 5 };
     float *values = random_floats(64, 14);
-    for (size_t i = 0; i < COUNT_OF(cases); i++) {
-        aq_tensor t = make_form(cases[i].form, 2, 32, values);
+    for (size_t i = 0; i < NUM_FORMS; i++) {
+        aq_tensor t = make_form(i, 2, 32, values);
+        const aq_bytes *type;
         aq_parquet *p;
         aq_parquet_info info;
+        aq_column *column;
+        aq_span span;
         ASSERT_OK(aq_model_save(in_dir("m.parquet"), &t, 1, &no_sync, &err));
         ASSERT_OK(aq_parquet_open(in_dir("m.parquet"), NULL, &p, &err));
         aq_parquet_get_info(p, &info);
-        cr_assert_eq(info.num_columns, cases[i].columns, "%s", t.name);
+        cr_assert_eq(info.num_columns, t.layout.params == AQ_PARAMS_F32 ? 17 : 20, "%s",
+                     t.name);
+        ASSERT_OK(aq_column_open(p, 0, QUANT_TYPE, &column, &err));
+        ASSERT_OK(aq_column_view(column, &span, &err));
+        type = span.values;
+        cr_assert(type->size == strlen(forms[i].quant_type) &&
+                      memcmp(type->data, forms[i].quant_type, type->size) == 0,
+                  "%s", t.name);
+        aq_column_close(column);
         aq_parquet_close(p);
         free_form(&t);
     }
