@@ -4842,7 +4842,8 @@ AQI_INLINE AQI_AVX2 __m256 aqi_values8(const uint8_t *codes, uint32_t bits,
     if (bits == 8) {
         q = _mm256_cvtepu8_epi32(aqi_load8(codes));
     } else {
-        memcpy(&word, codes, bits);
+        if (bits == 2) memcpy(&word, codes, 2);
+        if (bits == 4) memcpy(&word, codes, 4);
         q = bits == 4 ? _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28)
                       : _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
         q = _mm256_srlv_epi32(_mm256_set1_epi32((int)word), q);
@@ -5746,7 +5747,7 @@ AQI_INLINE AQI_AVX512 void aqi_dot_x8_of512(const aqi_row *row, uint32_t bits,
     memset(scales, 0, sizeof scales);
     index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     for (k = 0; (size_t)1 << k < words; k++) continue;
-    index = _mm512_srl_epi32(index, _mm_cvtsi32_si128((int)k));
+    index = _mm512_maskz_srl_epi32(0xffff, index, _mm_cvtsi32_si128((int)k));
     for (; at < bytes; first += have) {
         have = AQI_MIN((bytes - at + segment - 1) / segment, (size_t)AQI_X8_TERMS);
         aqi_x8_terms(row, x, first, have, scales, zero_terms);
@@ -5782,7 +5783,9 @@ AQI_AVX512 static void aqi_dot_x8_avx512(const aqi_row *row, const aqi_x8 *x,
         return;
     }
     if (row->levels != NULL) {
-        const __m512i levels = _mm512_broadcast_i32x4(aqi_levels16(row));
+        /* g++ warns of what is undefined without a mask. */
+        const __m512i levels =
+            _mm512_maskz_broadcast_i32x4(0xffff, aqi_levels16(row));
         if (row->bits == 2) aqi_dot_x8_of512(row, 2, &levels, x, lanes);
         if (row->bits == 4) aqi_dot_x8_of512(row, 4, &levels, x, lanes);
     } else {
