@@ -19,7 +19,9 @@ enum {
     COLS = 4096,
     ROWS_PER_MIB = 64, /* of COLS float32 */
     GROUP_SIZE = 128,
-    PARTS = 64, /* tasks of a floor */
+    BOOK_GROUP_SIZE = 16, /* of a codebook, which has a byte a group */
+    BATCH = 8,            /* vectors of a matmul */
+    PARTS = 64,           /* tasks of a floor */
     MAX_MIB = sizeof(size_t) > 4 ? 65536 : 512,
     MIN_ROUNDS = 3,
     MAX_ROUNDS = 9
@@ -29,8 +31,20 @@ enum {
 static const double MAX_RUN_SECONDS = 0.06;
 static const double BUDGET_SECONDS = 40;
 
-static const uint32_t widths[] = {2, 4, 8};
-enum { NUM_WIDTHS = sizeof widths / sizeof widths[0] };
+/* What weights are made into. */
+typedef enum code_kind { INT2, INT4, INT8, BOOK4, NUM_CODES } code_kind;
+
+typedef struct code_form {
+    const char *name;
+    uint32_t bits;
+    size_t group_size;
+    bool codebook;
+} code_form;
+
+static const code_form forms[NUM_CODES] = {{"int2", 2, GROUP_SIZE, false},
+                                           {"int4", 4, GROUP_SIZE, false},
+                                           {"int8", 8, GROUP_SIZE, false},
+                                           {"codebook4", 4, BOOK_GROUP_SIZE, true}};
 
 static const aq_isa isas[] = {AQ_ISA_REF, AQ_ISA_AVX2, AQ_ISA_AVX512, AQ_ISA_NEON};
 enum { NUM_ISAS = sizeof isas / sizeof isas[0] };
@@ -40,14 +54,15 @@ typedef struct work {
     size_t mib;
     size_t count; /* of values */
     float *values, *back;
-    float *x, *y; /* a row, a column */
-    aq_quantized quantized[NUM_WIDTHS];
+    float *x, *y; /* BATCH rows, BATCH columns */
+    void *x8;     /* room for BATCH rows as activations of 8 bits */
+    aq_quantized quantized[NUM_CODES];
     float sums[PARTS];
     void (*read)(const float *from, size_t count, float *out_sum);
     void (*store)(float *to, size_t count);
     const aq_tasks *tasks; /* NULL = one thread */
     aq_layout layout;
-    aq_quantized codes; /* of the width in work */
+    aq_quantized codes; /* of the form in work */
 } work;
 
 /*==========================================================================
@@ -201,6 +216,7 @@ static aq_quantized_view view_of(const work *of) {
     view.codes = of->codes.codes;
     view.scales = of->codes.scales;
     view.zero_points = of->codes.zero_points;
+    view.params = of->codes.params;
     return view;
 }
 
@@ -220,37 +236,86 @@ static aq_status run_matvec(work *of, aq_error *err) {
     return aq_matvec(&of->layout, &view, of->x, of->y, of->tasks, err);
 }
 
-/* What is measured, each with every width, instruction set and number of threads. */
+static aq_status run_matmul(work *of, aq_error *err) {
+    aq_quantized_view view = view_of(of);
+    return aq_matmul(&of->layout, &view, of->x, BATCH, of->y, of->tasks, err);
+}
+
+/* With the quantization of the vectors, as a runtime has to do it. */
+static aq_status multiply_i8(work *of, size_t count, aq_error *err) {
+    aq_quantized_view view = view_of(of);
+    aq_activations x;
+    aq_status status = aq_activations_init(&of->layout, of->x, count, of->x8, &x, err);
+    if (status != AQ_OK) return status;
+    return aq_matmul_i8(&of->layout, &view, &x, of->y, of->tasks, err);
+}
+
+static aq_status run_matvec_i8(work *of, aq_error *err) {
+    return multiply_i8(of, 1, err);
+}
+
+static aq_status run_matmul_i8(work *of, aq_error *err) {
+    return multiply_i8(of, BATCH, err);
+}
+
+enum {
+    ALL_INTS = 1 << INT2 | 1 << INT4 | 1 << INT8,
+    ALL_CODES = ALL_INTS | 1 << BOOK4,
+    INT4_ONLY = 1 << INT4,
+    INT4_AND_8 = 1 << INT4 | 1 << INT8
+};
+
+/* What is measured, each with some forms of codes and every instruction set and number of
+ * threads. */
 typedef struct operation {
     const char *name, *variant;
     aq_status (*run)(work *of, aq_error *err);
     aq_method method; /* for the layout */
     floor_kind floor;
-    size_t
-        value_bytes; /* that count for a weight; 0 = its code and share of parameters */
+    size_t vectors; /* that are multiplied; 0 = no product */
+    unsigned codes; /* which forms: 1 << code_kind */
 } operation;
 
 static const operation operations[] = {
-    {"quantize", "minmax", run_quantize, AQ_MINMAX, FLOOR_READ, sizeof(float)},
-    {"quantize", "refine", run_quantize, AQ_REFINE, FLOOR_READ, sizeof(float)},
-    {"dequantize", "float32", run_dequantize, AQ_MINMAX, FLOOR_STORE, sizeof(float)},
-    {"matvec", "float32", run_matvec, AQ_MINMAX, FLOOR_READ, 0},
+    {"quantize", "minmax", run_quantize, AQ_MINMAX, FLOOR_READ, 0, ALL_INTS},
+    {"quantize", "refine", run_quantize, AQ_REFINE, FLOOR_READ, 0, ALL_INTS},
+    {"dequantize", "float32", run_dequantize, AQ_MINMAX, FLOOR_STORE, 0, ALL_CODES},
+    {"matvec", "float32", run_matvec, AQ_MINMAX, FLOOR_READ, 1, ALL_INTS},
+    {"matvec", "int8", run_matvec_i8, AQ_MINMAX, FLOOR_READ, 1, ALL_CODES},
+    {"matmul 8", "float32", run_matmul, AQ_MINMAX, FLOOR_READ, BATCH, INT4_ONLY},
+    {"matmul 8", "int8", run_matmul_i8, AQ_MINMAX, FLOOR_READ, BATCH, INT4_AND_8},
 };
 enum { NUM_OPERATIONS = sizeof operations / sizeof operations[0] };
+
+/* Percent of the floor that one thread is to reach on the best instruction set, for each
+ * form of codes, and on AVX2 where that is not the best, for all; 0 = nothing is set. */
+static const struct {
+    uint8_t best[NUM_CODES], avx2;
+} bars[NUM_OPERATIONS] = {
+    {{75, 75, 68, 0}, 65}, /* quantize minmax    */
+    {{0, 60, 0, 0}, 0},    /* quantize refine    */
+    {{85, 85, 85, 85}, 0}, /* dequantize float32 */
+    {{0, 0, 0, 0}, 0},     /* matvec float32     */
+    {{65, 80, 90, 0}, 0},  /* matvec int8        */
+    {{0, 0, 0, 0}, 0},     /* matmul float32     */
+    {{0, 0, 0, 0}, 0},     /* matmul int8        */
+};
 
 /*==========================================================================
  * MARK: - Data
  *========================================================================*/
 
-/* Makes the layout of an operation on the first `rows` rows. */
-static aq_status set_layout(work *of, const operation *op, size_t width, size_t rows,
+/* Makes the layout of an operation on the first `rows` rows. Small parameters of fewer rows
+ * than were quantized are read from another place: any of them do for measuring. */
+static aq_status set_layout(work *of, const operation *op, size_t codes, size_t rows,
                             aq_error *err) {
     aq_quant_options options;
     memset(&options, 0, sizeof options);
-    options.bits = widths[width];
-    options.group_size = GROUP_SIZE;
+    options.bits = forms[codes].bits;
+    options.group_size = forms[codes].group_size;
+    options.codebook = forms[codes].codebook;
     options.method = op->method;
-    of->codes = of->quantized[width];
+    of->codes = of->quantized[codes];
     return aq_layout_init(rows, COLS, &options, &of->layout, err);
 }
 
@@ -282,50 +347,68 @@ static bool allocate_floats(float **out, size_t count) {
 }
 
 static bool allocate_codes(aq_quantized *out, const aq_layout *layout) {
-    void *memory;
-    bool good = allocate(&memory, layout->code_bytes);
-    out->codes = (uint8_t *)memory;
-    return good && allocate_floats(&out->scales, layout->num_groups) &&
+    bool small = layout->params != AQ_PARAMS_F32;
+    void *codes, *params = NULL;
+    bool good = allocate(&codes, layout->code_bytes);
+    out->codes = (uint8_t *)codes;
+    if (good && small) good = allocate(&params, layout->params_bytes);
+    out->params = (uint8_t *)params;
+    if (!good || small) return good;
+    return allocate_floats(&out->scales, layout->num_groups) &&
            allocate_floats(&out->zero_points, layout->num_groups);
 }
 
 static void work_deinit(work *of) {
     size_t i;
-    for (i = 0; i < NUM_WIDTHS; i++) {
+    for (i = 0; i < NUM_CODES; i++) {
         free(of->quantized[i].codes);
         free(of->quantized[i].scales);
         free(of->quantized[i].zero_points);
+        free(of->quantized[i].params);
     }
+    free(of->x8);
     free(of->y);
     free(of->x);
     free(of->back);
     free(of->values);
 }
 
+/* Makes codes of a form, and room for activations of it in *io_bytes. */
+static int prepare_codes(work *of, size_t codes, size_t *io_bytes) {
+    size_t bytes;
+    aq_error err;
+    /* The first operation is a quantization. */
+    if (set_layout(of, &operations[0], codes, of->count / COLS, &err) != AQ_OK)
+        return cli_failure("bench", &err);
+    if (!allocate_codes(&of->quantized[codes], &of->layout))
+        return cli_error("bench", "not enough memory; try a smaller --mib");
+    of->codes = of->quantized[codes];
+    if (run_quantize(of, &err) != AQ_OK) return cli_failure("bench", &err);
+    bytes = aq_activations_bytes(&of->layout, BATCH);
+    if (bytes > *io_bytes) *io_bytes = bytes;
+    return CLI_GOOD;
+}
+
 /* Every page is written once, so that no run pays for its first use. */
 static int work_init(work *of, const aq_tasks *tasks) {
-    size_t rows = of->mib * ROWS_PER_MIB, i;
-    aq_error err;
+    size_t rows = of->mib * ROWS_PER_MIB, x8_bytes = 0, i;
+    int code = CLI_GOOD;
     of->count = rows * COLS;
     choose_sweeps(of);
     if (!allocate_floats(&of->values, of->count) ||
-        !allocate_floats(&of->back, of->count) || !allocate_floats(&of->x, COLS) ||
-        !allocate_floats(&of->y, rows))
+        !allocate_floats(&of->back, of->count) ||
+        !allocate_floats(&of->x, BATCH * COLS) || !allocate_floats(&of->y, BATCH * rows))
         return cli_error("bench", "not enough memory; try a smaller --mib");
     fill_weights(of->values, of->count);
-    fill_weights(of->x, COLS);
+    fill_weights(of->x, BATCH * COLS);
     memset(of->back, 1, of->count * sizeof *of->back);
-    memset(of->y, 1, rows * sizeof *of->y);
+    memset(of->y, 1, BATCH * rows * sizeof *of->y);
     of->tasks = tasks;
-    for (i = 0; i < NUM_WIDTHS; i++) {
-        if (set_layout(of, &operations[0], i, rows, &err) != AQ_OK)
-            return cli_failure("bench", &err);
-        if (!allocate_codes(&of->quantized[i], &of->layout))
-            return cli_error("bench", "not enough memory; try a smaller --mib");
-        of->codes = of->quantized[i];
-        if (run_quantize(of, &err) != AQ_OK) return cli_failure("bench", &err);
-    }
-    return CLI_GOOD;
+    for (i = 0; i < NUM_CODES && code == CLI_GOOD; i++)
+        code = prepare_codes(of, i, &x8_bytes);
+    if (code == CLI_GOOD && !allocate(&of->x8, x8_bytes))
+        code = cli_error("bench", "not enough memory; try a smaller --mib");
+    return code;
 }
 
 /*==========================================================================
@@ -340,13 +423,16 @@ typedef struct samples {
 
 typedef struct measurement {
     const operation *op;
-    size_t width;   /* of widths */
+    size_t codes;   /* of forms */
     size_t isa;     /* of isas */
     size_t pool;    /* of bench.threads */
     size_t row;     /* the instruction sets that are measured before */
+    size_t line;    /* the operations and forms before */
     size_t rows;    /* of a run */
     double seconds; /* of a run with its floor, about */
     samples rates, ratios;
+    double flops_per_byte;
+    double bar; /* for the ratio; NaN = none is set */
 } measurement;
 
 typedef struct bench {
@@ -356,8 +442,9 @@ typedef struct bench {
     size_t num_pools;
     samples floors[NUM_FLOORS][2];
     measurement *items;
-    size_t count, rounds;
+    size_t count, lines, rounds;
     bool isa_wanted[NUM_ISAS];
+    aq_isa best;   /* of the machine, measured or not */
     char cpu[128]; /* "" = not known */
     progress line;
     uint64_t steps_done, steps_total; /* in bytes of the floors, for the progress line */
@@ -394,6 +481,10 @@ static double median(const samples *of) {
                               : (of->items[half - 1] + of->items[half]) / 2;
 }
 
+static bool reaches_bar(const measurement *item) {
+    return median(&item->ratios) >= item->bar;
+}
+
 static void use_pool(bench *of, size_t pool) {
     of->data.tasks = pool != 0 ? aq_threads_tasks(of->pool) : NULL;
 }
@@ -416,7 +507,7 @@ static double time_operation(bench *of, const measurement *item, size_t rows) {
     double start;
     use_pool(of, item->pool);
     if (aq_isa_force(isas[item->isa]) != AQ_OK ||
-        set_layout(&of->data, item->op, item->width, rows, &err) != AQ_OK) {
+        set_layout(&of->data, item->op, item->codes, rows, &err) != AQ_OK) {
         cli_error("bench", "%s cannot be measured", aq_isa_name(isas[item->isa]));
         return -1;
     }
@@ -428,28 +519,39 @@ static double time_operation(bench *of, const measurement *item, size_t rows) {
     return seconds_since(start);
 }
 
-/* Bytes that count, of the layout in work. */
+/* Bytes that count, of the layout in work: values, or for products what they are stored
+ * as. */
 static double bytes_of(const work *of, const operation *op) {
     const aq_layout *layout = &of->layout;
-    if (op->value_bytes != 0)
-        return (double)layout->rows * (double)layout->cols * (double)op->value_bytes;
+    if (op->vectors == 0)
+        return (double)layout->rows * (double)layout->cols * (double)sizeof(float);
+    if (layout->params != AQ_PARAMS_F32)
+        return (double)layout->code_bytes + (double)layout->params_bytes;
     return (double)layout->code_bytes + 2.0 * sizeof(float) * (double)layout->num_groups;
+}
+
+/* A product and a sum for each weight and vector; 0 where nothing is multiplied. */
+static double flops_of(const work *of, const operation *op) {
+    const aq_layout *layout = &of->layout;
+    return 2.0 * (double)op->vectors * (double)layout->rows * (double)layout->cols;
 }
 
 static void show_step(bench *of, const measurement *item) {
     char name[96];
-    snprintf(name, sizeof name, "%s: %s %s int%u", aq_isa_name(isas[item->isa]),
-             item->op->name, item->op->variant, (unsigned)widths[item->width]);
+    snprintf(name, sizeof name, "%s: %s %s %s", aq_isa_name(isas[item->isa]),
+             item->op->name, item->op->variant, forms[item->codes].name);
     progress_step(&of->line, name, of->steps_done, of->steps_total);
 }
 
 /* One run after one of its floor: both meet the same machine, and the floor, which goes
  * over all values, leaves little of the codes in the caches. */
 static int measure(bench *of, measurement *item) {
-    double floor_rate = measure_floor(of, item->op->floor, item->pool), rate;
+    double floor_rate = measure_floor(of, item->op->floor, item->pool), rate, bytes;
     double seconds = time_operation(of, item, item->rows);
     if (seconds < 0) return CLI_ERROR;
-    rate = 1e-9 * bytes_of(&of->data, item->op) / seconds;
+    bytes = bytes_of(&of->data, item->op);
+    rate = 1e-9 * bytes / seconds;
+    item->flops_per_byte = flops_of(&of->data, item->op) / bytes;
     add_sample(&item->rates, rate);
     add_sample(&item->ratios, rate / floor_rate);
     show_step(of, item);
@@ -472,22 +574,37 @@ static int prepare(bench *of, measurement *item) {
     return CLI_GOOD;
 }
 
+/* What one thread is to reach; NaN where nothing is set. `best`: the instruction set that
+ * the library takes by itself. */
+static double bar_of(size_t op, size_t codes, aq_isa isa, aq_isa best) {
+    unsigned percent = 0;
+    if (isa == best)
+        percent = bars[op].best[codes];
+    else if (isa == AQ_ISA_AVX2)
+        percent = bars[op].avx2;
+    return percent != 0 ? percent / 100.0 : (double)NAN;
+}
+
 static void add_measurements(bench *of, size_t isa, size_t row, size_t pool) {
-    size_t op, width;
+    size_t op, codes, line = 0;
     for (op = 0; op < NUM_OPERATIONS; op++) {
-        for (width = 0; width < NUM_WIDTHS; width++) {
+        for (codes = 0; codes < NUM_CODES; codes++) {
             measurement *item;
+            if ((operations[op].codes >> codes & 1) == 0) continue;
             of->items =
                 (measurement *)cli_resize(of->items, of->count + 1, sizeof *of->items);
             item = &of->items[of->count++];
             memset(item, 0, sizeof *item);
             item->op = &operations[op];
-            item->width = width;
+            item->codes = codes;
             item->isa = isa;
             item->pool = pool;
             item->row = row;
+            item->line = line++;
+            item->bar = pool == 0 ? bar_of(op, codes, isas[isa], of->best) : (double)NAN;
         }
     }
+    of->lines = line;
 }
 
 /* The reference is slow, and of little interest. */
@@ -588,25 +705,32 @@ static const measurement *find_twin(const bench *of, const measurement *item) {
     size_t i;
     for (i = 0; i < of->count; i++) {
         const measurement *twin = &of->items[i];
-        if (twin->pool == 1 && twin->op == item->op && twin->width == item->width &&
-            twin->isa == item->isa)
+        if (twin->pool == 1 && twin->line == item->line && twin->isa == item->isa)
             return twin;
     }
     return NULL;
 }
 
+/* "85 %", and whether it is reached. */
+static void add_bar(table *rows, const measurement *item) {
+    char text[TEXT_ROOM] = "";
+    if (!isnan(item->bar))
+        snprintf(text, sizeof text, "%.0f %% %s", 100 * item->bar,
+                 reaches_bar(item) ? "met" : "not");
+    table_cell(rows, text);
+}
+
 static void put_operation(const bench *of, const measurement *item, table *rows) {
     const measurement *twin = find_twin(of, item);
     double rate = median(&item->rates);
-    char text[TEXT_ROOM];
     table_cell(rows, aq_isa_name(isas[item->isa]));
     table_cell(rows, item->op->name);
     table_cell(rows, item->op->variant);
-    snprintf(text, sizeof text, "int%u", (unsigned)widths[item->width]);
-    table_cell(rows, text);
+    table_cell(rows, forms[item->codes].name);
     table_cell(rows, floor_names[item->op->floor]);
     add_measure(rows, rate, 2);
     add_percent(rows, median(&item->ratios));
+    add_bar(rows, item);
     if (twin == NULL) return;
     add_measure(rows, median(&twin->rates), 2);
     add_percent(rows, median(&twin->ratios));
@@ -618,11 +742,11 @@ static void put_operations(const bench *of, buffer *out) {
     buffer headings = {NULL, 0, 0};
     table rows;
     size_t i;
-    buffer_print(&headings, "isa|operation||codes|floor|%s|of floor",
+    buffer_print(&headings, "isa|operation||codes|floor|%s|of floor|bar",
                  threads_text(one, 1));
     if (of->num_pools > 1)
         buffer_print(&headings, "|%s|of floor|times", threads_text(all, of->threads[1]));
-    table_init(&rows, headings.data, of->num_pools > 1 ? "lllllrrrrr" : "lllllrr");
+    table_init(&rows, headings.data, of->num_pools > 1 ? "lllllrrrrrr" : "lllllrrr");
     for (i = 0; i < of->count; i++) {
         if (of->items[i].pool == 0) put_operation(of, &of->items[i], &rows);
     }
@@ -636,8 +760,9 @@ static void put_machine(const bench *of, buffer *out) {
         buffer_visible(out, of->cpu, strlen(of->cpu));
         buffer_print(out, "; ");
     }
-    buffer_print(out, "%zu MiB of float32, groups of %d, medians of %zu runs",
-                 of->data.mib, GROUP_SIZE, of->rounds);
+    buffer_print(out,
+                 "%zu MiB of float32, groups of %d (codebook: %d), medians of %zu runs",
+                 of->data.mib, GROUP_SIZE, BOOK_GROUP_SIZE, of->rounds);
     if (isas[of->items[0].isa] == AQ_ISA_REF && of->rounds != MIN_ROUNDS)
         buffer_print(out, " (ref: %d)", MIN_ROUNDS);
 }
@@ -647,8 +772,9 @@ static void show_text(const bench *of) {
     put_machine(of, &text);
     buffer_print(&text, "\n\n");
     put_floors(of, &text);
-    buffer_print(&text,
-                 "\nGB/s of float32; of codes, scales and zero points in matvec\n");
+    buffer_print(&text, "\nGB/s of float32; in matvec and matmul of codes and their "
+                        "parameters. Bar: part of the floor\nthat one thread is to reach "
+                        "on the best instruction set, and AVX2 where it is not that\n");
     put_operations(of, &text);
     buffer_show(&text);
 }
@@ -673,15 +799,22 @@ static void put_json_floors(const bench *of, json *out) {
 }
 
 static void put_json_operation(const bench *of, const measurement *item, json *out) {
+    const code_form *form = &forms[item->codes];
+    double rate = median(&item->rates);
     json_open(out, NULL, '{');
     json_string(out, "isa", aq_isa_name(isas[item->isa]));
     json_string(out, "operation", item->op->name);
     json_string(out, "variant", item->op->variant);
-    json_unsigned(out, "bits", widths[item->width]);
+    json_string(out, "codes", form->name);
+    json_unsigned(out, "bits", form->bits);
+    json_unsigned(out, "group_size", form->group_size);
     json_unsigned(out, "threads", of->threads[item->pool]);
     json_string(out, "floor", floor_names[item->op->floor]);
-    json_measure(out, "gb_per_second", median(&item->rates));
+    json_measure(out, "gb_per_second", rate);
+    json_measure(out, "gflop_per_second",
+                 item->op->vectors != 0 ? rate * item->flops_per_byte : (double)NAN);
     json_measure(out, "ratio", median(&item->ratios));
+    json_measure(out, "bar", item->bar);
     json_unsigned(out, "runs", item->ratios.count);
     json_close(out, '}');
 }
@@ -694,7 +827,6 @@ static void show_json(const bench *of) {
     json_string(&document, "cpu", of->cpu[0] != '\0' ? of->cpu : NULL);
     json_unsigned(&document, "mib", of->data.mib);
     json_unsigned(&document, "cols", COLS);
-    json_unsigned(&document, "group_size", GROUP_SIZE);
     put_json_floors(of, &document);
     json_open(&document, "operations", '[');
     for (i = 0; i < of->count; i++)
@@ -835,13 +967,13 @@ static void put_svg_bars(const bench *of, buffer *out, int group_height, double 
     int num_isas = count_isas(of);
     for (i = 0; i < of->count; i++) {
         const measurement *item = &of->items[i];
-        int group = (int)(item->op - operations) * NUM_WIDTHS + (int)item->width;
-        int top = HEAD + 6 + group * group_height, left = panel_left(item->pool);
+        int top = HEAD + 6 + (int)item->line * group_height;
+        int left = panel_left(item->pool);
         double ratio = median(&item->ratios);
         double length = (ratio < end ? ratio : end) / end * PANEL_WIDTH;
         if (item->row == 0 && item->pool == 0) {
-            snprintf(text, sizeof text, "%s %s int%u", item->op->name, item->op->variant,
-                     (unsigned)widths[item->width]);
+            snprintf(text, sizeof text, "%s %s %s", item->op->name, item->op->variant,
+                     forms[item->codes].name);
             put_svg_text(out, LABEL_WIDTH - 8, top + num_isas * BAR / 2 + 4,
                          " text-anchor=\"end\"", text);
         }
@@ -857,7 +989,7 @@ static void put_svg_bars(const bench *of, buffer *out, int group_height, double 
 
 static void put_svg(const bench *of, buffer *out) {
     int group_height = count_isas(of) * BAR + 8;
-    int height = HEAD + 6 + NUM_OPERATIONS * NUM_WIDTHS * group_height + FOOT;
+    int height = HEAD + 6 + (int)of->lines * group_height + FOOT;
     int width = panel_left(of->num_pools - 1) + PANEL_WIDTH + 40;
     double end = axis_end(of);
     put_svg_head(of, out, width, height);
@@ -986,6 +1118,7 @@ static int run_bench(const cli_args *args, bench *of) {
         code = work_init(&of->data, of->pool != NULL ? aq_threads_tasks(of->pool) : NULL);
     if (code != CLI_GOOD) return code;
     read_cpu_name(of->cpu, sizeof of->cpu);
+    of->best = aq_isa_active();
     for (i = 0; i < NUM_ISAS; i++) {
         if (!of->isa_wanted[i]) continue;
         for (pool = 0; pool < of->num_pools; pool++)
@@ -1030,7 +1163,7 @@ static int bench_command(const cli_args *args) {
 static const cli_option options[] = {
     {"mib", "N", BENCH_MIB, false,
      "MiB of float32 (default: 256; the memory taken is\n"
-     "two and a half times that)"},
+     "2.7 times that)"},
     {"isa", "ref|avx2|avx512|neon", BENCH_ISA, true,
      "only this instruction set (default: all that the\n"
      "machine has)"},
@@ -1048,8 +1181,9 @@ const cli_command command_bench = {
     .details =
         "Measures how fast this machine copies, reads and writes memory, then how fast\n"
         "each instruction set it has quantizes and dequantizes weights and multiplies\n"
-        "a matrix of codes that is in no cache with a vector: in GB/s, and as a part\n"
-        "of the memory's speed with as many threads. That takes about a minute.",
+        "a matrix of codes that is in no cache with one vector and with eight, of\n"
+        "float32 and of int8: in GB/s, and as a part of the memory's speed with as\n"
+        "many threads. That takes about a minute.",
     .options = options,
     .min_files = 0,
     .max_files = 0,

@@ -519,16 +519,26 @@ an_error 'aq: missing.safetensors: cannot open: No such file or directory'
 begin 'bench: JSON'
 run 0 bench --mib 1 --threads 2 --json
 quiet
-json '[.mib, .cols, .group_size]' '[1,4096,128]'
+json '[.mib, .cols]' '[1,4096]'
 json '[.floors[] | [.name, .threads]]' '[["memcpy",1],["memcpy",2],["read",1],["read",2],["store",1],["store",2],["non-temporal store",1],["non-temporal store",2]]'
 holds 'all(.floors[]; .gb_per_second > 0 or (.name == "non-temporal store" and .gb_per_second == null))'
 holds 'all(.operations[]; .gb_per_second > 0 and .ratio > 0 and .runs >= 3)'
-json '[[["quantize","minmax","read"],["quantize","refine","read"],["dequantize","float32","store"],["matvec","float32","read"]][] |
-    . + ([2,4,8][] | [., 1], [., 2])] -
-    [.operations[] | select(.isa == "ref") | [.operation, .variant, .floor, .bits, .threads]]' '[]'
+json '[.operations[] | [.codes, .bits, .group_size]] | unique' \
+    '[["codebook4",4,16],["int2",2,128],["int4",4,128],["int8",8,128]]'
+json '[.operations[] | select(.isa == "ref" and .threads == 2)] |
+    [group_by([.operation, .variant])[] | [.[0].operation, .[0].variant, .[0].floor, ([.[].codes] | join(" "))] | join(", ")]' \
+    '["dequantize, float32, store, int2 int4 int8 codebook4","matmul 8, float32, read, int4","matmul 8, int8, read, int4 int8","matvec, float32, read, int2 int4 int8","matvec, int8, read, int2 int4 int8 codebook4","quantize, minmax, read, int2 int4 int8","quantize, refine, read, int2 int4 int8"]'
+# Products have GFLOP/s: 2 for each weight and vector.
+holds 'all(.operations[]; (.gflop_per_second != null) == (.operation | startswith("mat")))'
+holds 'all(.operations[] | select(.gflop_per_second != null);
+    (.bits / 8 + (if .codes == "codebook4" then 1 / 16 + 4 / 4096 else 8 / 128 end)) * .gflop_per_second /
+    ((if .operation == "matvec" then 2 else 16 end) * .gb_per_second) | . > 0.999 and . < 1.001)'
+# Bars: on one thread, on the best instruction set and for quantization on AVX2.
+json '[.operations[] | select(.bar != null) | .threads] | unique' '[1]'
+holds '[.operations[] | select(.bar != null)] | group_by(.isa) | map(length) | sort | . == [11] or . == [3,11]'
 # Nothing is missing for another instruction set, and nothing is there twice.
-json '[.operations | group_by(.isa)[] | map(del(.isa, .gb_per_second, .ratio, .runs)) | sort] | unique | length' 1
-json '[.operations | group_by(.isa, .operation, .variant, .bits, .threads)[] | length] | unique' '[1]'
+json '[.operations | group_by(.isa)[] | map(del(.isa, .gb_per_second, .gflop_per_second, .ratio, .bar, .runs)) | sort] | unique | length' 1
+json '[.operations | group_by(.isa, .operation, .variant, .codes, .threads)[] | length] | unique' '[1]'
 
 begin 'bench: one instruction set, one thread'
 run 0 bench --mib 1 --isa ref --threads 1 --json
@@ -541,13 +551,13 @@ an_error "aq: bench: $other is not supported here"
 begin 'bench: text'
 run 0 bench --mib 1 --isa ref --threads 2
 quiet
-out_has '1 MiB of float32, groups of 128, medians of [3579] runs'
+out_has '1 MiB of float32, groups of 128 \(codebook: 16\), medians of [3579] runs'
 out_has '^GB/s  *1 thread  2 threads$'
 out_has '^read  *[0-9.]+  *[0-9.]+$'
-out_has '^isa  *operation  *codes  floor  *1 thread  of floor  2 threads  of floor  times$'
-out_has '^ref  quantize    minmax  *int4   read  *[0-9.]+  *[0-9]+ %  *[0-9.]+  *[0-9]+ %  *[0-9.]+$'
+out_has '^isa  *operation  *codes  *floor  *1 thread  of floor  *bar  2 threads  of floor  times$'
+out_has '^ref  quantize    minmax  *int4  *read  *[0-9.]+  *[0-9]+ %  *[0-9.]+  *[0-9]+ %  *[0-9.]+$'
 run 0 bench --mib 1 --isa ref --threads 1
-out_has '^isa  *operation  *codes  floor  *1 thread  of floor$'
+out_has '^isa  *operation  *codes  *floor  *1 thread  of floor  *bar$'
 
 begin 'bench: a chart'
 mkdir chart
