@@ -1,10 +1,12 @@
 /* bench_quality - how good weights are after quantization, at how many bits: each method,
- * width and group size on values of three distributions, and on real models.
+ * width, group size and kind of parameters on values of three distributions, and on real
+ * models.
  *   bench_quality [MI_VALUES [MODEL...]]
  * MI_VALUES: 2^20 values of each distribution, 64 by default. MODEL: by default what is
  * in ../shared/models.
  *   SQNR: 10 log10(sum w^2 / sum (w - w')^2) of what aq_dequantize_rows gives back.
- *   bpw: bits per weight of codes and all parameters, exact. */
+ *   bpw: bits per weight of codes and all parameters, exact.
+ * AQ_SEARCH is slow: of each distribution it gets the first 2^22 values at most. */
 #include "measure.h"
 
 #include <glob.h>
@@ -13,50 +15,74 @@
 
 /* --- Configurations ----------------------------------------------------------------- */
 
-/* How the parameters of a group are stored. */
-typedef enum scale_kind { SCALES_F32 } scale_kind;
-
-static const char *const scale_names[] = {"f32"};
-
-/* Bytes of all parameters: what a file has to hold to give the weights back. */
-static double parameter_bytes(const aq_layout *layout, scale_kind scales) {
-    switch (scales) {
-    case SCALES_F32: /* a scale and a zero point, also where that is the same in all */
-        return 2.0 * sizeof(float) * (double)layout->num_groups;
-    }
-    return NAN;
-}
-
 typedef struct config {
     uint32_t bits;
     size_t group;
-    aq_method method;
+    aq_method method; /* AQ_METHOD_AUTO = codebook */
     bool symmetric;
-    scale_kind scales;
+    aq_params params;
 } config;
 
+#define F32 AQ_PARAMS_F32
+#define F16 AQ_PARAMS_F16
+#define U8 AQ_PARAMS_U8
+#define BOOK AQ_METHOD_AUTO
+
 static const config configs[] = {
-    {8, 32, AQ_MINMAX, false, SCALES_F32},  {8, 64, AQ_MINMAX, false, SCALES_F32},
-    {8, 128, AQ_MINMAX, false, SCALES_F32}, {8, 128, AQ_REFINE, false, SCALES_F32},
-    {8, 128, AQ_REFINE, true, SCALES_F32},  {8, 256, AQ_REFINE, false, SCALES_F32},
-    {4, 32, AQ_MINMAX, false, SCALES_F32},  {4, 32, AQ_REFINE, false, SCALES_F32},
-    {4, 64, AQ_MINMAX, false, SCALES_F32},  {4, 64, AQ_REFINE, false, SCALES_F32},
-    {4, 128, AQ_MINMAX, false, SCALES_F32}, {4, 128, AQ_REFINE, false, SCALES_F32},
-    {4, 128, AQ_REFINE, true, SCALES_F32},  {4, 256, AQ_MINMAX, false, SCALES_F32},
-    {4, 256, AQ_REFINE, false, SCALES_F32}, {2, 32, AQ_REFINE, false, SCALES_F32},
-    {2, 64, AQ_REFINE, false, SCALES_F32},  {2, 128, AQ_MINMAX, false, SCALES_F32},
-    {2, 128, AQ_REFINE, false, SCALES_F32}, {2, 128, AQ_REFINE, true, SCALES_F32},
-    {2, 256, AQ_REFINE, false, SCALES_F32},
+    {8, 32, AQ_MINMAX, false, F32},  {8, 64, AQ_MINMAX, false, F32},
+    {8, 128, AQ_MINMAX, false, F32}, {8, 128, AQ_REFINE, false, F32},
+    {8, 128, AQ_SEARCH, false, F32}, {8, 128, AQ_REFINE, true, F32},
+    {8, 256, AQ_REFINE, false, F32}, {8, 128, AQ_REFINE, false, F16},
+    {8, 64, AQ_REFINE, false, F16},  {8, 32, AQ_REFINE, false, U8},
+    {8, 64, AQ_REFINE, false, U8},   {8, 32, AQ_REFINE, true, U8},
+    {4, 32, AQ_MINMAX, false, F32},  {4, 32, AQ_REFINE, false, F32},
+    {4, 64, AQ_MINMAX, false, F32},  {4, 64, AQ_REFINE, false, F32},
+    {4, 128, AQ_MINMAX, false, F32}, {4, 128, AQ_REFINE, false, F32},
+    {4, 128, AQ_SEARCH, false, F32}, {4, 128, AQ_REFINE, true, F32},
+    {4, 256, AQ_MINMAX, false, F32}, {4, 256, AQ_REFINE, false, F32},
+    {4, 64, AQ_REFINE, false, F16},  {4, 128, AQ_REFINE, false, F16},
+    {4, 32, AQ_MINMAX, false, U8},   {4, 32, AQ_REFINE, false, U8},
+    {4, 32, AQ_SEARCH, false, U8},   {4, 64, AQ_REFINE, false, U8},
+    {4, 16, AQ_REFINE, true, U8},    {4, 32, AQ_REFINE, true, U8},
+    {4, 16, BOOK, false, U8},        {4, 32, BOOK, false, U8},
+    {4, 64, BOOK, false, U8},        {2, 32, AQ_REFINE, false, F32},
+    {2, 64, AQ_REFINE, false, F32},  {2, 128, AQ_MINMAX, false, F32},
+    {2, 128, AQ_REFINE, false, F32}, {2, 128, AQ_SEARCH, false, F32},
+    {2, 128, AQ_REFINE, true, F32},  {2, 256, AQ_REFINE, false, F32},
+    {2, 64, AQ_REFINE, false, F16},  {2, 128, AQ_REFINE, false, F16},
+    {2, 32, AQ_REFINE, false, U8},   {2, 64, AQ_REFINE, false, U8},
+    {2, 128, AQ_REFINE, false, U8},  {2, 16, BOOK, false, U8},
+    {2, 32, BOOK, false, U8},
 };
 enum { NUM_CONFIGS = sizeof configs / sizeof configs[0] };
 
+static aq_quant_options options_of(const config *c) {
+    aq_quant_options options = {.bits = c->bits, .group_size = c->group,
+                                .symmetric = c->symmetric, .method = c->method,
+                                .params = c->params, .codebook = c->method == BOOK};
+    return options;
+}
+
+/* Bytes of all parameters: what a file has to hold to give the weights back. */
+static size_t parameter_bytes(const aq_layout *layout) {
+    /* float32: a scale and a zero point, also where that is the same in all. */
+    return layout->params == AQ_PARAMS_F32 ? 2 * sizeof(float) * layout->num_groups
+                                           : layout->params_bytes;
+}
+
 static const char *method_name(aq_method method) {
     switch (method) {
-    case AQ_METHOD_AUTO: return "default";
+    case AQ_METHOD_AUTO: return "codebook";
     case AQ_MINMAX: return "minmax";
     case AQ_REFINE: return "refine";
+    case AQ_SEARCH: return "search";
+    case AQ_WEIGHTED: return "weighted";
     }
     return "?";
+}
+
+static const char *params_name(aq_params params) {
+    return params == F32 ? "f32" : params == F16 ? "f16" : "u8";
 }
 
 /* --- What to compare with ----------------------------------------------------------- */
@@ -172,7 +198,12 @@ static double rng_t4(rng *g, double normal) {
     return normal / sqrt(chi_squared / 4) * 0.02 * sqrt(0.5);
 }
 
-enum { COLS = 4096, BLOCK = 64 * COLS }; /* a block has a seed of its own */
+enum {
+    COLS = 4096,
+    BLOCK = 64 * COLS, /* has a seed of its own */
+    SEARCH_MI = 4,
+    SEARCH_ROWS = SEARCH_MI * (1024 * 1024 / COLS)
+};
 
 typedef struct filling {
     float *values;
@@ -206,8 +237,7 @@ static void *must_alloc(size_t bytes) {
 /* Quantizes a matrix and compares what comes back; adds to *metrics and *bytes. */
 static void measure_config(const config *c, const float *values, size_t rows, size_t cols,
                            const aq_tasks *tasks, aq_metrics *metrics, double *bytes) {
-    aq_quant_options options = {.bits = c->bits, .group_size = c->group,
-                                .symmetric = c->symmetric, .method = c->method};
+    aq_quant_options options = options_of(c);
     aq_metrics part;
     aq_layout layout;
     aq_error err;
@@ -215,17 +245,23 @@ static void measure_config(const config *c, const float *values, size_t rows, si
     float *back = must_alloc(rows * cols * sizeof *back);
     aq_quantized q = {must_alloc(layout.code_bytes),
                       must_alloc(layout.num_groups * sizeof(float)),
-                      must_alloc(layout.num_groups * sizeof(float))};
-    aq_quantized_view view = {q.codes, q.scales, q.zero_points};
+                      must_alloc(layout.num_groups * sizeof(float)),
+                      must_alloc(layout.params_bytes)};
+    aq_quantized_view view = {q.codes, q.scales, q.zero_points, q.params};
     check(aq_quantize_into(&layout, values, AQ_F32, &q, tasks, NULL, &err), &err);
     check(aq_dequantize_rows(&layout, &view, 0, rows, back, tasks, &err), &err);
     check(aq_metrics_of(values, back, rows * cols, tasks, &part, &err), &err);
     aq_metrics_add(metrics, &part);
-    *bytes += (double)layout.code_bytes + parameter_bytes(&layout, c->scales);
+    *bytes += (double)(layout.code_bytes + parameter_bytes(&layout));
     free(q.codes);
     free(q.scales);
     free(q.zero_points);
+    free(q.params);
     free(back);
+}
+
+static size_t rows_of(const config *c, size_t rows) {
+    return c->method == AQ_SEARCH && rows > SEARCH_ROWS ? SEARCH_ROWS : rows;
 }
 
 static void measure_distribution(distribution kind, float *values, size_t rows,
@@ -235,17 +271,18 @@ static void measure_distribution(distribution kind, float *values, size_t rows,
     for (size_t i = 0; i < NUM_CONFIGS; i++) {
         aq_metrics metrics = {0};
         double bytes = 0;
-        measure_config(&configs[i], values, rows, COLS, tasks, &metrics, &bytes);
+        measure_config(&configs[i], values, rows_of(&configs[i], rows), COLS, tasks,
+                       &metrics, &bytes);
         results[i].sqnr_db[kind] = metrics.sqnr_db;
-        results[i].bpw = 8 * bytes / (double)(rows * COLS);
+        results[i].bpw = 8 * bytes / (double)metrics.count;
     }
 }
 
 /* --- Output ------------------------------------------------------------------------- */
 
 static void print_config(const config *c) {
-    printf("int%u %-7s %5zu %4s %4s", c->bits, method_name(c->method), c->group,
-           c->symmetric ? "sym" : "", scale_names[c->scales]);
+    printf("int%u %-8s %4zu %4s %4s", c->bits, method_name(c->method), c->group,
+           c->symmetric ? "sym" : "", params_name(c->params));
 }
 
 static void print_results(const result *results) {
@@ -293,7 +330,7 @@ static void print_bars(const result *results) {
         printf("%s: int%u %s, group %zu, %s\n",
                passes(&bars[b], &results[best]) ? "pass" : "miss", configs[best].bits,
                method_name(configs[best].method), configs[best].group,
-               scale_names[configs[best].scales]);
+               params_name(configs[best].params));
     }
 }
 
@@ -367,7 +404,8 @@ int main(int argc, char **argv) {
     const aq_tasks *tasks = aq_threads_tasks(threads);
     for (int d = 0; d < NUM_DISTRIBUTIONS; d++)
         measure_distribution((distribution)d, values, rows, tasks, results);
-    printf("SQNR in dB, %ld Mi values of each distribution, rows of %d\n", mi, COLS);
+    printf("SQNR in dB, %ld Mi values of each distribution (search: %ld), rows of %d\n",
+           mi, mi < SEARCH_MI ? mi : (long)SEARCH_MI, COLS);
     print_results(results);
     printf("\n");
     print_bars(results);
