@@ -151,7 +151,7 @@ demo:
 	@$(MAKE) -j $(JOBS) build/aq build/examples/train_digits build/examples/run_digits
 	@CC='$(CC)' sh tools/demo.sh
 
-# bench_quality takes a minute with its default of 64 Mi values.
+# bench_quality takes two minutes with its default of 64 Mi values.
 BENCH_RUNS := $(filter-out build/bench/bench_quality,$(BENCHES)) \
               'build/bench/bench_quality 4' 'build/aq bench'
 bench:
