@@ -840,7 +840,7 @@ static void show_json(const bench *of) {
  * MARK: - As SVG
  *========================================================================*/
 
-enum { LABEL_WIDTH = 190, PANEL_WIDTH = 330, BAR = 9, HEAD = 110, FOOT = 30 };
+enum { LABEL_WIDTH = 205, PANEL_WIDTH = 330, BAR = 9, HEAD = 110, FOOT = 30 };
 
 /* Colours that stand out on white and on black. */
 static const char *const isa_colours[NUM_ISAS] = {"#8b949e", "#3b82f6", "#e8742c",
