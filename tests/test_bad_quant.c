@@ -14,7 +14,7 @@ static aq_error err;
 
 /* ---- options ---- */
 
-enum { LENGTH = 201, BLOCK_GROUPS = 16, MOST = BLOCK_GROUPS * 128 };
+enum { LENGTH = 201, BLOCK_GROUPS = 32, MOST = BLOCK_GROUPS * 128 };
 
 /* Of columns: 0 too. */
 static float importance[MOST];
@@ -85,7 +85,7 @@ static void check_refused(const quantized *q, const void *v, aq_dtype dtype, siz
           text_of(q), where, err.message);
 }
 
-/* Rows whose groups do not adjoin, where a bad value stands in either; and a row of 16
+/* Rows whose groups do not adjoin, where a bad value stands in either; and a row of 32
  * groups, which go side by side, where it stands from both ends. */
 static void check_positions(const aq_quant_options *o, float *v) {
     quantized two = quantized_make(2, LENGTH, o);
@@ -374,7 +374,7 @@ static void check_oddity(const aq_quant_options *o, size_t rows, size_t cols,
     offset_free(x, 4);
 }
 
-/* Rows of groups and a rest, a row of 16 groups, and rows shorter than most groups. */
+/* Rows of groups and a rest, a row of 32 groups, and rows shorter than most groups. */
 Test(odd_values, survive_and_are_the_same_everywhere) {
     aq_quant_options o;
     set_importance();
