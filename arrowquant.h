@@ -877,7 +877,8 @@ typedef struct aq_quant_options {
     aq_params params;
     bool codebook;              /* 2 or 4 bits: codes of fixed levels that lie closer
                                    around zero; AQ_PARAMS_U8, a signed scale. More
-                                   exact than even steps on weights, at 8 bits a group */
+                                   exact than even steps on weights around zero, at 8
+                                   bits a group; the method does not matter          */
     size_t src_stride;          /* elements from a row of the source to the next,
                                    >= cols; 0 = cols                                 */
     const float *importance;    /* AQ_WEIGHTED: cols floats >= 0, for example the mean
@@ -5256,7 +5257,12 @@ static bool aqi_cpu_has_avx2(void) { return aqi_cpu_has(1u << 5, 0, 0x06); }
  * Those of [61] where 512 bits were not measured to be faster. Bitwise equal to [60].
  *========================================================================*/
 
-#if (AQ_KERNELS & AQ_KERNEL_AVX512) && defined(AQI_HAVE_AVX2)
+/* g++ before 13 warns of operands that its own intrinsics leave undefined. */
+#if defined(__cplusplus) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
+#define AQI_NO_AVX512 1
+#endif
+
+#if (AQ_KERNELS & AQ_KERNEL_AVX512) && defined(AQI_HAVE_AVX2) && !defined(AQI_NO_AVX512)
 #define AQI_HAVE_AVX512 1
 #define AQI_AVX512                                                                       \
     __attribute__((target(                                                               \
@@ -5747,7 +5753,7 @@ AQI_INLINE AQI_AVX512 void aqi_dot_x8_of512(const aqi_row *row, uint32_t bits,
     memset(scales, 0, sizeof scales);
     index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     for (k = 0; (size_t)1 << k < words; k++) continue;
-    index = _mm512_maskz_srl_epi32(0xffff, index, _mm_cvtsi32_si128((int)k));
+    index = _mm512_srl_epi32(index, _mm_cvtsi32_si128((int)k));
     for (; at < bytes; first += have) {
         have = AQI_MIN((bytes - at + segment - 1) / segment, (size_t)AQI_X8_TERMS);
         aqi_x8_terms(row, x, first, have, scales, zero_terms);
@@ -5783,9 +5789,7 @@ AQI_AVX512 static void aqi_dot_x8_avx512(const aqi_row *row, const aqi_x8 *x,
         return;
     }
     if (row->levels != NULL) {
-        /* g++ warns of what is undefined without a mask. */
-        const __m512i levels =
-            _mm512_maskz_broadcast_i32x4(0xffff, aqi_levels16(row));
+        const __m512i levels = _mm512_broadcast_i32x4(aqi_levels16(row));
         if (row->bits == 2) aqi_dot_x8_of512(row, 2, &levels, x, lanes);
         if (row->bits == 4) aqi_dot_x8_of512(row, 4, &levels, x, lanes);
     } else {
@@ -14947,6 +14951,9 @@ static bool aqi_small_factors(aqi_small_row *s, aqi_tile_report *report) {
         scale = AQI_MAX(
             scale, l->symmetric ? 2.0 * (double)aqi_bits_float(r.absmax_bits) / max_code
                                 : ((double)r.max - (double)r.min) / max_code);
+        /* Of a constant group the scale is its magnitude. */
+        if (l->params == AQ_PARAMS_F16 && l->symmetric && r.min == r.max)
+            scale = AQI_MAX(scale, (double)aqi_bits_float(r.absmax_bits));
         minimum = AQI_MAX(minimum, r.min < 0.0f ? 0.0 - (double)r.min : (double)r.min);
     }
     s->factors[1] = aqi_float_up(minimum / 127.0);
@@ -15110,9 +15117,9 @@ static void aqi_codebook_choose(const aqi_small_row *s, const aqi_range *range,
 /* The code of each level: of the nearest one. */
 static void aqi_codebook_places(uint32_t bits, uint8_t *places) {
     const uint8_t *levels = aqi_codebook(bits);
-    int i, code = 0, last = (1 << bits) - 1;
+    uint32_t i, code = 0, last = (1u << bits) - 1u;
     for (i = 0; i < 256; i++) {
-        while (code < last && 2 * i > levels[code] + levels[code + 1]) code++;
+        while (code < last && 2 * i > (uint32_t)levels[code] + levels[code + 1]) code++;
         places[i] = (uint8_t)code;
     }
 }
@@ -15349,7 +15356,13 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
         (l->group_rows > 1 && l->num_groups > 1))
         return aqi_fail(err, AQ_E_ARG,
                         "layout of another writer; make one by aq_layout_init");
-    if (l->rows == 0 || l->cols == 0) return AQ_OK;
+    if ((l->method == AQ_WEIGHTED) != (l->importance != NULL))
+        return aqi_fail(err, AQ_E_ARG, "layout was changed after aq_layout_init");
+    if (l->rows == 0 || l->cols == 0) {
+        if (l->params_bytes > 0 && t->dst != NULL && t->dst->params != NULL)
+            memset(t->dst->params, 0, l->params_bytes);
+        return AQ_OK;
+    }
     if ((t->src == NULL && t->coded == NULL) || t->dst == NULL || t->dst->codes == NULL ||
         (l->params == AQ_PARAMS_F32
              ? t->dst->scales == NULL || t->dst->zero_points == NULL
@@ -15709,8 +15722,12 @@ static void aqi_matmul_tile(void *arg, size_t index) {
 
 static aq_status aqi_matmul(aqi_matmul_task *t, const aq_tasks *tasks, aq_error *err) {
     const aq_layout *l = t->layout;
-    size_t tiles;
+    size_t tiles, bytes;
     if (l->rows == 0 || t->count == 0) return AQ_OK;
+    if (!aqi_mul_size(t->count, AQI_MAX(l->rows, l->cols), &bytes) ||
+        !aqi_mul_size(bytes, sizeof(float), &bytes))
+        return aqi_fail(err, AQ_E_LIMIT, "%zu vectors are too many for this machine",
+                        t->count);
     if (t->y == NULL || (l->cols > 0 && t->x == NULL && t->x8 == NULL))
         return aqi_fail(err, AQ_E_ARG, "vector missing");
     if (l->cols == 0) { /* also without codes */
@@ -15826,6 +15843,10 @@ aq_status aq_activations_init(const aq_layout *layout, const float *x, size_t co
     if (bytes > 0 && (x == NULL || memory == NULL || (uintptr_t)memory % 4 != 0))
         return aqi_fail(err, AQ_E_ARG,
                         "vectors or their memory missing, or not aligned to 4");
+    if (bytes == 0) {
+        *out_activations = a;
+        return AQ_OK;
+    }
     sums = scales + count * a.segments;
     codes = (int8_t *)(sums + count * a.segments);
     memset(codes, 0, count * a.room);

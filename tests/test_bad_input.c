@@ -691,9 +691,9 @@ static void width_300(model_row *r) {
     r->bit_width = 300;
 }
 static void negative_width(model_row *r) { r->bit_width = -4; }
-static void three_bits(model_row *r) {
-    r->quant_type = bytes_of("int3");
-    r->bit_width = 3;
+static void seven_bits(model_row *r) {
+    r->quant_type = bytes_of("int7");
+    r->bit_width = 7;
 }
 static void negative_group(model_row *r) { r->group_size = -1; }
 static void a_scale_less(model_row *r) { r->num_scales = 3; }
@@ -734,7 +734,7 @@ static const struct {
     {other_width, AQ_E_FORMAT, "tensor \"fc.weight\""},
     {width_300, AQ_E_FORMAT, "tensor \"fc.weight\""},
     {negative_width, AQ_E_FORMAT, "tensor \"fc.weight\""},
-    {three_bits, AQ_E_UNSUPPORTED, "3 bits"},
+    {seven_bits, AQ_E_UNSUPPORTED, "7 bits"},
     {negative_group, AQ_E_FORMAT, "group_size -1"},
     {a_scale_less, AQ_E_FORMAT, "3 scales for 4 groups"},
     {a_scale_more, AQ_E_FORMAT, "5 scales for 4 groups"},

@@ -27,6 +27,7 @@ static const aq_quant_options forms[] = {
     {.method = AQ_SEARCH},
     {.method = AQ_WEIGHTED, .importance = importance},
     {.params = AQ_PARAMS_F16},
+    {.params = AQ_PARAMS_F16, .symmetric = true, .method = AQ_MINMAX},
     {.params = AQ_PARAMS_U8},
     {.params = AQ_PARAMS_U8, .method = AQ_SEARCH},
     {.params = AQ_PARAMS_U8, .symmetric = true},
@@ -500,6 +501,45 @@ Test(sizes, activations) {
     cr_expect_eq(aq_activations_bytes(&l, 5), 0);
     cr_expect_eq(aq_activations_init(&l, &x, 5, &memory, &a, &err), AQ_E_LIMIT);
     cr_expect(a.codes == NULL && a.count == 0);
+}
+
+/* Refused before the first vector is read. */
+Test(sizes, vectors) {
+    static const aq_quant_options o = {.bits = 4, .group_size = 32};
+    quantized q = quantized_make(2, 64, &o);
+    float x[64] = {0}, y[2] = {7, 7};
+    cr_assert_eq(
+        aq_quantize_into(&q.layout, (float[128]){0}, AQ_F32, &q.dst, NULL, NULL, &err),
+        AQ_OK);
+    cr_expect_eq(aq_matmul(&q.layout, &q.view, x, SIZE_MAX / 4 + 1, y, NULL, &err),
+                 AQ_E_LIMIT);
+    cr_expect_eq(aq_matmul(&q.layout, &q.view, x, SIZE_MAX / 256 + 1, y, NULL, &err),
+                 AQ_E_LIMIT);
+    cr_expect(y[0] == 7 && y[1] == 7);
+    quantized_free(&q);
+}
+
+/* No vectors, and no memory for them. */
+Test(empty, no_activations) {
+    static const aq_quant_options o = {.bits = 4, .group_size = 32};
+    aq_activations a;
+    quantized q = quantized_make(2, 64, &o);
+    float y = 7;
+    cr_expect_eq(aq_activations_init(&q.layout, NULL, 0, NULL, &a, &err), AQ_OK);
+    cr_expect_eq(aq_matmul_i8(&q.layout, &q.view, &a, &y, NULL, &err), AQ_OK);
+    cr_expect_eq(y, 7);
+    quantized_free(&q);
+}
+
+/* A layout whose method was changed to the one that needs more. */
+Test(layout, weighted_without_importance) {
+    static const aq_quant_options o = {.bits = 4, .group_size = 32};
+    quantized q = quantized_make(1, 64, &o);
+    float v[64] = {1};
+    q.layout.method = AQ_WEIGHTED;
+    cr_expect_eq(aq_quantize_into(&q.layout, v, AQ_F32, &q.dst, NULL, NULL, &err),
+                 AQ_E_ARG);
+    quantized_free(&q);
 }
 
 /* ---- an instruction set that is not there ---- */
