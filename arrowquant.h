@@ -1031,7 +1031,9 @@ AQ_API size_t aq_activations_bytes(const aq_layout *layout, size_t count);
  *   x       in   count * layout->cols floats
  *   memory  out  aq_activations_bytes(layout, count) bytes, aligned to 4; lives as long
  *                as the activations are used
- * Returns  AQ_OK; AQ_E_ARG; AQ_E_NONFINITE (the message has the index).
+ * Returns  AQ_OK; AQ_E_ARG; AQ_E_NONFINITE (the message has the index); AQ_E_LIMIT (a sum
+ *          of values beyond float32); AQ_E_UNSUPPORTED (groups of over 1024 elements that
+ *          128 does not divide).
  * Numeric  code = x / scale half to even, scale = absmax / 127 of a segment: a group of
  *          the layout of at most 256 elements, else 128 elements where that divides it.
  * Threads  re-entrant.   Cost  one pass. */
@@ -15345,6 +15347,7 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
     const aq_layout *l = t->layout;
     aqi_range range;
     aqi_group group;
+    size_t col;
     aq_status status = aqi_layout_check(l, err);
     if (out_metrics != NULL) memset(out_metrics, 0, sizeof *out_metrics);
     if (out_metrics != NULL) aqi_metrics_finish(out_metrics);
@@ -15368,6 +15371,11 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
              ? t->dst->scales == NULL || t->dst->zero_points == NULL
              : t->dst->params == NULL))
         return aqi_fail(err, AQ_E_ARG, "source or destination missing");
+    for (col = 0; l->method == AQ_WEIGHTED && col < l->cols; col++) {
+        if (!(l->importance[col] >= 0.0f) || !aqi_is_finite(l->importance[col]))
+            return aqi_fail(err, AQ_E_ARG, "importance of column %zu is %g", col,
+                            (double)l->importance[col]);
+    }
     if (aqi_quantize_overlaps(t))
         return aqi_fail(err, AQ_E_ARG, "source and destination overlap");
     t->measure = out_metrics != NULL;
@@ -15864,6 +15872,11 @@ aq_status aq_activations_init(const aq_layout *layout, const float *x, size_t co
                 return aqi_fail(err, AQ_E_NONFINITE,
                                 "vector %zu: value %zu is NaN or infinite", v, at + i);
             }
+            if (!aqi_is_finite(sums[v * a.segments + s]))
+                return aqi_fail(err, AQ_E_LIMIT,
+                                "vector %zu: values from %zu on are too large to be "
+                                "added; scale the vector, or use aq_matmul",
+                                v, at);
             for (i = 0; i < n; i++)
                 codes[v * a.room + aqi_x8_place(a.code_bits, at + i)] = (int8_t)piece[i];
         }

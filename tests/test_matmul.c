@@ -341,5 +341,8 @@ Test(matmul, ends_of_the_range) {
     cr_assert_eq(aq_activations_init(&q.layout, x, 1, memory, &a, &err), AQ_OK);
     cr_assert_eq(aq_matmul_i8(&q.layout, &q.view, &a, &y, NULL, &err), AQ_OK);
     cr_expect(fabs((double)y - 8e37) < 1e33, "%g", (double)y);
+    for (int i = 0; i < 16; i++) x[i] = 3e38f;
+    cr_assert_eq(aq_activations_init(&q.layout, x, 1, memory, &a, &err), AQ_E_LIMIT);
+    cr_expect(strstr(err.message, "vector 0: values from 0") != NULL, "%s", err.message);
     quantized_free(&q);
 }

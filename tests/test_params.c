@@ -624,6 +624,16 @@ Test(params, options) {
         cr_expect_eq(aq_layout_init(1, 8, &cases[i].o, &l, &err), AQ_E_ARG);
         cr_expect(strstr(err.message, cases[i].message) != NULL, "%s", err.message);
     }
+    for (int i = 0; i < 3; i++) {
+        static const float bad[] = {NAN, INFINITY, -1.0f};
+        float weights[8] = {1, 1, 1, 1, 1, bad[i], 1, 1}, v[8] = {1, 2};
+        aq_quant_options weighted = {.method = AQ_WEIGHTED, .importance = weights};
+        quantized w = quantized_make(1, 8, &weighted);
+        cr_expect_eq(aq_quantize_into(&w.layout, v, AQ_F32, &w.dst, NULL, NULL, &err),
+                     AQ_E_ARG);
+        cr_expect(strstr(err.message, "column 5") != NULL, "%s", err.message);
+        quantized_free(&w);
+    }
     cr_expect_eq(aq_codebook(8), NULL);
     cr_expect_eq(aq_codebook(4)[8], 0);
     aq_quant_options o = {.codebook = true};
