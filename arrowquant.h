@@ -1312,7 +1312,7 @@ AQ_API void aq_job_report_deinit(aq_job_report *report);
 #ifdef __FAST_MATH__
 #error "arrowquant.h: -ffast-math would change results; compile without it"
 #endif
-#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0 && __FLT_EVAL_METHOD__ != 16
 /* x86: -msse2 -mfpmath=sse; s390x: -fexcess-precision=fast */
 #error "arrowquant.h: excess precision would change results; compile without it"
 #endif
@@ -15686,8 +15686,10 @@ aq_status aq_dot_row(const aq_layout *layout, const aq_quantized_view *src, size
     return AQ_OK;
 }
 
-/* Values of a tile of a product, at least: some 10 us of work. */
-#define AQI_MATMUL_VALUES 131072u
+/* Values of a tile of a product: some 10 us of work at least; no more than so many that
+ * what is fetched beyond its end, for nothing, is little beside it. */
+#define AQI_MATMUL_LEAST 131072u
+#define AQI_MATMUL_MOST 2097152u
 
 typedef struct aqi_matmul_task {
     const aq_layout *layout;
@@ -15730,7 +15732,7 @@ static void aqi_matmul_tile(void *arg, size_t index) {
 
 static aq_status aqi_matmul(aqi_matmul_task *t, const aq_tasks *tasks, aq_error *err) {
     const aq_layout *l = t->layout;
-    size_t tiles, bytes;
+    size_t tiles, bytes, least, width;
     if (l->rows == 0 || t->count == 0) return AQ_OK;
     if (!aqi_mul_size(t->count, AQI_MAX(l->rows, l->cols), &bytes) ||
         !aqi_mul_size(bytes, sizeof(float), &bytes))
@@ -15742,8 +15744,11 @@ static aq_status aqi_matmul(aqi_matmul_task *t, const aq_tasks *tasks, aq_error 
         memset(t->y, 0, t->count * l->rows * sizeof *t->y);
         return AQ_OK;
     }
-    t->tile_rows = AQI_MATMUL_VALUES / l->cols / t->count;
-    t->tile_rows = AQI_MAX(t->tile_rows, (size_t)1);
+    least = AQI_MATMUL_LEAST / l->cols / t->count;
+    width = tasks != NULL && tasks->width > 0 ? tasks->width : 16;
+    t->tile_rows = l->rows / (8 * width);
+    t->tile_rows = AQI_MIN(t->tile_rows, AQI_MATMUL_MOST / l->cols / t->count);
+    t->tile_rows = AQI_MAX(t->tile_rows, AQI_MAX(least, (size_t)1));
     tiles = (l->rows + t->tile_rows - 1) / t->tile_rows;
     /* Less than some 50 us of work is done sooner than other threads wake up. */
     aqi_run(tiles > 4 ? tasks : NULL, tiles, aqi_matmul_tile, t);
