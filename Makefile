@@ -66,9 +66,9 @@ endif
 # build/plain, build/asan (AddressSanitizer and UBSan), build/tsan (ThreadSanitizer).
 
 CFLAGS_plain = $(CFLAGS)
-CFLAGS_asan  = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
+CFLAGS_asan  = -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined \
                -fno-sanitize-recover=all
-CFLAGS_tsan  = -O1 -g -fsanitize=thread
+CFLAGS_tsan  = -O1 -g1 -fsanitize=thread
 
 TESTS         := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 THREAD_TESTS  := $(filter test_threads%,$(TESTS))
