@@ -4,10 +4,10 @@
 # For each ARCH (aarch64, arm, i386, s390x, musl): digest.c, whose lines must be those that it
 # prints here; and every tests/test_*.c that can pass there, with the stand-in for Criterion beside
 # this file and no codecs but ZSTD and SNAPPY. What this machine cannot run runs in qemu-user.
-# TESTS="kernels quantize": only these; JOBS: how many at a time. The last line is the total.
+# ONLY="kernels quantize": only these; JOBS: how many at a time. The last line is the total.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-: "${CC:=gcc}" "${JOBS:=2}" "${TESTS:=$(ls tests/test_*.c | sed 's/.*test_//; s/\.c$//' | tr '\n' ' ')}"
+: "${CC:=gcc}" "${JOBS:=2}" "${ONLY:=$(ls tests/test_*.c | sed 's/.*test_//; s/\.c$//' | tr '\n' ' ')}"
 export CC
 
 # --- Machines -------------------------------------------------------------------------------
@@ -15,7 +15,7 @@ export CC
 # Sets, for $1: cc, emulator, packages (where cc and emulator are), debian (Debian's name of the
 # machine, for its libraries), codecs (of these libraries), tests (that can pass), dir.
 machine() {
-    emulator='' debian='' codecs='' tests=$TESTS dir=build/cross/$1
+    emulator='' debian='' codecs='' tests=$ONLY dir=build/cross/$1
     case $1 in
     aarch64)
         cc=aarch64-linux-gnu-gcc emulator=qemu-aarch64 debian=arm64 codecs='zstd snappy'
@@ -23,7 +23,7 @@ machine() {
     arm)    # long double, the oracle of test_metrics.c, is double
         cc=arm-linux-gnueabihf-gcc emulator=qemu-arm debian=armhf codecs='zstd snappy'
         packages='qemu-user gcc-arm-linux-gnueabihf libc6-dev-armhf-cross'
-        tests=$(echo " $TESTS " | sed 's/ metrics / /') ;;
+        tests=$(echo " $ONLY " | sed 's/ metrics / /') ;;
     i386)   # the x87 computes with more bits
         cc='i686-linux-gnu-gcc -msse2 -mfpmath=sse' debian=i386 codecs='zstd snappy'
         emulator=qemu-i386
@@ -51,7 +51,7 @@ machine() {
 only() {
     tests=
     for name; do
-        case " $TESTS " in *" $name "*) tests="$tests $name" ;; esac
+        case " $ONLY " in *" $name "*) tests="$tests $name" ;; esac
     done
 }
 
