@@ -1422,6 +1422,11 @@ AQI_INLINE uint64_t aqi_load_le64(const uint8_t *p) {
     return (uint64_t)aqi_load_le32(p) | (uint64_t)aqi_load_le32(p + 4) << 32;
 }
 
+AQI_INLINE void aqi_store_le16(uint8_t *p, uint32_t v) {
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+}
+
 AQI_INLINE void aqi_store_le32(uint8_t *p, uint32_t v) {
     p[0] = (uint8_t)v;
     p[1] = (uint8_t)(v >> 8);
@@ -3173,6 +3178,19 @@ static void aqi_split_ref(const uint8_t *src, size_t n, size_t width, uint8_t *d
     aqi_split_from(src, 0, n, width, dst);
 }
 
+/* Eight streams as columns of values [begin, end); of fewer the last one is repeated, and
+ * what stands behind a value is overwritten with the next one. */
+typedef struct aqi_columns {
+    size_t n, begin, end, count, width;
+} aqi_columns;
+
+/* How many of n values the columns take: whole sixteens; columns of fewer than 8 bytes
+ * reach over their value. */
+AQI_INLINE size_t aqi_columns_end(size_t n, size_t width) {
+    size_t end = width < 8 ? n - AQI_MIN(n, (size_t)8) : n;
+    return width == 0 ? 0 : end / 16 * 16;
+}
+
 static size_t aqi_run_ref(const uint8_t *src, size_t n) {
     size_t i = 0;
     while (i < n && src[i] == src[0]) i++;
@@ -3616,6 +3634,61 @@ static void aqi_dot_x8_ref(const aqi_row *row, const aqi_x8 *x, float *lanes) {
         aqi_dot_x8_segment(row, x, s, begin, lanes);
 }
 
+/* ---- what instruction sets do by vectors ---- */
+
+#define AQI_ROW_AHEAD 16384u /* bytes of codes fetched ahead */
+
+/* Whether groups are of whole vectors, and codes of 2, 4 or 8 bits. */
+AQI_INLINE bool aqi_row_is_even(const aqi_row *row) {
+    return row->skip == 0 && (row->group % 32 == 0 || row->group == 16) &&
+           (row->bits == 2 || row->bits == 4 || (row->bits == 8 && row->levels == NULL));
+}
+
+/* Whether blocks are cut by segments into equal parts, or segments into blocks; and no
+ * sum of 32 bits can overflow. */
+AQI_INLINE bool aqi_x8_is_even(const aqi_row *row, const aqi_x8 *x) {
+    size_t bytes = x->segment * row->bits / 8;
+    return (row->bits == 2 || row->bits == 4 ||
+            (row->bits == 8 && row->levels == NULL)) &&
+           x->segment * row->bits % 32 == 0 && x->segment <= 65536 &&
+           (bytes >= AQI_X8_BYTES ? bytes % AQI_X8_BYTES == 0
+                                  : AQI_X8_BYTES % bytes == 0);
+}
+
+#define AQI_X8_TERMS 64u /* segments, of whole blocks */
+
+/* Of segments [first, first + count): the products of scales, zero_terms the products of
+ * the zero terms; AQI_X8_TERMS of each, 0 beyond count. */
+AQI_INLINE void aqi_x8_terms(const aqi_row *row, const aqi_x8 *x, size_t first,
+                             size_t count, float *scales, float *zero_terms) {
+    const float *s = row->scales + first, *z = row->zero_points + first;
+    float own[2 * AQI_X8_TERMS];
+    size_t i, g;
+    memset(scales, 0, AQI_X8_TERMS * sizeof *scales);
+    memset(zero_terms, 0, AQI_X8_TERMS * sizeof *zero_terms);
+    if (x->segment != row->group) {
+        for (i = 0; i < count; i++) {
+            g = (first + i) * x->segment / row->group;
+            own[i] = row->scales[g];
+            own[AQI_X8_TERMS + i] = row->zero_points[g];
+        }
+        s = own;
+        z = own + AQI_X8_TERMS;
+    }
+    for (i = 0; i + AQI_X8_LANES <= count; i += AQI_X8_LANES) {
+        const float *xs = x->scales + first + i, *sums = x->sums + first + i;
+        size_t k;
+        for (k = 0; k < AQI_X8_LANES; k++) {
+            scales[i + k] = s[i + k] * xs[k];
+            zero_terms[i + k] = (s[i + k] * z[i + k]) * sums[k];
+        }
+    }
+    for (; i < count; i++) {
+        scales[i] = s[i] * x->scales[first + i];
+        zero_terms[i] = (s[i] * z[i]) * x->sums[first + i];
+    }
+}
+
 static void aqi_sums_ref(const float *a, const float *b, size_t n, aqi_sums *out) {
     size_t i;
     for (i = 0; i < n; i++) {
@@ -3684,11 +3757,7 @@ static void aqi_from_bf16_ref(const uint8_t *src, size_t n, float *dst) {
 
 static void aqi_to_f16_ref(const float *src, size_t n, uint8_t *dst) {
     size_t i;
-    for (i = 0; i < n; i++) {
-        uint16_t half = aqi_f16_of(src[i]);
-        dst[2 * i] = (uint8_t)half;
-        dst[2 * i + 1] = (uint8_t)(half >> 8);
-    }
+    for (i = 0; i < n; i++) aqi_store_le16(dst + 2 * i, aqi_f16_of(src[i]));
 }
 
 static void aqi_to_bf16_ref(const float *src, size_t n, uint8_t *dst) {
@@ -3700,8 +3769,7 @@ static void aqi_to_bf16_ref(const float *src, size_t n, uint8_t *dst) {
         } else {
             bits += 0x7fffu + (bits >> 16 & 1u);
         }
-        dst[2 * i] = (uint8_t)(bits >> 16);
-        dst[2 * i + 1] = (uint8_t)(bits >> 24);
+        aqi_store_le16(dst + 2 * i, bits >> 16);
     }
 }
 
@@ -4260,12 +4328,6 @@ AQI_AVX2 static void aqi_join4(const uint8_t *src, size_t n, size_t end, uint8_t
     }
 }
 
-/* Eight streams as columns of values [begin, end); of fewer the last one is repeated, and
- * what stands behind a value is overwritten with the next one. */
-typedef struct aqi_columns {
-    size_t n, begin, end, count, width;
-} aqi_columns;
-
 AQI_INLINE AQI_AVX2 void aqi_put2(uint8_t *dst, size_t width, __m128i v) {
     _mm_storel_epi64((__m128i *)(void *)dst, v);
     _mm_storeh_pi((__m64 *)(void *)(dst + width), _mm_castsi128_ps(v));
@@ -4355,13 +4417,6 @@ AQI_AVX2 static void aqi_split8(const uint8_t *src, const aqi_columns *c, uint8_
         aqi_weave8(y, x);
         for (k = 0; k < c->count; k++) aqi_store16(dst + k * n + i, x[k]);
     }
-}
-
-/* How many of n values the columns take: whole sixteens; columns of fewer than 8 bytes
- * reach over their value. */
-static size_t aqi_columns_end(size_t n, size_t width) {
-    size_t end = width < 8 ? n - AQI_MIN(n, (size_t)8) : n;
-    return width == 0 ? 0 : end / 16 * 16;
 }
 
 AQI_AVX2 static void aqi_join_avx2(const uint8_t *src, size_t n, size_t width,
@@ -4816,12 +4871,6 @@ AQI_AVX2 static void aqi_dot_avx2(const float *a, const float *b, size_t n,
 static const aqi_row_ops aqi_row_ops_avx2 = {aqi_unpack_avx2, aqi_decode_avx2,
                                              aqi_dot_avx2};
 
-/* Whether groups are of whole vectors, and codes of 2, 4 or 8 bits. */
-AQI_INLINE bool aqi_row_is_even(const aqi_row *row) {
-    return row->skip == 0 && (row->group % 32 == 0 || row->group == 16) &&
-           (row->bits == 2 || row->bits == 4 || (row->bits == 8 && row->levels == NULL));
-}
-
 /* The levels of 2- or 4-bit codes, for a shuffle of bytes. */
 AQI_INLINE AQI_AVX2 __m128i aqi_levels16(const aqi_row *row) {
     uint8_t all[16] = {0};
@@ -4869,8 +4918,6 @@ AQI_INLINE AQI_AVX2 void aqi_values_group(aqi_values *v, const aqi_row *row, siz
     v->scale = _mm256_set1_ps(row->scales[g]);
     v->zero_point = _mm256_set1_ps(row->zero_points[g]);
 }
-
-#define AQI_ROW_AHEAD 16384u /* bytes of codes fetched ahead */
 
 AQI_INLINE AQI_AVX2 size_t aqi_expand_of(const aqi_row *row, uint32_t bits, float *dst) {
     const uint8_t *codes = row->codes;
@@ -4946,51 +4993,6 @@ AQI_AVX2 static void aqi_dot_row_avx2(const aqi_row *row, const float *x, float 
 }
 
 /* ---- integer dot products ---- */
-
-/* Whether blocks are cut by segments into equal parts, or segments into blocks; and no
- * sum of 32 bits can overflow. */
-AQI_INLINE bool aqi_x8_is_even(const aqi_row *row, const aqi_x8 *x) {
-    size_t bytes = x->segment * row->bits / 8;
-    return (row->bits == 2 || row->bits == 4 ||
-            (row->bits == 8 && row->levels == NULL)) &&
-           x->segment * row->bits % 32 == 0 && x->segment <= 65536 &&
-           (bytes >= AQI_X8_BYTES ? bytes % AQI_X8_BYTES == 0
-                                  : AQI_X8_BYTES % bytes == 0);
-}
-
-#define AQI_X8_TERMS 64u /* segments, of whole blocks */
-
-/* Of segments [first, first + count): the products of scales, zero_terms the products of
- * the zero terms; AQI_X8_TERMS of each, 0 beyond count. */
-AQI_INLINE void aqi_x8_terms(const aqi_row *row, const aqi_x8 *x, size_t first,
-                             size_t count, float *scales, float *zero_terms) {
-    const float *s = row->scales + first, *z = row->zero_points + first;
-    float own[2 * AQI_X8_TERMS];
-    size_t i, g;
-    memset(scales, 0, AQI_X8_TERMS * sizeof *scales);
-    memset(zero_terms, 0, AQI_X8_TERMS * sizeof *zero_terms);
-    if (x->segment != row->group) {
-        for (i = 0; i < count; i++) {
-            g = (first + i) * x->segment / row->group;
-            own[i] = row->scales[g];
-            own[AQI_X8_TERMS + i] = row->zero_points[g];
-        }
-        s = own;
-        z = own + AQI_X8_TERMS;
-    }
-    for (i = 0; i + AQI_X8_LANES <= count; i += AQI_X8_LANES) {
-        const float *xs = x->scales + first + i, *sums = x->sums + first + i;
-        size_t k;
-        for (k = 0; k < AQI_X8_LANES; k++) {
-            scales[i + k] = s[i + k] * xs[k];
-            zero_terms[i + k] = (s[i + k] * z[i + k]) * sums[k];
-        }
-    }
-    for (; i < count; i++) {
-        scales[i] = s[i] * x->scales[first + i];
-        zero_terms[i] = (s[i] * z[i]) * x->sums[first + i];
-    }
-}
 
 /* The sums of products of 32 bytes in lanes of 32 bits; any bytes. */
 AQI_INLINE AQI_AVX2 __m256i aqi_x8_products32(__m256i v, const uint8_t *x) {
@@ -6292,12 +6294,6 @@ static void aqi_join8(const uint8_t *src, size_t n, size_t end, uint8_t *dst) {
     }
 }
 
-/* Eight streams as columns of values [begin, end); of fewer the last one is repeated, and
- * what stands behind a value is overwritten with the next one. */
-typedef struct aqi_columns {
-    size_t n, begin, end, count, width;
-} aqi_columns;
-
 AQI_INLINE void aqi_put2(uint8_t *dst, size_t width, uint8x16_t v) {
     vst1_u8(dst, vget_low_u8(v));
     vst1_u8(dst + width, vget_high_u8(v));
@@ -6401,13 +6397,6 @@ static void aqi_split_columns(const uint8_t *src, const aqi_columns *c, uint8_t 
         aqi_unzip8(x, y);
         for (k = 0; k < c->count; k++) vst1q_u8(dst + k * n + i, y[k]);
     }
-}
-
-/* How many of n values the columns take: whole sixteens; columns of fewer than 8 bytes
- * reach over their value. */
-static size_t aqi_columns_end(size_t n, size_t width) {
-    size_t end = width < 8 ? n - AQI_MIN(n, (size_t)8) : n;
-    return width == 0 ? 0 : end / 16 * 16;
 }
 
 static void aqi_join_neon(const uint8_t *src, size_t n, size_t width, uint8_t *dst) {
@@ -6695,9 +6684,8 @@ static const aqi_row_ops aqi_row_ops_neon = {aqi_unpack_neon, aqi_decode_neon,
                                              aqi_dot_neon};
 
 /* Whether groups are of whole steps, and codes of 2, 4 or 8 bits. */
-AQI_INLINE bool aqi_row_is_even(const aqi_row *row) {
-    return row->skip == 0 && row->group % 32 == 0 && row->levels == NULL &&
-           (row->bits == 2 || row->bits == 4 || row->bits == 8);
+AQI_INLINE bool aqi_row_is_plain(const aqi_row *row) {
+    return aqi_row_is_even(row) && row->group != 16 && row->levels == NULL;
 }
 
 /* 32 codes, one a byte. */
@@ -6742,7 +6730,7 @@ AQI_INLINE size_t aqi_expand_of(const aqi_row *row, uint32_t bits, float *dst) {
 static void aqi_expand_neon(const aqi_row *row, float *dst) {
     size_t done = 0;
     aqi_row rest;
-    if (!aqi_row_is_even(row)) {
+    if (!aqi_row_is_plain(row)) {
         aqi_expand_by(&aqi_row_ops_neon, row, dst);
         return;
     }
@@ -6794,7 +6782,7 @@ AQI_INLINE size_t aqi_dot_row_of(const aqi_row *row, uint32_t bits, const float 
 static void aqi_dot_row_neon(const aqi_row *row, const float *x, float *lanes) {
     size_t done = 0;
     aqi_row rest;
-    if (!aqi_row_is_even(row)) {
+    if (!aqi_row_is_plain(row)) {
         aqi_dot_row_by(&aqi_row_ops_neon, row, x, lanes);
         return;
     }
@@ -6807,36 +6795,6 @@ static void aqi_dot_row_neon(const aqi_row *row, const float *x, float *lanes) {
 }
 
 /* ---- integer dot products ---- */
-
-/* Whether blocks are cut by segments into equal parts, or segments into blocks; and no
- * sum of 32 bits can overflow. */
-AQI_INLINE bool aqi_x8_is_even(const aqi_row *row, const aqi_x8 *x) {
-    size_t bytes = x->segment * row->bits / 8;
-    return (row->bits == 2 || row->bits == 4 || row->bits == 8) && row->levels == NULL &&
-           x->segment * row->bits % 32 == 0 && x->segment <= 65536 &&
-           (bytes >= AQI_X8_BYTES ? bytes % AQI_X8_BYTES == 0
-                                  : AQI_X8_BYTES % bytes == 0);
-}
-
-#define AQI_X8_TERMS 64u /* segments, of whole blocks */
-
-/* Products of scales of segments [first, first + count), 0 beyond; their zero terms are
- * added to 16 lanes. */
-static void aqi_x8_terms(const aqi_row *row, const aqi_x8 *x, size_t first, size_t count,
-                         float *scales, float *zero_lanes) {
-    size_t i, g = first * x->segment / row->group;
-    size_t left = (g + 1) * row->group - first * x->segment; /* values of group g */
-    memset(scales, 0, AQI_X8_TERMS * sizeof *scales);
-    for (i = 0; i < count; i++) {
-        float scale = row->scales[g];
-        scales[i] = scale * x->scales[first + i];
-        zero_lanes[i % 16] += (scale * row->zero_points[g]) * x->sums[first + i];
-        left -= x->segment;
-        if (left > 0) continue;
-        left = row->group;
-        g++;
-    }
-}
 
 /* Adds the four products of each lane, of signed bytes. SDOT as a number, since some
  * assemblers take its name only for a whole architecture that has it. */
@@ -6950,8 +6908,8 @@ AQI_INLINE void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x
     const size_t bytes = (row->n * bits + 7) / 8, segment = x->segment * bits / 8;
     const size_t each = segment < AQI_X8_BYTES ? AQI_X8_BYTES / segment : 1;
     const int8_t *p = x->codes;
-    float scales[AQI_X8_TERMS + 16];
-    size_t at = 0, s = 0, first = 0, have = 0, shift = 0, end;
+    float scales[AQI_X8_TERMS + 16], zero_terms[AQI_X8_TERMS];
+    size_t at = 0, s = 0, first = 0, have = 0, shift = 0, end, i;
     while (shift < 4 && (size_t)4 << shift < segment) shift++;
     memset(scales, 0, sizeof scales);
     for (; at < bytes; s += each) {
@@ -6960,7 +6918,9 @@ AQI_INLINE void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x
         if (s >= first + have) {
             first = s;
             have = AQI_MIN((bytes - at + segment - 1) / segment, (size_t)AQI_X8_TERMS);
-            aqi_x8_terms(row, x, first, have, scales, lanes + AQI_X8_LANES);
+            aqi_x8_terms(row, x, first, have, scales, zero_terms);
+            for (i = 0; i < have; i++)
+                lanes[AQI_X8_LANES + i % AQI_X8_LANES] += zero_terms[i];
         }
         sums.a = sums.b = sums.c = sums.d = vdupq_n_s32(0);
         end = AQI_MIN(bytes, at + AQI_MAX(segment, (size_t)AQI_X8_BYTES));
@@ -6984,7 +6944,7 @@ AQI_INLINE void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x
 }
 
 static void aqi_dot_x8_neon(const aqi_row *row, const aqi_x8 *x, float *lanes) {
-    if (!aqi_x8_is_even(row, x)) {
+    if (row->levels != NULL || !aqi_x8_is_even(row, x)) {
         aqi_dot_x8_ref(row, x, lanes);
         return;
     }
@@ -6994,7 +6954,7 @@ static void aqi_dot_x8_neon(const aqi_row *row, const aqi_x8 *x, float *lanes) {
 }
 
 static void aqi_dot_x8_sdot(const aqi_row *row, const aqi_x8 *x, float *lanes) {
-    if (!aqi_x8_is_even(row, x)) {
+    if (row->levels != NULL || !aqi_x8_is_even(row, x)) {
         aqi_dot_x8_ref(row, x, lanes);
         return;
     }
@@ -13738,18 +13698,22 @@ bool aq_dtype_is_float(aq_dtype dtype) { return dtype >= AQ_F32 && dtype <= AQ_F
  * two neighbours is a half, as far as that goes, so that rounding to integers first loses
  * nothing. Level + 128, as integer dot products take them: a zero point of 128 undoes
  * it. */
-static const uint8_t aqi_levels2[4] = {0, 88, 135, 199};
-static const uint8_t aqi_levels4[16] = {0, 25, 48, 67, 82, 97, 110, 119,
-                                        128, 141, 154, 167, 182, 201, 222, 255};
+#define AQI_LEVELS2(X) X(-128) X(-40) X(7) X(71)
+#define AQI_LEVELS4(X)                                                                   \
+    X(-128) X(-103) X(-80) X(-61) X(-46) X(-31) X(-18) X(-9)                             \
+    X(0) X(13) X(26) X(39) X(54) X(73) X(94) X(127)
 
 static const uint8_t *aqi_codebook(uint32_t bits) {
-    return bits == 2 ? aqi_levels2 : bits == 4 ? aqi_levels4 : NULL;
+#define AQ_X(level) level + 128,
+    static const uint8_t two[4] = {AQI_LEVELS2(AQ_X)}, four[16] = {AQI_LEVELS4(AQ_X)};
+#undef AQ_X
+    return bits == 2 ? two : bits == 4 ? four : NULL;
 }
 
 const int8_t *aq_codebook(uint32_t bits) {
-    static const int8_t two[4] = {-128, -40, 7, 71};
-    static const int8_t four[16] = {-128, -103, -80, -61, -46, -31, -18, -9,
-                                    0, 13, 26, 39, 54, 73, 94, 127};
+#define AQ_X(level) level,
+    static const int8_t two[4] = {AQI_LEVELS2(AQ_X)}, four[16] = {AQI_LEVELS4(AQ_X)};
+#undef AQ_X
     return bits == 2 ? two : bits == 4 ? four : NULL;
 }
 
@@ -14021,7 +13985,7 @@ static const float *aqi_floats_at(const uint8_t *src, aq_dtype dtype, size_t at,
 }
 
 static void aqi_floats_to(const float *src, size_t n, aq_dtype dtype, uint8_t *dst) {
-    size_t i, k;
+    size_t i;
     if (dtype == AQ_F32) aqi_copy_le(dst, src, n, sizeof(float));
     if (dtype == AQ_F16) aqi_k()->to_f16(src, n, dst);
     if (dtype == AQ_BF16) aqi_k()->to_bf16(src, n, dst);
@@ -14029,7 +13993,7 @@ static void aqi_floats_to(const float *src, size_t n, aq_dtype dtype, uint8_t *d
         double d = (double)src[i];
         uint64_t bits;
         memcpy(&bits, &d, sizeof bits);
-        for (k = 0; k < 8; k++) dst[8 * i + k] = (uint8_t)(bits >> 8 * k);
+        aqi_store_le64(dst + 8 * i, bits);
     }
 }
 
@@ -14125,6 +14089,30 @@ static bool aqi_is_finite(float f) {
     return (aqi_float_bits(f) & 0x7fffffffu) < AQI_INF_BITS;
 }
 
+/* Smallest range that holds both. */
+static void aqi_range_join(aqi_range *a, const aqi_range *b) {
+    a->min = AQI_MIN(a->min, b->min);
+    a->max = AQI_MAX(a->max, b->max);
+    a->absmax_bits = AQI_MAX(a->absmax_bits, b->absmax_bits);
+}
+
+/* Adds n values to a range, or begins it; false, with the index of the first one that is
+ * not finite. */
+static bool aqi_range_add(const float *p, size_t n, bool begin, aqi_range *range,
+                          size_t *out_bad) {
+    aqi_range r;
+    size_t i;
+    aqi_k()->range(p, n, &r);
+    if (r.absmax_bits >= AQI_INF_BITS) {
+        for (i = 0; aqi_is_finite(p[i]); i++) continue;
+        *out_bad = i;
+        return false;
+    }
+    if (begin) *range = r;
+    aqi_range_join(range, &r);
+    return true;
+}
+
 /* The smallest float that is not below x, or FLT_MAX. x is positive. */
 static float aqi_float_up(double x) {
     float f = x > (double)FLT_MAX ? FLT_MAX : (float)x;
@@ -14216,20 +14204,14 @@ static aqi_params_at aqi_params_places(const aq_layout *l) {
 
 static float aqi_load_f32(const uint8_t *p) { return aqi_bits_float(aqi_load_le32(p)); }
 
-static void aqi_store_f32(uint8_t *p, float f) {
-    uint32_t bits = aqi_float_bits(f);
-    p[0] = (uint8_t)bits;
-    p[1] = (uint8_t)(bits >> 8);
-    p[2] = (uint8_t)(bits >> 16);
-    p[3] = (uint8_t)(bits >> 24);
-}
+static void aqi_store_f32(uint8_t *p, float f) { aqi_store_le32(p, aqi_float_bits(f)); }
 
 /* Scale and zero point from 8-bit codes and the factors of their row. */
-static void aqi_params_of_u8(const float *factors, int scale, int minimum,
-                             float *out_scale, float *out_zero_point) {
-    *out_scale = factors[0] * (float)scale;
-    *out_zero_point =
-        *out_scale > 0.0f ? (0.0f - factors[1] * (float)minimum) / *out_scale : 0.0f;
+AQI_INLINE void aqi_params_of_u8(const float *factors, uint8_t scale, int8_t minimum,
+                                 float *out_scale, float *out_zero_point) {
+    float s = factors[0] * (float)scale, z = (0.0f - factors[1] * (float)minimum) / s;
+    *out_scale = s;
+    *out_zero_point = s > 0.0f ? z : 0.0f;
 }
 
 /* Of `count` groups, 16 at a time, for the compiler's vectors. */
@@ -14238,15 +14220,12 @@ static void aqi_params_of_u8s(const float *factors, const uint8_t *scale_codes,
                               float *zero_points) {
     size_t i, k;
     for (i = 0; i + 16 <= count; i += 16) {
-        float s[16], m[16];
-        for (k = 0; k < 16; k++) {
-            s[k] = factors[0] * (float)scale_codes[i + k];
-            m[k] = 0.0f - factors[1] * (float)(int8_t)minima[i + k];
-        }
-        for (k = 0; k < 16; k++) m[k] = m[k] / s[k];
-        for (k = 0; k < 16; k++) m[k] = s[k] > 0.0f ? m[k] : 0.0f;
+        float s[16], z[16];
+        for (k = 0; k < 16; k++)
+            aqi_params_of_u8(factors, scale_codes[i + k], (int8_t)minima[i + k], &s[k],
+                             &z[k]);
         memcpy(scales + i, s, sizeof s);
-        memcpy(zero_points + i, m, sizeof m);
+        memcpy(zero_points + i, z, sizeof z);
     }
     for (; i < count; i++)
         aqi_params_of_u8(factors, scale_codes[i], (int8_t)minima[i], &scales[i],
@@ -14374,9 +14353,8 @@ static void aqi_decode_at(const aq_layout *l, const aq_quantized_view *src, size
     aqi_span s;
     while (n > 0) {
         size_t row = at / l->cols, col = at % l->cols, before = col % 8, got;
-        aqi_span_at(l, src, row, col - before, l->cols, &s);
-        s.row.n = AQI_MIN(s.row.n, (size_t)AQI_PIECE);
-        s.row.n = AQI_MIN(s.row.n, before + n);
+        got = AQI_MIN(n, AQI_MIN(l->cols - col, AQI_PIECE - before));
+        aqi_span_at(l, src, row, col - before, col + got, &s);
         got = s.row.n - before;
         aqi_k()->expand(&s.row, room);
         memcpy(dst, room + before, got * sizeof(float));
@@ -14414,30 +14392,18 @@ static void aqi_packer_flush(aqi_packer *p) {
     p->fill = 0;
 }
 
-/* Smallest range that holds both. */
-static void aqi_range_join(aqi_range *a, const aqi_range *b) {
-    a->min = AQI_MIN(a->min, b->min);
-    a->max = AQI_MAX(a->max, b->max);
-    a->absmax_bits = AQI_MAX(a->absmax_bits, b->absmax_bits);
-}
-
 /* Range of n elements from index `at`; false, with the index, when one is not finite. */
 static bool aqi_range_of(const aqi_quantize_task *t, size_t at, size_t n, aqi_range *out,
                          size_t *out_bad) {
     float room[AQI_PIECE];
-    size_t done, i;
+    size_t done, bad;
     for (done = 0; done < n; done += AQI_PIECE) {
         size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
         const float *p = aqi_values_at(t, at + done, part, room);
-        aqi_range r;
-        aqi_k()->range(p, part, &r);
-        if (r.absmax_bits >= AQI_INF_BITS) {
-            for (i = 0; aqi_is_finite(p[i]); i++) continue;
-            *out_bad = at + done + i;
+        if (!aqi_range_add(p, part, done == 0, out, &bad)) {
+            *out_bad = at + done + bad;
             return false;
         }
-        if (done == 0) *out = r;
-        aqi_range_join(out, &r);
     }
     return true;
 }
@@ -15000,6 +14966,14 @@ static void aqi_small_take(const aqi_small_row *s, aqi_small_group *best,
     best->error = c->error;
 }
 
+static float aqi_f16_value(int half) {
+    uint8_t bytes[2];
+    float f;
+    aqi_store_le16(bytes, (uint32_t)half);
+    aqi_from_f16_ref(bytes, 1, &f);
+    return f;
+}
+
 /* Tries parameters near scale and zero point: the nearest ones, and (8 bits) those that
  * surely span the range. */
 static void aqi_small_try(const aqi_small_row *s, const aqi_group *of,
@@ -15011,21 +14985,15 @@ static void aqi_small_try(const aqi_small_row *s, const aqi_group *of,
     aqi_small_group c;
     memset(&c, 0, sizeof c);
     if (l->params == AQ_PARAMS_F16) {
-        uint8_t half[2];
         if (!l->symmetric)
             scale = AQI_MAX(scale, (low < 0.0 ? 0.0 - low : low) / AQI_F16_ZERO_POINT);
         c.scale = aqi_f16_of((float)(scale / factor));
         if (c.scale == 0) c.scale = 1;
-        half[0] = (uint8_t)c.scale;
-        half[1] = (uint8_t)(c.scale >> 8);
-        aqi_k()->from_f16(half, 1, &c.g.scale);
-        c.g.scale *= s->factors[0];
+        c.g.scale = aqi_f16_value(c.scale) * s->factors[0];
         c.g.zero_point = of->zero_point;
         if (!l->symmetric) {
             c.second = aqi_f16_of((float)(0.0 - low / (double)c.g.scale));
-            half[0] = (uint8_t)c.second;
-            half[1] = (uint8_t)(c.second >> 8);
-            aqi_k()->from_f16(half, 1, &c.g.zero_point);
+            c.g.zero_point = aqi_f16_value(c.second);
         }
         aqi_small_take(s, best, &c);
         return;
@@ -15038,13 +15006,15 @@ static void aqi_small_try(const aqi_small_row *s, const aqi_group *of,
         return;
     }
     c.second = minimum > 0.0 ? aqi_round_between(low / minimum, -127, 127) : 0;
-    aqi_params_of_u8(s->factors, c.scale, c.second, &c.g.scale, &c.g.zero_point);
+    aqi_params_of_u8(s->factors, (uint8_t)c.scale, (int8_t)c.second, &c.g.scale,
+                     &c.g.zero_point);
     aqi_small_take(s, best, &c);
     if (minimum > 0.0) {
         c.second = aqi_round_between((double)range->min / minimum - 0.5, -127, 127);
         scale = ((double)range->max - (double)c.second * minimum) / max_code;
         c.scale = aqi_round_between(scale / factor + 0.5, 1, 255);
-        aqi_params_of_u8(s->factors, c.scale, c.second, &c.g.scale, &c.g.zero_point);
+        aqi_params_of_u8(s->factors, (uint8_t)c.scale, (int8_t)c.second, &c.g.scale,
+                         &c.g.zero_point);
         aqi_small_take(s, best, &c);
     }
 }
@@ -15132,17 +15102,11 @@ static void aqi_small_store(const aqi_small_row *s, const aqi_small_group *g) {
     uint8_t *params = s->task->dst->params;
     uint8_t *first = params + at.scales, *second = params + at.seconds;
     if (l->params == AQ_PARAMS_F16) {
-        first[2 * g->slot] = (uint8_t)g->scale;
-        first[2 * g->slot + 1] = (uint8_t)(g->scale >> 8);
+        aqi_store_le16(first + 2 * g->slot, (uint32_t)g->scale);
+        if (!l->symmetric) aqi_store_le16(second + 2 * g->slot, (uint32_t)g->second);
     } else {
         first[g->slot] = (uint8_t)g->scale;
-    }
-    if (!aqi_params_has_minima(l)) return;
-    if (l->params == AQ_PARAMS_F16) {
-        second[2 * g->slot] = (uint8_t)g->second;
-        second[2 * g->slot + 1] = (uint8_t)(g->second >> 8);
-    } else {
-        second[g->slot] = (uint8_t)g->second;
+        if (aqi_params_has_minima(l)) second[g->slot] = (uint8_t)g->second;
     }
 }
 
@@ -15313,10 +15277,14 @@ static bool aqi_overlap(const void *a, size_t a_bytes, const void *b, size_t b_b
     return a_bytes > 0 && b_bytes > 0 && (p < q ? q - p < a_bytes : p - q < b_bytes);
 }
 
+static size_t aqi_param_floats_bytes(const aq_layout *l) {
+    return l->params == AQ_PARAMS_F32 ? l->num_groups * sizeof(float) : 0;
+}
+
 /* Whether the destination has a byte of [src, src + bytes). */
 static bool aqi_quantized_overlaps(const aq_layout *l, const aq_quantized *dst,
                                    const void *src, size_t bytes) {
-    size_t floats = l->params == AQ_PARAMS_F32 ? l->num_groups * sizeof(float) : 0;
+    size_t floats = aqi_param_floats_bytes(l);
     return aqi_overlap(src, bytes, dst->codes, l->code_bytes) ||
            aqi_overlap(src, bytes, dst->scales, floats) ||
            aqi_overlap(src, bytes, dst->zero_points, floats) ||
@@ -15328,7 +15296,7 @@ static bool aqi_quantize_overlaps(const aqi_quantize_task *t) {
     const aq_layout *l = t->layout, *c = t->coded;
     size_t bytes;
     if (c != NULL) {
-        size_t floats = c->params == AQ_PARAMS_F32 ? c->num_groups * sizeof(float) : 0;
+        size_t floats = aqi_param_floats_bytes(c);
         return aqi_quantized_overlaps(l, t->dst, t->codes->codes, c->code_bytes) ||
                aqi_quantized_overlaps(l, t->dst, t->codes->scales, floats) ||
                aqi_quantized_overlaps(l, t->dst, t->codes->zero_points, floats) ||
@@ -15428,7 +15396,7 @@ aq_status aq_requantize(const aq_layout *src_layout, const aq_quantized_view *sr
     return aqi_quantize_all(&t, tasks, out_metrics, err);
 }
 
-/* ---- statistics ---- */
+/* ---- moments ---- */
 
 /* Of a tile, about its first value: so that a mean far from 0 costs no digits. */
 typedef struct aqi_moments {
@@ -15437,16 +15405,16 @@ typedef struct aqi_moments {
     size_t count, bad_index;
 } aqi_moments;
 
-typedef struct aqi_statistics_task {
+typedef struct aqi_moments_task {
     const uint8_t *src;
     aq_dtype dtype;
     size_t count, first_tile;
     aqi_moments *parts;
-} aqi_statistics_task;
+} aqi_moments_task;
 
-static void aqi_statistics_tile(void *arg, size_t index) {
-    const aqi_statistics_task *t = (const aqi_statistics_task *)arg;
-    size_t begin = (t->first_tile + index) * AQI_TILE_VALUES, at, n, i;
+static void aqi_moments_tile(void *arg, size_t index) {
+    const aqi_moments_task *t = (const aqi_moments_task *)arg;
+    size_t begin = (t->first_tile + index) * AQI_TILE_VALUES, at, n, bad;
     size_t end = AQI_MIN(begin + AQI_TILE_VALUES, t->count);
     aqi_moments *m = &t->parts[index];
     double lanes[2 * AQI_SUM_LANES] = {0};
@@ -15454,18 +15422,13 @@ static void aqi_statistics_tile(void *arg, size_t index) {
     m->bad_index = SIZE_MAX;
     for (at = begin; at < end; at += n) {
         const float *p;
-        aqi_range r;
         n = AQI_MIN(end - at, (size_t)AQI_PIECE);
         p = aqi_floats_at(t->src, t->dtype, at, n, room);
-        aqi_k()->range(p, n, &r);
-        if (r.absmax_bits >= AQI_INF_BITS) {
-            for (i = 0; aqi_is_finite(p[i]); i++) continue;
-            m->bad_index = at + i;
+        if (!aqi_range_add(p, n, at == begin, &m->range, &bad)) {
+            m->bad_index = at + bad;
             return;
         }
         if (at == begin) m->shift = (double)p[0];
-        if (at == begin) m->range = r;
-        aqi_range_join(&m->range, &r);
         aqi_k()->moments(p, n, m->shift, lanes);
     }
     m->count = end - begin;
@@ -15475,7 +15438,7 @@ static void aqi_statistics_tile(void *arg, size_t index) {
 
 /* Adds a tile: means and sums of squared deviations join without cancellation (Chan,
  * Golub, LeVeque 1979). *squares: of deviations from the mean. */
-static void aqi_statistics_add(aq_moments *s, double *squares, const aqi_moments *m) {
+static void aqi_moments_add(aq_moments *s, double *squares, const aqi_moments *m) {
     double n = (double)m->count, before = (double)s->count, all = before + n;
     double mean = m->sum / n, own = m->squares - m->sum * mean, apart;
     mean += m->shift;
@@ -15497,7 +15460,7 @@ aq_status aq_moments_of(const void *src, aq_dtype src_dtype, size_t count,
                            const aq_tasks *tasks, aq_moments *out_moments,
                            aq_error *err) {
     aqi_moments parts[AQI_WAVE];
-    aqi_statistics_task t;
+    aqi_moments_task t;
     aq_moments s;
     double squares = 0.0;
     size_t tiles = count / AQI_TILE_VALUES + (count % AQI_TILE_VALUES != 0), done, i;
@@ -15514,12 +15477,12 @@ aq_status aq_moments_of(const void *src, aq_dtype src_dtype, size_t count,
     for (done = 0; done < tiles; done += AQI_WAVE) {
         size_t wave = AQI_MIN(tiles - done, (size_t)AQI_WAVE);
         t.first_tile = done;
-        aqi_run(tasks, wave, aqi_statistics_tile, &t);
+        aqi_run(tasks, wave, aqi_moments_tile, &t);
         for (i = 0; i < wave; i++) {
             if (parts[i].bad_index != SIZE_MAX)
                 return aqi_fail(err, AQ_E_NONFINITE, "value %zu is NaN or infinite",
                                 parts[i].bad_index);
-            aqi_statistics_add(&s, &squares, &parts[i]);
+            aqi_moments_add(&s, &squares, &parts[i]);
         }
     }
     if (count > 0) s.variance = squares / (double)count;
@@ -15811,16 +15774,16 @@ size_t aq_activations_bytes(const aq_layout *layout, size_t count) {
     return aqi_activations_shape(layout, count, &a, &bytes) ? bytes : 0;
 }
 
-/* One segment: codes in order to `codes`; false when a value is not finite. */
+/* One segment: codes in order to `codes`; false, with its index, when a value is not
+ * finite. */
 static bool aqi_activations_segment(const float *x, size_t n, uint8_t *codes,
-                                    float *out_scale, float *out_sum) {
+                                    float *out_scale, float *out_sum, size_t *out_bad) {
     aqi_range range;
     aqi_encode how;
     int64_t sum = 0;
     float scale;
     size_t i;
-    aqi_k()->range(x, n, &range);
-    if (range.absmax_bits >= AQI_INF_BITS) return false;
+    if (!aqi_range_add(x, n, true, &range, out_bad)) return false;
     scale = aqi_bits_float(range.absmax_bits) / 127.0f;
     if (!(scale >= FLT_MIN)) scale = 0.0f; /* below 2^-119 all codes are 0 */
     how.base = 0.0f;
@@ -15872,11 +15835,9 @@ aq_status aq_activations_init(const aq_layout *layout, const float *x, size_t co
                                 "groups of %zu elements; use aq_matmul", n);
             if (!aqi_activations_segment(x + v * a.cols + at, n, piece,
                                          &scales[v * a.segments + s],
-                                         &sums[v * a.segments + s])) {
-                for (i = 0; aqi_is_finite(x[v * a.cols + at + i]); i++) continue;
+                                         &sums[v * a.segments + s], &i))
                 return aqi_fail(err, AQ_E_NONFINITE,
                                 "vector %zu: value %zu is NaN or infinite", v, at + i);
-            }
             if (!aqi_is_finite(sums[v * a.segments + s]))
                 return aqi_fail(err, AQ_E_LIMIT,
                                 "vector %zu: values from %zu on are too large to be "
