@@ -14207,25 +14207,29 @@ static float aqi_load_f32(const uint8_t *p) { return aqi_bits_float(aqi_load_le3
 static void aqi_store_f32(uint8_t *p, float f) { aqi_store_le32(p, aqi_float_bits(f)); }
 
 /* Scale and zero point from 8-bit codes and the factors of their row. */
-AQI_INLINE void aqi_params_of_u8(const float *factors, uint8_t scale, int8_t minimum,
-                                 float *out_scale, float *out_zero_point) {
-    float s = factors[0] * (float)scale, z = (0.0f - factors[1] * (float)minimum) / s;
-    *out_scale = s;
-    *out_zero_point = s > 0.0f ? z : 0.0f;
+static void aqi_params_of_u8(const float *factors, int scale, int minimum,
+                             float *out_scale, float *out_zero_point) {
+    *out_scale = factors[0] * (float)scale;
+    *out_zero_point =
+        *out_scale > 0.0f ? (0.0f - factors[1] * (float)minimum) / *out_scale : 0.0f;
 }
 
-/* Of `count` groups, 16 at a time, for the compiler's vectors. */
+/* The same of `count` groups, 16 at a time: written so that compilers make vectors of it,
+ * which they do not of the one above. */
 static void aqi_params_of_u8s(const float *factors, const uint8_t *scale_codes,
                               const uint8_t *minima, size_t count, float *scales,
                               float *zero_points) {
     size_t i, k;
     for (i = 0; i + 16 <= count; i += 16) {
-        float s[16], z[16];
-        for (k = 0; k < 16; k++)
-            aqi_params_of_u8(factors, scale_codes[i + k], (int8_t)minima[i + k], &s[k],
-                             &z[k]);
+        float s[16], m[16];
+        for (k = 0; k < 16; k++) {
+            s[k] = factors[0] * (float)scale_codes[i + k];
+            m[k] = 0.0f - factors[1] * (float)(int8_t)minima[i + k];
+        }
+        for (k = 0; k < 16; k++) m[k] = m[k] / s[k];
+        for (k = 0; k < 16; k++) m[k] = s[k] > 0.0f ? m[k] : 0.0f;
         memcpy(scales + i, s, sizeof s);
-        memcpy(zero_points + i, z, sizeof z);
+        memcpy(zero_points + i, m, sizeof m);
     }
     for (; i < count; i++)
         aqi_params_of_u8(factors, scale_codes[i], (int8_t)minima[i], &scales[i],
@@ -14966,6 +14970,13 @@ static void aqi_small_take(const aqi_small_row *s, aqi_small_group *best,
     best->error = c->error;
 }
 
+/* The same of 8-bit codes, which say the group's parameters. */
+static void aqi_small_take_u8(const aqi_small_row *s, aqi_small_group *best,
+                              aqi_small_group *c) {
+    aqi_params_of_u8(s->factors, c->scale, c->second, &c->g.scale, &c->g.zero_point);
+    aqi_small_take(s, best, c);
+}
+
 static float aqi_f16_value(int half) {
     uint8_t bytes[2];
     float f;
@@ -15006,16 +15017,12 @@ static void aqi_small_try(const aqi_small_row *s, const aqi_group *of,
         return;
     }
     c.second = minimum > 0.0 ? aqi_round_between(low / minimum, -127, 127) : 0;
-    aqi_params_of_u8(s->factors, (uint8_t)c.scale, (int8_t)c.second, &c.g.scale,
-                     &c.g.zero_point);
-    aqi_small_take(s, best, &c);
+    aqi_small_take_u8(s, best, &c);
     if (minimum > 0.0) {
         c.second = aqi_round_between((double)range->min / minimum - 0.5, -127, 127);
         scale = ((double)range->max - (double)c.second * minimum) / max_code;
         c.scale = aqi_round_between(scale / factor + 0.5, 1, 255);
-        aqi_params_of_u8(s->factors, (uint8_t)c.scale, (int8_t)c.second, &c.g.scale,
-                         &c.g.zero_point);
-        aqi_small_take(s, best, &c);
+        aqi_small_take_u8(s, best, &c);
     }
 }
 
@@ -15457,8 +15464,7 @@ static void aqi_moments_add(aq_moments *s, double *squares, const aqi_moments *m
 }
 
 aq_status aq_moments_of(const void *src, aq_dtype src_dtype, size_t count,
-                           const aq_tasks *tasks, aq_moments *out_moments,
-                           aq_error *err) {
+                        const aq_tasks *tasks, aq_moments *out_moments, aq_error *err) {
     aqi_moments parts[AQI_WAVE];
     aqi_moments_task t;
     aq_moments s;
