@@ -1104,7 +1104,7 @@ typedef enum aq_model_format {
     AQ_MODEL_AUTO = 0,        /* by the path's ending or the file's first bytes       */
     AQ_MODEL_PARQUET = 1,     /* docs/FORMAT.md                                       */
     AQ_MODEL_SAFETENSORS = 2,
-    AQ_MODEL_DIRECTORY = 3    /* one Parquet file per tensor (read only)              */
+    AQ_MODEL_DIRECTORY = 3    /* one Parquet file per tensor                          */
 } aq_model_format;
 
 typedef struct aq_model aq_model;
@@ -1192,11 +1192,15 @@ typedef struct aq_model_writer aq_model_writer;
 
 typedef struct aq_model_writer_options {
     const aq_allocator *allocator; /* NULL = malloc                                   */
-    aq_model_format format;        /* AUTO: ".safetensors" or Parquet                 */
+    aq_model_format format;        /* AUTO: ".safetensors"; a directory where the path
+                                      ends in "/"; else Parquet                       */
     const char *input_path;        /* a file that must not be the output; may be NULL */
     const aq_key_value *metadata;  /* copied                                          */
     size_t num_metadata;
     bool no_sync;                  /* see aq_writer_options                           */
+    size_t chunk_bytes;            /* a tensor with more bytes of codes, values or scales
+                                      is several rows of the file; 0 = only where the
+                                      format demands it, from 2 GiB on                */
 } aq_model_writer_options;
 
 /* aq_model_writer_open - begin a model file that appears, whole, at finish.
@@ -1319,6 +1323,7 @@ AQ_API void aq_job_report_deinit(aq_job_report *report);
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <float.h>
 #include <limits.h>
 #include <math.h>
@@ -2003,12 +2008,29 @@ AQI_INLINE bool aqi_mutex_init(aqi_mutex *m) {
 AQI_INLINE void aqi_mutex_deinit(aqi_mutex *m) { (void)m; }
 AQI_INLINE void aqi_mutex_lock(aqi_mutex *m) { (void)m; }
 AQI_INLINE void aqi_mutex_unlock(aqi_mutex *m) { (void)m; }
+typedef int aqi_cond;
+AQI_INLINE bool aqi_cond_init(aqi_cond *c) {
+    *c = 0;
+    return true;
+}
+AQI_INLINE void aqi_cond_deinit(aqi_cond *c) { (void)c; }
+AQI_INLINE void aqi_cond_wait(aqi_cond *c, aqi_mutex *m) {
+    (void)c;
+    (void)m;
+    AQ_ASSERT(false); /* nobody else could end the wait */
+}
+AQI_INLINE void aqi_cond_wake_all(aqi_cond *c) { (void)c; }
 #else
 typedef pthread_mutex_t aqi_mutex;
 AQI_INLINE bool aqi_mutex_init(aqi_mutex *m) { return pthread_mutex_init(m, NULL) == 0; }
 AQI_INLINE void aqi_mutex_deinit(aqi_mutex *m) { pthread_mutex_destroy(m); }
 AQI_INLINE void aqi_mutex_lock(aqi_mutex *m) { pthread_mutex_lock(m); }
 AQI_INLINE void aqi_mutex_unlock(aqi_mutex *m) { pthread_mutex_unlock(m); }
+typedef pthread_cond_t aqi_cond;
+AQI_INLINE bool aqi_cond_init(aqi_cond *c) { return pthread_cond_init(c, NULL) == 0; }
+AQI_INLINE void aqi_cond_deinit(aqi_cond *c) { pthread_cond_destroy(c); }
+AQI_INLINE void aqi_cond_wait(aqi_cond *c, aqi_mutex *m) { pthread_cond_wait(c, m); }
+AQI_INLINE void aqi_cond_wake_all(aqi_cond *c) { pthread_cond_broadcast(c); }
 #endif
 
 typedef struct aqi_idle_buffer {
@@ -2624,13 +2646,15 @@ typedef struct aqi_output {
     uint8_t *buffer;
     size_t buffered;
     bool no_sync;
+    bool counting; /* there is no file: only `offset` moves                        */
+    bool keep;     /* the temporary file stays when the output is given up         */
 } aqi_output;
 
 #define AQI_OUTPUT_BUFFER ((size_t)256 << 10)
 
 static void aqi_output_abort(aqi_output *o) {
     if (o->fd >= 0) close(o->fd);
-    if (o->temp_path != NULL) unlink(o->temp_path);
+    if (o->temp_path != NULL && !o->keep) unlink(o->temp_path);
     aqi_free(&o->allocator, o->temp_path, o->temp_bytes);
     aqi_free(&o->allocator, o->path, o->path_bytes);
     aqi_free(&o->allocator, o->buffer, AQI_OUTPUT_BUFFER);
@@ -2663,6 +2687,45 @@ static size_t aqi_directory_length(const char *path) {
     return slash == NULL ? 0 : (size_t)(slash - path) + 1;
 }
 
+/* "DIR/.NAME.suffix" for "DIR/NAME"; NULL = no memory. */
+static char *aqi_hidden_path(const aq_allocator *a, const char *path, const char *suffix,
+                             size_t *out_bytes) {
+    size_t dir = aqi_directory_length(path), name = strlen(path) - dir;
+    char *p;
+    *out_bytes = dir + name + strlen(suffix) + 3;
+    p = (char *)aqi_alloc(a, *out_bytes);
+    if (p == NULL) return NULL;
+    memcpy(p, path, dir);
+    p[dir] = '.';
+    memcpy(p + dir + 1, path + dir, name);
+    p[dir + 1 + name] = '.';
+    strcpy(p + dir + 2 + name, suffix);
+    return p;
+}
+
+/* A temporary file under a name that the next run will find, of which one process at a
+ * time is the owner; it stays when the output is given up. */
+static aq_status aqi_output_open_part(aqi_output *o, aq_error *err) {
+    size_t bytes;
+    char *path = aqi_hidden_path(&o->allocator, o->path, "aq-part", &bytes);
+    aq_status status = AQ_OK;
+    if (path == NULL) return aqi_fail_nomem(err, strlen(o->path));
+    o->fd = open(path, O_RDWR | O_CREAT | AQI_O_CLOEXEC, 0666);
+    if (o->fd < 0) {
+        status = aqi_fail_os(err, errno, "cannot create the part file", path);
+    } else if (flock(o->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        status = aqi_fail_os(err, EBUSY, "another job is writing this output", o->path);
+    }
+    if (status != AQ_OK) {
+        aqi_free(&o->allocator, path, bytes);
+        return status;
+    }
+    o->temp_path = path;
+    o->temp_bytes = bytes;
+    o->keep = true;
+    return AQ_OK;
+}
+
 /* O_EXCL finds a free name; the number only makes the first try likely to succeed. */
 static aq_status aqi_output_create_temp(aqi_output *o, aq_error *err) {
     size_t dir = aqi_directory_length(o->path);
@@ -2686,14 +2749,23 @@ static aq_status aqi_output_create_temp(aqi_output *o, aq_error *err) {
     return AQ_E_IO;
 }
 
-static aq_status aqi_output_open(aqi_output *o, const char *path, const char *input_path,
-                                 const aq_allocator *allocator, bool no_sync,
-                                 aq_error *err) {
+/* How an output is opened. */
+typedef struct aqi_output_options {
+    const char *input_path; /* a file that the output must not be; may be NULL */
+    bool no_sync, part, counting;
+} aqi_output_options;
+
+static aq_status aqi_output_open(aqi_output *o, const char *path,
+                                 const aqi_output_options *options,
+                                 const aq_allocator *allocator, aq_error *err) {
+    const char *input_path = options->input_path;
     aq_status status;
     memset(o, 0, sizeof *o);
     o->fd = -1;
     o->allocator = *allocator;
-    o->no_sync = no_sync;
+    o->no_sync = options->no_sync;
+    o->counting = options->counting;
+    if (o->counting) return AQ_OK;
     status = aqi_output_check(path, input_path, err);
     if (status != AQ_OK) return status;
     o->path_bytes = strlen(path) + 1;
@@ -2703,7 +2775,8 @@ static aq_status aqi_output_open(aqi_output *o, const char *path, const char *in
         status = aqi_fail_nomem(err, AQI_OUTPUT_BUFFER);
     } else {
         memcpy(o->path, path, o->path_bytes);
-        status = aqi_output_create_temp(o, err);
+        status = options->part ? aqi_output_open_part(o, err)
+                               : aqi_output_create_temp(o, err);
     }
     if (status != AQ_OK) aqi_output_abort(o);
     return status;
@@ -2711,7 +2784,7 @@ static aq_status aqi_output_open(aqi_output *o, const char *path, const char *in
 
 static aq_status aqi_output_pwrite(aqi_output *o, int64_t offset, const uint8_t *src,
                                    size_t bytes, aq_error *err) {
-    while (bytes > 0) {
+    while (bytes > 0 && !o->counting) {
         ssize_t n = AQI_PWRITE(o->fd, src, AQI_MIN(bytes, (size_t)1 << 30), offset);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0)
@@ -2735,6 +2808,10 @@ static aq_status aqi_output_write(aqi_output *o, const void *src, size_t bytes,
                                   aq_error *err) {
     aq_status status = AQ_OK;
     if (bytes == 0) return AQ_OK;
+    if (o->counting) {
+        o->offset += (int64_t)bytes;
+        return AQ_OK;
+    }
     if (bytes > AQI_OUTPUT_BUFFER - o->buffered) {
         status = aqi_output_flush(o, err);
         if (status != AQ_OK) return status;
@@ -2748,6 +2825,21 @@ static aq_status aqi_output_write(aqi_output *o, const void *src, size_t bytes,
         o->buffered += bytes;
     }
     o->offset += (int64_t)bytes;
+    return status;
+}
+
+/* Goes on at another offset. What lies between reads as zeros, unless it was written. */
+static aq_status aqi_output_seek(aqi_output *o, int64_t offset, aq_error *err) {
+    aq_status status = o->offset == offset ? AQ_OK : aqi_output_flush(o, err);
+    o->offset = offset;
+    return status;
+}
+
+/* Drops what was written from `offset` on, and goes on there. */
+static aq_status aqi_output_rewind(aqi_output *o, int64_t offset, aq_error *err) {
+    aq_status status = aqi_output_seek(o, offset, err);
+    if (status == AQ_OK && !o->counting && ftruncate(o->fd, (off_t)offset) != 0)
+        status = aqi_fail_os(err, errno, "cannot shorten", o->path);
     return status;
 }
 
@@ -3819,6 +3911,28 @@ static const uint32_t aqi_crc32_table[256] = {
     0x54de5729u, 0x23d967bfu, 0xb3667a2eu, 0xc4614ab8u, 0x5d681b02u, 0x2a6f2b94u,
     0xb40bbe37u, 0xc30c8ea1u, 0x5a05df1bu, 0x2d02ef8du,
 };
+
+/* a * b of polynomials modulo that of CRC-32, bits reflected. */
+static uint32_t aqi_crc32_times(uint32_t a, uint32_t b) {
+    uint32_t product = 0;
+    int i;
+    for (i = 31; i >= 0; i--) {
+        if (a >> i & 1) product ^= b;
+        b = b >> 1 ^ (b & 1 ? 0xedb88320u : 0u);
+    }
+    return product;
+}
+
+/* CRC-32 of two strings, one after the other, from that of each; the second has `bytes`:
+ * a is shifted by as many bits, which is times x^(8 bytes). */
+static uint32_t aqi_crc32_join(uint32_t a, uint32_t b, uint64_t bytes) {
+    uint32_t power = 0x00800000u; /* x^8 */
+    for (; bytes > 0; bytes >>= 1) {
+        if (bytes & 1) a = aqi_crc32_times(power, a);
+        power = aqi_crc32_times(power, power);
+    }
+    return a ^ b;
+}
 
 static uint32_t aqi_crc32_ref(uint32_t state, const uint8_t *src, size_t n) {
     size_t i;
@@ -11494,6 +11608,14 @@ aq_status aq_column_verify(aq_column *column, aq_error *err) {
  * metadata only.
  *========================================================================*/
 
+/* Values of a column chunk that other hands put into the file: one BYTE_ARRAY, or the
+ * floats of one list. */
+typedef struct aqi_placed {
+    int64_t at;   /* file offset of the first byte; a writer that counts finds it */
+    size_t bytes; /* > 0 */
+    uint32_t crc; /* of the values */
+} aqi_placed;
+
 struct aq_writer {
     aq_allocator allocator;
     aqi_arena arena; /* schema */
@@ -11501,6 +11623,7 @@ struct aq_writer {
     size_t alignment;
     int level;
     bool skip_checksums, data_page_v2, page_index;
+    aqi_placed *placed; /* not NULL: where the values of this call are */
     size_t page_bytes, dictionary_limit;
     aq_status failed; /* of an earlier call: nothing more may be written */
     aqi_schema schema;
@@ -11993,8 +12116,7 @@ static void aqi_writer_init(aq_writer *w, const aq_allocator *a,
     aqi_arena_init(&w->arena, a);
 }
 
-/* Opens with input_path == NULL or a file that the output must not be. */
-static aq_status aqi_writer_open(const char *path, const char *input_path,
+static aq_status aqi_writer_open(const char *path, const aqi_output_options *output,
                                  const aq_field_spec *fields, size_t num_fields,
                                  const aq_writer_options *options, aq_writer **out_writer,
                                  aq_error *err) {
@@ -12017,7 +12139,7 @@ static aq_status aqi_writer_open(const char *path, const char *input_path,
     if (status == AQ_OK) {
         w->created_by.data = (const uint8_t *)created_by;
         w->created_by.size = (uint32_t)strlen(created_by);
-        status = aqi_output_open(&w->out, path, input_path, &a, o.no_sync, err);
+        status = aqi_output_open(&w->out, path, output, &a, err);
     }
     if (status == AQ_OK) status = aqi_output_write(&w->out, "PAR1", 4, err);
     if (status != AQ_OK) {
@@ -12031,8 +12153,11 @@ static aq_status aqi_writer_open(const char *path, const char *input_path,
 aq_status aq_writer_open(const char *path, const aq_field_spec *fields, size_t num_fields,
                          const aq_writer_options *options, aq_writer **out_writer,
                          aq_error *err) {
+    aqi_output_options output;
     aqi_error_clear(err);
-    return aqi_writer_open(path, NULL, fields, num_fields, options, out_writer, err);
+    memset(&output, 0, sizeof output);
+    if (options != NULL) output.no_sync = options->no_sync;
+    return aqi_writer_open(path, &output, fields, num_fields, options, out_writer, err);
 }
 
 /* Keeps the first failure: after it the file cannot become whole. */
@@ -12464,7 +12589,7 @@ static bool aqi_page_put_plain(const aq_writer *w, aqi_page_slot *p, size_t plai
     if (arrays && plain / AQI_LARGE_VALUE < (size_t)v->num_values) apart = false;
     if (AQI_BIG_ENDIAN && !arrays && aqi_swap_width(field->type) > 1) apart = false;
     if (field->type == AQ_BOOLEAN) apart = false;
-    if (apart) {
+    if (apart || w->placed != NULL) {
         p->tail_bytes = plain;
         if (arrays) {
             p->tail_arrays = (const aq_bytes *)v->values;
@@ -12907,6 +13032,13 @@ static aq_status aqi_tail_write(aq_writer *w, aqi_page_slot *p, aq_error *err) {
     uint8_t length[4];
     int64_t i;
     aq_status status = AQ_OK;
+    if (w->placed != NULL) {
+        aqi_store_le32(length, (uint32_t)w->placed->bytes);
+        if (b != NULL) status = aqi_output_write(&w->out, length, sizeof length, err);
+        if (status != AQ_OK) return status;
+        if (w->out.counting) w->placed->at = w->out.offset;
+        return aqi_output_seek(&w->out, w->out.offset + (int64_t)w->placed->bytes, err);
+    }
     if (b == NULL)
         return aqi_tail_write_bytes(w, p, p->tail, p->tail_bytes,
                                     aqi_value_bytes(f->type, f->type_length), err);
@@ -12925,6 +13057,12 @@ static void aqi_page_note(const aq_writer *w, aqi_page_slot *p) {
     uint8_t length[4];
     int64_t i;
     if (!w->skip_checksums) p->crc = aqi_crc32(p->crc, p->body.data, p->body.size);
+    if (w->placed != NULL) {
+        aqi_store_le32(length, (uint32_t)w->placed->bytes);
+        if (b != NULL) p->crc = aqi_crc32(p->crc, length, sizeof length);
+        p->crc = ~aqi_crc32_join(~p->crc, w->placed->crc, w->placed->bytes);
+        return;
+    }
     if (!p->dictionary && p->chunk->spec->write_statistics && (!p->late || b != NULL))
         aqi_extremes_add(p->chunk->field, p->v.values, (size_t)p->v.num_values,
                          &p->range);
@@ -12959,7 +13097,7 @@ static void aqi_page_encode(void *arg, size_t index) {
     if (p->status == AQ_OK) p->status = aqi_page_compress(w, p, &p->err);
     /* Only before the first page of a chunk there may be unused bytes: see
      * aqi_page_emit. */
-    p->late = p->first && p->tail_bytes >= AQI_LARGE_TAIL;
+    p->late = w->placed == NULL && p->first && p->tail_bytes >= AQI_LARGE_TAIL;
     if (p->status == AQ_OK) aqi_page_note(w, p);
 }
 
@@ -13011,25 +13149,37 @@ static aq_status aqi_page_header_encode(aq_writer *w, const aqi_page_slot *p,
     return w->header.failed ? aqi_fail_nomem(err, 64) : AQ_OK;
 }
 
+/* Unused bytes before a page with a header of `room` bytes, so that its values are
+ * aligned, or where they are placed. */
+static size_t aqi_page_gap(const aq_writer *w, const aqi_page_slot *p, size_t room) {
+    const aqi_chunk_writer *c = p->chunk;
+    size_t lengths = c->field->type == AQ_BYTE_ARRAY ? 4 : 0;
+    int64_t at =
+        w->out.offset + (int64_t)(room + p->rep_bytes + p->def_bytes + lengths);
+    if (w->placed != NULL && !w->out.counting) {
+        AQ_ASSERT(w->placed->at >= at);
+        return (size_t)(w->placed->at - at);
+    }
+    if (!c->spec->align_values || c->spec->codec != AQ_UNCOMPRESSED || !p->first ||
+        c->encoding != AQ_PLAIN)
+        return 0;
+    return (w->alignment - (size_t)at % w->alignment) % w->alignment;
+}
+
 /* Gap, header, body and tail of a page. The checksum of a late page is known when its
  * tail is written: room for the longest header is left before it, and the header put at
  * the end of that room. */
 static aq_status aqi_page_write(aq_writer *w, aqi_page_slot *p, aq_error *err) {
-    const aqi_chunk_writer *c = p->chunk;
-    size_t room, gap = 0;
+    size_t room, gap;
     uint32_t crc = p->crc;
     int64_t data_at;
     aq_status status;
-    if (p->late) p->crc = 0x7fffffff; /* as a header field: 5 bytes, the longest */
+    if (p->late || w->out.counting)
+        p->crc = 0x7fffffff; /* as a header field: 5 bytes, the longest */
     status = aqi_page_header_encode(w, p, err);
     p->crc = crc;
     room = w->header.out.size;
-    if (c->spec->align_values && c->spec->codec == AQ_UNCOMPRESSED && p->first &&
-        c->encoding == AQ_PLAIN) {
-        size_t lengths = c->field->type == AQ_BYTE_ARRAY ? 4 : 0;
-        size_t at = (size_t)w->out.offset + room + p->rep_bytes + p->def_bytes + lengths;
-        gap = (w->alignment - at % w->alignment) % w->alignment;
-    }
+    gap = aqi_page_gap(w, p, room);
     if (status == AQ_OK) status = aqi_output_zeros(&w->out, gap, err);
     p->start = w->out.offset;
     if (status == AQ_OK)
@@ -13489,6 +13639,17 @@ aq_status aq_writer_put_column(aq_writer *writer, const aq_column_values *values
                         "the row group has all of its %d columns; end it",
                         (int)writer->schema.num_columns);
     return aq_writer_put_columns(writer, values, 1, err);
+}
+
+/* The next column chunk, of one row, with its values at *placed; `v` has levels and counts,
+ * of byte arrays the sizes, and no values. */
+static aq_status aqi_writer_put_placed(aq_writer *w, const aq_column_values *v,
+                                       aqi_placed *placed, aq_error *err) {
+    aq_status status;
+    w->placed = placed;
+    status = aq_writer_put_column(w, v, err);
+    w->placed = NULL;
+    return status;
 }
 
 aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows, aq_error *err) {
@@ -16287,6 +16448,61 @@ aq_status aq_tensor_matmul_i8(const aq_tensor *tensor, const aq_activations *x, 
     return aq_matmul_i8(&tensor->layout, &view, x, y, tasks, err);
 }
 
+/* ---- parts of a stored tensor ---- */
+
+/* The arrays that a stored tensor consists of; the last three make up small parameters. */
+enum {
+    AQI_PART_DATA,
+    AQI_PART_SCALES,
+    AQI_PART_ZERO_POINTS,
+    AQI_PART_FACTORS,
+    AQI_PART_SCALE_CODES,
+    AQI_PART_SECONDS,
+    AQI_PARTS
+};
+
+/* One array of a stored tensor. A unit is a row of its matrix; of a tensor that is not
+ * quantized, an element. */
+typedef struct aqi_part {
+    const uint8_t *values; /* NULL when unknown                              */
+    size_t bytes, stride;  /* of all, and of a unit: 0 where all units share */
+    size_t swap;           /* bytes to turn round on a big-endian machine    */
+} aqi_part;
+
+static void aqi_parts_of(const aq_tensor *t, aqi_part parts[AQI_PARTS]) {
+    const aq_layout *l = &t->layout;
+    aqi_part *floats[2] = {&parts[AQI_PART_SCALES], &parts[AQI_PART_ZERO_POINTS]};
+    aqi_params_at at;
+    int k;
+    memset(parts, 0, AQI_PARTS * sizeof *parts);
+    parts[AQI_PART_DATA].values = t->data;
+    parts[AQI_PART_DATA].bytes = t->data_bytes;
+    parts[AQI_PART_DATA].stride = l->bits == 0 ? aq_dtype_bytes(t->dtype) : l->row_bytes;
+    if (l->bits == 0) return;
+    if (l->params == AQ_PARAMS_F32) {
+        for (k = 0; k < 2; k++) {
+            floats[k]->values =
+                (const uint8_t *)(k == 0 ? t->scales : t->zero_points);
+            floats[k]->bytes = l->num_groups * sizeof(float);
+            floats[k]->stride =
+                l->group_rows > 1 ? 0 : l->groups_per_row * sizeof(float);
+            floats[k]->swap = sizeof(float);
+        }
+        return;
+    }
+    at = aqi_params_places(l);
+    parts[AQI_PART_FACTORS].bytes = at.scales;
+    parts[AQI_PART_FACTORS].stride = at.factors * sizeof(float);
+    parts[AQI_PART_SCALE_CODES].bytes = at.seconds - at.scales;
+    parts[AQI_PART_SECONDS].bytes = l->params_bytes - at.seconds;
+    for (k = AQI_PART_SCALE_CODES; k <= AQI_PART_SECONDS; k++)
+        parts[k].stride = l->rows == 0 ? 0 : parts[k].bytes / l->rows;
+    if (t->params == NULL) return;
+    parts[AQI_PART_FACTORS].values = t->params;
+    parts[AQI_PART_SCALE_CODES].values = t->params + at.scales;
+    parts[AQI_PART_SECONDS].values = t->params + at.seconds;
+}
+
 /*==========================================================================
  * MARK: - [84] Models: reading (private)
  * Opening reads the metadata of all tensors; data is found when a tensor is asked for.
@@ -16310,6 +16526,7 @@ aq_status aq_tensor_matmul_i8(const aq_tensor *tensor, const aq_activations *x, 
     X(cosine, AQ_DOUBLE, 0, false)                                                       \
     X(sqnr_db, AQ_DOUBLE, 0, false)                                                      \
     X(max_abs_error, AQ_DOUBLE, 0, false)                                                \
+    X(chunk_index, AQ_INT32, 0, false)                                                   \
     X(chunk_count, AQ_INT32, 0, false)                                                   \
     X(group_params, AQ_BYTE_ARRAY, 0, false)                                             \
     X(params_type, AQ_BYTE_ARRAY, 0, false)                                              \
@@ -16334,6 +16551,9 @@ typedef struct aqi_model_entry {
     int32_t row_group; /* Parquet: where the row is            */
     int64_t row;       /* in the row group                     */
     int64_t offset;    /* safetensors: file offset of the data */
+    uint32_t chunk, num_chunks;     /* Parquet: 0 of 1 for most                       */
+    struct aqi_model_entry *chunks; /* not NULL: its rows, num_chunks of them: rows of
+                                       the matrix, or a part of the elements          */
 } aqi_model_entry;
 
 struct aq_model {
@@ -16532,14 +16752,15 @@ static aq_status aqi_model_columns_find(aqi_model_file *f, aq_error *err) {
 /* Columns that describe the tensors of a row group. */
 typedef struct aqi_model_rows {
     aqi_cells layer_name, shape, dtype, num_params, quant_type, scales, quant_axis,
-        group_size, bit_width, packing, cosine, sqnr_db, max_abs_error, chunk_count,
-        group_params, params_type, codebook;
+        group_size, bit_width, packing, cosine, sqnr_db, max_abs_error, chunk_index,
+        chunk_count, group_params, params_type, codebook;
 } aqi_model_rows;
 
 #define AQI_MODEL_ROWS(X)                                                                \
     X(layer_name) X(shape) X(dtype) X(num_params) X(quant_type) X(scales)                \
     X(quant_axis) X(group_size) X(bit_width) X(packing) X(cosine) X(sqnr_db)             \
-    X(max_abs_error) X(chunk_count) X(group_params) X(params_type) X(codebook)
+    X(max_abs_error) X(chunk_index) X(chunk_count) X(group_params) X(params_type)        \
+    X(codebook)
 
 static void aqi_model_rows_close(aqi_model_rows *r) {
 #define AQ_X(name) aqi_cells_close(&r->name);
@@ -16677,16 +16898,23 @@ static aq_status aqi_model_shape(const aqi_cells *cells, int64_t row, aq_tensor 
 }
 
 /* What the row says beside name and place. */
-static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aq_tensor *t,
+static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aqi_model_entry *e,
                                aq_error *err) {
     const aq_bytes *dtype = aqi_cells_bytes(&r->dtype, row);
+    aq_tensor *t = &e->tensor;
     int64_t params;
     int64_t chunks = aqi_cells_int(&r->chunk_count, row, 1);
+    int64_t chunk = aqi_cells_int(&r->chunk_index, row, 0);
     int32_t bits;
     bool codebook;
     char text[24] = "float32";
     aq_status status = aqi_model_shape(&r->shape, row, t, err);
     if (status != AQ_OK) return status;
+    if (chunks < 1 || chunks > INT32_MAX || chunk < 0 || chunk >= chunks)
+        return aqi_fail(err, AQ_E_FORMAT, "chunk_index %lld of chunk_count %lld",
+                        (long long)chunk, (long long)chunks);
+    e->chunk = (uint32_t)chunk;
+    e->num_chunks = (uint32_t)chunks;
     if (dtype != NULL && dtype->size < sizeof text) {
         if (dtype->size > 0) memcpy(text, dtype->data, dtype->size);
         text[dtype->size] = '\0';
@@ -16695,19 +16923,22 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aq_tensor *
     if (t->dtype == AQ_DTYPE_NONE || (dtype != NULL && dtype->size >= sizeof text))
         return aqi_fail(err, AQ_E_UNSUPPORTED, "dtype \"%s\" is not known", text);
     params = aqi_cells_int(&r->num_params, row, (int64_t)t->num_params);
-    if ((uint64_t)params != t->num_params)
+    if (chunks == 1 ? (uint64_t)params != t->num_params
+                    : (uint64_t)params > t->num_params || params < 1)
         return aqi_fail(err, AQ_E_FORMAT,
                         "num_params %lld, but its shape has %llu elements",
                         (long long)params, (unsigned long long)t->num_params);
-    if (chunks != 1)
-        return aqi_fail(err, AQ_E_UNSUPPORTED,
-                        "tensor in %lld rows is not supported by this version",
-                        (long long)chunks);
     bits = aqi_model_bits(r, row, &codebook);
     if (bits < 0)
         return aqi_fail(err, AQ_E_FORMAT,
                         "quant_type and bit_width disagree or make "
                         "no sense");
+    if (bits > 0 && chunks > 1) {
+        if ((uint64_t)params % t->layout.cols != 0)
+            return aqi_fail(err, AQ_E_FORMAT, "a chunk of %lld elements is no whole rows",
+                            (long long)params);
+        t->layout.rows = (size_t)((uint64_t)params / t->layout.cols);
+    }
     if (bits > 0) status = aqi_model_layout(r, row, t, bits, codebook, err);
     if (bits == 0 && (aqi_cells_value(&r->params_type, row) != NULL ||
                       aqi_cells_value(&r->codebook, row) != NULL))
@@ -16715,7 +16946,7 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aq_tensor *
                         "params_type or codebook of a tensor that is not quantized");
     if (status != AQ_OK) return status;
     t->data_bytes = bits > 0 ? t->layout.code_bytes
-                             : (size_t)t->num_params * aq_dtype_bytes(t->dtype);
+                             : (size_t)params * aq_dtype_bytes(t->dtype);
     t->cosine = aqi_cells_f64(&r->cosine, row);
     t->sqnr_db = aqi_cells_f64(&r->sqnr_db, row);
     t->max_abs_error = aqi_cells_f64(&r->max_abs_error, row);
@@ -16775,7 +17006,7 @@ static aq_status aqi_model_read_row_group(aq_model *m, uint32_t file, int32_t ro
         e->file = file;
         e->row_group = row_group;
         e->row = row;
-        status = aqi_error_in_tensor(err, aqi_model_row(&r, row, &e->tensor, err), copy);
+        status = aqi_error_in_tensor(err, aqi_model_row(&r, row, e, err), copy);
     }
     aqi_model_rows_close(&r);
     return status;
@@ -17241,22 +17472,92 @@ static aq_status aqi_model_detect(const char *path, aq_model_format *out, aq_err
     return AQ_OK;
 }
 
-static int aqi_compare_names(const void *a, const void *b) {
-    return strcmp(((const aqi_model_entry *)a)->tensor.name,
-                  ((const aqi_model_entry *)b)->tensor.name);
+static int aqi_compare_entries(const void *a, const void *b) {
+    const aqi_model_entry *x = (const aqi_model_entry *)a,
+                          *y = (const aqi_model_entry *)b;
+    int order = strcmp(x->tensor.name, y->tensor.name);
+    if (order != 0) return order;
+    return (x->chunk > y->chunk) - (x->chunk < y->chunk);
 }
 
-static aq_status aqi_model_sort(aq_model *m, aq_error *err) {
-    size_t i;
-    if (m->num_entries > 0)
-        qsort(m->entries, m->num_entries, sizeof *m->entries, aqi_compare_names);
-    for (i = 1; i < m->num_entries; i++) {
-        if (aqi_compare_names(&m->entries[i - 1], &m->entries[i]) == 0) {
-            aqi_fail(err, AQ_E_DUPLICATE, "tensor name comes twice");
-            return aqi_error_in_tensor(err, AQ_E_DUPLICATE, m->entries[i].tensor.name);
-        }
+/* Whether two chunks can be of one tensor, as far as their rows say. */
+static bool aqi_chunks_agree(const aqi_model_entry *a, const aqi_model_entry *b) {
+    const aq_tensor *x = &a->tensor, *y = &b->tensor;
+    const aq_layout *l = &x->layout, *k = &y->layout;
+    return a->num_chunks == b->num_chunks && x->dtype == y->dtype &&
+           x->num_dims == y->num_dims &&
+           memcmp(x->shape, y->shape, x->num_dims * sizeof x->shape[0]) == 0 &&
+           l->bits == k->bits && l->code_bits == k->code_bits &&
+           l->granularity == k->granularity && l->symmetric == k->symmetric &&
+           l->params == k->params && l->codebook == k->codebook &&
+           l->group_cols == k->group_cols &&
+           (l->group_rows == k->group_rows || l->granularity == AQ_PER_TENSOR);
+}
+
+/* The chunks from entries[i] on as one tensor; their number to *out_count. */
+static aq_status aqi_model_join_chunks(aq_model *m, size_t i, aqi_model_entry *whole,
+                                       aq_error *err) {
+    const aqi_model_entry *first = &m->entries[i], *c;
+    aq_layout *l = &whole->tensor.layout;
+    uint32_t n = first->num_chunks, k;
+    size_t data_bytes = 0, rows = 0, bytes;
+    void *p;
+    aq_status status;
+    for (k = 0; k < n; k++) {
+        c = &m->entries[i + k];
+        if (k >= m->num_entries - i ||
+            strcmp(c->tensor.name, first->tensor.name) != 0 || c->chunk != k ||
+            !aqi_chunks_agree(first, c))
+            return aqi_fail(err, AQ_E_FORMAT,
+                            "chunk %u of %u is missing, comes twice, or differs from the "
+                            "others",
+                            k, n);
+        if (!aqi_add_size(data_bytes, c->tensor.data_bytes, &data_bytes))
+            return aqi_fail(err, AQ_E_LIMIT, "too large for this machine");
+        rows += l->bits == 0 ? 0 : c->tensor.layout.rows;
     }
+    *whole = *first;
+    if (l->bits != 0) {
+        l->rows = rows;
+        if (l->granularity == AQ_PER_TENSOR && l->group_rows > 1) l->group_rows = rows;
+        status = aqi_layout_complete(l, err);
+        if (status != AQ_OK) return status;
+    }
+    whole->tensor.data_bytes = data_bytes;
+    bytes = (size_t)whole->tensor.num_params * aq_dtype_bytes(whole->tensor.dtype);
+    if (data_bytes != (l->bits != 0 ? l->code_bytes : bytes) ||
+        (l->bits != 0 && (uint64_t)rows * l->cols != whole->tensor.num_params))
+        return aqi_fail(err, AQ_E_FORMAT, "its chunks do not make up its shape");
+    if (!aqi_mul_size(n, sizeof *first, &bytes))
+        return aqi_fail(err, AQ_E_LIMIT, "too many chunks");
+    status = aqi_arena_alloc(&m->arena, bytes, &p, err);
+    if (status != AQ_OK) return status;
+    whole->chunks = (aqi_model_entry *)p;
+    memcpy(whole->chunks, first, bytes);
     return AQ_OK;
+}
+
+/* Entries by name, chunks joined; names differ. */
+static aq_status aqi_model_sort(aq_model *m, aq_error *err) {
+    size_t i, n = 0;
+    aq_status status = AQ_OK;
+    if (m->num_entries > 0)
+        qsort(m->entries, m->num_entries, sizeof *m->entries, aqi_compare_entries);
+    for (i = 0; i < m->num_entries && status == AQ_OK; n++) {
+        aqi_model_entry e = m->entries[i];
+        size_t count = 1;
+        if (n > 0 && strcmp(m->entries[n - 1].tensor.name, e.tensor.name) == 0) {
+            status = aqi_fail(err, AQ_E_DUPLICATE, "tensor name comes twice");
+        } else if (e.num_chunks > 1) {
+            count = e.num_chunks;
+            status = aqi_model_join_chunks(m, i, &e, err);
+        }
+        status = aqi_error_in_tensor(err, status, e.tensor.name);
+        i += count;
+        m->entries[n] = e;
+    }
+    if (status == AQ_OK) m->num_entries = n;
+    return status;
 }
 
 static aq_status aqi_model_read(aq_model *m, const char *path, aq_error *err) {
@@ -17378,10 +17679,12 @@ typedef struct aqi_tensor_owned {
     aqi_chunk_cache *cache;
     aqi_model_chunk *chunk;
     aqi_source file;  /* a .bin sibling                 */
-    uint8_t *copy;    /* data of a source without a map */
+    uint8_t *copy;    /* data of a source without a map, or of chunks */
     size_t copy_bytes;
     float *aligned[2]; /* scales, zero points            */
     size_t aligned_bytes;
+    uint8_t *params;  /* of chunks                       */
+    size_t params_bytes;
 } aqi_tensor_owned;
 
 void aq_tensor_release(aq_tensor *tensor) {
@@ -17397,6 +17700,7 @@ void aq_tensor_release(aq_tensor *tensor) {
     aqi_free(&a, o->copy, o->copy_bytes);
     aqi_free(&a, o->aligned[0], o->aligned_bytes);
     aqi_free(&a, o->aligned[1], o->aligned_bytes);
+    aqi_free(&a, o->params, o->params_bytes);
     aqi_free(&a, o, sizeof *o);
 }
 
@@ -17547,34 +17851,110 @@ static aq_status aqi_tensor_from_parquet(const aq_model *m, const aqi_model_entr
     return status;
 }
 
-aq_status aq_model_tensor(const aq_model *model, size_t index, aq_tensor *out_tensor,
-                          aq_error *err) {
-    aqi_tensor_owned *o;
-    const aqi_model_entry *e;
-    aq_tensor t;
-    aq_status status = aq_model_describe(model, index, &t, err);
-    aqi_tensor_reset(out_tensor);
-    if (status != AQ_OK) return status;
-    e = &model->entries[index];
-    o = (aqi_tensor_owned *)aqi_alloc(&model->allocator, sizeof *o);
+/* The data of an entry that is no chunked tensor. */
+static aq_status aqi_entry_tensor(const aq_model *m, const aqi_model_entry *e,
+                                  aq_tensor *out, aq_error *err) {
+    aqi_tensor_owned *o = (aqi_tensor_owned *)aqi_alloc(&m->allocator, sizeof *o);
+    aq_tensor t = e->tensor;
+    aq_status status;
+    aqi_tensor_reset(out);
     if (o == NULL) return aqi_fail_nomem(err, sizeof *o);
     memset(o, 0, sizeof *o);
-    o->allocator = model->allocator;
-    o->cache = model->cache;
+    o->allocator = m->allocator;
+    o->cache = m->cache;
     aqi_source_init(&o->file);
     t.owned = o;
-    if (model->format == AQ_MODEL_SAFETENSORS) {
-        status =
-            aqi_tensor_from_source(o, &model->files[e->file].source, e->offset, &t, err);
+    if (m->files[e->file].parquet == NULL) {
+        status = aqi_tensor_from_source(o, &m->files[e->file].source, e->offset, &t, err);
     } else {
-        status = aqi_tensor_from_parquet(model, e, o, &t, err);
+        status = aqi_tensor_from_parquet(m, e, o, &t, err);
     }
     if (status != AQ_OK) {
         aq_tensor_release(&t);
         return aqi_error_in_tensor(err, status, e->tensor.name);
     }
-    *out_tensor = t;
+    *out = t;
     return AQ_OK;
+}
+
+/* Memory for all parts of a tensor in *o, and their places in *t. */
+static aq_status aqi_tensor_alloc(aqi_tensor_owned *o, aq_tensor *t, aq_error *err) {
+    const aq_layout *l = &t->layout;
+    const bool floats = l->bits != 0 && l->params == AQ_PARAMS_F32;
+    o->copy_bytes = t->data_bytes;
+    o->copy =
+        (uint8_t *)o->allocator.alloc(o->allocator.user, o->copy_bytes, AQ_ALIGNMENT);
+    if (o->copy == NULL) return aqi_fail_nomem(err, o->copy_bytes);
+    t->data = o->copy;
+    if (l->bits == 0) return AQ_OK;
+    if (!floats) {
+        o->params_bytes = l->params_bytes;
+        o->params = (uint8_t *)aqi_alloc(&o->allocator, o->params_bytes);
+        t->params = o->params;
+        return o->params == NULL ? aqi_fail_nomem(err, o->params_bytes) : AQ_OK;
+    }
+    o->aligned_bytes = l->num_groups * sizeof(float);
+    o->aligned[0] = (float *)aqi_alloc(&o->allocator, o->aligned_bytes);
+    o->aligned[1] = (float *)aqi_alloc(&o->allocator, o->aligned_bytes);
+    t->scales = o->aligned[0];
+    t->zero_points = o->aligned[1];
+    return o->aligned[0] == NULL || o->aligned[1] == NULL
+               ? aqi_fail_nomem(err, o->aligned_bytes)
+               : AQ_OK;
+}
+
+/* A copy of all chunks of a tensor. */
+static aq_status aqi_tensor_from_chunks(const aq_model *m, const aqi_model_entry *e,
+                                        aq_tensor *out, aq_error *err) {
+    aqi_tensor_owned *o = (aqi_tensor_owned *)aqi_alloc(&m->allocator, sizeof *o);
+    aqi_part whole[AQI_PARTS], parts[AQI_PARTS];
+    size_t unit = 0;
+    aq_tensor t = e->tensor, c;
+    uint32_t i;
+    int k;
+    aq_status status = AQ_OK;
+    if (o == NULL) return aqi_fail_nomem(err, sizeof *o);
+    memset(o, 0, sizeof *o);
+    o->allocator = m->allocator;
+    aqi_source_init(&o->file);
+    t.owned = o;
+    for (i = 0; i < e->num_chunks && status == AQ_OK; i++) { /* before memory is taken */
+        status = aqi_entry_tensor(m, &e->chunks[i], &c, err);
+        if (status == AQ_OK) aq_tensor_release(&c);
+    }
+    if (status == AQ_OK) status = aqi_tensor_alloc(o, &t, err);
+    if (status == AQ_OK) aqi_parts_of(&t, whole);
+    for (i = 0; i < e->num_chunks && status == AQ_OK; i++) {
+        status = aqi_entry_tensor(m, &e->chunks[i], &c, err);
+        if (status != AQ_OK) break;
+        aqi_parts_of(&c, parts);
+        for (k = 0; k < AQI_PARTS; k++) {
+            uint8_t *to;
+            memcpy(&to, &whole[k].values, sizeof to); /* memory of ours: not const */
+            if (parts[k].bytes > 0)
+                memcpy(to + unit * whole[k].stride, parts[k].values, parts[k].bytes);
+        }
+        unit += t.layout.bits != 0 ? c.layout.rows
+                                   : c.data_bytes / aq_dtype_bytes(t.dtype);
+        aq_tensor_release(&c);
+    }
+    if (status != AQ_OK) {
+        aq_tensor_release(&t);
+        return aqi_error_in_tensor(err, status, e->tensor.name);
+    }
+    *out = t;
+    return AQ_OK;
+}
+
+aq_status aq_model_tensor(const aq_model *model, size_t index, aq_tensor *out_tensor,
+                          aq_error *err) {
+    const aqi_model_entry *e;
+    aq_status status = aq_model_describe(model, index, out_tensor, err);
+    aqi_tensor_reset(out_tensor);
+    if (status != AQ_OK) return status;
+    e = &model->entries[index];
+    return e->chunks == NULL ? aqi_entry_tensor(model, e, out_tensor, err)
+                             : aqi_tensor_from_chunks(model, e, out_tensor, err);
 }
 
 aq_status aq_model_find(const aq_model *model, const char *name, aq_tensor *out_tensor,
@@ -17660,24 +18040,57 @@ static const aq_field_spec aqi_model_fields[] = {
 /* Of them at the end; only in files with a tensor that needs them. */
 #define AQI_SMALL_FIELDS 3u
 
+/* A row of a model file: a tensor, or a chunk of one. Where its values go is known before
+ * they are: they may be written in any order, by any thread. */
+typedef struct aqi_out_row {
+    aq_tensor t; /* name, shape, type, metrics of the tensor; layout and data_bytes of this
+                    row; no pointers */
+    uint32_t chunk, num_chunks;
+    aq_writer *file;         /* Parquet                                                 */
+    aqi_output *out;         /* where the values go                                     */
+    int64_t start, end;      /* of the row group, with room for the longest headers     */
+    int64_t at[AQI_PARTS];   /* file offsets                                            */
+    uint32_t crc[AQI_PARTS]; /* of the values                                           */
+} aqi_out_row;
+
 struct aq_model_writer {
     aq_allocator allocator;
-    bool safetensors, small_params;
+    aq_model_format format;
+    bool small_params, no_sync;
+    size_t chunk_bytes;
     const aq_tensor *tensors; /* the caller's descriptions */
     size_t num_tensors, next;
     aq_status failed;
-    aq_writer *parquet;
-    aqi_bytes_builder levels; /* 0 1 1 1... and 1 1 1 1... */
-    aqi_output out;           /* safetensors */
-    int64_t *offsets;         /* safetensors: of each tensor's data */
+    aq_writer *parquet;  /* one file: it; a directory: the last that was opened */
+    aq_writer *counter;  /* finds the places of a row's values               */
+    aq_writer **files;   /* a directory: those not finished                  */
+    size_t num_files, files_room;
+    int64_t planned;     /* file offset where the next row begins            */
+    size_t planned_next; /* tensor of the next row                           */
+    aqi_output out;      /* safetensors */
+    int64_t *offsets;    /* safetensors: of each tensor's data */
+    char *directory, *temp_directory; /* the latter NULL before it exists    */
+    size_t directory_bytes, temp_bytes;
+    const aq_key_value *metadata; /* a directory: of each file; in the arena  */
+    size_t num_metadata;
+    aqi_arena arena;
 };
+
+static void aqi_directory_remove(const char *path);
 
 static void aqi_model_writer_free(aq_model_writer *w) {
     aq_allocator a = w->allocator;
-    aq_writer_abort(w->parquet);
+    size_t i;
+    if (w->format != AQ_MODEL_DIRECTORY) aq_writer_abort(w->parquet);
+    aq_writer_abort(w->counter);
+    for (i = 0; i < w->num_files; i++) aq_writer_abort(w->files[i]);
     aqi_output_abort(&w->out);
-    aqi_builder_free(&a, &w->levels);
+    if (w->temp_directory != NULL) aqi_directory_remove(w->temp_directory);
+    aqi_free(&a, w->files, w->files_room * sizeof(aq_writer *));
+    aqi_free(&a, w->temp_directory, w->temp_bytes);
+    aqi_free(&a, w->directory, w->directory_bytes);
     aqi_free(&a, w->offsets, w->num_tensors * sizeof *w->offsets);
+    aqi_arena_deinit(&w->arena);
     aqi_free(&a, w, sizeof *w);
 }
 
@@ -17771,83 +18184,154 @@ static aq_status aqi_safetensors_begin(aq_model_writer *w,
 
 /* ---- Parquet rows ---- */
 
-static aq_status aqi_put_list(aq_model_writer *w, const void *values, size_t n,
-                              aq_error *err) {
+/* A list, the only one of its chunk. */
+static aq_column_values aqi_one_list(const void *values, int64_t n, int64_t offsets[2]) {
     aq_column_values v;
-    size_t levels = AQI_MAX(n, (size_t)1); /* an empty list has one level of 0 */
-    w->levels.size = 0;
-    if (!aqi_builder_reserve(&w->allocator, &w->levels, 2 * levels))
-        return aqi_fail_nomem(err, 2 * levels);
-    memset(w->levels.data, 1, 2 * levels);
-    w->levels.data[0] = 0;
-    if (n == 0) w->levels.data[levels] = 0;
     memset(&v, 0, sizeof v);
+    offsets[0] = 0;
+    offsets[1] = n;
     v.values = values;
-    v.num_values = (int64_t)n;
-    v.rep_levels = w->levels.data;
-    v.def_levels = w->levels.data + levels;
-    v.num_levels = (int64_t)levels;
-    return aq_writer_put_column(w->parquet, &v, err);
+    v.num_values = n;
+    v.large_list_offsets = offsets;
+    v.num_lists = 1;
+    return v;
+}
+
+static aq_status aqi_put_list(aq_writer *f, const void *values, size_t n, aq_error *err) {
+    int64_t offsets[2];
+    aq_column_values v = aqi_one_list(values, (int64_t)n, offsets);
+    return aq_writer_put_column(f, &v, err);
+}
+
+/* n floats that are, or will be, at the place of a part; none for n = 0. */
+static aq_status aqi_put_placed_floats(aq_writer *f, size_t n, aqi_out_row *row, int part,
+                                       aq_error *err) {
+    int64_t offsets[2];
+    aqi_placed p;
+    aq_column_values v;
+    aq_status status;
+    if (n == 0) return aqi_put_list(f, NULL, 0, err);
+    p.at = row->at[part];
+    p.crc = row->crc[part];
+    p.bytes = n * sizeof(float);
+    v = aqi_one_list(&p, (int64_t)n, offsets); /* no value is looked at */
+    status = aqi_writer_put_placed(f, &v, &p, err);
+    row->at[part] = p.at;
+    return status;
 }
 
 /* One value; NULL = null, for an optional column. */
-static aq_status aqi_put_cell(aq_model_writer *w, const void *value, bool optional,
-                              aq_error *err) {
-    uint8_t def = value != NULL;
+static aq_column_values aqi_one_cell(const void *value, bool optional, uint8_t *def) {
     aq_column_values v;
     memset(&v, 0, sizeof v);
+    *def = value != NULL;
     v.values = value;
     v.num_values = value != NULL;
-    if (optional) v.def_levels = &def;
+    if (optional) v.def_levels = def;
     if (optional) v.num_levels = 1;
-    return aq_writer_put_column(w->parquet, &v, err);
+    return v;
 }
 
-static aq_status aqi_put_bytes(aq_model_writer *w, const void *data, size_t bytes,
+static aq_status aqi_put_cell(aq_writer *f, const void *value, bool optional,
+                              aq_error *err) {
+    uint8_t def;
+    aq_column_values v = aqi_one_cell(value, optional, &def);
+    return aq_writer_put_column(f, &v, err);
+}
+
+static aq_status aqi_put_bytes(aq_writer *f, const void *data, size_t bytes,
                                bool optional, aq_error *err) {
     aq_bytes b;
     b.data = (const uint8_t *)data;
     b.size = bytes;
-    return aqi_put_cell(w, &b, optional, err);
+    return aqi_put_cell(f, &b, optional, err);
 }
 
-static aq_status aqi_put_text_cell(aq_model_writer *w, const char *text, aq_error *err) {
-    return aqi_put_bytes(w, text, strlen(text), false, err);
+static aq_status aqi_put_text_cell(aq_writer *f, const char *text, aq_error *err) {
+    return aqi_put_bytes(f, text, strlen(text), false, err);
+}
+
+/* Bytes that are, or will be, at p->at. */
+static aq_status aqi_put_placed_bytes(aq_writer *f, bool optional, aqi_placed *p,
+                                      aq_error *err) {
+    uint8_t def;
+    aq_bytes b;
+    aq_column_values v;
+    if (p->bytes == 0) return aqi_put_bytes(f, NULL, 0, optional, err);
+    b.data = NULL;
+    b.size = p->bytes;
+    v = aqi_one_cell(&b, optional, &def);
+    return aqi_writer_put_placed(f, &v, p, err);
+}
+
+static aq_status aqi_put_data(aq_writer *f, aqi_out_row *row, aq_error *err) {
+    aqi_placed p;
+    aq_status status;
+    p.at = row->at[AQI_PART_DATA];
+    p.crc = row->crc[AQI_PART_DATA];
+    p.bytes = row->t.data_bytes;
+    status = aqi_put_placed_bytes(f, false, &p, err);
+    row->at[AQI_PART_DATA] = p.at;
+    return status;
+}
+
+/* Small parameters: three parts that follow each other. */
+static aq_status aqi_put_placed_params(aq_writer *f, aqi_out_row *row, aq_error *err) {
+    aqi_part parts[AQI_PARTS];
+    aqi_placed p;
+    int64_t at;
+    int k;
+    aq_status status;
+    aqi_parts_of(&row->t, parts);
+    p.at = row->at[AQI_PART_FACTORS];
+    p.crc = 0;
+    p.bytes = row->t.layout.params_bytes;
+    for (k = AQI_PART_FACTORS; k < AQI_PARTS; k++)
+        p.crc = aqi_crc32_join(p.crc, row->crc[k], parts[k].bytes);
+    status = aqi_put_placed_bytes(f, true, &p, err);
+    for (k = AQI_PART_FACTORS, at = p.at; k < AQI_PARTS; k++) {
+        row->at[k] = at;
+        at += (int64_t)parts[k].bytes;
+    }
+    return status;
 }
 
 /* A metric; NaN = not recorded = null. */
-static aq_status aqi_put_metric(aq_model_writer *w, double value, aq_error *err) {
-    return aqi_put_cell(w, value != value ? NULL : &value, true, err);
+static aq_status aqi_put_metric(aq_writer *f, double value, aq_error *err) {
+    return aqi_put_cell(f, value != value ? NULL : &value, true, err);
 }
 
 /* The columns of AQI_SMALL_FIELDS. */
-static aq_status aqi_put_params(aq_model_writer *w, const aq_tensor *t, aq_error *err) {
-    const aq_layout *l = &t->layout;
+static aq_status aqi_put_params(aq_writer *f, aqi_out_row *row, aq_error *err) {
+    const aq_layout *l = &row->t.layout;
     const char *type = l->params == AQ_PARAMS_F16 ? "float16" : "uint8";
     const bool small = l->bits != 0 && l->params != AQ_PARAMS_F32;
-    aq_status s = small ? aqi_put_bytes(w, t->params, l->params_bytes, true, err)
-                        : aqi_put_cell(w, NULL, true, err);
+    aq_status s = small ? aqi_put_placed_params(f, row, err)
+                        : aqi_put_cell(f, NULL, true, err);
     if (s == AQ_OK)
-        s = small ? aqi_put_bytes(w, type, strlen(type), true, err)
-                  : aqi_put_cell(w, NULL, true, err);
+        s = small ? aqi_put_bytes(f, type, strlen(type), true, err)
+                  : aqi_put_cell(f, NULL, true, err);
     if (s == AQ_OK)
         s = small && l->codebook
-                ? aqi_put_bytes(w, aq_codebook(l->bits), (size_t)1 << l->bits, true, err)
-                : aqi_put_cell(w, NULL, true, err);
+                ? aqi_put_bytes(f, aq_codebook(l->bits), (size_t)1 << l->bits, true, err)
+                : aqi_put_cell(f, NULL, true, err);
     return s;
 }
 
-static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t,
-                                    aq_error *err) {
-    static const int32_t zero = 0, one = 1;
+static aq_status aqi_put_row(aq_model_writer *w, aq_writer *f, aqi_out_row *row,
+                             aq_error *err) {
+    const aq_tensor *t = &row->t;
     const aq_layout *l = &t->layout;
     size_t scales = l->bits == 0 || l->params != AQ_PARAMS_F32 ? 0 : l->num_groups;
     bool groups = l->bits != 0 && l->granularity == AQ_PER_GROUP;
     bool channels = l->bits != 0 && l->granularity == AQ_PER_CHANNEL;
-    uint64_t group_size = (uint64_t)l->group_cols, axis = 0, params = t->num_params;
-    int32_t bits = (int32_t)l->bits;
-    char type[12] = "none";
     bool packed = l->bits != 0 && l->code_bits == l->bits;
+    uint64_t group_size = (uint64_t)l->group_cols, axis = 0;
+    uint64_t params = l->bits != 0 ? (uint64_t)l->rows * l->cols
+                                   : t->data_bytes / aq_dtype_bytes(t->dtype);
+    int32_t bits = (int32_t)l->bits, chunk = (int32_t)row->chunk,
+            num_chunks = (int32_t)row->num_chunks;
+    char type[12] = "none";
     aq_status s;
     if (l->bits != 0)
         snprintf(type, sizeof type, "%s%u", l->codebook ? "codebook" : "int",
@@ -17857,28 +18341,274 @@ static aq_status aqi_put_tensor_row(aq_model_writer *w, const aq_tensor *t,
             err, AQ_E_UNSUPPORTED,
             "codes in another program's layout cannot be written as they are; "
             "dequantize them");
-    s = aqi_put_text_cell(w, t->name, err);
-    if (s == AQ_OK) s = aqi_put_list(w, t->shape, t->num_dims, err);
-    if (s == AQ_OK) s = aqi_put_text_cell(w, aq_dtype_name(t->dtype), err);
-    if (s == AQ_OK) s = aqi_put_bytes(w, t->data, t->data_bytes, false, err);
-    if (s == AQ_OK) s = aqi_put_cell(w, &params, false, err);
-    if (s == AQ_OK) s = aqi_put_text_cell(w, type, err);
-    if (s == AQ_OK) s = aqi_put_list(w, t->scales, scales, err);
-    if (s == AQ_OK) s = aqi_put_list(w, t->zero_points, scales, err);
-    if (s == AQ_OK) s = aqi_put_cell(w, channels ? &axis : NULL, true, err);
-    if (s == AQ_OK) s = aqi_put_cell(w, groups ? &group_size : NULL, true, err);
-    if (s == AQ_OK) s = aqi_put_cell(w, &bits, false, err);
+    s = aqi_put_text_cell(f, t->name, err);
+    if (s == AQ_OK) s = aqi_put_list(f, t->shape, t->num_dims, err);
+    if (s == AQ_OK) s = aqi_put_text_cell(f, aq_dtype_name(t->dtype), err);
+    if (s == AQ_OK) s = aqi_put_data(f, row, err);
+    if (s == AQ_OK) s = aqi_put_cell(f, &params, false, err);
+    if (s == AQ_OK) s = aqi_put_text_cell(f, type, err);
+    if (s == AQ_OK) s = aqi_put_placed_floats(f, scales, row, AQI_PART_SCALES, err);
     if (s == AQ_OK)
-        s = packed ? aqi_put_bytes(w, "lsb", 3, true, err)
-                   : aqi_put_cell(w, NULL, true, err);
-    if (s == AQ_OK) s = aqi_put_metric(w, t->cosine, err);
-    if (s == AQ_OK) s = aqi_put_metric(w, t->sqnr_db, err);
-    if (s == AQ_OK) s = aqi_put_metric(w, t->max_abs_error, err);
-    if (s == AQ_OK) s = aqi_put_cell(w, &zero, false, err);
-    if (s == AQ_OK) s = aqi_put_cell(w, &one, false, err);
-    if (s == AQ_OK && w->small_params) s = aqi_put_params(w, t, err);
-    if (s == AQ_OK) s = aq_writer_end_row_group(w->parquet, 1, err);
+        s = aqi_put_placed_floats(f, scales, row, AQI_PART_ZERO_POINTS, err);
+    if (s == AQ_OK) s = aqi_put_cell(f, channels ? &axis : NULL, true, err);
+    if (s == AQ_OK) s = aqi_put_cell(f, groups ? &group_size : NULL, true, err);
+    if (s == AQ_OK) s = aqi_put_cell(f, &bits, false, err);
+    if (s == AQ_OK)
+        s = packed ? aqi_put_bytes(f, "lsb", 3, true, err)
+                   : aqi_put_cell(f, NULL, true, err);
+    if (s == AQ_OK) s = aqi_put_metric(f, t->cosine, err);
+    if (s == AQ_OK) s = aqi_put_metric(f, t->sqnr_db, err);
+    if (s == AQ_OK) s = aqi_put_metric(f, t->max_abs_error, err);
+    if (s == AQ_OK) s = aqi_put_cell(f, &chunk, false, err);
+    if (s == AQ_OK) s = aqi_put_cell(f, &num_chunks, false, err);
+    if (s == AQ_OK && w->small_params) s = aqi_put_params(f, row, err);
+    if (s == AQ_OK) s = aq_writer_end_row_group(f, 1, err);
     return s;
+}
+
+/* ---- rows of a tensor, and their places ---- */
+
+#define AQI_PAGE_MOST ((size_t)INT32_MAX - 4096) /* values of a page */
+#define AQI_CHUNK_BYTES ((size_t)1 << 30)        /* where more has to be cut */
+
+/* How a tensor is cut into rows of the model file: `units` are rows of its matrix, or of a
+ * tensor that is not quantized elements. */
+typedef struct aqi_cut {
+    size_t units, per_chunk;
+    uint32_t num_chunks;
+} aqi_cut;
+
+static aq_status aqi_cut_make(const aq_model_writer *w, const aq_tensor *t, aqi_cut *out,
+                              aq_error *err) {
+    const aq_layout *l = &t->layout;
+    size_t unit = aq_dtype_bytes(t->dtype), limit = AQI_PAGE_MOST, chunks;
+    out->units = (size_t)t->num_params;
+    if (l->bits != 0) {
+        size_t floats = l->group_rows > 1 ? 0 : l->groups_per_row * sizeof(float);
+        unit = AQI_MAX(l->row_bytes, l->params == AQ_PARAMS_F32
+                                         ? floats
+                                         : l->params_bytes / AQI_MAX(l->rows, (size_t)1));
+        out->units = l->rows;
+    }
+    if (w->chunk_bytes > 0) limit = AQI_MIN(w->chunk_bytes, limit);
+    out->per_chunk = AQI_MAX(out->units, (size_t)1);
+    out->num_chunks = 1;
+    if (w->format == AQ_MODEL_SAFETENSORS || unit == 0 || out->units <= limit / unit)
+        return AQ_OK;
+    if (unit > AQI_PAGE_MOST)
+        return aqi_fail(err, AQ_E_LIMIT,
+                        "a row of %zu bytes of codes or scales; the format allows 2 GiB "
+                        "a page; keep this tensor as it is",
+                        unit);
+    out->per_chunk = AQI_MAX(AQI_MIN(limit, AQI_CHUNK_BYTES) / unit, (size_t)1);
+    chunks = out->units / out->per_chunk + (out->units % out->per_chunk != 0);
+    if (chunks > INT32_MAX)
+        return aqi_fail(err, AQ_E_LIMIT, "a tensor of %zu chunks", chunks);
+    out->num_chunks = (uint32_t)chunks;
+    return AQ_OK;
+}
+
+/* Units [first, first + count) of a tensor as a row's description. */
+static aq_status aqi_cut_row(const aq_tensor *t, size_t first, size_t count,
+                             aqi_out_row *row, aq_error *err) {
+    aq_layout *l = &row->t.layout;
+    row->t = *t;
+    row->t.data = row->t.params = NULL;
+    row->t.scales = row->t.zero_points = NULL;
+    row->t.owned = NULL;
+    if (count == (l->bits == 0 ? (size_t)t->num_params : l->rows) && first == 0)
+        return AQ_OK;
+    if (l->bits == 0) {
+        row->t.data_bytes = count * aq_dtype_bytes(t->dtype);
+        return AQ_OK;
+    }
+    if (l->group_rows > 1) l->group_rows = count; /* one group: a copy in each chunk */
+    l->rows = count;
+    row->t.data_bytes = count * l->row_bytes;
+    return aqi_layout_complete(l, err);
+}
+
+/* Percent-escapes a name for a file; a long one ends in its hash, after a '~', which is
+ * escaped elsewhere. `out` has AQI_FILE_NAME bytes. */
+#define AQI_FILE_NAME 256
+static void aqi_file_name(const char *name, char *out) {
+    static const char digits[] = "0123456789abcdef";
+    const size_t most = 200;
+    uint64_t hash = 0xcbf29ce484222325u;
+    size_t n = 0, i;
+    for (i = 0; name[i] != '\0'; i++) {
+        uint8_t c = (uint8_t)name[i];
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                     (c >= '0' && c <= '9') || c == '_' || c == '-' ||
+                     (c == '.' && i > 0);
+        hash = (hash ^ c) * 0x100000001b3u;
+        if (n + 3 > most) {
+            n = most + 1;
+            continue;
+        }
+        if (!plain) {
+            out[n++] = '%';
+            out[n++] = digits[c >> 4];
+            c = (uint8_t)digits[c & 15];
+        }
+        out[n++] = (char)c;
+    }
+    if (n > most) {
+        n = most - 20;
+        if (out[n - 1] == '%') n--; /* no half of an escape */
+        if (out[n - 2] == '%') n -= 2;
+        n += (size_t)snprintf(out + n, 18, "~%016llx", (unsigned long long)hash);
+    }
+    memcpy(out + n, ".parquet", 9);
+}
+
+/* Removes a directory of ours: files only. */
+static void aqi_directory_remove(const char *path) {
+    DIR *dir = opendir(path);
+    const struct dirent *d;
+    if (dir == NULL) return;
+    while ((d = readdir(dir)) != NULL) {
+        if (strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0)
+            (void)unlinkat(dirfd(dir), d->d_name, 0);
+    }
+    closedir(dir);
+    (void)rmdir(path);
+}
+
+static aq_status aqi_model_file_open(aq_model_writer *w, const char *path,
+                                     const aqi_output_options *output, aq_writer **out,
+                                     aq_error *err) {
+    aq_writer_options wo;
+    size_t num_fields = AQI_COUNT(aqi_model_fields), i;
+    aq_status status;
+    if (!w->small_params) num_fields -= AQI_SMALL_FIELDS;
+    memset(&wo, 0, sizeof wo);
+    wo.allocator = &w->allocator;
+    wo.no_sync = output->no_sync;
+    status = aqi_writer_open(path, output, aqi_model_fields, num_fields, &wo, out, err);
+    if (status == AQ_OK && !output->counting)
+        status = aq_writer_add_key_value(*out, "arrowquant.format", "1", err);
+    for (i = 0; i < w->num_metadata && !output->counting && status == AQ_OK; i++)
+        status = aq_writer_add_key_value(*out, w->metadata[i].key, w->metadata[i].value,
+                                         err);
+    return status;
+}
+
+/* The file of the next tensor of a directory. */
+static aq_status aqi_directory_next_file(aq_model_writer *w, const char *name,
+                                         aq_error *err) {
+    char file[AQI_FILE_NAME];
+    size_t n = strlen(w->temp_directory);
+    aqi_output_options output;
+    struct stat st;
+    char *path;
+    aq_status status = AQ_OK;
+    if (w->num_files == w->files_room) {
+        size_t room = AQI_MAX(w->files_room * 2, (size_t)8);
+        aq_writer **files =
+            (aq_writer **)aqi_alloc(&w->allocator, room * sizeof(aq_writer *));
+        if (files == NULL) return aqi_fail_nomem(err, room * sizeof(aq_writer *));
+        if (w->num_files > 0)
+            memcpy(files, w->files, w->num_files * sizeof(aq_writer *));
+        aqi_free(&w->allocator, w->files, w->files_room * sizeof(aq_writer *));
+        w->files = files;
+        w->files_room = room;
+    }
+    aqi_file_name(name, file);
+    path = (char *)aqi_alloc(&w->allocator, n + sizeof file + 1);
+    if (path == NULL) return aqi_fail_nomem(err, n + sizeof file + 1);
+    memcpy(path, w->temp_directory, n);
+    path[n] = '/';
+    strcpy(path + n + 1, file);
+    memset(&output, 0, sizeof output);
+    output.no_sync = w->no_sync;
+    if (stat(path, &st) == 0)
+        status = aqi_fail(err, AQ_E_DUPLICATE, "two names give the file name \"%s\"", file);
+    if (status == AQ_OK) status = aqi_model_file_open(w, path, &output, &w->parquet, err);
+    aqi_free(&w->allocator, path, n + sizeof file + 1);
+    if (status != AQ_OK) return status;
+    w->files[w->num_files++] = w->parquet;
+    w->planned = w->parquet->out.offset;
+    return AQ_OK;
+}
+
+/* Finds the places of a row's values, after those of the row before. */
+static aq_status aqi_model_writer_place(aq_model_writer *w, aqi_out_row *row,
+                                        aq_error *err) {
+    aq_writer *c = w->counter;
+    aq_status status = AQ_OK;
+    if (w->format == AQ_MODEL_SAFETENSORS) {
+        row->out = &w->out;
+        row->start = w->out.offset + w->offsets[w->planned_next];
+        row->at[AQI_PART_DATA] = row->start;
+        row->end = row->start + (int64_t)row->t.data_bytes;
+    } else {
+        if (w->format == AQ_MODEL_DIRECTORY && row->chunk == 0)
+            status = aqi_directory_next_file(w, row->t.name, err);
+        if (status != AQ_OK) return status;
+        row->file = w->parquet;
+        row->out = &w->parquet->out;
+        row->start = c->out.offset = w->planned;
+        c->columns.out.size = c->row_groups.out.size = 0;
+        c->num_row_groups = 0;
+        c->column = 0;
+        status = aqi_put_row(w, c, row, err);
+        row->end = w->planned = c->out.offset;
+    }
+    if (row->chunk + 1 == row->num_chunks) w->planned_next++;
+    return aqi_error_in_tensor(err, status, row->t.name);
+}
+
+/* Writes all of a row but its values, of which the places and checksums are known. Rows
+ * come in order. */
+static aq_status aqi_model_writer_commit(aq_model_writer *w, aqi_out_row *row,
+                                         aq_error *err) {
+    const bool last = row->chunk + 1 == row->num_chunks;
+    aq_status status = AQ_OK;
+    size_t i;
+    if (w->format != AQ_MODEL_SAFETENSORS) {
+        status = aqi_output_seek(row->out, row->start, err);
+        if (status == AQ_OK) status = aqi_put_row(w, row->file, row, err);
+    }
+    if (w->format == AQ_MODEL_DIRECTORY && last && status == AQ_OK) {
+        for (i = 0; w->files[i] != row->file;) i++;
+        w->files[i] = w->files[--w->num_files];
+        status = aq_writer_finish(row->file, err);
+    }
+    if (status != AQ_OK) {
+        w->failed = status;
+        return aqi_error_in_tensor(err, status, row->t.name);
+    }
+    w->next += last;
+    return AQ_OK;
+}
+
+/* A part to its place in the file, and its checksum. Safe from several threads. */
+static aq_status aqi_row_write(aqi_output *out, int64_t at, const aqi_part *part,
+                               uint32_t *crc, aq_error *err) {
+    const size_t block = (size_t)1 << 20;
+    const uint8_t *src = part->values;
+    size_t bytes = part->bytes;
+    uint32_t state = UINT32_MAX;
+    aq_status status = AQ_OK;
+    while (bytes > 0 && status == AQ_OK) {
+        size_t n = AQI_MIN(bytes, block);
+        if (AQI_BIG_ENDIAN && part->swap > 1) {
+            uint8_t room[4096];
+            n = AQI_MIN(n, sizeof room);
+            aqi_copy_le(room, src, n / part->swap, part->swap);
+            state = aqi_crc32(state, room, n);
+            status = aqi_output_pwrite(out, at, room, n, err);
+        } else {
+            state = aqi_crc32(state, src, n);
+            status = aqi_output_pwrite(out, at, src, n, err);
+        }
+        src += n;
+        at += (int64_t)n;
+        bytes -= n;
+    }
+    *crc = ~state;
+    return status;
 }
 
 /* ---- both ---- */
@@ -17938,13 +18668,14 @@ static aq_status aqi_model_writer_check(const aq_model_writer *w, aq_error *err)
         if (!aqi_is_text(t->name) || t->name[0] == '\0') {
             status =
                 aqi_fail(err, AQ_E_ARG, "tensor %zu has no name, or not in UTF-8", i);
-        } else if (w->safetensors && t->layout.bits != 0) {
+        } else if (w->format == AQ_MODEL_SAFETENSORS && t->layout.bits != 0) {
             status = aqi_fail(
                 err, AQ_E_UNSUPPORTED,
                 "safetensors cannot hold quantized tensors; dequantize, or choose "
                 "a .parquet output");
             aqi_error_in_tensor(err, status, t->name);
-        } else if (w->safetensors && strcmp(t->name, "__metadata__") == 0) {
+        } else if (w->format == AQ_MODEL_SAFETENSORS &&
+                   strcmp(t->name, "__metadata__") == 0) {
             status =
                 aqi_fail(err, AQ_E_ARG, "safetensors reserves the name __metadata__");
         }
@@ -17960,56 +18691,117 @@ static aq_status aqi_model_writer_check(const aq_model_writer *w, aq_error *err)
     return status;
 }
 
+static aq_status aqi_metadata_copy(aq_model_writer *w, const aq_model_writer_options *o,
+                                   aq_error *err) {
+    aq_key_value *pairs;
+    size_t i;
+    void *p;
+    aq_status status =
+        aqi_arena_alloc(&w->arena, o->num_metadata * sizeof *pairs, &p, err);
+    pairs = (aq_key_value *)p;
+    for (i = 0; i < o->num_metadata && status == AQ_OK; i++) {
+        const char *key = o->metadata[i].key, *value = o->metadata[i].value;
+        char *k = NULL, *v = NULL;
+        status = aqi_arena_string(&w->arena, key, strlen(key), &k, err);
+        if (status == AQ_OK && value != NULL)
+            status = aqi_arena_string(&w->arena, value, strlen(value), &v, err);
+        pairs[i].key = k;
+        pairs[i].value = v;
+        pairs[i].value_bytes = value == NULL ? 0 : strlen(value);
+    }
+    w->metadata = pairs;
+    w->num_metadata = o->num_metadata;
+    return status;
+}
+
+/* A directory that appears under its name when all files are in it. */
+static aq_status aqi_directory_begin(aq_model_writer *w, const char *path,
+                                     aq_error *err) {
+    size_t n = strlen(path);
+    struct stat st;
+    while (n > 1 && path[n - 1] == '/') n--;
+    w->directory_bytes = n + 1;
+    w->directory = (char *)aqi_alloc(&w->allocator, n + 1);
+    if (w->directory == NULL) return aqi_fail_nomem(err, n + 1);
+    memcpy(w->directory, path, n);
+    w->directory[n] = '\0';
+    if (stat(w->directory, &st) == 0 && rmdir(w->directory) != 0) /* an empty one may be */
+        return aqi_fail_os(err, errno == ENOTEMPTY ? EEXIST : errno,
+                           "cannot write the directory", w->directory);
+    w->temp_directory =
+        aqi_hidden_path(&w->allocator, w->directory, "aq-tmp", &w->temp_bytes);
+    if (w->temp_directory == NULL) return aqi_fail_nomem(err, n);
+    if (mkdir(w->temp_directory, 0777) == 0) return AQ_OK;
+    aqi_fail_os(err, errno,
+                errno == EEXIST ? "another job is writing this output, or left this "
+                                  "directory behind; remove it"
+                                : "cannot create the directory",
+                w->temp_directory);
+    aqi_free(&w->allocator, w->temp_directory, w->temp_bytes);
+    w->temp_directory = NULL; /* it is not ours */
+    return AQ_E_IO;
+}
+
+static aq_status aqi_directory_finish(aq_model_writer *w, aq_error *err) {
+    aq_status status = AQ_OK;
+    if (rename(w->temp_directory, w->directory) != 0)
+        return aqi_fail_os(err, errno, "cannot rename to", w->directory);
+    aqi_free(&w->allocator, w->temp_directory, w->temp_bytes);
+    w->temp_directory = NULL;
+    if (!w->no_sync) status = aqi_sync_directory(w->directory, err);
+    return status;
+}
+
+/* How a job opens its writer, beside what everybody may say. */
+typedef struct aqi_model_writer_extra {
+    bool part;         /* the temporary file is found, and kept, by its name */
+    bool small_params; /* some tensor may come to have them                  */
+} aqi_model_writer_extra;
+
 static aq_status aqi_model_writer_begin(aq_model_writer *w, const char *path,
-                                        const aq_model_writer_options *o, aq_error *err) {
-    aq_writer_options wo;
-    size_t num_fields = AQI_COUNT(aqi_model_fields), i;
+                                        const aq_model_writer_options *o,
+                                        const aqi_model_writer_extra *x, aq_error *err) {
+    aqi_output_options output;
+    size_t i;
     aq_status status = aqi_model_writer_check(w, err);
     if (status == AQ_OK) status = aqi_metadata_check(o, err);
-    if (status == AQ_OK && w->safetensors)
+    if (status == AQ_OK && w->format == AQ_MODEL_SAFETENSORS)
         status = aqi_metadata_check_keys(&w->allocator, o, err);
+    if (status == AQ_OK) status = aqi_metadata_copy(w, o, err);
     if (status != AQ_OK) return status;
-    if (w->safetensors) {
-        status =
-            aqi_output_open(&w->out, path, o->input_path, &w->allocator, o->no_sync, err);
+    memset(&output, 0, sizeof output);
+    output.input_path = o->input_path;
+    output.no_sync = o->no_sync;
+    output.part = x->part;
+    if (w->format == AQ_MODEL_SAFETENSORS) {
+        status = aqi_output_open(&w->out, path, &output, &w->allocator, err);
         return status == AQ_OK ? aqi_safetensors_begin(w, o, err) : status;
     }
+    w->small_params = x->small_params;
     for (i = 0; i < w->num_tensors; i++) {
         const aq_layout *l = &w->tensors[i].layout;
         if (l->bits != 0 && l->params != AQ_PARAMS_F32) w->small_params = true;
     }
-    if (!w->small_params) num_fields -= AQI_SMALL_FIELDS;
-    memset(&wo, 0, sizeof wo);
-    wo.allocator = &w->allocator;
-    wo.no_sync = o->no_sync;
-    status = aqi_writer_open(path, o->input_path, aqi_model_fields, num_fields, &wo,
-                             &w->parquet, err);
+    if (w->format == AQ_MODEL_DIRECTORY) {
+        status = aqi_directory_begin(w, path, err);
+    } else {
+        status = aqi_model_file_open(w, path, &output, &w->parquet, err);
+        if (status == AQ_OK) w->planned = w->parquet->out.offset;
+    }
+    output.counting = true;
     if (status == AQ_OK)
-        status = aq_writer_add_key_value(w->parquet, "arrowquant.format", "1", err);
-    for (i = 0; i < o->num_metadata && status == AQ_OK; i++)
-        status = aq_writer_add_key_value(w->parquet, o->metadata[i].key,
-                                         o->metadata[i].value, err);
+        status = aqi_model_file_open(w, path, &output, &w->counter, err);
     return status;
 }
 
-aq_status aq_model_writer_open(const char *path, const aq_tensor *tensors,
-                               size_t num_tensors, const aq_model_writer_options *options,
-                               aq_model_writer **out_writer, aq_error *err) {
-    aq_model_writer_options o;
+static aq_status aqi_model_writer_open(const char *path, const aq_tensor *tensors,
+                                       size_t num_tensors,
+                                       const aq_model_writer_options *o,
+                                       const aqi_model_writer_extra *x,
+                                       aq_model_writer **out_writer, aq_error *err) {
     aq_allocator a;
     aq_model_writer *w;
-    aq_status status;
-    aqi_error_clear(err);
-    *out_writer = NULL;
-    memset(&o, 0, sizeof o);
-    if (options != NULL) o = *options;
-    if (path == NULL || (num_tensors > 0 && tensors == NULL) ||
-        num_tensors > SIZE_MAX / sizeof(aq_tensor))
-        return aqi_fail(err, AQ_E_ARG, "path or tensors missing");
-    if ((int)o.format < AQ_MODEL_AUTO || o.format > AQ_MODEL_SAFETENSORS)
-        return aqi_fail(err, AQ_E_ARG, "model format %d cannot be written",
-                        (int)o.format);
-    status = aqi_allocator_resolve(o.allocator, &a, err);
+    aq_status status = aqi_allocator_resolve(o->allocator, &a, err);
     if (status != AQ_OK) return status;
     w = (aq_model_writer *)aqi_alloc(&a, sizeof *w);
     if (w == NULL) return aqi_fail_nomem(err, sizeof *w);
@@ -18019,17 +18811,42 @@ aq_status aq_model_writer_open(const char *path, const aq_tensor *tensors,
     w->out.allocator = a;
     w->tensors = tensors;
     w->num_tensors = num_tensors;
-    w->safetensors = o.format == AQ_MODEL_SAFETENSORS ||
-                     (o.format == AQ_MODEL_AUTO && aqi_ends_with(path, ".safetensors"));
+    w->no_sync = o->no_sync;
+    w->chunk_bytes = o->chunk_bytes;
+    w->format = o->format;
+    aqi_arena_init(&w->arena, &a);
+    if (w->format == AQ_MODEL_AUTO) {
+        w->format = AQ_MODEL_PARQUET;
+        if (aqi_ends_with(path, ".safetensors")) w->format = AQ_MODEL_SAFETENSORS;
+        if (aqi_ends_with(path, "/")) w->format = AQ_MODEL_DIRECTORY;
+    }
     w->offsets = (int64_t *)aqi_alloc(&a, num_tensors * sizeof *w->offsets);
     status = w->offsets == NULL ? aqi_fail_nomem(err, num_tensors * sizeof *w->offsets)
-                                : aqi_model_writer_begin(w, path, &o, err);
+                                : aqi_model_writer_begin(w, path, o, x, err);
     if (status != AQ_OK) {
         aqi_model_writer_free(w);
         return status;
     }
     *out_writer = w;
     return AQ_OK;
+}
+
+aq_status aq_model_writer_open(const char *path, const aq_tensor *tensors,
+                               size_t num_tensors, const aq_model_writer_options *options,
+                               aq_model_writer **out_writer, aq_error *err) {
+    static const aqi_model_writer_extra none = {false, false};
+    aq_model_writer_options o;
+    aqi_error_clear(err);
+    *out_writer = NULL;
+    memset(&o, 0, sizeof o);
+    if (options != NULL) o = *options;
+    if (path == NULL || (num_tensors > 0 && tensors == NULL) ||
+        num_tensors > SIZE_MAX / sizeof(aq_tensor))
+        return aqi_fail(err, AQ_E_ARG, "path or tensors missing");
+    if ((int)o.format < AQ_MODEL_AUTO || o.format > AQ_MODEL_DIRECTORY)
+        return aqi_fail(err, AQ_E_ARG, "model format %d cannot be written",
+                        (int)o.format);
+    return aqi_model_writer_open(path, tensors, num_tensors, &o, &none, out_writer, err);
 }
 
 /* The tensor that comes must be the one that was announced, and complete. */
@@ -18063,27 +18880,53 @@ static aq_status aqi_model_put_check(const aq_model_writer *w, const aq_tensor *
     return AQ_OK;
 }
 
+/* Values in memory to the places of a row, from its unit `unit` on. */
+static aq_status aqi_row_write_parts(const aqi_out_row *row, size_t unit,
+                                     const aqi_part parts[AQI_PARTS], uint32_t *crc,
+                                     aq_error *err) {
+    aq_status status = AQ_OK;
+    int k;
+    for (k = 0; k < AQI_PARTS && status == AQ_OK; k++)
+        status = aqi_row_write(row->out, row->at[k] + (int64_t)(unit * parts[k].stride),
+                               &parts[k], &crc[k], err);
+    return status;
+}
+
 aq_status aq_model_writer_put(aq_model_writer *writer, const aq_tensor *tensor,
                               aq_error *err) {
     aq_model_writer *w = writer;
+    aqi_part whole[AQI_PARTS], parts[AQI_PARTS];
+    aqi_out_row row;
+    aqi_cut cut;
+    size_t first;
+    int k;
     aq_status status;
     aqi_error_clear(err);
     if (w->failed != AQ_OK || w->next == w->num_tensors)
         return aqi_fail(err, AQ_E_STATE,
                         "the model writer failed before, or has all its tensors");
     status = aqi_model_put_check(w, tensor, err);
-    if (status == AQ_OK && w->safetensors) {
-        status = aqi_output_pwrite(&w->out, w->out.offset + w->offsets[w->next],
-                                   tensor->data, tensor->data_bytes, err);
-    } else if (status == AQ_OK) {
-        status = aqi_put_tensor_row(w, tensor, err);
+    if (status == AQ_OK) status = aqi_cut_make(w, tensor, &cut, err);
+    memset(&row, 0, sizeof row);
+    if (status == AQ_OK) row.num_chunks = cut.num_chunks;
+    for (; status == AQ_OK && row.chunk < row.num_chunks; row.chunk++) {
+        first = row.chunk * cut.per_chunk;
+        status = aqi_cut_row(tensor, first, AQI_MIN(cut.per_chunk, cut.units - first),
+                             &row, err);
+        if (status == AQ_OK) status = aqi_model_writer_place(w, &row, err);
+        if (status != AQ_OK) break;
+        aqi_parts_of(tensor, whole);
+        aqi_parts_of(&row.t, parts);
+        for (k = 0; k < AQI_PARTS; k++) {
+            if (parts[k].bytes > 0)
+                parts[k].values = whole[k].values + first * whole[k].stride;
+        }
+        status = aqi_row_write_parts(&row, 0, parts, row.crc, err);
+        if (status == AQ_OK) status = aqi_model_writer_commit(w, &row, err);
     }
-    if (status != AQ_OK) {
-        w->failed = status;
-        return aqi_error_in_tensor(err, status, w->tensors[w->next].name);
-    }
-    w->next++;
-    return AQ_OK;
+    if (status == AQ_OK) return AQ_OK;
+    w->failed = status;
+    return aqi_error_in_tensor(err, status, w->tensors[w->next].name);
 }
 
 aq_status aq_model_writer_finish(aq_model_writer *writer, aq_error *err) {
@@ -18092,8 +18935,10 @@ aq_status aq_model_writer_finish(aq_model_writer *writer, aq_error *err) {
     if (writer->failed != AQ_OK || writer->next != writer->num_tensors) {
         status = aqi_fail(err, AQ_E_STATE, "the model has %zu of its %zu tensors",
                           writer->next, writer->num_tensors);
-    } else if (writer->safetensors) {
+    } else if (writer->format == AQ_MODEL_SAFETENSORS) {
         status = aqi_output_commit(&writer->out, err);
+    } else if (writer->format == AQ_MODEL_DIRECTORY) {
+        status = aqi_directory_finish(writer, err);
     } else {
         aq_writer *parquet = writer->parquet;
         writer->parquet = NULL;
