@@ -200,7 +200,8 @@ AQ_API const char *aq_version(void);
     X(AQ_E_DUPLICATE, 10, "duplicate", "a name that must be unique came twice")          \
     X(AQ_E_NONFINITE, 11, "nonfinite", "NaN or infinity where a finite value must be")   \
     X(AQ_E_STATE, 12, "state", "the calls came in an order that is not allowed")         \
-    X(AQ_E_CANCELLED, 13, "cancelled", "the progress callback asked to stop")
+    X(AQ_E_CANCELLED, 13, "cancelled", "the progress callback asked to stop")            \
+    X(AQ_E_QUALITY, 14, "quality", "a tensor came out worse than was asked for")
 
 typedef enum aq_status {
 #define AQ_X(enumerator, value, name, meaning) enumerator = value,
@@ -1243,9 +1244,33 @@ typedef struct aq_plan {
     aq_quant_options quant;
 } aq_plan;
 
+/* How a job goes through the model. The bytes that it writes are the same. */
+typedef enum aq_job_mode {
+    AQ_JOB_STREAMING = 0, /* pieces of tensors, from a mapped file: the memory is
+                             max_memory_bytes, whatever the size of the model           */
+    AQ_JOB_PARALLEL = 1   /* whole tensors side by side, by standard reads              */
+} aq_job_mode;
+
 typedef struct aq_job_options {
     aq_operation operation;
+    aq_job_mode mode;
     aq_quant_options quant;        /* of every tensor that is not kept                */
+    uint64_t max_memory_bytes;     /* of buffers; 0 = 256 MiB; with AQ_JOB_PARALLEL no
+                                      bound. Compressed Parquet takes its tensor more */
+    /* Quality. A tensor whose cosine comes out below min_cosine is quantized again with 4
+     * bits, then 8, then kept. With a target (one of the two; of the tensors' bytes) each
+     * tensor gets 2, 4 or 8 bits or is kept, whichever loses least in all at that size:
+     * every one is quantized at each width before. */
+    double min_cosine;             /* 0 = any                                         */
+    double target_bpw;             /* bits per weight; 0 = none                       */
+    uint64_t target_bytes;         /* 0 = none                                        */
+    bool fail_fast; /* a tensor that cannot be quantized (NaN), or is below min_cosine, is
+                       an error; else it is kept, and its report says why               */
+    uint32_t shard, num_shards;    /* only the shard-th (from 0) of num_shards parts of
+                                      equal size; 0 shards = all                      */
+    size_t chunk_bytes;            /* see aq_model_writer_options                     */
+    bool resume;                   /* keep what is done when interrupted, and go on there
+                                      the next time                                   */
     /* Called once a tensor, in name order, before any is written; may be NULL. Returns
      * false to stop the job with AQ_E_CANCELLED. */
     bool (*plan)(void *user, const aq_tensor *tensor, aq_plan *plan);
@@ -1261,6 +1286,14 @@ typedef struct aq_job_options {
     bool no_sync;
 } aq_job_options;
 
+#define AQ_MAX_ATTEMPTS 8
+
+/* A way in which a tensor was quantized on trial or for good. */
+typedef struct aq_attempt {
+    uint32_t bits;
+    double cosine, sqnr_db;
+} aq_attempt;
+
 /* One tensor of a job, in name order. */
 typedef struct aq_tensor_report {
     const char *name;
@@ -1268,12 +1301,17 @@ typedef struct aq_tensor_report {
     uint64_t bytes_in;    /* of the input's data and parameters                        */
     uint64_t bytes_out;
     aq_metrics metrics;   /* count = 0 when the tensor was not quantized               */
+    aq_attempt attempts[AQ_MAX_ATTEMPTS];
+    uint32_t num_attempts;
+    aq_status status;     /* not AQ_OK: why it was kept in place of being quantized    */
+    const char *error;    /* the same as text; NULL                                    */
 } aq_tensor_report;
 
 typedef struct aq_job_report {
     aq_tensor_report *tensors;
     size_t num_tensors;
     size_t num_quantized;
+    size_t num_failed;    /* tensors that could not be quantized, and are kept         */
     uint64_t num_params;
     uint64_t bytes_in, bytes_out;       /* of tensors                                  */
     uint64_t file_bytes_in, file_bytes_out; /* of files; out = 0 after a dry run       */
@@ -1290,8 +1328,9 @@ typedef struct aq_job_report {
  *   report  out  may be NULL; give it to aq_job_report_deinit after success
  * Returns  what opening, quantizing and writing return; AQ_E_CANCELLED. Nothing appears
  *          under `output` unless AQ_OK.
- * Memory   the output of one tensor at a time, whatever the size of the model.
- * Numeric  the same file for any number of threads and any instruction set. */
+ * Memory   max_memory_bytes, and descriptions of the tensors.
+ * Threads  the hooks are called from one thread at a time, the progress hook from any.
+ * Numeric  the same file for any mode, number of threads and instruction set. */
 AQ_API AQ_CHECKED aq_status aq_job_run(const char *input, const char *output,
                                        const aq_job_options *options,
                                        aq_job_report *out_report, aq_error *err);
@@ -14505,6 +14544,9 @@ typedef struct aqi_quantize_task {
     const aq_quantized *dst;
     bool measure;
     const aqi_group *tensor_group; /* given when the whole tensor is one group */
+    size_t first_row, first_col, full_cols; /* full_cols != 0: the layout is the part of a
+                                               tensor that begins there */
+    aq_metrics *parts; /* not NULL: of each tile, in order */
     aqi_tiling tiling;
     size_t first_tile;
     aqi_tile_report *reports;
@@ -15390,26 +15432,37 @@ static void aqi_range_tile(void *arg, size_t index) {
     }
 }
 
+/* Row, column and index in the whole tensor of a value of the task. */
+static void aqi_task_place(const aqi_quantize_task *t, size_t index, size_t place[3]) {
+    const size_t cols = t->layout->cols;
+    place[0] = t->first_row + index / cols;
+    place[1] = t->first_col + index % cols;
+    place[2] = place[0] * (t->full_cols != 0 ? t->full_cols : cols) + place[1];
+}
+
 static aq_status aqi_nonfinite(const aqi_quantize_task *t, size_t index, aq_error *err) {
     float room[1];
     float value = aqi_values_at(t, index, 1, room)[0];
     const char *what = value != value ? "NaN" : value > 0.0f ? "+infinity" : "-infinity";
+    size_t place[3];
+    aqi_task_place(t, index, place);
     return aqi_fail(
         err, AQ_E_NONFINITE,
         "%s%s at index %zu (row %zu, column %zu); repair the tensor or keep it "
         "unquantized",
-        what, t->dtype == AQ_F64 && value == value ? " in float32" : "", index,
-        index / t->layout->cols, index % t->layout->cols);
+        what, t->dtype == AQ_F64 && value == value ? " in float32" : "", place[2],
+        place[0], place[1]);
 }
 
 static aq_status aqi_too_large(const aqi_quantize_task *t, size_t index, aq_error *err) {
     float room[1];
     float value = aqi_values_at(t, index, 1, room)[0];
+    size_t place[3];
+    aqi_task_place(t, index, place);
     return aqi_fail(err, AQ_E_LIMIT,
                     "%g at index %zu (row %zu, column %zu) is over 2^120; store the "
                     "parameters of this tensor as float32",
-                    (double)value, index, index / t->layout->cols,
-                    index % t->layout->cols);
+                    (double)value, place[2], place[0], place[1]);
 }
 
 /* Runs fn over all tiles in waves and joins the reports in order. */
@@ -15432,6 +15485,7 @@ static aq_status aqi_quantize_waves(aqi_quantize_task *t, void (*fn)(void *, siz
             if (range != NULL && done + i == 0) *range = reports[i].range;
             if (range != NULL) aqi_range_join(range, &reports[i].range);
             if (metrics != NULL) aq_metrics_add(metrics, &reports[i].metrics);
+            if (t->parts != NULL) t->parts[done + i] = reports[i].metrics;
         }
         if (t->watch.fn != NULL &&
             !t->watch.fn(t->watch.user, done + wave, t->tiling.count))
@@ -15477,7 +15531,9 @@ static bool aqi_quantize_overlaps(const aqi_quantize_task *t) {
     return aqi_quantized_overlaps(l, t->dst, t->src, bytes);
 }
 
-/* Quantizes what the task describes: layout, src, dtype, dst and watch are set. */
+/* Quantizes what the task describes: layout, src, dtype, dst and watch are set, for a part
+ * of a tensor also first_row, first_col and full_cols, and tensor_group where all is one
+ * group. */
 static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
                                   aq_metrics *out_metrics, aq_error *err) {
     const aq_layout *l = t->layout;
@@ -15516,7 +15572,7 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
         return aqi_fail(err, AQ_E_ARG, "source and destination overlap");
     t->measure = out_metrics != NULL;
     t->tiling = aqi_tiling_make(l, l->rows);
-    if (l->group_rows > 1) {
+    if (l->group_rows > 1 && t->tensor_group == NULL) {
         status = aqi_quantize_waves(t, aqi_range_tile, tasks, &range, NULL, err);
         if (status != AQ_OK) return status;
         aqi_group_make(l, &range, &group);
@@ -18296,9 +18352,10 @@ static aq_status aqi_put_placed_params(aq_writer *f, aqi_out_row *row, aq_error 
     return status;
 }
 
-/* A metric; NaN = not recorded = null. */
+/* A metric; NaN = not recorded = null. It may become known after the places are. */
 static aq_status aqi_put_metric(aq_writer *f, double value, aq_error *err) {
-    return aqi_put_cell(f, value != value ? NULL : &value, true, err);
+    bool none = value != value && !f->out.counting;
+    return aqi_put_cell(f, none ? NULL : &value, true, err);
 }
 
 /* The columns of AQI_SMALL_FIELDS. */
@@ -18401,6 +18458,8 @@ static aq_status aqi_cut_make(const aq_model_writer *w, const aq_tensor *t, aqi_
                         "a page; keep this tensor as it is",
                         unit);
     out->per_chunk = AQI_MAX(AQI_MIN(limit, AQI_CHUNK_BYTES) / unit, (size_t)1);
+    if (l->bits == 0 && l->cols > 0 && out->per_chunk >= l->cols)
+        out->per_chunk -= out->per_chunk % l->cols;
     chunks = out->units / out->per_chunk + (out->units % out->per_chunk != 0);
     if (chunks > INT32_MAX)
         return aqi_fail(err, AQ_E_LIMIT, "a tensor of %zu chunks", chunks);
@@ -18580,6 +18639,22 @@ static aq_status aqi_model_writer_commit(aq_model_writer *w, aqi_out_row *row,
         return aqi_error_in_tensor(err, status, row->t.name);
     }
     w->next += last;
+    return AQ_OK;
+}
+
+/* Takes back what was placed and not committed, from the row group at `start` on, which is
+ * of tensor `index`. */
+static aq_status aqi_model_writer_rewind(aq_model_writer *w, size_t index, int64_t start,
+                                         aq_error *err) {
+    size_t i;
+    AQ_ASSERT(w->next == index);
+    w->planned_next = index;
+    if (w->format == AQ_MODEL_SAFETENSORS) return AQ_OK;
+    w->planned = start;
+    if (w->format == AQ_MODEL_PARQUET)
+        return aqi_output_rewind(&w->parquet->out, start, err);
+    for (i = 0; i < w->num_files; i++) aq_writer_abort(w->files[i]);
+    w->num_files = 0;
     return AQ_OK;
 }
 
@@ -18967,25 +19042,103 @@ aq_status aq_model_save(const char *path, const aq_tensor *tensors, size_t num_t
 
 /*==========================================================================
  * MARK: - [86] Jobs (private)
+ * A job is a line of pieces, in the order of the output. Threads take pieces, work on them
+ * side by side and put the bytes where they belong, which is known before; what a piece
+ * found out (checksums, sums of errors, a NaN) is joined in the order of the line, so that
+ * neither threads nor the size of pieces change a byte. A tensor that has to be stored in
+ * another way (too far from the original, not finite) is done again: the line goes back to
+ * its beginning.
  *========================================================================*/
 
-/* A job under way. */
+#define AQI_PIECE_VALUES ((size_t)1 << 20)
+#define AQI_DEFAULT_MEMORY ((uint64_t)256 << 20)
+
+typedef enum aqi_step { AQI_STEP_QUANTIZE, AQI_STEP_DEQUANTIZE, AQI_STEP_COPY } aqi_step;
+
+/* A tensor in work: from its first piece until it is committed. Units are rows of its
+ * matrix; elements where it is copied and is not quantized. */
+typedef struct aqi_work {
+    struct aqi_work *next;
+    size_t index;
+    aqi_step step;
+    const aqi_model_entry *entry;
+    aq_tensor in;   /* its data NULL where pieces are read, or are of chunks         */
+    aq_tensor out;  /* description                                                   */
+    aqi_cut cut;    /* of the output, in units                                       */
+    aqi_out_row *rows; /* cut.num_chunks of them; NULL: only measured                */
+    size_t in_unit;    /* bytes of the input's data                                  */
+    size_t units, unit_step; /* in all; of a piece                                   */
+    size_t col_step;         /* < cols: a piece is so much of one row                */
+    int64_t planned;         /* where its row groups begin                           */
+    uint32_t next_row;       /* to be placed                                         */
+    bool ready;                /* it could be opened                               */
+    bool ranges, ranges_known; /* one scale for all: pieces go through it twice      */
+    aqi_range range;
+    aqi_group group;
+    aq_metrics metrics;
+    uint32_t in_crc;
+    uint64_t in_bytes; /* committed */
+} aqi_work;
+
+/* What a thread takes at a time. */
+typedef struct aqi_piece {
+    aqi_work *work;
+    bool range, last;
+    size_t unit, units, col, cols; /* col: with one unit only */
+} aqi_piece;
+
+/* A piece on its way, and what it found. */
+typedef struct aqi_slot {
+    aqi_piece piece;
+    bool done;
+    size_t cost; /* bytes of memory it takes */
+    aq_status status;
+    aq_error err;
+    uint32_t crc[AQI_PARTS], in_crc;
+    size_t bytes[AQI_PARTS], in_bytes;
+    aqi_range range;
+    aq_metrics *parts; /* of its tiles */
+    size_t num_parts, parts_room;
+} aqi_slot;
+
 typedef struct aqi_job {
     aq_job_options options;
     aq_allocator allocator;
     aq_quant_options quant; /* resolved */
     const char *input, *output;
-    aq_model *model;
+    aq_model *model, *own_model;
     aq_pool *pool, *own_pool;
     const aq_tasks *tasks;
     aq_threads *own_threads;
     aqi_arena *arena; /* of the report */
     aq_tensor_report *reports;
+    aq_plan *plans;
     aq_tensor *outputs; /* descriptions for the writer */
-    size_t num_tensors;
-    uint64_t bytes_total, bytes_done;
-    size_t current;      /* tensor in work                        */
-    uint64_t bytes_part; /* of its input that is done             */
+    size_t num_tensors; /* of this shard               */
+    size_t first;       /* index of its first in the model */
+    uint64_t bytes_total, budget;
+    uint32_t width;
+    aq_model_writer *writer; /* NULL: measure only */
+    bool small_params;       /* may come to be there */
+    /* The line; the lock guards all below. */
+    aqi_mutex lock;
+    aqi_cond changed;
+    aqi_slot *slots;
+    size_t num_slots;
+    uint64_t taken, committed; /* pieces */
+    size_t running, bytes_running;
+    size_t next_tensor;  /* to be opened               */
+    aqi_work *open;      /* its next piece:            */
+    bool open_range;
+    size_t open_unit, open_col;
+    aqi_work *works, *last_work; /* opened, not committed, in order */
+    bool stop, redo;
+    size_t redo_index;
+    aq_status status;
+    aq_error err;
+    size_t current;      /* first tensor not committed            */
+    uint64_t bytes_done; /* of the tensors before it              */
+    uint64_t crc_bytes;
     uint32_t crc; /* of the input's tensor data, in name order */
 } aqi_job;
 
@@ -18994,6 +19147,8 @@ static uint64_t aqi_tensor_bytes(const aq_tensor *t) {
     uint64_t floats = l->params == AQ_PARAMS_F32 ? 2 * (uint64_t)l->num_groups : 0;
     return t->data_bytes + (l->bits == 0 ? 0 : floats * sizeof(float) + l->params_bytes);
 }
+
+/* ---- the plan ---- */
 
 /* Makes the description of a quantized tensor from its layout. */
 static void aqi_tensor_set_layout(aq_tensor *t, const aq_layout *l) {
@@ -19017,76 +19172,594 @@ static void aqi_tensor_set_float32(aq_tensor *t) {
     t->max_abs_error = (double)NAN;
 }
 
+/* The description of what plans[i] makes of a tensor. */
+static aq_status aqi_job_apply_plan(aqi_job *j, size_t i, aq_error *err) {
+    aq_tensor t, *out = &j->reports[i].tensor;
+    const aq_plan *plan = &j->plans[i];
+    aq_layout layout;
+    aq_status status = aq_model_describe(j->model, j->first + i, &t, err);
+    if (status != AQ_OK) return status;
+    t.name = j->reports[i].name;
+    if (j->options.operation == AQ_DEQUANTIZE && t.layout.bits != 0)
+        aqi_tensor_set_float32(&t);
+    if (j->options.operation == AQ_QUANTIZE && !plan->keep) {
+        status = aq_layout_init(t.layout.rows, t.layout.cols, &plan->quant, &layout, err);
+        if (status != AQ_OK) return aqi_error_in_tensor(err, status, t.name);
+        aqi_tensor_set_layout(&t, &layout);
+        if (layout.params != AQ_PARAMS_F32) j->small_params = true;
+    }
+    *out = t;
+    j->reports[i].bytes_out = aqi_tensor_bytes(&t);
+    return AQ_OK;
+}
+
 /* What becomes of one tensor. */
 static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
     aq_tensor *t = &j->reports[i].tensor;
-    aq_plan plan;
-    aq_layout layout;
+    aq_plan *plan = &j->plans[i];
     aq_status status = AQ_OK;
     j->reports[i].bytes_in = aqi_tensor_bytes(t);
-    if (j->options.operation == AQ_DEQUANTIZE && t->layout.bits != 0)
-        aqi_tensor_set_float32(t);
     if (j->options.operation == AQ_QUANTIZE) {
-        plan.keep = t->num_dims < 2 || t->num_params == 0 || !aq_dtype_is_float(t->dtype);
-        plan.quant = j->quant;
-        if (j->options.plan != NULL && !j->options.plan(j->options.plan_user, t, &plan))
+        plan->keep = t->num_dims < 2 || t->num_params == 0 || !aq_dtype_is_float(t->dtype);
+        plan->quant = j->quant;
+        if (j->options.plan != NULL && !j->options.plan(j->options.plan_user, t, plan))
             return aqi_fail(err, AQ_E_CANCELLED, "the plan hook asked to stop");
-        if (!plan.keep && t->layout.bits != 0)
+        if (!plan->keep && t->layout.bits != 0)
             status = aqi_fail(err, AQ_E_TYPE,
                               "is quantized already; dequantize the model first, "
                               "or keep this tensor");
-        if (!plan.keep && status == AQ_OK && !aq_dtype_is_float(t->dtype))
+        if (!plan->keep && status == AQ_OK && !aq_dtype_is_float(t->dtype))
             status = aqi_fail(err, AQ_E_TYPE,
                               "%s values cannot be quantized; keep this tensor",
                               aq_dtype_name(t->dtype));
-        if (!plan.keep && status == AQ_OK) {
-            status =
-                aq_layout_init(t->layout.rows, t->layout.cols, &plan.quant, &layout, err);
-            if (status == AQ_OK) aqi_tensor_set_layout(t, &layout);
-        }
         status = aqi_error_in_tensor(err, status, t->name);
     }
-    j->reports[i].bytes_out = aqi_tensor_bytes(t);
+    return status == AQ_OK ? aqi_job_apply_plan(j, i, err) : status;
+}
+
+/* Shard i of n is what lies, by bytes of the tensors in name order, in the i-th of n equal
+ * parts: a tensor belongs to the part that has its first byte. */
+static aq_status aqi_job_choose_shard(aqi_job *j, aq_error *err) {
+    const uint32_t n = j->options.num_shards, shard = j->options.shard;
+    size_t count = aq_model_count(j->model), i, first = SIZE_MAX, end = 0;
+    uint64_t total = 0, at = 0;
+    aq_tensor t;
+    aq_status status = AQ_OK;
+    j->first = 0;
+    j->num_tensors = count;
+    if (n == 0) return AQ_OK;
+    if (shard >= n)
+        return aqi_fail(err, AQ_E_ARG, "shard %u of %u; they count from 0", shard, n);
+    for (i = 0; i < count; i++) total += aqi_tensor_bytes(&j->model->entries[i].tensor);
+    for (i = 0; i < count && status == AQ_OK; i++) {
+        uint64_t per = total / n + (total % n != 0), owner;
+        status = aq_model_describe(j->model, i, &t, err);
+        owner = per == 0 ? 0 : at / per;
+        if (owner >= n) owner = n - 1; /* empty tensors at the end */
+        if (owner == shard && first == SIZE_MAX) first = i;
+        if (owner == shard) end = i + 1;
+        at += aqi_tensor_bytes(&t);
+    }
+    j->first = first == SIZE_MAX ? 0 : first;
+    j->num_tensors = first == SIZE_MAX ? 0 : end - first;
     return status;
 }
 
 static aq_status aqi_job_plan(aqi_job *j, aq_error *err) {
     size_t i;
     void *p;
-    aq_status status;
-    j->num_tensors = aq_model_count(j->model);
-    status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->reports, &p, err);
+    aq_status status = aqi_job_choose_shard(j, err);
+    if (status == AQ_OK)
+        status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->reports, &p, err);
     if (status != AQ_OK) return status;
     j->reports = (aq_tensor_report *)p;
     status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->outputs, &p, err);
     if (status != AQ_OK) return status;
     j->outputs = (aq_tensor *)p;
+    status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->plans, &p, err);
+    if (status != AQ_OK) return status;
+    j->plans = (aq_plan *)p;
     for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
         aq_tensor *t = &j->reports[i].tensor;
         char *name = NULL;
-        status = aq_model_describe(j->model, i, t, err);
+        status = aq_model_describe(j->model, j->first + i, t, err);
         if (status == AQ_OK)
             status = aqi_arena_string(j->arena, t->name, strlen(t->name), &name, err);
         t->name = name;
         j->reports[i].name = name;
         if (status == AQ_OK) status = aqi_job_plan_tensor(j, i, err);
-        j->outputs[i] = *t;
         j->bytes_total += j->reports[i].bytes_in;
     }
     return status;
 }
 
-/* Buffers of one tensor's output. */
-typedef struct aqi_job_buffers {
-    aq_buffer data, scales, zero_points, params;
-} aqi_job_buffers;
+/* ---- a piece: what a thread does ---- */
 
-static void aqi_job_buffers_release(aqi_job_buffers *b) {
-    aq_buffer_release(&b->data);
-    aq_buffer_release(&b->scales);
-    aq_buffer_release(&b->zero_points);
-    aq_buffer_release(&b->params);
+/* Offset of a piece in the parts of its row of the output, in bytes. */
+static void aqi_piece_offsets(const aqi_piece *p, const aqi_out_row *row,
+                              const aqi_part parts[AQI_PARTS], int64_t at[AQI_PARTS]) {
+    const aqi_work *w = p->work;
+    const aq_layout *l = &w->out.layout;
+    size_t unit = p->unit % w->cut.per_chunk;
+    int k;
+    if (w->step == AQI_STEP_DEQUANTIZE) unit *= l->cols; /* to elements */
+    for (k = 0; k < AQI_PARTS; k++)
+        at[k] = row->at[k] + (int64_t)(unit * parts[k].stride);
+    if (p->col == 0) return;
+    at[AQI_PART_DATA] += (int64_t)(p->col / 8 * l->bits);
+    at[AQI_PART_SCALES] += (int64_t)(p->col / l->group_cols * sizeof(float));
+    at[AQI_PART_ZERO_POINTS] += (int64_t)(p->col / l->group_cols * sizeof(float));
 }
+
+/* The piece's parts to the file, or only their checksums. */
+static aq_status aqi_piece_write(const aqi_job *j, aqi_slot *s, aqi_part parts[AQI_PARTS],
+                                 aq_error *err) {
+    const aqi_piece *p = &s->piece;
+    const aqi_work *w = p->work;
+    const aqi_out_row *row;
+    aqi_part whole[AQI_PARTS];
+    int64_t at[AQI_PARTS];
+    aq_status status = AQ_OK;
+    int k;
+    if (j->writer == NULL) return AQ_OK;
+    row = &w->rows[p->unit / w->cut.per_chunk];
+    aqi_parts_of(&row->t, whole);
+    aqi_piece_offsets(p, row, whole, at);
+    for (k = 0; k < AQI_PARTS && status == AQ_OK; k++) {
+        /* One scale for all is written with the first units of a row only. */
+        if (whole[k].stride == 0 && p->unit % w->cut.per_chunk != 0) continue;
+        status = aqi_row_write(row->out, at[k], &parts[k], &s->crc[k], err);
+        s->bytes[k] = parts[k].bytes;
+    }
+    return status;
+}
+
+/* The bytes of the piece in the input: in the mapping, or read to a buffer. */
+static aq_status aqi_piece_input(const aqi_job *j, aqi_slot *s, aq_buffer *buffer,
+                                 const uint8_t **out, aq_error *err) {
+    const aqi_piece *p = &s->piece;
+    const aqi_work *w = p->work;
+    const aqi_model_entry *e = w->entry;
+    size_t value = aq_dtype_bytes(w->in.dtype), skip = p->unit * w->in_unit;
+    aq_status status;
+    s->in_bytes = p->units * w->in_unit;
+    if (w->col_step < w->in.layout.cols) {
+        skip += p->col * value;
+        s->in_bytes = p->cols * value;
+    }
+    *out = w->in.data == NULL ? NULL : w->in.data + skip;
+    if (w->in.data == NULL && s->in_bytes > 0) {
+        status = aq_pool_acquire(j->pool, s->in_bytes, buffer, err);
+        if (status == AQ_OK)
+            status = aqi_source_read(&j->model->files[e->file].source,
+                                     e->offset + (int64_t)skip, buffer->data, s->in_bytes,
+                                     err);
+        if (status != AQ_OK) return status;
+        *out = buffer->data;
+    }
+    return AQ_OK;
+}
+
+/* The layout of the piece alone. */
+static aq_status aqi_piece_layout(const aqi_piece *p, aq_layout *out, aq_error *err) {
+    *out = p->work->out.layout;
+    out->rows = p->units;
+    if (out->group_rows > 1) out->group_rows = p->units;
+    if (p->work->col_step < out->cols) out->cols = p->cols;
+    if (out->importance != NULL) out->importance += p->col;
+    return aqi_layout_complete(out, err);
+}
+
+static size_t aqi_align_up(size_t n) {
+    return (n + (AQ_ALIGNMENT - 1)) & ~(size_t)(AQ_ALIGNMENT - 1);
+}
+
+/* Bytes of the arrays of a layout, each aligned. */
+static size_t aqi_quantized_room(const aq_layout *l) {
+    size_t floats = l->params == AQ_PARAMS_F32 ? l->num_groups * sizeof(float) : 0;
+    return aqi_align_up(l->code_bytes) + 2 * aqi_align_up(floats) +
+           aqi_align_up(l->params_bytes);
+}
+
+/* Quantizes the piece into a buffer, which the parts then point into. */
+static aq_status aqi_piece_quantize(const aqi_job *j, aqi_slot *s, aq_buffer *buffer,
+                                    const uint8_t *src, aqi_part parts[AQI_PARTS],
+                                    aq_error *err) {
+    const aqi_piece *p = &s->piece;
+    const aqi_work *w = p->work;
+    aqi_quantize_task t;
+    aq_quantized dst;
+    aq_metrics metrics;
+    aq_layout l;
+    aq_tensor stored;
+    size_t floats;
+    aq_status status = aqi_piece_layout(p, &l, err);
+    if (status == AQ_OK)
+        status = aq_pool_acquire(j->pool, aqi_quantized_room(&l), buffer, err);
+    if (status != AQ_OK) return status;
+    floats = l.params == AQ_PARAMS_F32 ? l.num_groups * sizeof(float) : 0;
+    dst.codes = buffer->data;
+    dst.scales = (float *)(void *)(buffer->data + aqi_align_up(l.code_bytes));
+    dst.zero_points = dst.scales + aqi_align_up(floats) / sizeof(float);
+    dst.params = buffer->data + aqi_align_up(l.code_bytes) + 2 * aqi_align_up(floats);
+    memset(&t, 0, sizeof t);
+    t.layout = &l;
+    t.src = src;
+    t.dtype = w->in.dtype;
+    t.dst = &dst;
+    t.parts = s->parts;
+    t.first_row = p->unit;
+    t.first_col = p->col;
+    t.full_cols = w->in.layout.cols;
+    if (w->ranges) {
+        dst.scales[0] = w->group.scale;
+        dst.zero_points[0] = w->group.zero_point;
+        t.tensor_group = &w->group;
+    }
+    status = aqi_quantize_all(&t, NULL, &metrics, err);
+    if (status != AQ_OK) return status;
+    memset(&stored, 0, sizeof stored);
+    stored.layout = l;
+    stored.data = dst.codes;
+    stored.data_bytes = l.code_bytes;
+    stored.scales = dst.scales;
+    stored.zero_points = dst.zero_points;
+    stored.params = dst.params;
+    aqi_parts_of(&stored, parts);
+    return AQ_OK;
+}
+
+/* The range of the piece, where one scale serves all. */
+static aq_status aqi_piece_range(aqi_slot *s, const uint8_t *src, aq_error *err) {
+    const aqi_piece *p = &s->piece;
+    aqi_quantize_task t;
+    aq_layout l;
+    aq_status status = aqi_piece_layout(p, &l, err);
+    if (status != AQ_OK) return status;
+    memset(&t, 0, sizeof t);
+    t.layout = &l;
+    t.src = src;
+    t.dtype = p->work->in.dtype;
+    t.first_row = p->unit;
+    t.first_col = p->col;
+    t.full_cols = p->work->in.layout.cols;
+    t.tiling = aqi_tiling_make(&l, l.rows);
+    return aqi_quantize_waves(&t, aqi_range_tile, NULL, &s->range, NULL, err);
+}
+
+/* The chunk of a chunked input that has the unit; its first unit to *out_first. */
+static const aqi_model_entry *aqi_chunk_with(const aqi_work *w, size_t unit,
+                                             size_t *out_first, size_t *out_units) {
+    const aqi_model_entry *c = w->entry->chunks;
+    *out_first = 0;
+    for (;; c++) {
+        *out_units = c->tensor.data_bytes / w->in_unit;
+        if (unit - *out_first < *out_units) return c;
+        *out_first += *out_units;
+    }
+}
+
+/* Rows as float32, or the input's bytes as they are. */
+static aq_status aqi_piece_carry(const aqi_job *j, aqi_slot *s, aq_buffer *buffer,
+                                 const aq_tensor *in, size_t unit,
+                                 aqi_part parts[AQI_PARTS], aq_error *err) {
+    const aqi_piece *p = &s->piece;
+    const aqi_work *w = p->work;
+    size_t n = p->units * w->out.layout.cols;
+    float *dst;
+    aq_status status;
+    int k;
+    if (w->step == AQI_STEP_COPY) {
+        aqi_parts_of(in, parts);
+        for (k = 0; k < AQI_PARTS; k++) {
+            if (parts[k].stride == 0) continue; /* shared by all units */
+            if (parts[k].values != NULL) parts[k].values += unit * parts[k].stride;
+            parts[k].bytes = p->units * parts[k].stride;
+        }
+        return AQ_OK;
+    }
+    memset(parts, 0, AQI_PARTS * sizeof *parts);
+    status = aq_pool_acquire(j->pool, n * sizeof(float), buffer, err);
+    if (status != AQ_OK) return status;
+    dst = (float *)(void *)buffer->data;
+    status = aq_tensor_rows_f32(in, unit, p->units, dst, NULL, err);
+    parts[AQI_PART_DATA].values = buffer->data;
+    parts[AQI_PART_DATA].bytes = n * sizeof(float);
+    parts[AQI_PART_DATA].swap = sizeof(float);
+    return status;
+}
+
+static aq_status aqi_piece_work(const aqi_job *j, aqi_slot *s, aq_buffer buffers[2],
+                                aq_tensor *chunk, aq_error *err) {
+    const aqi_piece *p = &s->piece;
+    const aqi_work *w = p->work;
+    const uint8_t *src;
+    aqi_part parts[AQI_PARTS];
+    aq_tensor in = w->in;
+    size_t unit = p->unit, first, units;
+    aq_status status;
+    if (w->entry->chunks != NULL && w->in.data == NULL) {
+        const aqi_model_entry *e = aqi_chunk_with(w, unit, &first, &units);
+        status = aqi_entry_tensor(j->model, e, chunk, err);
+        if (status != AQ_OK) return status;
+        in = *chunk;
+        unit -= first;
+        src = in.data + unit * w->in_unit;
+        s->in_bytes = p->units * w->in_unit;
+    } else {
+        status = aqi_piece_input(j, s, &buffers[0], &src, err);
+        if (status != AQ_OK) return status;
+        if (w->in.data == NULL) { /* the buffer has this piece only */
+            in.data = src;
+            unit = 0;
+        }
+    }
+    if (p->range) return aqi_piece_range(s, src, err);
+    if (s->in_bytes > 0) s->in_crc = ~aqi_crc32(UINT32_MAX, src, s->in_bytes);
+    if (w->step == AQI_STEP_QUANTIZE) {
+        status = aqi_piece_quantize(j, s, &buffers[1], src, parts, err);
+    } else {
+        status = aqi_piece_carry(j, s, &buffers[1], &in, unit, parts, err);
+    }
+    return status == AQ_OK ? aqi_piece_write(j, s, parts, err) : status;
+}
+
+static void aqi_piece_run(const aqi_job *j, aqi_slot *s) {
+    aq_buffer buffers[2];
+    aq_tensor chunk;
+    memset(buffers, 0, sizeof buffers);
+    aqi_tensor_reset(&chunk);
+    s->status = aqi_piece_work(j, s, buffers, &chunk, &s->err);
+    aq_tensor_release(&chunk);
+    aq_buffer_release(&buffers[0]);
+    aq_buffer_release(&buffers[1]);
+}
+
+/* ---- the line: opening tensors, taking pieces; the lock is held ---- */
+
+/* Bytes of memory that a piece of n values takes, and of as many units. */
+static size_t aqi_work_cost(const aqi_work *w, size_t units, size_t values) {
+    const aq_layout *l = &w->out.layout;
+    size_t cost = 0;
+    if (w->in.data == NULL && w->entry->chunks == NULL)
+        cost += values * aq_dtype_bytes(w->in.dtype);
+    if (w->step == AQI_STEP_DEQUANTIZE) cost += values * sizeof(float);
+    if (w->step == AQI_STEP_QUANTIZE) {
+        cost += values / 8 * l->bits + units + 5 * AQ_ALIGNMENT;
+        cost += l->params == AQ_PARAMS_F32
+                    ? (values / l->group_cols + units) * 2 * sizeof(float)
+                    : l->params_bytes / AQI_MAX(l->rows, (size_t)1) * units;
+    }
+    return cost;
+}
+
+/* How large pieces are: whole tensors, or as the memory allows. */
+static aq_status aqi_work_steps(const aqi_job *j, aqi_work *w, aq_error *err) {
+    const bool rows = w->step != AQI_STEP_COPY;
+    size_t cols = rows ? w->in.layout.cols : 1, most = AQI_PIECE_VALUES, granule, least;
+    aqi_tiling t;
+    if (w->step == AQI_STEP_COPY && w->in_unit > 0 && w->out.layout.bits != 0)
+        cols = AQI_MAX(w->in.layout.cols, (size_t)1);
+    w->unit_step = AQI_MAX(w->units, (size_t)1);
+    w->col_step = w->in.layout.cols;
+    if (j->options.mode == AQ_JOB_PARALLEL && j->options.max_memory_bytes == 0)
+        return AQ_OK;
+    if (j->options.mode == AQ_JOB_PARALLEL) most = AQI_MAX(w->units * cols, (size_t)1);
+    granule = AQI_MAX(cols, (size_t)1); /* values that cannot be parted */
+    if (w->step == AQI_STEP_QUANTIZE) {
+        t = aqi_tiling_make(&w->out.layout, w->units);
+        if (t.cols < w->in.layout.cols) w->col_step = granule = t.cols;
+        if (t.cols == w->in.layout.cols) granule = t.rows * t.cols;
+    }
+    least = aqi_work_cost(w, 1, granule);
+    if (least > j->budget)
+        return aqi_fail(err, AQ_E_LIMIT,
+                        "%llu bytes of memory are not enough for the smallest piece of "
+                        "this tensor; allow %zu",
+                        (unsigned long long)j->budget, least);
+    while (most > granule &&
+           aqi_work_cost(w, most / AQI_MAX(cols, (size_t)1) + 1, most) >
+               j->budget / (j->width + 1))
+        most /= 2;
+    if (w->col_step < w->in.layout.cols) {
+        w->unit_step = 1;
+        if (most > w->col_step) w->col_step = most / w->col_step * w->col_step;
+        return AQ_OK;
+    }
+    granule = AQI_MAX(granule / AQI_MAX(cols, (size_t)1), (size_t)1); /* units */
+    w->unit_step = AQI_MAX(most / AQI_MAX(cols, (size_t)1) / granule, (size_t)1) * granule;
+    return AQ_OK;
+}
+
+/* What a piece reads, and in which units. */
+static aq_status aqi_work_input(aqi_job *j, aqi_work *w, aq_error *err) {
+    const aq_model *m = j->model;
+    const aqi_model_entry *e = w->entry;
+    const bool by_rows = w->step != AQI_STEP_QUANTIZE && e->tensor.layout.bits != 0;
+    w->in = e->tensor;
+    w->in_unit = aq_dtype_bytes(e->tensor.dtype);
+    w->units = (size_t)e->tensor.num_params;
+    if (w->step != AQI_STEP_COPY || by_rows) {
+        w->units = e->tensor.layout.rows;
+        w->in_unit = by_rows ? e->tensor.layout.row_bytes
+                             : w->in_unit * e->tensor.layout.cols;
+    }
+    if (m->files[e->file].parquet == NULL) {
+        if (j->options.mode == AQ_JOB_STREAMING)
+            w->in.data = aqi_source_view(&m->files[e->file].source, e->offset);
+        return AQ_OK;
+    }
+    if (e->chunks != NULL && w->step != AQI_STEP_QUANTIZE) return AQ_OK;
+    return aq_model_tensor(m, j->first + w->index, &w->in, err);
+}
+
+/* The rows of the output that the tensor becomes. */
+static aq_status aqi_work_rows(aqi_job *j, aqi_work *w, aq_error *err) {
+    size_t elements = 1, i, first, bytes;
+    aq_status status = AQ_OK;
+    w->cut.num_chunks = 1;
+    w->cut.per_chunk = AQI_MAX(w->units, (size_t)1);
+    if (j->writer == NULL) return AQ_OK;
+    status = aqi_cut_make(j->writer, &w->out, &w->cut, err);
+    if (status != AQ_OK) return status;
+    bytes = w->cut.num_chunks * sizeof *w->rows;
+    w->rows = (aqi_out_row *)aqi_alloc(&j->allocator, bytes);
+    if (w->rows == NULL) return aqi_fail_nomem(err, bytes);
+    memset(w->rows, 0, bytes);
+    for (i = 0; i < w->cut.num_chunks && status == AQ_OK; i++) {
+        first = i * w->cut.per_chunk;
+        w->rows[i].chunk = (uint32_t)i;
+        w->rows[i].num_chunks = w->cut.num_chunks;
+        status = aqi_cut_row(&w->out, first,
+                             AQI_MIN(w->cut.per_chunk, w->cut.units - first),
+                             &w->rows[i], err);
+        if (status == AQ_OK)
+            status = aqi_model_writer_place(j->writer, &w->rows[i], err);
+    }
+    if (w->step == AQI_STEP_DEQUANTIZE) elements = w->out.layout.cols;
+    if (status == AQ_OK && w->cut.num_chunks > 1 && w->cut.per_chunk % elements != 0)
+        return aqi_fail(err, AQ_E_LIMIT, "a row of over %zu bytes as float32",
+                        w->cut.per_chunk * sizeof(float));
+    if (w->cut.num_chunks > 1) w->cut.per_chunk /= AQI_MAX(elements, (size_t)1);
+    if (w->cut.num_chunks == 1) w->cut.per_chunk = AQI_MAX(w->units, (size_t)1);
+    return status;
+}
+
+static void aqi_work_close(aqi_job *j, aqi_work *w) {
+    if (w->rows != NULL)
+        aqi_free(&j->allocator, w->rows, w->cut.num_chunks * sizeof *w->rows);
+    aq_tensor_release(&w->in);
+    aqi_free(&j->allocator, w, sizeof *w);
+}
+
+/* Begins the next tensor. */
+static aq_status aqi_work_open(aqi_job *j, aqi_work **out, aq_error *err) {
+    aqi_work *w = (aqi_work *)aqi_alloc(&j->allocator, sizeof *w);
+    aq_status status;
+    *out = NULL;
+    if (w == NULL) return aqi_fail_nomem(err, sizeof *w);
+    memset(w, 0, sizeof *w);
+    w->index = j->next_tensor;
+    w->entry = &j->model->entries[j->first + w->index];
+    w->out = j->reports[w->index].tensor;
+    w->step = AQI_STEP_COPY;
+    if (w->entry->tensor.layout.bits == 0 && w->out.layout.bits != 0)
+        w->step = AQI_STEP_QUANTIZE;
+    if (w->entry->tensor.layout.bits != 0 && w->out.layout.bits == 0)
+        w->step = AQI_STEP_DEQUANTIZE;
+    if (j->writer != NULL) w->planned = j->writer->planned;
+    aqi_metrics_finish(&w->metrics);
+    status = aqi_work_input(j, w, err);
+    if (status == AQ_OK) status = aqi_work_rows(j, w, err);
+    if (status == AQ_OK) status = aqi_work_steps(j, w, err);
+    w->ranges = w->step == AQI_STEP_QUANTIZE && w->out.layout.group_rows > 1;
+    w->ready = status == AQ_OK;
+    if (j->writer == NULL && w->step != AQI_STEP_QUANTIZE) w->units = 0;
+    if (j->last_work != NULL) j->last_work->next = w;
+    if (j->works == NULL) j->works = w;
+    j->last_work = w;
+    j->next_tensor++;
+    *out = w; /* also after a failure: the line must come to it */
+    return status;
+}
+
+/* Units of the next piece of the open tensor: no border of chunks inside. */
+static size_t aqi_job_next_units(const aqi_job *j) {
+    const aqi_work *w = j->open;
+    size_t n = AQI_MIN(w->unit_step, w->units - j->open_unit), first, units;
+    n = AQI_MIN(n, w->cut.per_chunk - j->open_unit % w->cut.per_chunk);
+    if (w->entry->chunks == NULL || w->in.data != NULL || n == 0) return n;
+    aqi_chunk_with(w, j->open_unit, &first, &units);
+    return AQI_MIN(n, first + units - j->open_unit);
+}
+
+/* Room for the reports of the piece's tiles. */
+static aq_status aqi_slot_parts(const aqi_job *j, aqi_slot *s, aq_error *err) {
+    const aqi_piece *p = &s->piece;
+    aqi_tiling t;
+    aq_layout l;
+    aq_status status = AQ_OK;
+    s->num_parts = 0;
+    if (p->work->step != AQI_STEP_QUANTIZE || p->range) return AQ_OK;
+    status = aqi_piece_layout(p, &l, err);
+    if (status != AQ_OK) return status;
+    t = aqi_tiling_make(&l, l.rows);
+    s->num_parts = l.rows == 0 || l.cols == 0 ? 0 : t.count;
+    if (s->num_parts <= s->parts_room) return AQ_OK;
+    aqi_free(&j->allocator, s->parts, s->parts_room * sizeof *s->parts);
+    s->parts_room = s->num_parts;
+    s->parts =
+        (aq_metrics *)aqi_alloc(&j->allocator, s->parts_room * sizeof *s->parts);
+    if (s->parts != NULL) return AQ_OK;
+    s->parts_room = 0;
+    return aqi_fail_nomem(err, s->num_parts * sizeof *s->parts);
+}
+
+/* Goes on in the open tensor after its piece. */
+static void aqi_job_advance(aqi_job *j, aqi_piece *p) {
+    aqi_work *w = j->open;
+    j->open_col += p->cols;
+    if (j->open_col >= w->in.layout.cols || w->col_step >= w->in.layout.cols) {
+        j->open_col = 0;
+        j->open_unit += p->units;
+    }
+    p->last = j->open_unit >= w->units;
+    if (!p->last) return;
+    j->open_unit = 0;
+    if (j->open_range) {
+        j->open_range = false;
+    } else {
+        j->open = NULL;
+    }
+}
+
+/* The next piece; NULL: there is none, or it has to wait. */
+static aqi_slot *aqi_job_take(aqi_job *j) {
+    aqi_slot *s = &j->slots[j->taken % j->num_slots];
+    aqi_piece *p = &s->piece;
+    aqi_work *w = j->open;
+    size_t cost = 0;
+    if (j->stop || j->redo || j->taken - j->committed == j->num_slots) return NULL;
+    if (w == NULL && j->next_tensor == j->num_tensors) return NULL;
+    s->status = AQ_OK;
+    if (w == NULL) {
+        s->status = aqi_work_open(j, &w, &s->err);
+        j->open = w;
+        j->open_unit = j->open_col = 0;
+        j->open_range = w != NULL && w->ranges;
+    }
+    if (s->status == AQ_OK) {
+        if (w->ranges && !j->open_range && !w->ranges_known) return NULL;
+        memset(p, 0, sizeof *p);
+        p->work = w;
+        p->range = j->open_range;
+        p->unit = j->open_unit;
+        p->units = aqi_job_next_units(j);
+        p->col = j->open_col;
+        p->cols = AQI_MIN(w->col_step, w->in.layout.cols - p->col);
+        cost = aqi_work_cost(w, p->units,
+                             w->step == AQI_STEP_COPY ? p->units : p->units * p->cols);
+        if (j->bytes_running > 0 && cost > j->budget - AQI_MIN(j->bytes_running, j->budget))
+            return NULL;
+        s->status = aqi_slot_parts(j, s, &s->err);
+    }
+    memset(s->crc, 0, sizeof s->crc);
+    memset(s->bytes, 0, sizeof s->bytes);
+    s->in_crc = 0;
+    s->in_bytes = 0;
+    s->cost = cost;
+    s->done = s->status != AQ_OK;
+    p->work = w;
+    j->taken++;
+    if (s->done) {
+        j->open = NULL; /* nothing comes after it */
+    } else {
+        aqi_job_advance(j, p);
+    }
+    return s;
+}
+
+/* ---- the line: joining what pieces found, in order; the lock is held ---- */
 
 /* Tells the caller how far the job is; false to stop. */
 static bool aqi_job_progress(const aqi_job *j) {
@@ -19095,17 +19768,11 @@ static bool aqi_job_progress(const aqi_job *j) {
     p.name = j->current < j->num_tensors ? j->reports[j->current].name : NULL;
     p.tensors_done = j->current;
     p.tensors_total = j->num_tensors;
-    p.bytes_done = j->bytes_done + j->bytes_part;
+    p.bytes_done = j->bytes_done;
     p.bytes_total = j->bytes_total;
+    if (j->works != NULL && j->current < j->num_tensors)
+        p.bytes_done += AQI_MIN(j->works->in_bytes, j->reports[j->current].bytes_in);
     return j->options.progress.fn(j->options.progress.user, &p);
-}
-
-/* The same from inside a tensor, of which done / total is finished. */
-static bool aqi_job_watch(void *user, size_t done, size_t total) {
-    aqi_job *j = (aqi_job *)user;
-    double bytes = (double)j->reports[j->current].bytes_in;
-    j->bytes_part = (uint64_t)(bytes * (double)done / (double)total);
-    return aqi_job_progress(j);
 }
 
 static aq_status aqi_job_cancelled(aq_error *err) {
@@ -19113,105 +19780,354 @@ static aq_status aqi_job_cancelled(aq_error *err) {
                     "cancelled; nothing was written under the output's name");
 }
 
-static aq_status aqi_job_quantize(aqi_job *j, const aq_tensor *in, aq_tensor *out,
-                                  aqi_job_buffers *b, aq_metrics *metrics,
-                                  aq_error *err) {
-    const aq_layout *l = &out->layout;
-    const bool small = l->params != AQ_PARAMS_F32;
-    size_t group_bytes = l->num_groups * sizeof(float);
-    aqi_quantize_task t;
-    aq_quantized dst;
-    aq_status status = aq_pool_acquire(j->pool, l->code_bytes, &b->data, err);
-    if (status == AQ_OK && small)
-        status = aq_pool_acquire(j->pool, l->params_bytes, &b->params, err);
-    if (status == AQ_OK && !small)
-        status = aq_pool_acquire(j->pool, group_bytes, &b->scales, err);
-    if (status == AQ_OK && !small)
-        status = aq_pool_acquire(j->pool, group_bytes, &b->zero_points, err);
-    if (status != AQ_OK) return status;
-    dst.codes = b->data.data;
-    dst.scales = (float *)(void *)b->scales.data;
-    dst.zero_points = (float *)(void *)b->zero_points.data;
-    dst.params = b->params.data;
-    memset(&t, 0, sizeof t);
-    t.layout = l;
-    t.src = in->data;
-    t.dtype = in->dtype;
-    t.dst = &dst;
-    t.watch.fn = aqi_job_watch;
-    t.watch.user = j;
-    status = aqi_quantize_all(&t, j->tasks, metrics, err);
-    if (status == AQ_E_CANCELLED) return aqi_job_cancelled(err);
-    if (status != AQ_OK) return status;
-    out->data = dst.codes;
-    out->scales = dst.scales;
-    out->zero_points = dst.zero_points;
-    out->params = dst.params;
-    out->cosine = metrics->cosine;
-    out->sqnr_db = metrics->sqnr_db;
-    out->max_abs_error = metrics->max_abs_error;
-    return AQ_OK;
+/* The same tensor again, by the plan that it has now. */
+static aq_status aqi_job_redo(aqi_job *j, size_t index, aq_error *err) {
+    j->redo = true;
+    j->redo_index = index;
+    return aqi_job_apply_plan(j, index, err);
 }
 
-static aq_status aqi_job_dequantize(aqi_job *j, const aq_tensor *in, aq_tensor *out,
-                                    aqi_job_buffers *b, aq_error *err) {
-    size_t rows = in->layout.rows, cols = AQI_MAX(in->layout.cols, (size_t)1), row = 0;
-    size_t step = AQI_MAX((size_t)AQI_TILE_VALUES * AQI_WAVE / cols, (size_t)1);
-    float *dst;
-    aq_status status = aq_pool_acquire(j->pool, out->data_bytes, &b->data, err);
+/* A tensor that cannot be quantized is kept as it came, unless the caller wants to know at
+ * once. */
+static aq_status aqi_job_tensor_failed(aqi_job *j, const aqi_slot *s, aq_error *err) {
+    const aqi_work *w = s->piece.work;
+    aq_tensor_report *r;
+    char *text = NULL;
+    aq_status status;
+    *err = s->err;
+    if (w == NULL) return s->status;
+    r = &j->reports[w->index];
+    aqi_error_in_tensor(err, s->status, r->name);
+    if (j->options.fail_fast || w->step != AQI_STEP_QUANTIZE ||
+        (s->status != AQ_E_NONFINITE && s->status != AQ_E_LIMIT) || !w->ready)
+        return s->status;
+    status = aqi_arena_string(j->arena, s->err.message, strlen(s->err.message), &text, err);
     if (status != AQ_OK) return status;
-    dst = (float *)(void *)b->data.data;
-    out->data = b->data.data;
-    while (row < rows) {
-        size_t n = AQI_MIN(step, rows - row);
-        status =
-            aq_tensor_rows_f32(in, row, n, dst + row * in->layout.cols, j->tasks, err);
-        if (status != AQ_OK) return status;
-        row += n;
-        if (!aqi_job_watch(j, row, rows)) return aqi_job_cancelled(err);
+    r->status = s->status;
+    r->error = text;
+    j->plans[w->index].keep = true;
+    return aqi_job_redo(j, w->index, err);
+}
+
+/* Whether the tensor is good enough; if not, what becomes of it. */
+static aq_status aqi_job_gate(aqi_job *j, const aqi_work *w, aq_error *err) {
+    aq_tensor_report *r = &j->reports[w->index];
+    aq_plan *plan = &j->plans[w->index];
+    aq_attempt *a;
+    const uint32_t bits = w->out.layout.bits;
+    if (w->step != AQI_STEP_QUANTIZE || w->metrics.count == 0) return AQ_OK;
+    if (r->num_attempts < AQ_MAX_ATTEMPTS) {
+        a = &r->attempts[r->num_attempts++];
+        a->bits = bits;
+        a->cosine = w->metrics.cosine;
+        a->sqnr_db = w->metrics.sqnr_db;
     }
-    if (AQI_BIG_ENDIAN) aqi_copy_le(dst, dst, (size_t)in->num_params, sizeof(float));
-    return AQ_OK;
-}
-
-/* One tensor from the input, through the operation, to the writer (NULL in a dry run). */
-static aq_status aqi_job_tensor(aqi_job *j, size_t i, aq_model_writer *writer,
-                                aq_error *err) {
-    aq_tensor_report *report = &j->reports[i];
-    aq_tensor in, *out = &report->tensor;
-    aqi_job_buffers buffers;
-    aq_status status = aq_model_tensor(j->model, i, &in, err);
-    if (status != AQ_OK) return status;
-    memset(&buffers, 0, sizeof buffers);
-    j->crc = aqi_crc32(j->crc, in.data, in.data_bytes);
-    if (out->layout.bits != 0 && in.layout.bits == 0) {
-        status = aqi_job_quantize(j, &in, out, &buffers, &report->metrics, err);
-    } else if (out->layout.bits == 0 && in.layout.bits != 0) {
-        status = aqi_job_dequantize(j, &in, out, &buffers, err);
+    if (j->writer == NULL || !(w->metrics.cosine < j->options.min_cosine)) return AQ_OK;
+    if (j->options.fail_fast) {
+        aqi_fail(err, AQ_E_QUALITY,
+                 "cosine %.6f with %u bits is under %g; allow more bits, or keep it",
+                 w->metrics.cosine, bits, j->options.min_cosine);
+        return aqi_error_in_tensor(err, AQ_E_QUALITY, r->name);
+    }
+    if (bits >= 8) {
+        plan->keep = true;
     } else {
-        out->data = in.data;
-        out->scales = in.scales;
-        out->zero_points = in.zero_points;
-        out->params = in.params;
+        plan->quant.bits = bits < 4 ? 4 : 8;
+        if (plan->quant.bits == 8) plan->quant.codebook = false;
     }
-    if (status != AQ_E_CANCELLED) aqi_error_in_tensor(err, status, report->name);
-    if (status == AQ_OK) status = aq_model_writer_put(writer, out, err);
-    out->data = NULL;
-    out->scales = NULL;
-    out->zero_points = NULL;
-    out->params = NULL;
-    aqi_job_buffers_release(&buffers);
-    aq_tensor_release(&in);
+    return aqi_job_redo(j, w->index, err);
+}
+
+/* All pieces of the first tensor in work are there. */
+static aq_status aqi_job_tensor_done(aqi_job *j, aqi_work *w, aq_error *err) {
+    aq_tensor_report *r = &j->reports[w->index];
+    uint32_t i;
+    aq_status status = aqi_job_gate(j, w, err);
+    if (status != AQ_OK || j->redo) return status;
+    if (w->step == AQI_STEP_QUANTIZE) {
+        r->metrics = w->metrics;
+        r->tensor.cosine = w->metrics.cosine;
+        r->tensor.sqnr_db = w->metrics.sqnr_db;
+        r->tensor.max_abs_error = w->metrics.max_abs_error;
+    }
+    for (i = 0; w->rows != NULL && i < w->cut.num_chunks && status == AQ_OK; i++) {
+        w->rows[i].t.cosine = r->tensor.cosine;
+        w->rows[i].t.sqnr_db = r->tensor.sqnr_db;
+        w->rows[i].t.max_abs_error = r->tensor.max_abs_error;
+        status = aqi_model_writer_commit(j->writer, &w->rows[i], err);
+    }
+    if (status != AQ_OK) return status;
+    j->crc = aqi_crc32_join(j->crc, w->in_crc, w->in_bytes);
+    j->crc_bytes += w->in_bytes;
+    j->bytes_done += r->bytes_in;
+    j->current = w->index + 1;
+    j->works = w->next;
+    if (j->works == NULL) j->last_work = NULL;
+    aqi_work_close(j, w);
+    return AQ_OK;
+}
+
+static aq_status aqi_job_commit(aqi_job *j, aqi_slot *s, aq_error *err) {
+    aqi_work *w = s->piece.work;
+    size_t i;
+    int k;
+    aq_status status = AQ_OK;
+    if (s->status != AQ_OK) return aqi_job_tensor_failed(j, s, err);
+    if (s->piece.range) {
+        if (s->piece.unit == 0 && s->piece.col == 0) w->range = s->range;
+        aqi_range_join(&w->range, &s->range);
+        if (s->piece.last) aqi_group_make(&w->out.layout, &w->range, &w->group);
+        w->ranges_known = s->piece.last;
+        return AQ_OK;
+    }
+    if (w->rows != NULL) {
+        aqi_out_row *row = &w->rows[s->piece.unit / w->cut.per_chunk];
+        for (k = 0; k < AQI_PARTS; k++)
+            row->crc[k] = aqi_crc32_join(row->crc[k], s->crc[k], s->bytes[k]);
+    }
+    for (i = 0; i < s->num_parts; i++) aq_metrics_add(&w->metrics, &s->parts[i]);
+    w->in_crc = aqi_crc32_join(w->in_crc, s->in_crc, s->in_bytes);
+    w->in_bytes += s->in_bytes;
+    if (s->piece.last) status = aqi_job_tensor_done(j, w, err);
+    if (status == AQ_OK && !j->redo && !aqi_job_progress(j))
+        status = aqi_job_cancelled(err);
     return status;
 }
+
+/* Back to the beginning of a tensor: nothing after it counts. */
+static aq_status aqi_job_rewind(aqi_job *j, aq_error *err) {
+    int64_t planned = j->works->planned;
+    aqi_work *w;
+    AQ_ASSERT(j->works->index == j->redo_index);
+    while ((w = j->works) != NULL) {
+        j->works = w->next;
+        aqi_work_close(j, w);
+    }
+    j->last_work = NULL;
+    j->open = NULL;
+    j->next_tensor = j->redo_index;
+    j->taken = j->committed;
+    j->redo = false;
+    if (j->writer == NULL) return AQ_OK;
+    return aqi_model_writer_rewind(j->writer, j->redo_index, planned, err);
+}
+
+/* What is done from the line's beginning on, as far as it is. */
+static void aqi_job_settle(aqi_job *j) {
+    while (!j->stop && !j->redo && j->committed < j->taken &&
+           j->slots[j->committed % j->num_slots].done) {
+        aqi_slot *s = &j->slots[j->committed % j->num_slots];
+        j->status = aqi_job_commit(j, s, &j->err);
+        j->committed++;
+        j->stop = j->status != AQ_OK;
+    }
+    if (!j->stop && j->redo && j->running == 0) {
+        j->status = aqi_job_rewind(j, &j->err);
+        j->stop = j->status != AQ_OK;
+    }
+}
+
+/* A thread of the job. It waits only for pieces that other threads are at. */
+static void aqi_job_thread(void *arg, size_t index) {
+    aqi_job *j = (aqi_job *)arg;
+    (void)index;
+    aqi_mutex_lock(&j->lock);
+    while (!j->stop && (j->redo || j->open != NULL || j->next_tensor < j->num_tensors ||
+                        j->committed < j->taken)) {
+        aqi_slot *s = aqi_job_take(j);
+        if (s == NULL) {
+            aqi_cond_wait(&j->changed, &j->lock);
+            continue;
+        }
+        if (!s->done) {
+            j->running++;
+            j->bytes_running += s->cost;
+            aqi_mutex_unlock(&j->lock);
+            aqi_piece_run(j, s);
+            aqi_mutex_lock(&j->lock);
+            j->bytes_running -= s->cost;
+            j->running--;
+            s->done = true;
+        }
+        aqi_job_settle(j);
+        aqi_cond_wake_all(&j->changed);
+    }
+    aqi_cond_wake_all(&j->changed);
+    aqi_mutex_unlock(&j->lock);
+}
+
+/* All pieces of all tensors. */
+static aq_status aqi_job_line(aqi_job *j, aq_error *err) {
+    aqi_work *w;
+    size_t i, bytes;
+    j->num_slots = 4 * (size_t)j->width + 4;
+    bytes = j->num_slots * sizeof *j->slots;
+    j->slots = (aqi_slot *)aqi_alloc(&j->allocator, bytes);
+    if (j->slots == NULL) return aqi_fail_nomem(err, bytes);
+    memset(j->slots, 0, bytes);
+    aqi_run(j->tasks, j->width, aqi_job_thread, j);
+    while ((w = j->works) != NULL) {
+        j->works = w->next;
+        aqi_work_close(j, w);
+    }
+    j->last_work = NULL;
+    for (i = 0; i < j->num_slots; i++)
+        aqi_free(&j->allocator, j->slots[i].parts,
+                 j->slots[i].parts_room * sizeof *j->slots[i].parts);
+    aqi_free(&j->allocator, j->slots, bytes);
+    j->slots = NULL;
+    if (j->status != AQ_OK && err != NULL) *err = j->err;
+    return j->status;
+}
+
+/* From the first tensor on; what `current`, `crc` and `bytes_done` say is done. */
+static void aqi_job_restart(aqi_job *j, size_t from) {
+    j->next_tensor = j->current = from;
+    j->taken = j->committed = 0;
+    j->open = NULL;
+    j->status = AQ_OK;
+    j->stop = j->redo = false;
+}
+
+/* ---- bits for a size ---- */
+
+/* What a tensor costs and loses at each width it may have; the last: kept. */
+enum { AQI_RATES = 4 };
+typedef struct aqi_rates {
+    uint64_t bytes[AQI_RATES];
+    double loss[AQI_RATES]; /* noise over signal, times elements */
+    int chosen;
+    bool free; /* may be changed */
+} aqi_rates;
+
+static const uint32_t aqi_rate_bits[AQI_RATES] = {2, 4, 8, 0};
+
+static void aqi_plan_rate(aq_plan *plan, const aq_quant_options *quant, int rate) {
+    plan->keep = rate == AQI_RATES - 1;
+    plan->quant = *quant;
+    plan->quant.bits = plan->keep ? 8 : aqi_rate_bits[rate];
+    if (plan->quant.bits == 8) plan->quant.codebook = false;
+}
+
+/* The next step up from the chosen rate that saves most loss a byte, by the convex hull of
+ * the points; 0 = none. */
+static int aqi_rates_next(const aqi_rates *r, double *out_slope) {
+    int k, best = 0;
+    *out_slope = 0.0;
+    for (k = r->chosen + 1; k < AQI_RATES; k++) {
+        double more = (double)r->bytes[k] - (double)r->bytes[r->chosen];
+        double slope = r->loss[r->chosen] - r->loss[k];
+        if (slope <= 0.0) continue;
+        slope = more <= 0.0 ? (double)INFINITY : slope / more;
+        if (slope > *out_slope) best = k;
+        if (slope > *out_slope) *out_slope = slope;
+    }
+    return best;
+}
+
+/* Steps up in the order of what they save, as long as they fit. This is what Lagrange's
+ * multipliers give on the hulls of the points. */
+static aq_status aqi_rates_choose(aqi_job *j, aqi_rates *rates, uint64_t target,
+                                  aq_error *err) {
+    uint64_t total = 0;
+    size_t i, best;
+    double slope, most;
+    int k;
+    for (i = 0; i < j->num_tensors; i++) total += rates[i].bytes[rates[i].chosen];
+    if (total > target)
+        return aqi_fail(err, AQ_E_QUALITY,
+                        "%llu bytes cannot be reached: with 2 bits wherever it may be the "
+                        "tensors take %llu",
+                        (unsigned long long)target, (unsigned long long)total);
+    for (;;) {
+        best = SIZE_MAX;
+        most = 0.0;
+        for (i = 0; i < j->num_tensors; i++) {
+            if (!rates[i].free || aqi_rates_next(&rates[i], &slope) == 0) continue;
+            if (slope > most) best = i;
+            if (slope > most) most = slope;
+        }
+        if (best == SIZE_MAX) return AQ_OK;
+        k = aqi_rates_next(&rates[best], &slope);
+        if (rates[best].bytes[k] <= rates[best].bytes[rates[best].chosen] ||
+            rates[best].bytes[k] - rates[best].bytes[rates[best].chosen] <=
+                target - total) {
+            total += rates[best].bytes[k] - rates[best].bytes[rates[best].chosen];
+            rates[best].chosen = k;
+        } else {
+            rates[best].free = false; /* does not fit; what follows saves less a byte */
+        }
+    }
+}
+
+/* Quantizes every tensor at each width, to see what it loses, and chooses. */
+static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
+    const uint64_t total = j->bytes_total;
+    size_t i;
+    int k;
+    aq_status status = AQ_OK;
+    j->bytes_total = 3 * total; /* seen by the progress hook */
+    for (i = 0; i < j->num_tensors; i++) {
+        rates[i].free = !j->plans[i].keep;
+        rates[i].chosen = rates[i].free ? 0 : AQI_RATES - 1;
+        rates[i].bytes[AQI_RATES - 1] = j->reports[i].bytes_in;
+    }
+    for (k = 0; k < AQI_RATES - 1 && status == AQ_OK; k++) {
+        for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
+            const aq_quant_options quant = j->plans[i].quant;
+            if (rates[i].free) aqi_plan_rate(&j->plans[i], &quant, k);
+            if (rates[i].free) status = aqi_job_apply_plan(j, i, err);
+        }
+        if (status == AQ_OK) aqi_job_restart(j, 0);
+        if (status == AQ_OK) status = aqi_job_line(j, err);
+        for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
+            const aq_metrics *m = &j->reports[i].metrics;
+            rates[i].free = rates[i].free && !j->plans[i].keep; /* it has failed */
+            if (!rates[i].free) rates[i].chosen = AQI_RATES - 1;
+            rates[i].bytes[k] = j->reports[i].bytes_out;
+            rates[i].loss[k] = m->sum_aa > 0.0
+                                   ? m->sum_dd / m->sum_aa * (double)m->count
+                                   : 0.0;
+        }
+    }
+    j->bytes_total = total;
+    j->bytes_done = 0;
+    return status;
+}
+
+static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
+    uint64_t target = j->options.target_bytes, params = 0;
+    aqi_rates *rates;
+    size_t i;
+    void *p;
+    aq_status status =
+        aqi_arena_alloc(j->arena, j->num_tensors * sizeof *rates, &p, err);
+    if (status != AQ_OK) return status;
+    rates = (aqi_rates *)p;
+    if (j->num_tensors > 0) memset(rates, 0, j->num_tensors * sizeof *rates);
+    for (i = 0; i < j->num_tensors; i++) params += j->reports[i].tensor.num_params;
+    if (target == 0) target = (uint64_t)(j->options.target_bpw * (double)params / 8.0);
+    status = aqi_job_measure(j, rates, err);
+    if (status == AQ_OK) status = aqi_rates_choose(j, rates, target, err);
+    for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
+        const aq_quant_options quant = j->plans[i].quant;
+        memset(&j->reports[i].metrics, 0, sizeof j->reports[i].metrics);
+        if (j->plans[i].keep) continue;
+        aqi_plan_rate(&j->plans[i], &quant, rates[i].chosen);
+        status = aqi_job_apply_plan(j, i, err);
+    }
+    return status;
+}
+
+/* ---- writing ---- */
 
 static const char *aqi_base_name(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash == NULL || slash[1] == '\0' ? path : slash + 1;
 }
 
-/* Where the weights came from and how they were treated, for the Parquet footer. */
-static aq_status aqi_job_lineage(const aqi_job *j, aq_writer *parquet, aq_error *err) {
+/* How the tensors were treated, for the Parquet footer. */
+static void aqi_job_config(const aqi_job *j, char *text, size_t room) {
     static const char *const granularity[] = {"group", "channel", "tensor"};
     static const char *const operation[] = {"quantize", "dequantize", "convert"};
     static const char *const method[] = {"auto", "minmax", "refine", "search",
@@ -19219,23 +20135,35 @@ static aq_status aqi_job_lineage(const aqi_job *j, aq_writer *parquet, aq_error 
     static const char *const params[] = {"", ",\"params\":\"float16\"",
                                          ",\"params\":\"uint8\""};
     const aq_quant_options *q = &j->quant;
-    aqi_bytes_builder b = {NULL, 0, 0};
-    char text[256];
-    bool ok;
-    aq_status status = AQ_OK;
-    if (parquet == NULL) return AQ_OK;
     snprintf(
-        text, sizeof text,
+        text, room,
         "{\"operation\":\"%s\",\"bits\":%u,\"group_size\":%zu,\"granularity\":\"%s\","
         "\"symmetric\":%s,\"method\":\"%s\"%s%s}",
         operation[j->options.operation], q->bits, q->group_size,
         granularity[q->granularity], q->symmetric ? "true" : "false", method[q->method],
         params[q->params], q->codebook ? ",\"codebook\":true" : "");
-    if (j->options.operation == AQ_QUANTIZE)
+}
+
+/* Where the weights came from. */
+static aq_status aqi_job_lineage(const aqi_job *j, aq_writer *parquet, aq_error *err) {
+    aqi_bytes_builder b = {NULL, 0, 0};
+    char text[512];
+    bool ok;
+    aq_status status = AQ_OK;
+    if (parquet == NULL) return AQ_OK;
+    if (j->options.operation == AQ_QUANTIZE) {
+        aqi_job_config(j, text, sizeof text);
         status = aq_writer_add_key_value(parquet, "arrowquant.config", text, err);
+    }
+    if (status == AQ_OK && j->options.num_shards > 0) {
+        snprintf(text, sizeof text, "{\"index\":%u,\"count\":%u,\"input_bytes\":%llu}",
+                 j->options.shard, j->options.num_shards,
+                 (unsigned long long)j->crc_bytes);
+        status = aq_writer_add_key_value(parquet, "arrowquant.shard", text, err);
+    }
     if (status != AQ_OK) return status;
     snprintf(text, sizeof text, ",\"bytes\":%llu,\"tensors_crc32\":\"%08x\"}",
-             (unsigned long long)aq_model_file_bytes(j->model), (unsigned)~j->crc);
+             (unsigned long long)aq_model_file_bytes(j->model), (unsigned)j->crc);
     ok = aqi_put_text(&j->allocator, &b, "{\"file\":") &&
          aqi_put_json_string(&j->allocator, &b, aqi_base_name(j->input)) &&
          aqi_put_text(&j->allocator, &b, text) &&
@@ -19256,13 +20184,15 @@ static bool aqi_metadata_travels(const char *key) {
 /* The output must be none of the files that the input consists of. */
 static aq_status aqi_job_check_output(const aqi_job *j, aq_error *err) {
     aq_status status = AQ_OK;
-    size_t i;
+    size_t i, n = strlen(j->output);
+    if (n > 0 && j->output[n - 1] == '/') return AQ_OK; /* a new directory */
     for (i = 0; i < j->model->num_files && status == AQ_OK; i++)
         status = aqi_output_check(j->output, j->model->files[i].path, err);
     return status;
 }
 
-static aq_status aqi_job_open_writer(aqi_job *j, aq_model_writer **out, aq_error *err) {
+static aq_status aqi_job_open_writer(aqi_job *j, aq_error *err) {
+    aqi_model_writer_extra extra;
     aq_model_writer_options o;
     aq_key_value pair, *pairs;
     size_t i, n = 0;
@@ -19277,30 +20207,31 @@ static aq_status aqi_job_open_writer(aqi_job *j, aq_model_writer **out, aq_error
         aq_model_metadata(j->model, i, &pair);
         if (aqi_metadata_travels(pair.key)) pairs[o.num_metadata++] = pair;
     }
+    for (i = 0; i < j->num_tensors; i++) j->outputs[i] = j->reports[i].tensor;
     o.metadata = pairs;
     o.allocator = &j->allocator;
     o.input_path = j->input;
     o.no_sync = j->options.no_sync;
-    return aq_model_writer_open(j->output, j->outputs, j->num_tensors, &o, out, err);
+    o.chunk_bytes = j->options.chunk_bytes;
+    memset(&extra, 0, sizeof extra);
+    extra.small_params = j->small_params;
+    extra.part = j->options.resume;
+    return aqi_model_writer_open(j->output, j->outputs, j->num_tensors, &o, &extra,
+                                 &j->writer, err);
 }
 
 static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
     aq_model_writer *writer;
-    size_t i;
     aq_status status = aqi_job_check_output(j, err);
-    if (status == AQ_OK) status = aqi_job_open_writer(j, &writer, err);
+    if (status == AQ_OK) status = aqi_job_open_writer(j, err);
     if (status != AQ_OK) return status;
-    for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
-        j->current = i;
-        j->bytes_part = 0;
-        if (!aqi_job_progress(j)) status = aqi_job_cancelled(err);
-        if (status == AQ_OK) status = aqi_job_tensor(j, i, writer, err);
-        j->bytes_done += j->reports[i].bytes_in;
-    }
-    j->current = j->num_tensors;
-    j->bytes_part = 0;
-    if (status == AQ_OK && !aqi_job_progress(j)) status = aqi_job_cancelled(err);
-    if (status == AQ_OK) status = aqi_job_lineage(j, writer->parquet, err);
+    aqi_job_restart(j, 0);
+    if (!aqi_job_progress(j)) status = aqi_job_cancelled(err);
+    if (status == AQ_OK) status = aqi_job_line(j, err);
+    writer = j->writer;
+    j->writer = NULL;
+    if (status == AQ_OK && writer->format == AQ_MODEL_PARQUET)
+        status = aqi_job_lineage(j, writer->parquet, err);
     if (status == AQ_OK) return aq_model_writer_finish(writer, err);
     aq_model_writer_abort(writer);
     return status;
@@ -19318,6 +20249,7 @@ static void aqi_job_summarize(const aqi_job *j, aq_job_report *r) {
         r->num_params += t->tensor.num_params;
         r->bytes_in += t->bytes_in;
         r->bytes_out += t->bytes_out;
+        if (t->status != AQ_OK) r->num_failed++;
         if (j->options.operation == AQ_QUANTIZE && t->tensor.layout.bits != 0)
             r->num_quantized++;
         if (t->metrics.count == 0) continue;
@@ -19342,17 +20274,28 @@ static aq_status aqi_job_start(aqi_job *j, aq_error *err) {
     mo.allocator = &j->allocator;
     mo.log = j->options.log;
     mo.io = j->options.io;
+    if (j->options.mode == AQ_JOB_PARALLEL && mo.io == AQ_IO_AUTO) mo.io = AQ_IO_READ;
     po.allocator = &j->allocator;
-    status = aq_model_open(j->input, &mo, &j->model, err);
+    j->budget = j->options.max_memory_bytes;
+    if (j->budget == 0) j->budget = AQI_DEFAULT_MEMORY;
+    po.max_idle_bytes = (size_t)AQI_MIN(j->budget, (uint64_t)SIZE_MAX / 2);
+    po.min_buffer_bytes = (size_t)64 << 10;
+    if (j->options.mode == AQ_JOB_PARALLEL && j->options.max_memory_bytes == 0)
+        j->budget = UINT64_MAX;
+    if (j->model == NULL) {
+        status = aq_model_open(j->input, &mo, &j->own_model, err);
+        j->model = j->own_model;
+    }
     if (status == AQ_OK && j->pool == NULL) {
         status = aq_pool_create(&po, &j->own_pool, err);
         j->pool = j->own_pool;
     }
-    if (status == AQ_OK && j->tasks == NULL && !j->options.dry_run) {
+    if (status == AQ_OK && j->tasks == NULL) {
         status =
             aq_threads_create(j->options.threads, &j->allocator, &j->own_threads, err);
         if (status == AQ_OK) j->tasks = aq_threads_tasks(j->own_threads);
     }
+    j->width = j->tasks == NULL || j->tasks->width == 0 ? 4 : j->tasks->width;
     return status;
 }
 
@@ -19365,48 +20308,88 @@ void aq_job_report_deinit(aq_job_report *report) {
     memset(report, 0, sizeof *report);
 }
 
-aq_status aq_job_run(const char *input, const char *output, const aq_job_options *options,
-                     aq_job_report *out_report, aq_error *err) {
+static aq_status aqi_job_options_check(const aq_job_options *o, aq_error *err) {
+    if ((int)o->operation < AQ_QUANTIZE || o->operation > AQ_CONVERT)
+        return aqi_fail(err, AQ_E_ARG, "operation %d is none of aq_operation",
+                        (int)o->operation);
+    if ((int)o->mode < AQ_JOB_STREAMING || o->mode > AQ_JOB_PARALLEL)
+        return aqi_fail(err, AQ_E_ARG, "mode %d is none of aq_job_mode", (int)o->mode);
+    if (!(o->min_cosine >= 0.0 && o->min_cosine <= 1.0) || !(o->target_bpw >= 0.0) ||
+        o->target_bpw > 64.0)
+        return aqi_fail(err, AQ_E_ARG, "min_cosine %g or target_bpw %g is out of range",
+                        o->min_cosine, o->target_bpw);
+    if (o->target_bpw > 0.0 && o->target_bytes > 0)
+        return aqi_fail(err, AQ_E_ARG, "target_bpw and target_bytes exclude each other");
+    if ((o->target_bpw > 0.0 || o->target_bytes > 0) && o->num_shards > 0)
+        return aqi_fail(err, AQ_E_ARG,
+                        "a target for all tensors cannot be met by a shard alone");
+    return AQ_OK;
+}
+
+/* A job from its options on; the model may be there. */
+static aq_status aqi_job_all(aqi_job *j, aq_error *err) {
+    const aq_job_options *o = &j->options;
+    aq_status status = aqi_job_start(j, err);
+    if (status == AQ_OK) status = aqi_job_plan(j, err);
+    if (status == AQ_OK && o->operation == AQ_QUANTIZE &&
+        (o->target_bpw > 0.0 || o->target_bytes > 0))
+        status = aqi_job_fit(j, err);
+    if (status == AQ_OK && !o->dry_run) status = aqi_job_write(j, err);
+    return status;
+}
+
+static aq_status aqi_job_run(aqi_job *j, const aq_job_options *options,
+                             aq_job_report *out_report, aq_error *err) {
     aq_job_report report;
-    aqi_job j;
     double start = aqi_seconds();
     aq_status status;
-    aqi_error_clear(err);
-    if (out_report != NULL) memset(out_report, 0, sizeof *out_report);
-    memset(&j, 0, sizeof j);
     memset(&report, 0, sizeof report);
-    if (options != NULL) j.options = *options;
-    if (input == NULL || (output == NULL && !j.options.dry_run))
-        return aqi_fail(err, AQ_E_ARG, "input or output path missing");
-    if ((int)j.options.operation < AQ_QUANTIZE || j.options.operation > AQ_CONVERT)
-        return aqi_fail(err, AQ_E_ARG, "operation %d is none of aq_operation",
-                        (int)j.options.operation);
-    status = aqi_allocator_resolve(j.options.allocator, &j.allocator, err);
+    if (options != NULL) j->options = *options;
+    status = aqi_job_options_check(&j->options, err);
+    if (status == AQ_OK)
+        status = aqi_allocator_resolve(j->options.allocator, &j->allocator, err);
     if (status != AQ_OK) return status;
-    j.input = input;
-    j.output = output;
-    j.pool = j.options.pool;
-    j.tasks = j.options.tasks;
-    j.crc = UINT32_MAX;
-    j.arena = (aqi_arena *)aqi_alloc(&j.allocator, sizeof *j.arena);
-    if (j.arena == NULL) return aqi_fail_nomem(err, sizeof *j.arena);
-    aqi_arena_init(j.arena, &j.allocator);
-    report.allocator = j.allocator;
-    report.arena = j.arena;
-    status = aqi_job_start(&j, err);
-    if (status == AQ_OK) status = aqi_job_plan(&j, err);
-    if (status == AQ_OK && !j.options.dry_run) status = aqi_job_write(&j, err);
-    if (status == AQ_OK) aqi_job_summarize(&j, &report);
+    j->pool = j->options.pool;
+    j->tasks = j->options.tasks;
+    j->arena = (aqi_arena *)aqi_alloc(&j->allocator, sizeof *j->arena);
+    if (j->arena == NULL) return aqi_fail_nomem(err, sizeof *j->arena);
+    aqi_arena_init(j->arena, &j->allocator);
+    report.allocator = j->allocator;
+    report.arena = j->arena;
+    if (!aqi_mutex_init(&j->lock)) {
+        status = aqi_fail_nomem(err, sizeof j->lock);
+    } else if (!aqi_cond_init(&j->changed)) {
+        aqi_mutex_deinit(&j->lock);
+        status = aqi_fail_nomem(err, sizeof j->changed);
+    } else {
+        status = aqi_job_all(j, err);
+        if (status == AQ_OK) aqi_job_summarize(j, &report);
+        aqi_cond_deinit(&j->changed);
+        aqi_mutex_deinit(&j->lock);
+    }
     report.seconds = aqi_seconds() - start;
-    aq_model_close(j.model);
-    aq_threads_destroy(j.own_threads);
-    aq_pool_destroy(j.own_pool);
+    aq_model_close(j->own_model);
+    aq_threads_destroy(j->own_threads);
+    aq_pool_destroy(j->own_pool);
     if (status == AQ_OK && out_report != NULL) {
         *out_report = report;
     } else {
         aq_job_report_deinit(&report);
     }
     return status;
+}
+
+aq_status aq_job_run(const char *input, const char *output, const aq_job_options *options,
+                     aq_job_report *out_report, aq_error *err) {
+    aqi_job j;
+    aqi_error_clear(err);
+    if (out_report != NULL) memset(out_report, 0, sizeof *out_report);
+    if (input == NULL || (output == NULL && !(options != NULL && options->dry_run)))
+        return aqi_fail(err, AQ_E_ARG, "input or output path missing");
+    memset(&j, 0, sizeof j);
+    j.input = input;
+    j.output = output;
+    return aqi_job_run(&j, options, out_report, err);
 }
 
 #endif /* AQ_NO_WRITER */
