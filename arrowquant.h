@@ -1311,6 +1311,7 @@ typedef struct aq_job_report {
     aq_tensor_report *tensors;
     size_t num_tensors;
     size_t num_quantized;
+    size_t num_resumed;   /* tensors that an interrupted run had done                  */
     size_t num_failed;    /* tensors that could not be quantized, and are kept         */
     uint64_t num_params;
     uint64_t bytes_in, bytes_out;       /* of tensors                                  */
@@ -19072,12 +19073,15 @@ typedef struct aqi_work {
     int64_t planned;         /* where its row groups begin                           */
     uint32_t next_row;       /* to be placed                                         */
     bool ready;                /* it could be opened                               */
-    bool ranges, ranges_known; /* one scale for all: pieces go through it twice      */
+    bool ranges; /* one scale for all: pieces go through it twice                    */
+    /* What the committed pieces gave: */
+    bool ranges_known;
+    size_t done_unit, done_col; /* where the next one begins */
     aqi_range range;
     aqi_group group;
     aq_metrics metrics;
     uint32_t in_crc;
-    uint64_t in_bytes; /* committed */
+    uint64_t in_bytes;
 } aqi_work;
 
 /* What a thread takes at a time. */
@@ -19120,6 +19124,9 @@ typedef struct aqi_job {
     uint32_t width;
     aq_model_writer *writer; /* NULL: measure only */
     bool small_params;       /* may come to be there */
+    struct aqi_journal *journal; /* NULL: none kept */
+    bool resuming;
+    size_t num_resumed; /* tensors that an earlier run has committed */
     /* The line; the lock guards all below. */
     aqi_mutex lock;
     aqi_cond changed;
@@ -19759,6 +19766,258 @@ static aqi_slot *aqi_job_take(aqi_job *j) {
     return s;
 }
 
+/* ---- the journal ---- */
+
+/* What is done, for the next run of the same job: how each committed tensor was stored,
+ * and how far one is. Records describe only what is durable: the output is synced before
+ * they are written. Only the machine that wrote them reads them. */
+#ifndef AQI_CHECKPOINT_BYTES
+#define AQI_CHECKPOINT_BYTES ((uint64_t)512 << 20) /* of input, between two syncs */
+#endif
+
+typedef struct aqi_journal {
+    int fd;
+    char *path;
+    size_t path_bytes;
+    int64_t offset;                 /* of the next record                         */
+    aqi_bytes_builder old;          /* what an earlier run of this job left       */
+    size_t old_at;                  /* its next record                            */
+    aqi_bytes_builder waiting;      /* records for the next checkpoint            */
+    size_t record;                  /* where the last one of them begins          */
+    uint64_t at;                    /* bytes of input done at the last checkpoint */
+} aqi_journal;
+
+typedef struct aqi_record_head {
+    uint32_t kind, bytes, crc; /* of what follows */
+} aqi_record_head;
+
+enum { AQI_RECORD_JOB = 0x4a517101, AQI_RECORD_TENSOR, AQI_RECORD_PLAN };
+
+/* A tensor; followed by the checksums of its rows' parts and the text of its error. */
+typedef struct aqi_record_tensor {
+    uint64_t index, unit, col, in_bytes;
+    bool whole, keep, codebook, ranges_known;
+    uint32_t bits, num_attempts, num_rows, error_bytes, in_crc;
+    int32_t status;
+    aq_attempt attempts[AQ_MAX_ATTEMPTS];
+    aq_metrics metrics;
+    aqi_range range;
+    aqi_group group;
+} aqi_record_tensor;
+
+static bool aqi_record_begin(aqi_job *j, uint32_t kind) {
+    aqi_record_head head = {0, 0, 0};
+    head.kind = kind;
+    j->journal->record = j->journal->waiting.size;
+    return aqi_builder_append(&j->allocator, &j->journal->waiting, &head, sizeof head);
+}
+
+static bool aqi_record_put(aqi_job *j, const void *bytes, size_t n) {
+    return aqi_builder_append(&j->allocator, &j->journal->waiting, bytes, n);
+}
+
+static void aqi_record_end(aqi_job *j) {
+    aqi_bytes_builder *b = &j->journal->waiting;
+    uint8_t *at = b->data + j->journal->record;
+    aqi_record_head head;
+    memcpy(&head, at, sizeof head);
+    head.bytes = (uint32_t)(b->size - j->journal->record - sizeof head);
+    head.crc = ~aqi_crc32(UINT32_MAX, at + sizeof head, head.bytes);
+    memcpy(at, &head, sizeof head);
+}
+
+/* The next record of an earlier run, whole; NULL: there is none, or of another kind. */
+static const uint8_t *aqi_record_next(aqi_journal *f, uint32_t kind, size_t *out_bytes) {
+    aqi_record_head head;
+    size_t left = f->old.size - f->old_at;
+    const uint8_t *p = f->old.data + f->old_at;
+    if (left < sizeof head) return NULL;
+    memcpy(&head, p, sizeof head);
+    if (head.kind != kind || head.bytes > left - sizeof head ||
+        head.crc != ~aqi_crc32(UINT32_MAX, p + sizeof head, head.bytes))
+        return NULL;
+    *out_bytes = head.bytes;
+    f->old_at += sizeof head + head.bytes;
+    return p + sizeof head;
+}
+
+static void aqi_journal_close(aqi_job *j, bool remove) {
+    aqi_journal *f = j->journal;
+    if (f == NULL) return;
+    if (f->fd >= 0) close(f->fd);
+    if (remove) unlink(f->path);
+    aqi_free(&j->allocator, f->path, f->path_bytes);
+    aqi_builder_free(&j->allocator, &f->old);
+    aqi_builder_free(&j->allocator, &f->waiting);
+    aqi_free(&j->allocator, f, sizeof *f);
+    j->journal = NULL;
+}
+
+/* All that a job's bytes depend on, as its first record. */
+static bool aqi_journal_describe(aqi_job *j) {
+    const aq_job_options *o = &j->options;
+    const aq_model *m = j->model;
+    uint64_t numbers[10];
+    struct stat st;
+    size_t i;
+    bool ok = aqi_record_begin(j, AQI_RECORD_JOB) &&
+              aqi_record_put(j, AQ_VERSION_STRING, sizeof AQ_VERSION_STRING);
+    memset(numbers, 0, sizeof numbers);
+    numbers[0] = (uint64_t)o->operation << 1 | o->fail_fast;
+    memcpy(&numbers[1], &o->min_cosine, sizeof(double));
+    memcpy(&numbers[2], &o->target_bpw, sizeof(double));
+    numbers[3] = o->target_bytes;
+    numbers[4] = (uint64_t)o->shard << 32 | o->num_shards;
+    numbers[5] = o->chunk_bytes;
+    numbers[6] = sizeof(aqi_record_tensor) << 1 | AQI_BIG_ENDIAN;
+    ok = ok && aqi_record_put(j, numbers, sizeof numbers);
+    for (i = 0; i < m->num_files && ok; i++) {
+        memset(numbers, 0, sizeof numbers);
+        if (stat(m->files[i].path, &st) == 0) {
+            numbers[0] = (uint64_t)st.st_size;
+            numbers[1] = (uint64_t)st.st_mtime;
+            numbers[2] = (uint64_t)st.st_ino;
+        }
+        ok = aqi_record_put(j, numbers, sizeof numbers);
+    }
+    for (i = 0; i < j->num_tensors && ok; i++) {
+        const aq_tensor *t = &j->reports[i].tensor;
+        const aq_quant_options *q = &j->plans[i].quant;
+        memset(numbers, 0, sizeof numbers);
+        numbers[0] = (uint64_t)t->dtype << 32 | t->num_dims;
+        numbers[1] = t->num_params;
+        numbers[2] = (uint64_t)t->layout.bits << 32 | (uint64_t)t->layout.params;
+        numbers[3] = (uint64_t)q->group_size;
+        numbers[4] = (uint64_t)q->granularity << 32 | (uint64_t)q->method;
+        numbers[5] = (uint64_t)q->symmetric << 1 | q->codebook;
+        numbers[6] = (uint64_t)q->params;
+        ok = aqi_record_put(j, t->name, strlen(t->name) + 1) &&
+             aqi_record_put(j, numbers, sizeof numbers);
+    }
+    if (ok) aqi_record_end(j);
+    return ok;
+}
+
+/* What an earlier run left is read when its first record says that it was of this job;
+ * else the journal begins anew. */
+static aq_status aqi_journal_read(aqi_job *j, aq_error *err) {
+    aqi_journal *f = j->journal;
+    struct stat st;
+    size_t head;
+    if (!aqi_journal_describe(j)) return aqi_fail_nomem(err, f->waiting.size);
+    head = f->waiting.size;
+    if (fstat(f->fd, &st) != 0) return aqi_fail_os(err, errno, "cannot stat", f->path);
+    if (st.st_size > INT32_MAX) st.st_size = 0;
+    if ((size_t)st.st_size >= head) {
+        if (!aqi_builder_reserve(&j->allocator, &f->old, (size_t)st.st_size))
+            return aqi_fail_nomem(err, (size_t)st.st_size);
+        f->old.size = (size_t)st.st_size;
+        if (aqi_pread_all(f->fd, 0, f->old.data, f->old.size, NULL) != AQ_OK ||
+            memcmp(f->old.data, f->waiting.data, head) != 0)
+            f->old.size = 0;
+    }
+    f->offset = 0;
+    if (f->old.size > 0) {
+        f->old_at = head;
+        f->offset = (int64_t)head;
+        f->waiting.size = 0;
+    }
+    return AQ_OK;
+}
+
+static aq_status aqi_journal_open(aqi_job *j, aq_error *err) {
+    aqi_journal *f = (aqi_journal *)aqi_alloc(&j->allocator, sizeof *f);
+    if (f == NULL) return aqi_fail_nomem(err, sizeof *f);
+    memset(f, 0, sizeof *f);
+    f->fd = -1;
+    j->journal = f;
+    f->path =
+        aqi_hidden_path(&j->allocator, j->output, "aq-journal", &f->path_bytes);
+    if (f->path == NULL) return aqi_fail_nomem(err, strlen(j->output));
+    f->fd = open(f->path, O_RDWR | O_CREAT | AQI_O_CLOEXEC, 0666);
+    if (f->fd < 0) return aqi_fail_os(err, errno, "cannot open the journal", f->path);
+    if (flock(f->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        return aqi_fail_os(err, EBUSY, "another job is writing this output", j->output);
+    return aqi_journal_read(j, err);
+}
+
+/* Makes all that is committed durable, then says so. The lock is held. */
+static aq_status aqi_journal_checkpoint(aqi_job *j, aq_error *err) {
+    aqi_journal *f = j->journal;
+    aqi_output *out = &j->writer->out;
+    const uint8_t *p = f->waiting.data;
+    size_t left = f->waiting.size;
+    aq_status status;
+    if (j->writer->parquet != NULL) out = &j->writer->parquet->out;
+    status = aqi_output_flush(out, err);
+    if (status == AQ_OK && !j->options.no_sync && fsync(out->fd) != 0)
+        status = aqi_fail_os(err, errno, "cannot sync", out->path);
+    if (status == AQ_OK && f->offset == 0 && ftruncate(f->fd, 0) != 0)
+        status = aqi_fail_os(err, errno, "cannot shorten", f->path);
+    while (left > 0 && status == AQ_OK) {
+        ssize_t n = AQI_PWRITE(f->fd, p, left, (off_t)f->offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) status = aqi_fail_os(err, n == 0 ? EIO : errno, "cannot write", f->path);
+        if (n <= 0) break;
+        p += n;
+        f->offset += n;
+        left -= (size_t)n;
+    }
+    if (status == AQ_OK && !j->options.no_sync && fsync(f->fd) != 0)
+        status = aqi_fail_os(err, errno, "cannot sync", f->path);
+    f->waiting.size = 0;
+    f->at = j->bytes_done + (j->works == NULL ? 0 : j->works->in_bytes);
+    return status;
+}
+
+/* How a tensor was stored, or how far it is. */
+static aq_status aqi_journal_note(aqi_job *j, const aqi_work *w, bool whole,
+                                  aq_error *err) {
+    const aq_tensor_report *r = &j->reports[w->index];
+    aqi_record_tensor t;
+    uint32_t i;
+    bool ok;
+    memset(&t, 0, sizeof t);
+    t.index = w->index;
+    t.unit = w->done_unit;
+    t.col = w->done_col;
+    t.in_bytes = w->in_bytes;
+    t.whole = whole;
+    t.keep = j->plans[w->index].keep;
+    t.codebook = j->plans[w->index].quant.codebook;
+    t.ranges_known = w->ranges_known;
+    t.bits = j->plans[w->index].quant.bits;
+    t.num_attempts = r->num_attempts;
+    t.num_rows = w->cut.num_chunks;
+    t.error_bytes = r->error == NULL ? 0 : (uint32_t)strlen(r->error);
+    t.in_crc = w->in_crc;
+    t.status = (int32_t)r->status;
+    memcpy(t.attempts, r->attempts, sizeof t.attempts);
+    t.metrics = w->metrics;
+    t.range = w->range;
+    t.group = w->group;
+    ok = aqi_record_begin(j, AQI_RECORD_TENSOR) && aqi_record_put(j, &t, sizeof t);
+    for (i = 0; i < t.num_rows && ok; i++)
+        ok = aqi_record_put(j, w->rows[i].crc, sizeof w->rows[i].crc);
+    ok = ok && aqi_record_put(j, r->error, t.error_bytes);
+    if (!ok) return aqi_fail_nomem(err, j->journal->waiting.size);
+    aqi_record_end(j);
+    return AQ_OK;
+}
+
+/* A checkpoint where enough was done since the last. */
+static aq_status aqi_journal_keep_up(aqi_job *j, aq_error *err) {
+    const aqi_work *w = j->works;
+    uint64_t done = j->bytes_done + (w == NULL ? 0 : w->in_bytes);
+    aq_status status = AQ_OK;
+    if (j->journal == NULL || j->writer == NULL ||
+        done - j->journal->at < AQI_CHECKPOINT_BYTES)
+        return AQ_OK;
+    if (w != NULL && w->ready && w->in_bytes > 0)
+        status = aqi_journal_note(j, w, false, err);
+    return status == AQ_OK ? aqi_journal_checkpoint(j, err) : status;
+}
+
 /* ---- the line: joining what pieces found, in order; the lock is held ---- */
 
 /* Tells the caller how far the job is; false to stop. */
@@ -19838,12 +20097,11 @@ static aq_status aqi_job_gate(aqi_job *j, const aqi_work *w, aq_error *err) {
     return aqi_job_redo(j, w->index, err);
 }
 
-/* All pieces of the first tensor in work are there. */
-static aq_status aqi_job_tensor_done(aqi_job *j, aqi_work *w, aq_error *err) {
+/* Commits the rows of the first tensor in work. */
+static aq_status aqi_job_tensor_store(aqi_job *j, aqi_work *w, aq_error *err) {
     aq_tensor_report *r = &j->reports[w->index];
     uint32_t i;
-    aq_status status = aqi_job_gate(j, w, err);
-    if (status != AQ_OK || j->redo) return status;
+    aq_status status = AQ_OK;
     if (w->step == AQI_STEP_QUANTIZE) {
         r->metrics = w->metrics;
         r->tensor.cosine = w->metrics.cosine;
@@ -19856,6 +20114,8 @@ static aq_status aqi_job_tensor_done(aqi_job *j, aqi_work *w, aq_error *err) {
         w->rows[i].t.max_abs_error = r->tensor.max_abs_error;
         status = aqi_model_writer_commit(j->writer, &w->rows[i], err);
     }
+    if (status == AQ_OK && j->journal != NULL && j->writer != NULL && !j->resuming)
+        status = aqi_journal_note(j, w, true, err);
     if (status != AQ_OK) return status;
     j->crc = aqi_crc32_join(j->crc, w->in_crc, w->in_bytes);
     j->crc_bytes += w->in_bytes;
@@ -19865,6 +20125,12 @@ static aq_status aqi_job_tensor_done(aqi_job *j, aqi_work *w, aq_error *err) {
     if (j->works == NULL) j->last_work = NULL;
     aqi_work_close(j, w);
     return AQ_OK;
+}
+
+/* All pieces of the first tensor in work are there. */
+static aq_status aqi_job_tensor_done(aqi_job *j, aqi_work *w, aq_error *err) {
+    aq_status status = aqi_job_gate(j, w, err);
+    return status == AQ_OK && !j->redo ? aqi_job_tensor_store(j, w, err) : status;
 }
 
 static aq_status aqi_job_commit(aqi_job *j, aqi_slot *s, aq_error *err) {
@@ -19888,28 +20154,42 @@ static aq_status aqi_job_commit(aqi_job *j, aqi_slot *s, aq_error *err) {
     for (i = 0; i < s->num_parts; i++) aq_metrics_add(&w->metrics, &s->parts[i]);
     w->in_crc = aqi_crc32_join(w->in_crc, s->in_crc, s->in_bytes);
     w->in_bytes += s->in_bytes;
+    w->done_unit = s->piece.unit + s->piece.units;
+    w->done_col = s->piece.col + s->piece.cols;
+    if (w->col_step >= w->in.layout.cols || w->done_col >= w->in.layout.cols) {
+        w->done_col = 0;
+    } else {
+        w->done_unit = s->piece.unit;
+    }
     if (s->piece.last) status = aqi_job_tensor_done(j, w, err);
+    if (status == AQ_OK && !j->redo) status = aqi_journal_keep_up(j, err);
     if (status == AQ_OK && !j->redo && !aqi_job_progress(j))
         status = aqi_job_cancelled(err);
     return status;
 }
 
-/* Back to the beginning of a tensor: nothing after it counts. */
-static aq_status aqi_job_rewind(aqi_job *j, aq_error *err) {
-    int64_t planned = j->works->planned;
-    aqi_work *w;
-    AQ_ASSERT(j->works->index == j->redo_index);
+/* Gives up all tensors in work: the first of them will be the next. */
+static void aqi_job_drop_works(aqi_job *j) {
+    aqi_work *w = j->works;
+    if (w == NULL) return;
+    j->next_tensor = w->index;
+    if (j->writer != NULL) j->writer->planned = w->planned;
+    if (j->writer != NULL) j->writer->planned_next = w->index;
     while ((w = j->works) != NULL) {
         j->works = w->next;
         aqi_work_close(j, w);
     }
-    j->last_work = NULL;
-    j->open = NULL;
-    j->next_tensor = j->redo_index;
+    j->last_work = j->open = NULL;
+}
+
+/* Back to the beginning of a tensor: nothing after it counts. */
+static aq_status aqi_job_rewind(aqi_job *j, aq_error *err) {
+    AQ_ASSERT(j->works->index == j->redo_index);
+    aqi_job_drop_works(j);
     j->taken = j->committed;
     j->redo = false;
     if (j->writer == NULL) return AQ_OK;
-    return aqi_model_writer_rewind(j->writer, j->redo_index, planned, err);
+    return aqi_model_writer_rewind(j->writer, j->redo_index, j->writer->planned, err);
 }
 
 /* What is done from the line's beginning on, as far as it is. */
@@ -19958,7 +20238,7 @@ static void aqi_job_thread(void *arg, size_t index) {
 
 /* All pieces of all tensors. */
 static aq_status aqi_job_line(aqi_job *j, aq_error *err) {
-    aqi_work *w;
+    const aqi_work *w;
     size_t i, bytes;
     j->num_slots = 4 * (size_t)j->width + 4;
     bytes = j->num_slots * sizeof *j->slots;
@@ -19966,11 +20246,16 @@ static aq_status aqi_job_line(aqi_job *j, aq_error *err) {
     if (j->slots == NULL) return aqi_fail_nomem(err, bytes);
     memset(j->slots, 0, bytes);
     aqi_run(j->tasks, j->width, aqi_job_thread, j);
-    while ((w = j->works) != NULL) {
-        j->works = w->next;
-        aqi_work_close(j, w);
+    w = j->works;
+    if (j->journal != NULL && j->writer != NULL && j->status != AQ_OK &&
+        j->writer->failed == AQ_OK) {
+        /* The next run goes on here; the error that is reported is the first one. */
+        if ((w == NULL || !w->ready || w->in_bytes == 0 ||
+             aqi_journal_note(j, w, false, NULL) == AQ_OK) &&
+            aqi_journal_checkpoint(j, NULL) != AQ_OK)
+            j->journal->waiting.size = 0;
     }
-    j->last_work = NULL;
+    aqi_job_drop_works(j);
     for (i = 0; i < j->num_slots; i++)
         aqi_free(&j->allocator, j->slots[i].parts,
                  j->slots[i].parts_room * sizeof *j->slots[i].parts);
@@ -19980,13 +20265,155 @@ static aq_status aqi_job_line(aqi_job *j, aq_error *err) {
     return j->status;
 }
 
-/* From the first tensor on; what `current`, `crc` and `bytes_done` say is done. */
-static void aqi_job_restart(aqi_job *j, size_t from) {
-    j->next_tensor = j->current = from;
+/* The line from its beginning on. */
+static void aqi_job_restart(aqi_job *j) {
+    j->next_tensor = j->current = 0;
     j->taken = j->committed = 0;
+    j->crc = 0;
+    j->crc_bytes = 0;
     j->open = NULL;
     j->status = AQ_OK;
     j->stop = j->redo = false;
+}
+
+/* ---- going on where an earlier run was ---- */
+
+/* Whether the output has what a row says to have, as far as unit `units`. */
+static bool aqi_row_is_there(const aqi_out_row *row, bool whole, int64_t file_bytes) {
+    aqi_part parts[AQI_PARTS];
+    int k;
+    aqi_parts_of(&row->t, parts);
+    for (k = 0; k < AQI_PARTS && whole; k++) {
+        if (parts[k].bytes > 0 && row->at[k] + (int64_t)parts[k].bytes > file_bytes)
+            return false;
+    }
+    return row->start <= file_bytes;
+}
+
+/* Takes a tensor over from its record; false where the record does not fit. */
+static bool aqi_resume_tensor(aqi_job *j, const uint8_t *record, size_t bytes,
+                              int64_t file_bytes) {
+    aqi_record_tensor t;
+    aq_tensor_report *r;
+    aqi_work *w = NULL;
+    char *text = NULL;
+    uint32_t i;
+    if (bytes < sizeof t) return false;
+    memcpy(&t, record, sizeof t);
+    record += sizeof t;
+    if (t.index != j->next_tensor || t.index >= j->num_tensors ||
+        t.num_attempts > AQ_MAX_ATTEMPTS ||
+        bytes != sizeof t + t.num_rows * sizeof w->rows->crc + t.error_bytes)
+        return false;
+    r = &j->reports[t.index];
+    j->plans[t.index].keep = t.keep;
+    j->plans[t.index].quant.bits = t.bits;
+    j->plans[t.index].quant.codebook = t.codebook;
+    if (aqi_job_apply_plan(j, (size_t)t.index, NULL) != AQ_OK ||
+        aqi_work_open(j, &w, NULL) != AQ_OK || w->cut.num_chunks != t.num_rows)
+        return false;
+    for (i = 0; i < t.num_rows; i++, record += sizeof w->rows->crc) {
+        if (!aqi_row_is_there(&w->rows[i], t.whole, file_bytes)) return false;
+        memcpy(w->rows[i].crc, record, sizeof w->rows->crc);
+    }
+    if (t.error_bytes > 0 &&
+        aqi_arena_string(j->arena, record, t.error_bytes, &text, NULL) != AQ_OK)
+        return false;
+    r->error = text;
+    r->status = (aq_status)t.status;
+    r->num_attempts = t.num_attempts;
+    memcpy(r->attempts, t.attempts, sizeof t.attempts);
+    w->metrics = t.metrics;
+    w->range = t.range;
+    w->group = t.group;
+    w->ranges_known = t.ranges_known;
+    w->in_crc = t.in_crc;
+    w->in_bytes = t.in_bytes;
+    w->done_unit = (size_t)t.unit;
+    w->done_col = (size_t)t.col;
+    if (t.whole) return aqi_job_tensor_store(j, w, NULL) == AQ_OK;
+    j->open = w;
+    j->open_unit = w->done_unit;
+    j->open_col = w->done_col;
+    j->open_range = false;
+    return true;
+}
+
+/* All that the journal has; the line will go on behind it. */
+static aq_status aqi_job_resume(aqi_job *j, aq_error *err) {
+    aqi_journal *f = j->journal;
+    aqi_output *out =
+        j->writer->parquet != NULL ? &j->writer->parquet->out : &j->writer->out;
+    const uint8_t *record;
+    struct stat st;
+    aq_plan plan;
+    size_t bytes, at;
+    int64_t end;
+    aq_status status = aqi_output_flush(out, err);
+    if (status != AQ_OK) return status;
+    if (fstat(out->fd, &st) != 0) return aqi_fail_os(err, errno, "cannot stat", out->path);
+    j->resuming = true;
+    for (;;) {
+        at = f->old_at;
+        record = aqi_record_next(f, AQI_RECORD_TENSOR, &bytes);
+        if (record == NULL) break;
+        aqi_job_drop_works(j); /* an earlier record of the same tensor */
+        if (j->next_tensor < j->num_tensors) plan = j->plans[j->next_tensor];
+        if (aqi_resume_tensor(j, record, bytes, (int64_t)st.st_size)) continue;
+        f->old_at = at; /* as if it had not been written */
+        aqi_job_drop_works(j);
+        if (j->next_tensor == j->num_tensors) break;
+        j->plans[j->next_tensor] = plan;
+        status = aqi_job_apply_plan(j, j->next_tensor, err);
+        break;
+    }
+    j->resuming = false;
+    j->num_resumed = j->current;
+    f->at = j->bytes_done + (j->works == NULL ? 0 : j->works->in_bytes);
+    if (f->old.size > 0) f->offset = (int64_t)f->old_at;
+    if (status == AQ_OK && j->writer->failed != AQ_OK)
+        return aqi_fail(err, AQ_E_STATE, "the journal does not fit; remove %s", f->path);
+    if (status == AQ_OK) status = aqi_output_flush(out, err);
+    /* What lies behind was not said to be durable. */
+    end = j->works != NULL ? j->writer->planned : out->offset;
+    if (status == AQ_OK && j->writer->format != AQ_MODEL_SAFETENSORS &&
+        ftruncate(out->fd, (off_t)end) != 0)
+        status = aqi_fail_os(err, errno, "cannot shorten", out->path);
+    return status;
+}
+
+/* The plan that an earlier run has measured; false: it has not. */
+static bool aqi_resume_plan(aqi_job *j) {
+    size_t bytes, i;
+    const uint8_t *p;
+    if (j->journal == NULL) return false;
+    p = aqi_record_next(j->journal, AQI_RECORD_PLAN, &bytes);
+    if (p == NULL || bytes != 3 * j->num_tensors) return false;
+    for (i = 0; i < j->num_tensors; i++, p += 3) {
+        j->plans[i].keep = p[0] != 0;
+        j->plans[i].quant.bits = p[1];
+        j->plans[i].quant.codebook = p[2] != 0;
+        if (aqi_job_apply_plan(j, i, NULL) != AQ_OK) return false;
+    }
+    return true;
+}
+
+/* The measured plan for the journal. */
+static aq_status aqi_journal_note_plan(aqi_job *j, aq_error *err) {
+    size_t i;
+    bool ok;
+    if (j->journal == NULL) return AQ_OK;
+    ok = aqi_record_begin(j, AQI_RECORD_PLAN);
+    for (i = 0; i < j->num_tensors && ok; i++) {
+        uint8_t plan[3];
+        plan[0] = j->plans[i].keep;
+        plan[1] = (uint8_t)j->plans[i].quant.bits;
+        plan[2] = j->plans[i].quant.codebook;
+        ok = aqi_record_put(j, plan, sizeof plan);
+    }
+    if (!ok) return aqi_fail_nomem(err, j->journal->waiting.size);
+    aqi_record_end(j);
+    return AQ_OK;
 }
 
 /* ---- bits for a size ---- */
@@ -20078,7 +20505,7 @@ static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
             if (rates[i].free) aqi_plan_rate(&j->plans[i], &quant, k);
             if (rates[i].free) status = aqi_job_apply_plan(j, i, err);
         }
-        if (status == AQ_OK) aqi_job_restart(j, 0);
+        aqi_job_restart(j);
         if (status == AQ_OK) status = aqi_job_line(j, err);
         for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
             const aq_metrics *m = &j->reports[i].metrics;
@@ -20104,6 +20531,7 @@ static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
         aqi_arena_alloc(j->arena, j->num_tensors * sizeof *rates, &p, err);
     if (status != AQ_OK) return status;
     rates = (aqi_rates *)p;
+    if (aqi_resume_plan(j)) return AQ_OK;
     if (j->num_tensors > 0) memset(rates, 0, j->num_tensors * sizeof *rates);
     for (i = 0; i < j->num_tensors; i++) params += j->reports[i].tensor.num_params;
     if (target == 0) target = (uint64_t)(j->options.target_bpw * (double)params / 8.0);
@@ -20116,7 +20544,7 @@ static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
         aqi_plan_rate(&j->plans[i], &quant, rates[i].chosen);
         status = aqi_job_apply_plan(j, i, err);
     }
-    return status;
+    return status == AQ_OK ? aqi_journal_note_plan(j, err) : status;
 }
 
 /* ---- writing ---- */
@@ -20225,14 +20653,25 @@ static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
     aq_status status = aqi_job_check_output(j, err);
     if (status == AQ_OK) status = aqi_job_open_writer(j, err);
     if (status != AQ_OK) return status;
-    aqi_job_restart(j, 0);
-    if (!aqi_job_progress(j)) status = aqi_job_cancelled(err);
+    aqi_job_restart(j);
+    if (j->journal != NULL) status = aqi_job_resume(j, err);
+    if (status == AQ_OK && !aqi_job_progress(j)) status = aqi_job_cancelled(err);
     if (status == AQ_OK) status = aqi_job_line(j, err);
+    aqi_job_drop_works(j);
     writer = j->writer;
     j->writer = NULL;
     if (status == AQ_OK && writer->format == AQ_MODEL_PARQUET)
         status = aqi_job_lineage(j, writer->parquet, err);
-    if (status == AQ_OK) return aq_model_writer_finish(writer, err);
+    if (status == AQ_OK) {
+        status = aq_model_writer_finish(writer, err);
+        aqi_journal_close(j, status == AQ_OK);
+        return status;
+    }
+    if (j->journal != NULL && j->journal->offset == 0) { /* nothing worth to be kept */
+        writer->out.keep = false;
+        if (writer->parquet != NULL) writer->parquet->out.keep = false;
+        aqi_journal_close(j, true);
+    }
     aq_model_writer_abort(writer);
     return status;
 }
@@ -20243,6 +20682,7 @@ static void aqi_job_summarize(const aqi_job *j, aq_job_report *r) {
     struct stat st;
     r->tensors = j->reports;
     r->num_tensors = j->num_tensors;
+    r->num_resumed = j->num_resumed;
     r->worst = SIZE_MAX;
     for (i = 0; i < j->num_tensors; i++) {
         const aq_tensor_report *t = &j->reports[i];
@@ -20308,7 +20748,8 @@ void aq_job_report_deinit(aq_job_report *report) {
     memset(report, 0, sizeof *report);
 }
 
-static aq_status aqi_job_options_check(const aq_job_options *o, aq_error *err) {
+static aq_status aqi_job_options_check(const aq_job_options *o, const char *output,
+                                       aq_error *err) {
     if ((int)o->operation < AQ_QUANTIZE || o->operation > AQ_CONVERT)
         return aqi_fail(err, AQ_E_ARG, "operation %d is none of aq_operation",
                         (int)o->operation);
@@ -20320,6 +20761,9 @@ static aq_status aqi_job_options_check(const aq_job_options *o, aq_error *err) {
                         o->min_cosine, o->target_bpw);
     if (o->target_bpw > 0.0 && o->target_bytes > 0)
         return aqi_fail(err, AQ_E_ARG, "target_bpw and target_bytes exclude each other");
+    if (o->resume && output != NULL && aqi_ends_with(output, "/"))
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "a job that writes a directory cannot be resumed; write one file");
     if ((o->target_bpw > 0.0 || o->target_bytes > 0) && o->num_shards > 0)
         return aqi_fail(err, AQ_E_ARG,
                         "a target for all tensors cannot be met by a shard alone");
@@ -20331,6 +20775,7 @@ static aq_status aqi_job_all(aqi_job *j, aq_error *err) {
     const aq_job_options *o = &j->options;
     aq_status status = aqi_job_start(j, err);
     if (status == AQ_OK) status = aqi_job_plan(j, err);
+    if (status == AQ_OK && o->resume && !o->dry_run) status = aqi_journal_open(j, err);
     if (status == AQ_OK && o->operation == AQ_QUANTIZE &&
         (o->target_bpw > 0.0 || o->target_bytes > 0))
         status = aqi_job_fit(j, err);
@@ -20345,7 +20790,7 @@ static aq_status aqi_job_run(aqi_job *j, const aq_job_options *options,
     aq_status status;
     memset(&report, 0, sizeof report);
     if (options != NULL) j->options = *options;
-    status = aqi_job_options_check(&j->options, err);
+    status = aqi_job_options_check(&j->options, j->output, err);
     if (status == AQ_OK)
         status = aqi_allocator_resolve(j->options.allocator, &j->allocator, err);
     if (status != AQ_OK) return status;
@@ -20363,6 +20808,7 @@ static aq_status aqi_job_run(aqi_job *j, const aq_job_options *options,
         status = aqi_fail_nomem(err, sizeof j->changed);
     } else {
         status = aqi_job_all(j, err);
+        aqi_journal_close(j, false);
         if (status == AQ_OK) aqi_job_summarize(j, &report);
         aqi_cond_deinit(&j->changed);
         aqi_mutex_deinit(&j->lock);
