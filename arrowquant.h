@@ -1336,6 +1336,14 @@ AQ_API AQ_CHECKED aq_status aq_job_run(const char *input, const char *output,
                                        const aq_job_options *options,
                                        aq_job_report *out_report, aq_error *err);
 AQ_API void aq_job_report_deinit(aq_job_report *report);
+/* aq_merge - join the outputs of all shards of a job, in any order, to the file that the
+ * job would have written without shards, byte for byte. Of the options those of running
+ * count, and chunk_bytes.
+ * Returns  as aq_job_run; AQ_E_ARG (shards are missing, or of different jobs);
+ *          AQ_E_DUPLICATE (a shard, or a tensor of two); AQ_E_FORMAT (no shard). */
+AQ_API AQ_CHECKED aq_status aq_merge(const char *const *shards, size_t num_shards,
+                                     const char *output, const aq_job_options *options,
+                                     aq_job_report *out_report, aq_error *err);
 
 #endif /* AQ_NO_WRITER */
 
@@ -17617,6 +17625,21 @@ static aq_status aqi_model_sort(aq_model *m, aq_error *err) {
     return status;
 }
 
+/* Parquet files as one model, like those of a directory. */
+static aq_status aqi_model_read_files(aq_model *m, const char *const *paths, size_t n,
+                                      aq_error *err) {
+    size_t i;
+    aq_status status = AQ_OK;
+    m->format = AQ_MODEL_DIRECTORY;
+    for (i = 0; i < n && status == AQ_OK; i++) {
+        status = aqi_model_add_file(m, NULL, paths[i], err);
+        if (status != AQ_OK) break;
+        status = aqi_model_read_parquet(m, (uint32_t)i, err);
+        if (status != AQ_OK) return aqi_error_in_file(err, status, paths[i]);
+    }
+    return status == AQ_OK ? aqi_model_sort(m, err) : status;
+}
+
 static aq_status aqi_model_read(aq_model *m, const char *path, aq_error *err) {
     size_t i;
     aq_status status = aqi_model_detect(path, &m->format, err);
@@ -17638,19 +17661,17 @@ static aq_status aqi_model_read(aq_model *m, const char *path, aq_error *err) {
     return status == AQ_OK ? aqi_model_sort(m, err) : status;
 }
 
-aq_status aq_model_open(const char *path, const aq_model_options *options,
-                        aq_model **out_model, aq_error *err) {
+static aq_status aqi_model_create(const aq_model_options *options, aq_model **out_model,
+                                  aq_error *err) {
     aq_model_options o;
     aq_allocator a;
     aq_model *m;
     aq_status status;
-    aqi_error_clear(err);
     *out_model = NULL;
     memset(&o, 0, sizeof o);
     if (options != NULL) o = *options;
     status = aqi_allocator_resolve(o.allocator, &a, err);
     if (status != AQ_OK) return status;
-    if (path == NULL) return aqi_fail(err, AQ_E_ARG, "path missing");
     m = (aq_model *)aqi_alloc(&a, sizeof *m);
     if (m == NULL) return aqi_fail_nomem(err, sizeof *m);
     memset(m, 0, sizeof *m);
@@ -17660,7 +17681,24 @@ aq_status aq_model_open(const char *path, const aq_model_options *options,
     m->skip_checksums = o.skip_checksums;
     aqi_arena_init(&m->arena, &a);
     status = aqi_chunk_cache_create(&a, &m->cache, err);
-    if (status == AQ_OK) status = aqi_model_read(m, path, err);
+    if (status != AQ_OK) {
+        aq_model_close(m);
+        return status;
+    }
+    *out_model = m;
+    return AQ_OK;
+}
+
+aq_status aq_model_open(const char *path, const aq_model_options *options,
+                        aq_model **out_model, aq_error *err) {
+    aq_model *m;
+    aq_status status;
+    aqi_error_clear(err);
+    *out_model = NULL;
+    if (path == NULL) return aqi_fail(err, AQ_E_ARG, "path missing");
+    status = aqi_model_create(options, &m, err);
+    if (status != AQ_OK) return status;
+    status = aqi_model_read(m, path, err);
     if (status != AQ_OK) {
         aq_model_close(m);
         return aqi_error_in_file(err, status, path);
@@ -19125,6 +19163,10 @@ typedef struct aqi_job {
     aq_model_writer *writer; /* NULL: measure only */
     bool small_params;       /* may come to be there */
     struct aqi_journal *journal; /* NULL: none kept */
+    const char *merged_config, *merged_source; /* of shards; NULL: a job of its own */
+    const aq_key_value *merged_pairs;          /* their other metadata */
+    size_t num_merged_pairs;
+    bool merge;
     bool resuming;
     size_t num_resumed; /* tensors that an earlier run has committed */
     /* The line; the lock guards all below. */
@@ -20578,7 +20620,14 @@ static aq_status aqi_job_lineage(const aqi_job *j, aq_writer *parquet, aq_error 
     char text[512];
     bool ok;
     aq_status status = AQ_OK;
-    if (parquet == NULL) return AQ_OK;
+    if (j->merged_source != NULL) {
+        if (j->merged_config != NULL)
+            status = aq_writer_add_key_value(parquet, "arrowquant.config",
+                                             j->merged_config, err);
+        if (status != AQ_OK) return status;
+        return aq_writer_add_key_value(parquet, "arrowquant.source", j->merged_source,
+                                       err);
+    }
     if (j->options.operation == AQ_QUANTIZE) {
         aqi_job_config(j, text, sizeof text);
         status = aq_writer_add_key_value(parquet, "arrowquant.config", text, err);
@@ -20637,6 +20686,10 @@ static aq_status aqi_job_open_writer(aqi_job *j, aq_error *err) {
     }
     for (i = 0; i < j->num_tensors; i++) j->outputs[i] = j->reports[i].tensor;
     o.metadata = pairs;
+    if (j->merged_source != NULL) {
+        o.metadata = j->merged_pairs;
+        o.num_metadata = j->num_merged_pairs;
+    }
     o.allocator = &j->allocator;
     o.input_path = j->input;
     o.no_sync = j->options.no_sync;
@@ -20675,6 +20728,120 @@ static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
     aq_model_writer_abort(writer);
     return status;
 }
+
+/* ---- merging shards ---- */
+
+/* What a shard says of itself. */
+typedef struct aqi_shard {
+    const char *config, *source, *shard;
+    unsigned index, count, crc;
+    unsigned long long input_bytes;
+} aqi_shard;
+
+static aq_status aqi_shard_read(const aq_parquet *f, aqi_shard *out, aq_error *err) {
+    aq_key_value pair;
+    const char *crc;
+    int32_t i;
+    memset(out, 0, sizeof *out);
+    for (i = 0; aq_parquet_key_value(f, i, &pair); i++) {
+        if (pair.value == NULL) continue;
+        if (strcmp(pair.key, "arrowquant.config") == 0) out->config = pair.value;
+        if (strcmp(pair.key, "arrowquant.source") == 0) out->source = pair.value;
+        if (strcmp(pair.key, "arrowquant.shard") == 0) out->shard = pair.value;
+    }
+    crc = out->source == NULL ? NULL : strstr(out->source, "\"tensors_crc32\":\"");
+    if (out->shard == NULL || crc == NULL ||
+        sscanf(out->shard, "{\"index\":%u,\"count\":%u,\"input_bytes\":%llu}",
+               &out->index, &out->count, &out->input_bytes) != 3 ||
+        sscanf(crc, "\"tensors_crc32\":\"%8x\"}", &out->crc) != 1)
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "no shard: its metadata has no arrowquant.shard and "
+                        "arrowquant.source; make it with a shard option");
+    return AQ_OK;
+}
+
+/* Whether two texts, either of which may be NULL, are the same, up to a word. */
+static bool aqi_same_text(const char *a, const char *b, const char *end) {
+    const char *stop;
+    if (a == NULL || b == NULL) return a == b;
+    stop = end == NULL ? NULL : strstr(a, end);
+    return stop == NULL ? strcmp(a, b) == 0 : strncmp(a, b, (size_t)(stop - a)) == 0;
+}
+
+/* Checks that the files are all shards of one job; in the order of their numbers to
+ * by_index. */
+static aq_status aqi_merge_check(const aq_model *m, aqi_shard *shards, size_t *by_index,
+                                 aq_error *err) {
+    size_t i, n = m->num_files;
+    aq_status status;
+    for (i = 0; i < n; i++) by_index[i] = SIZE_MAX;
+    for (i = 0; i < n; i++) {
+        aqi_shard *s = &shards[i];
+        status = aqi_shard_read(m->files[i].parquet, s, err);
+        if (status == AQ_OK && s->count != n)
+            status = aqi_fail(err, AQ_E_ARG, "shard %u of %u; %zu were given", s->index,
+                              s->count, n);
+        if (status == AQ_OK && (s->index >= n || by_index[s->index] != SIZE_MAX))
+            status = aqi_fail(err, AQ_E_DUPLICATE, "shard %u comes twice, or is none",
+                              s->index);
+        if (status == AQ_OK &&
+            (!aqi_same_text(s->config, shards[0].config, NULL) ||
+             !aqi_same_text(s->source, shards[0].source, "\"tensors_crc32\"")))
+            status = aqi_fail(err, AQ_E_ARG,
+                              "shard of another model, or made with other options");
+        if (status != AQ_OK) return aqi_error_in_file(err, status, m->files[i].path);
+        by_index[s->index] = i;
+    }
+    return AQ_OK;
+}
+
+/* The metadata of the whole from that of the shards. */
+static aq_status aqi_merge_metadata(aqi_job *j, const aqi_shard *shards,
+                                    const size_t *by_index, aq_error *err) {
+    const aq_parquet *first = j->model->files[0].parquet;
+    aq_key_value pair, *pairs;
+    size_t i, n = 0, length;
+    uint32_t crc = 0;
+    int32_t k;
+    char *source = NULL;
+    void *p;
+    aq_status status;
+    for (i = 0; i < j->model->num_files; i++)
+        crc = aqi_crc32_join(crc, shards[by_index[i]].crc,
+                             shards[by_index[i]].input_bytes);
+    length = (size_t)(strstr(shards[0].source, "\"tensors_crc32\"") - shards[0].source);
+    status = aqi_arena_string(j->arena, NULL, length + 32, &source, err);
+    if (status != AQ_OK) return status;
+    memcpy(source, shards[0].source, length);
+    snprintf(source + length, 32, "\"tensors_crc32\":\"%08x\"}", (unsigned)crc);
+    j->merged_source = source;
+    j->merged_config = shards[0].config;
+    for (k = 0; aq_parquet_key_value(first, k, &pair); k++) n++;
+    status = aqi_arena_alloc(j->arena, n * sizeof *pairs, &p, err);
+    if (status != AQ_OK) return status;
+    pairs = (aq_key_value *)p;
+    for (k = 0; aq_parquet_key_value(first, k, &pair); k++) {
+        if (aqi_metadata_travels(pair.key)) pairs[j->num_merged_pairs++] = pair;
+    }
+    j->merged_pairs = pairs;
+    return AQ_OK;
+}
+
+static aq_status aqi_job_merge(aqi_job *j, aq_error *err) {
+    aqi_shard *shards;
+    size_t *by_index, n = j->model->num_files;
+    void *p;
+    aq_status status = aqi_arena_alloc(j->arena, n * sizeof *shards, &p, err);
+    if (status != AQ_OK) return status;
+    shards = (aqi_shard *)p;
+    status = aqi_arena_alloc(j->arena, n * sizeof *by_index, &p, err);
+    if (status != AQ_OK) return status;
+    by_index = (size_t *)p;
+    status = aqi_merge_check(j->model, shards, by_index, err);
+    return status == AQ_OK ? aqi_merge_metadata(j, shards, by_index, err) : status;
+}
+
+/* ---- a job from its beginning to its end ---- */
 
 /* Sums over the tensors. */
 static void aqi_job_summarize(const aqi_job *j, aq_job_report *r) {
@@ -20774,6 +20941,7 @@ static aq_status aqi_job_options_check(const aq_job_options *o, const char *outp
 static aq_status aqi_job_all(aqi_job *j, aq_error *err) {
     const aq_job_options *o = &j->options;
     aq_status status = aqi_job_start(j, err);
+    if (status == AQ_OK && j->merge) status = aqi_job_merge(j, err);
     if (status == AQ_OK) status = aqi_job_plan(j, err);
     if (status == AQ_OK && o->resume && !o->dry_run) status = aqi_journal_open(j, err);
     if (status == AQ_OK && o->operation == AQ_QUANTIZE &&
@@ -20793,11 +20961,16 @@ static aq_status aqi_job_run(aqi_job *j, const aq_job_options *options,
     status = aqi_job_options_check(&j->options, j->output, err);
     if (status == AQ_OK)
         status = aqi_allocator_resolve(j->options.allocator, &j->allocator, err);
-    if (status != AQ_OK) return status;
     j->pool = j->options.pool;
     j->tasks = j->options.tasks;
-    j->arena = (aqi_arena *)aqi_alloc(&j->allocator, sizeof *j->arena);
-    if (j->arena == NULL) return aqi_fail_nomem(err, sizeof *j->arena);
+    if (status == AQ_OK)
+        j->arena = (aqi_arena *)aqi_alloc(&j->allocator, sizeof *j->arena);
+    if (status == AQ_OK && j->arena == NULL)
+        status = aqi_fail_nomem(err, sizeof *j->arena);
+    if (status != AQ_OK) {
+        aq_model_close(j->own_model);
+        return status;
+    }
     aqi_arena_init(j->arena, &j->allocator);
     report.allocator = j->allocator;
     report.arena = j->arena;
@@ -20836,6 +21009,42 @@ aq_status aq_job_run(const char *input, const char *output, const aq_job_options
     j.input = input;
     j.output = output;
     return aqi_job_run(&j, options, out_report, err);
+}
+
+aq_status aq_merge(const char *const *shards, size_t num_shards, const char *output,
+                   const aq_job_options *options, aq_job_report *out_report,
+                   aq_error *err) {
+    aq_model_options mo;
+    aq_job_options o;
+    aqi_job j;
+    aq_status status;
+    aqi_error_clear(err);
+    if (out_report != NULL) memset(out_report, 0, sizeof *out_report);
+    memset(&o, 0, sizeof o);
+    if (options != NULL) o = *options;
+    if (shards == NULL || num_shards == 0 || output == NULL)
+        return aqi_fail(err, AQ_E_ARG, "shards or output path missing");
+    if (o.num_shards > 0 || o.resume)
+        return aqi_fail(err, AQ_E_ARG, "a merge has no shards of its own, and cannot be "
+                        "resumed");
+    o.operation = AQ_CONVERT;
+    memset(&mo, 0, sizeof mo);
+    mo.allocator = o.allocator;
+    mo.log = o.log;
+    mo.io = o.io;
+    memset(&j, 0, sizeof j);
+    j.output = output;
+    j.input = shards[0];
+    j.merge = true;
+    status = aqi_model_create(&mo, &j.own_model, err);
+    if (status != AQ_OK) return status;
+    status = aqi_model_read_files(j.own_model, shards, num_shards, err);
+    if (status != AQ_OK) {
+        aq_model_close(j.own_model);
+        return status;
+    }
+    j.model = j.own_model;
+    return aqi_job_run(&j, &o, out_report, err);
 }
 
 #endif /* AQ_NO_WRITER */
