@@ -1105,7 +1105,9 @@ typedef enum aq_model_format {
     AQ_MODEL_AUTO = 0,        /* by the path's ending or the file's first bytes       */
     AQ_MODEL_PARQUET = 1,     /* docs/FORMAT.md                                       */
     AQ_MODEL_SAFETENSORS = 2,
-    AQ_MODEL_DIRECTORY = 3    /* one Parquet file per tensor                          */
+    AQ_MODEL_DIRECTORY = 3,   /* Parquet files of one directory, one per tensor       */
+    AQ_MODEL_SHARDS = 4,      /* safetensors in several files (read only)             */
+    AQ_MODEL_NPY = 5          /* one NumPy array (read only)                          */
 } aq_model_format;
 
 typedef struct aq_model aq_model;
@@ -1118,10 +1120,16 @@ typedef struct aq_model_options {
 } aq_model_options;
 
 /* aq_model_open - open a model: a Parquet model file (ours or the "Parquet V2" schema
- * of other tools), a directory of such files, or a safetensors file.
- * Returns  AQ_OK; AQ_E_IO; AQ_E_FORMAT; AQ_E_TYPE (Parquet, no model); AQ_E_DUPLICATE;
- *          AQ_E_UNSUPPORTED; AQ_E_LIMIT; AQ_E_NOMEM.
- * Cost     reads the metadata of every tensor, none of its weights.
+ * of other tools), a directory of such files, a safetensors file, safetensors in shards
+ * (the path of their model.safetensors.index.json, or of their directory), or a .npy file
+ * (one tensor, with the file's name). What index and shards disagree on is an error; a
+ * wrong total_size of the index is a line of the log.
+ * Returns  AQ_OK; AQ_E_IO (a shard is missing: os_errno ENOENT); AQ_E_FORMAT; AQ_E_TYPE
+ *          (Parquet, no model); AQ_E_DUPLICATE; AQ_E_UNSUPPORTED; AQ_E_LIMIT; AQ_E_NOMEM;
+ *          AQ_E_NOT_FOUND (an empty directory).
+ * Cost     reads the metadata of every tensor, none of its weights. Every file stays
+ *          mapped; with AQ_IO_READ, or where it cannot be mapped, it stays open: one
+ *          descriptor for each until aq_model_close.
  * Threads  an open model is immutable: any number of threads may use it. */
 AQ_API AQ_CHECKED aq_status aq_model_open(const char *path,
                                           const aq_model_options *options,
@@ -1148,7 +1156,9 @@ AQ_API AQ_CHECKED aq_status aq_model_find(const aq_model *model, const char *nam
                                           aq_tensor *out_tensor, aq_error *err);
 /* aq_model_index - position of a name; SIZE_MAX when there is none. */
 AQ_API size_t aq_model_index(const aq_model *model, const char *name);
-/* aq_model_metadata - i-th key-value pair of the model file; false when out of range. */
+/* aq_model_metadata - i-th key-value pair of the model file; false when out of range. Of
+ * shards: the index's "metadata" (what is no string there as its JSON text), then each
+ * shard's; of a key that comes again, the first. */
 AQ_API bool aq_model_metadata(const aq_model *model, size_t index,
                               aq_key_value *out_pair);
 /* aq_model_file_bytes - size on disk of all files of the model. */
@@ -16605,8 +16615,8 @@ typedef struct aqi_model_columns {
 
 typedef struct aqi_model_file {
     char *path;
-    aq_parquet *parquet; /* NULL: safetensors */
-    aqi_source source;   /* of safetensors    */
+    aq_parquet *parquet; /* NULL: safetensors, npy */
+    aqi_source source;   /* of those               */
     aqi_model_columns columns;
 } aqi_model_file;
 
@@ -16615,7 +16625,7 @@ typedef struct aqi_model_entry {
     uint32_t file;
     int32_t row_group; /* Parquet: where the row is            */
     int64_t row;       /* in the row group                     */
-    int64_t offset;    /* safetensors: file offset of the data */
+    int64_t offset;    /* safetensors, npy: file offset of the data */
     uint32_t chunk, num_chunks;     /* Parquet: 0 of 1 for most                       */
     struct aqi_model_entry *chunks; /* not NULL: its rows, num_chunks of them: rows of
                                        the matrix, or a part of the elements          */
@@ -17130,6 +17140,60 @@ static aq_status aqi_model_read_parquet(aq_model *m, uint32_t file, aq_error *er
 
 #define AQI_SAFETENSORS_HEADER_LIMIT 100000000u
 
+/* "key": */
+static aq_status aqi_json_key(aqi_json *j, const char **out, aq_error *err) {
+    aq_status status = aqi_json_string(j, out, err);
+    if (status == AQ_OK && !aqi_json_take(j, ':')) return aqi_json_fail(j, "no colon");
+    return status;
+}
+
+/* true, false, null or a number. */
+static aq_status aqi_json_word(aqi_json *j) {
+    static const char *const words[] = {"true", "false", "null"};
+    const uint8_t *p = j->in.p, *digits;
+    size_t i;
+    int part;
+    for (i = 0; i < AQI_COUNT(words); i++) {
+        size_t n = strlen(words[i]);
+        if (aqi_remaining(&j->in) < n || memcmp(p, words[i], n) != 0) continue;
+        j->in.p += n;
+        return AQ_OK;
+    }
+    /* -12.5e+3: whole part, fraction, exponent; each has digits. */
+    if (p < j->in.end && *p == '-') p++;
+    for (part = 0; part < 3; part++) {
+        if (part == 1 && (p == j->in.end || *p != '.')) continue;
+        if (part == 2 && (p == j->in.end || (*p != 'e' && *p != 'E'))) continue;
+        if (part > 0) p++;
+        if (part == 2 && p < j->in.end && (*p == '+' || *p == '-')) p++;
+        for (digits = p; p < j->in.end && *p >= '0' && *p <= '9'; p++)
+            continue;
+        if (p == digits || (part == 0 && *digits == '0' && p - digits > 1))
+            return aqi_json_fail(j, "no value");
+    }
+    j->in.p = p;
+    return AQ_OK;
+}
+
+/* Checks any value and leaves it behind. Nesting is bounded, and so is the recursion. */
+static aq_status aqi_json_skip(aqi_json *j, int32_t depth, aq_error *err) {
+    const uint8_t open = aqi_json_peek(j);
+    const char close = open == '{' ? '}' : ']', *text;
+    aq_status status = AQ_OK;
+    if (open == '"') return aqi_json_string(j, &text, err);
+    if (open != '{' && open != '[') return aqi_json_word(j);
+    if (depth == 64) return aqi_fail(err, AQ_E_LIMIT, "JSON nested over 64 deep");
+    j->in.p++;
+    if (aqi_json_take(j, close)) return AQ_OK;
+    do {
+        if (open == '{') status = aqi_json_key(j, &text, err);
+        if (status == AQ_OK) status = aqi_json_skip(j, depth + 1, err);
+    } while (status == AQ_OK && aqi_json_take(j, ','));
+    if (status == AQ_OK && !aqi_json_take(j, close))
+        status = aqi_json_fail(j, "value without an end");
+    return status;
+}
+
 /* {"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}. Offsets end in e->offset and
  * size. */
 static aq_status aqi_safetensors_entry(aqi_json *j, aqi_model_entry *e, uint64_t *begin,
@@ -17140,9 +17204,8 @@ static aq_status aqi_safetensors_entry(aqi_json *j, aqi_model_entry *e, uint64_t
     aq_status status;
     if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "no tensor entry");
     do {
-        status = aqi_json_string(j, &key, err);
+        status = aqi_json_key(j, &key, err);
         if (status != AQ_OK) return status;
-        if (!aqi_json_take(j, ':')) return aqi_json_fail(j, "no colon");
         if (strcmp(key, "dtype") == 0 && !has_dtype) {
             has_dtype = true;
             status = aqi_json_string(j, &text, err);
@@ -17186,29 +17249,36 @@ static int aqi_compare_keys(const void *a, const void *b) {
     return strcmp(((const aq_key_value *)a)->key, ((const aq_key_value *)b)->key);
 }
 
-/* "__metadata__": {"key": "value", ...}. Kept sorted by key. */
-static aq_status aqi_safetensors_metadata(aq_model *m, aqi_json *j, aq_error *err) {
+/* "__metadata__": {"key": "value", ...}: pairs sorted by key. `any` lets values be other
+ * than strings: these are taken as their text. */
+static aq_status aqi_json_pairs(aq_model *m, aqi_json *j, bool any, aq_error *err) {
+    const size_t first = m->num_pairs;
     const char *key, *value;
-    size_t i;
+    size_t i, bytes;
     aq_status status = AQ_OK;
-    if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "__metadata__ is no object");
+    if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "metadata is no object");
     if (aqi_json_take(j, '}')) return AQ_OK;
     do {
-        status = aqi_json_string(j, &key, err);
-        if (status == AQ_OK && !aqi_json_take(j, ':'))
-            status = aqi_json_fail(j, "no colon");
-        if (status == AQ_OK) status = aqi_json_string(j, &value, err);
-        if (status == AQ_OK)
-            status = aqi_model_add_pair(m, key, value, strlen(value), err);
+        status = aqi_json_key(j, &key, err);
+        if (status != AQ_OK) return status;
+        if (any && aqi_json_peek(j) != '"') {
+            value = (const char *)j->in.p;
+            status = aqi_json_skip(j, 0, err);
+            bytes = (size_t)((const char *)j->in.p - value);
+        } else {
+            status = aqi_json_string(j, &value, err);
+            bytes = status == AQ_OK ? strlen(value) : 0;
+        }
+        if (status == AQ_OK) status = aqi_model_add_pair(m, key, value, bytes, err);
     } while (status == AQ_OK && aqi_json_take(j, ','));
     if (status == AQ_OK && !aqi_json_take(j, '}'))
-        status = aqi_json_fail(j, "__metadata__ without an end");
+        status = aqi_json_fail(j, "metadata without an end");
     if (status != AQ_OK) return status;
-    qsort(m->pairs, m->num_pairs, sizeof *m->pairs, aqi_compare_keys);
-    for (i = 1; i < m->num_pairs; i++) {
+    qsort(m->pairs + first, m->num_pairs - first, sizeof *m->pairs, aqi_compare_keys);
+    for (i = first + 1; i < m->num_pairs; i++) {
         if (strcmp(m->pairs[i - 1].key, m->pairs[i].key) == 0)
             return aqi_fail_at(err, AQ_E_FORMAT, aqi_offset(&j->in),
-                               "JSON header: __metadata__ has the key \"%.80s\" twice",
+                               "JSON header: metadata has the key \"%.80s\" twice",
                                m->pairs[i].key);
     }
     return AQ_OK;
@@ -17222,14 +17292,16 @@ static int aqi_compare_offsets(const void *a, const void *b) {
            (x->tensor.data_bytes < y->tensor.data_bytes);
 }
 
-/* Data must follow the header without holes or overlaps, to the end of the file. */
-static aq_status aqi_safetensors_cover(aq_model *m, int64_t data_begin,
+/* Data must follow the header without holes or overlaps, to the end of the file. Its
+ * entries are those from `first` on. */
+static aq_status aqi_safetensors_cover(aq_model *m, size_t first, int64_t data_begin,
                                        int64_t file_bytes, aq_error *err) {
     int64_t at = data_begin;
     size_t i;
-    if (m->num_entries > 0)
-        qsort(m->entries, m->num_entries, sizeof *m->entries, aqi_compare_offsets);
-    for (i = 0; i < m->num_entries; i++) {
+    if (m->num_entries > first)
+        qsort(m->entries + first, m->num_entries - first, sizeof *m->entries,
+              aqi_compare_offsets);
+    for (i = first; i < m->num_entries; i++) {
         const aqi_model_entry *e = &m->entries[i];
         if (e->offset != at) {
             aqi_fail_at(err, AQ_E_FORMAT, e->offset,
@@ -17270,8 +17342,9 @@ static aq_status aqi_safetensors_place(aqi_model_entry *e, uint64_t begin, uint6
     return AQ_OK;
 }
 
-static aq_status aqi_safetensors_header(aq_model *m, aqi_json *j, int64_t data_begin,
-                                        int64_t file_bytes, aq_error *err) {
+static aq_status aqi_safetensors_header(aq_model *m, uint32_t file, aqi_json *j,
+                                        int64_t data_begin, aq_error *err) {
+    const int64_t file_bytes = m->files[file].source.bytes;
     bool has_metadata = false;
     aq_status status = AQ_OK;
     if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "no object");
@@ -17280,19 +17353,19 @@ static aq_status aqi_safetensors_header(aq_model *m, aqi_json *j, int64_t data_b
             const char *name;
             uint64_t begin = 0, end = 0;
             aqi_model_entry *e;
-            status = aqi_json_string(j, &name, err);
+            status = aqi_json_key(j, &name, err);
             if (status != AQ_OK) return status;
-            if (!aqi_json_take(j, ':')) return aqi_json_fail(j, "no colon");
             if (strcmp(name, "__metadata__") == 0) {
                 if (has_metadata) return aqi_json_fail(j, "__metadata__ comes twice");
                 has_metadata = true;
-                status = aqi_safetensors_metadata(m, j, err);
+                status = aqi_json_pairs(m, j, false, err);
                 continue;
             }
             if (name[0] == '\0') return aqi_json_fail(j, "tensor without a name");
             e = aqi_model_push(m);
             if (e == NULL) return aqi_fail_nomem(err, sizeof *e);
             e->tensor.name = name;
+            e->file = file;
             status = aqi_safetensors_entry(j, e, &begin, &end, err);
             if (status == AQ_OK)
                 status =
@@ -17307,15 +17380,16 @@ static aq_status aqi_safetensors_header(aq_model *m, aqi_json *j, int64_t data_b
     return status;
 }
 
-static aq_status aqi_model_read_safetensors(aq_model *m, aq_error *err) {
-    aqi_model_file *f = &m->files[0];
+static aq_status aqi_model_read_safetensors(aq_model *m, uint32_t file, aq_error *err) {
+    aqi_model_file *f = &m->files[file];
+    const size_t first = m->num_entries;
     uint8_t length[8];
     uint64_t bytes;
     void *header;
     aqi_json j;
     aq_status status = aqi_source_open(&f->source, f->path, m->io, err);
     if (status != AQ_OK) return status;
-    m->file_bytes = (uint64_t)f->source.bytes;
+    m->file_bytes += (uint64_t)f->source.bytes;
     if (f->source.bytes < 10)
         return aqi_fail_at(err, AQ_E_FORMAT, 0,
                            "%lld bytes are too few for a safetensors file",
@@ -17340,9 +17414,255 @@ static aq_status aqi_model_read_safetensors(aq_model *m, aq_error *err) {
     j.arena = &m->arena;
     j.err = err;
     if (bytes == 0 || *j.in.p != '{') return aqi_json_fail(&j, "no { at its begin");
-    status = aqi_safetensors_header(m, &j, 8 + (int64_t)bytes, f->source.bytes, err);
+    status = aqi_safetensors_header(m, file, &j, 8 + (int64_t)bytes, err);
     if (status != AQ_OK) return status;
-    return aqi_safetensors_cover(m, 8 + (int64_t)bytes, f->source.bytes, err);
+    return aqi_safetensors_cover(m, first, 8 + (int64_t)bytes, f->source.bytes, err);
+}
+
+/* ---- npy ---- */
+
+/* NumPy's format 1.0, 2.0 and 3.0 (numpy.lib.format): magic, version, length of the
+ * header (u16; u32 from 2.0 on), a Python dict literal, the values. Never evaluates
+ * anything: three known keys, each once. */
+
+#define AQI_NPY_HEADER_LIMIT ((size_t)1 << 20)
+
+static aq_status aqi_npy_fail(const aqi_cursor *c, aq_error *err, const char *what) {
+    return aqi_fail_at(err, AQ_E_FORMAT, aqi_offset(c), "npy header: %s at offset %lld",
+                       what, (long long)aqi_offset(c));
+}
+
+/* The next character that is not white space; 0 at the end. */
+static uint8_t aqi_npy_peek(aqi_cursor *c) {
+    while (c->p < c->end && (*c->p == ' ' || *c->p == '\t' || *c->p == '\n'))
+        c->p++;
+    return c->p < c->end ? *c->p : 0;
+}
+
+static bool aqi_npy_take(aqi_cursor *c, char wanted) {
+    if (aqi_npy_peek(c) != (uint8_t)wanted) return false;
+    c->p++;
+    return true;
+}
+
+/* A string in either quotes, without escapes. */
+static aq_status aqi_npy_string(aqi_cursor *c, char *out, size_t room, aq_error *err) {
+    const uint8_t quote = aqi_npy_peek(c);
+    size_t n = 0;
+    if (quote != '\'' && quote != '"') return aqi_npy_fail(c, err, "no string");
+    for (c->p++; c->p < c->end && *c->p != quote; c->p++) {
+        if (*c->p < 0x20 || *c->p > 0x7e || *c->p == '\\' || n + 1 == room)
+            return aqi_npy_fail(c, err, "unexpected text in a string");
+        out[n++] = (char)*c->p;
+    }
+    out[n] = '\0';
+    if (c->p == c->end) return aqi_npy_fail(c, err, "string without an end");
+    c->p++;
+    return AQ_OK;
+}
+
+/* "<f4": byte order, kind, bytes. */
+static aq_status aqi_npy_dtype(const char *descr, aq_dtype *out, aq_error *err) {
+    static const char codes[][3] = {"f4", "f2", "f8", "i1", "u1", "i2",
+                                    "u2", "i4", "u4", "i8", "u8", "b1"};
+    static const aq_dtype types[] = {AQ_F32, AQ_F16, AQ_F64, AQ_I8,  AQ_U8,  AQ_I16,
+                                     AQ_U16, AQ_I32, AQ_U32, AQ_I64, AQ_U64, AQ_BOOL};
+    const bool ordered = descr[0] != '\0' && strchr("<>|=", descr[0]) != NULL;
+    const char *code = descr + (ordered ? 1 : 0);
+    size_t i = 0;
+    if (code[0] == 'O')
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "an array of Python objects; pickled objects are never loaded");
+    while (i < AQI_COUNT(codes) && strcmp(code, codes[i]) != 0)
+        i++;
+    if (i == AQI_COUNT(codes))
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "dtype \"%.40s\" is not known; save the array as float16, "
+                        "float32, float64, an integer type or bool",
+                        descr);
+    *out = types[i];
+    if (ordered && (descr[0] == '<' || (descr[0] != '=' && code[1] == '1'))) return AQ_OK;
+    if (ordered && descr[0] == '>')
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "dtype \"%.40s\" is big-endian; save "
+                        "array.astype(array.dtype.newbyteorder('<'))",
+                        descr);
+    return aqi_fail(err, AQ_E_UNSUPPORTED,
+                    "dtype \"%.40s\" does not say its byte order; save it again", descr);
+}
+
+static aq_status aqi_npy_descr(aqi_cursor *c, aq_tensor *t, aq_error *err) {
+    const uint8_t first = aqi_npy_peek(c);
+    char descr[48];
+    aq_status status;
+    if (first == '[' || first == '(')
+        return aqi_fail_at(err, AQ_E_UNSUPPORTED, aqi_offset(c),
+                           "an array of structures; save each field in a file of its "
+                           "own");
+    status = aqi_npy_string(c, descr, sizeof descr, err);
+    return status == AQ_OK ? aqi_npy_dtype(descr, &t->dtype, err) : status;
+}
+
+static aq_status aqi_npy_bool(aqi_cursor *c, bool *out, aq_error *err) {
+    const char *word;
+    size_t n;
+    *out = aqi_npy_peek(c) == 'T';
+    word = *out ? "True" : "False";
+    n = strlen(word);
+    if (aqi_remaining(c) < n || memcmp(c->p, word, n) != 0)
+        return aqi_npy_fail(c, err, "neither True nor False");
+    c->p += n;
+    return AQ_OK;
+}
+
+static aq_status aqi_npy_u64(aqi_cursor *c, uint64_t *out, aq_error *err) {
+    const uint8_t first = aqi_npy_peek(c), *begin = c->p;
+    uint64_t v = 0;
+    if (first < '0' || first > '9') return aqi_npy_fail(c, err, "no whole number");
+    for (; c->p < c->end && *c->p >= '0' && *c->p <= '9'; c->p++) {
+        if (__builtin_mul_overflow(v, (uint64_t)10, &v) ||
+            __builtin_add_overflow(v, (uint64_t)(*c->p - '0'), &v))
+            return aqi_npy_fail(c, err, "number over 64 bits");
+    }
+    if (first == '0' && c->p - begin > 1)
+        return aqi_npy_fail(c, err, "number with a leading 0");
+    *out = v;
+    return AQ_OK;
+}
+
+/* A tuple: (), (3,), (2, 3). Without its comma (3) would be a number. */
+static aq_status aqi_npy_shape(aqi_cursor *c, aq_tensor *t, aq_error *err) {
+    if (!aqi_npy_take(c, '(')) return aqi_npy_fail(c, err, "shape is no tuple");
+    while (!aqi_npy_take(c, ')')) {
+        aq_status status;
+        if (t->num_dims == AQ_MAX_DIMS)
+            return aqi_fail(err, AQ_E_LIMIT, "over %d dimensions", AQ_MAX_DIMS);
+        status = aqi_npy_u64(c, &t->shape[t->num_dims++], err);
+        if (status != AQ_OK) return status;
+        if (aqi_npy_take(c, ',')) continue;
+        if (t->num_dims > 1 && aqi_npy_take(c, ')')) break;
+        return aqi_npy_fail(c, err, "no comma in the shape");
+    }
+    return AQ_OK;
+}
+
+static aq_status aqi_npy_header(aqi_cursor *c, aq_tensor *t, aq_error *err) {
+    bool has_descr = false, has_fortran = false, has_shape = false, fortran = false;
+    char key[16];
+    aq_status status;
+    if (!aqi_npy_take(c, '{')) return aqi_npy_fail(c, err, "no {");
+    while (!aqi_npy_take(c, '}')) {
+        status = aqi_npy_string(c, key, sizeof key, err);
+        if (status == AQ_OK && !aqi_npy_take(c, ':'))
+            status = aqi_npy_fail(c, err, "no colon");
+        if (status != AQ_OK) return status;
+        if (strcmp(key, "descr") == 0 && !has_descr) {
+            has_descr = true;
+            status = aqi_npy_descr(c, t, err);
+        } else if (strcmp(key, "fortran_order") == 0 && !has_fortran) {
+            has_fortran = true;
+            status = aqi_npy_bool(c, &fortran, err);
+        } else if (strcmp(key, "shape") == 0 && !has_shape) {
+            has_shape = true;
+            status = aqi_npy_shape(c, t, err);
+        } else {
+            status = aqi_npy_fail(c, err, "unexpected or repeated key");
+        }
+        if (status != AQ_OK) return status;
+        if (aqi_npy_take(c, ',')) continue;
+        if (!aqi_npy_take(c, '}')) return aqi_npy_fail(c, err, "header without an end");
+        break;
+    }
+    if (!has_descr || !has_fortran || !has_shape)
+        return aqi_npy_fail(c, err, "no descr, fortran_order or shape");
+    if (aqi_npy_peek(c) != 0 || aqi_remaining(c) != 0)
+        return aqi_npy_fail(c, err, "something after the header");
+    if (fortran && t->num_dims > 1)
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "the array is in Fortran's order; save "
+                        "numpy.ascontiguousarray(array)");
+    return AQ_OK;
+}
+
+/* Where the header lies, from the first 12 bytes. */
+static aq_status aqi_npy_find_header(const aqi_source *s, int64_t *out_begin,
+                                     size_t *out_bytes, aq_error *err) {
+    uint8_t head[12] = {0};
+    uint64_t bytes;
+    aq_status status =
+        aqi_source_read(s, 0, head, (size_t)AQI_MIN(s->bytes, (int64_t)12), err);
+    if (status != AQ_OK) return status;
+    if (memcmp(head, "\x93NUMPY", 6) != 0 || s->bytes < 10)
+        return aqi_fail_at(err, AQ_E_FORMAT, 0, "not a .npy file: it does not begin so");
+    if (head[6] < 1 || head[6] > 3 || head[7] != 0)
+        return aqi_fail_at(err, AQ_E_UNSUPPORTED, 6,
+                           "npy format version %u.%u; 1.0, 2.0 and 3.0 are known",
+                           (unsigned)head[6], (unsigned)head[7]);
+    *out_begin = head[6] == 1 ? 10 : 12;
+    bytes = aqi_load_le32(head + 8);
+    if (head[6] == 1) bytes &= 0xffff;
+    if (s->bytes < *out_begin || bytes > (uint64_t)(s->bytes - *out_begin))
+        return aqi_fail_at(err, AQ_E_FORMAT, 8,
+                           "npy header of %llu bytes in a file of %lld; it is cut off or "
+                           "damaged",
+                           (unsigned long long)bytes, (long long)s->bytes);
+    if (bytes > AQI_NPY_HEADER_LIMIT)
+        return aqi_fail_at(err, AQ_E_LIMIT, 8,
+                           "npy header of %llu bytes; the limit is 1,048,576",
+                           (unsigned long long)bytes);
+    *out_bytes = (size_t)bytes;
+    return AQ_OK;
+}
+
+static const char *aqi_leaf_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash == NULL ? path : slash + 1;
+}
+
+/* The tensor is named after the file: "w" of "dir/w.npy". */
+static aq_status aqi_npy_name(aq_model *m, const char *path, char **out, aq_error *err) {
+    const char *name = aqi_leaf_name(path);
+    size_t n = strlen(name);
+    if (n > 4 && strcmp(name + n - 4, ".npy") == 0) n -= 4;
+    if (!aqi_utf8_valid(name, n))
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "the file's name, which names the tensor, is not UTF-8; rename "
+                        "the file");
+    return aqi_arena_string(&m->arena, name, n, out, err);
+}
+
+static aq_status aqi_model_read_npy(aq_model *m, aq_error *err) {
+    aqi_model_file *f = &m->files[0];
+    int64_t begin = 0;
+    size_t bytes = 0;
+    char *name = NULL;
+    void *header;
+    aqi_cursor c;
+    aqi_model_entry *e;
+    aq_status status = aqi_source_open(&f->source, f->path, m->io, err);
+    if (status != AQ_OK) return status;
+    m->file_bytes = (uint64_t)f->source.bytes;
+    status = aqi_npy_find_header(&f->source, &begin, &bytes, err);
+    if (status == AQ_OK) status = aqi_arena_take(&m->arena, bytes, &header, err);
+    if (status == AQ_OK) status = aqi_source_read(&f->source, begin, header, bytes, err);
+    if (status == AQ_OK) status = aqi_npy_name(m, f->path, &name, err);
+    if (status != AQ_OK) return status;
+    e = aqi_model_push(m);
+    if (e == NULL) return aqi_fail_nomem(err, sizeof *e);
+    e->tensor.name = name;
+    e->offset = begin + (int64_t)bytes;
+    c = aqi_cursor_make((const uint8_t *)header, bytes, begin);
+    status = aqi_npy_header(&c, &e->tensor, err);
+    if (status == AQ_OK) status = aqi_tensor_geometry(&e->tensor, err);
+    if (status != AQ_OK) return status;
+    e->tensor.data_bytes = (size_t)e->tensor.num_params * aq_dtype_bytes(e->tensor.dtype);
+    if ((uint64_t)(f->source.bytes - e->offset) != e->tensor.data_bytes)
+        return aqi_fail_at(err, AQ_E_FORMAT, e->offset,
+                           "dtype and shape need %zu bytes, %lld follow the header; the "
+                           "file is cut off or damaged",
+                           e->tensor.data_bytes,
+                           (long long)(f->source.bytes - e->offset));
+    return AQ_OK;
 }
 
 /* ---- row groups that tensors share ---- */
@@ -17454,7 +17774,7 @@ static aq_status aqi_chunk_acquire(const aq_model *m, const aqi_model_entry *e,
     return AQ_OK;
 }
 
-/* ---- open, close, look up ---- */
+/* ---- files of a model ---- */
 
 static bool aqi_ends_with(const char *text, const char *end) {
     size_t n = strlen(text), k = strlen(end);
@@ -17491,58 +17811,13 @@ static int aqi_compare_paths(const void *a, const void *b) {
     return strcmp(((const aqi_model_file *)a)->path, ((const aqi_model_file *)b)->path);
 }
 
-/* Every *.parquet file of a directory, in name order; hidden files are left out. */
-static aq_status aqi_model_list_directory(aq_model *m, const char *path, aq_error *err) {
-    DIR *dir = opendir(path);
-    const struct dirent *d;
-    aq_status status = AQ_OK;
-    if (dir == NULL) return aqi_fail_os(err, errno, "cannot read the directory", path);
-    while (status == AQ_OK && (d = readdir(dir)) != NULL) {
-        if (d->d_name[0] != '.' && aqi_ends_with(d->d_name, ".parquet"))
-            status = aqi_model_add_file(m, path, d->d_name, err);
-    }
-    closedir(dir);
-    if (status == AQ_OK && m->num_files == 0)
-        status = aqi_fail(err, AQ_E_NOT_FOUND, "no .parquet file in the directory");
-    if (status == AQ_OK)
-        qsort(m->files, m->num_files, sizeof *m->files, aqi_compare_paths);
-    return status;
-}
-
-/* By content: Parquet's magic; a safetensors header begins with { after 8 bytes. Where
- * neither fits, the ending says what the file was meant to be. */
-static aq_status aqi_model_detect(const char *path, aq_model_format *out, aq_error *err) {
-    struct stat st;
-    uint8_t head[9] = {0};
-    int fd;
-    if (stat(path, &st) != 0) return aqi_fail_os(err, errno, "cannot open", path);
-    *out = AQ_MODEL_DIRECTORY;
-    if (S_ISDIR(st.st_mode)) return AQ_OK;
-    if (!S_ISREG(st.st_mode))
-        return aqi_fail_os(err, EINVAL, "not a regular file", path);
-    fd = aqi_open_read(path);
-    if (fd < 0) return aqi_fail_os(err, errno, "cannot open", path);
-    if (aqi_pread_all(fd, 0, head, (size_t)AQI_MIN(st.st_size, 9), NULL) != AQ_OK)
-        memset(head, 0, sizeof head);
-    close(fd);
-    if (memcmp(head, "PAR1", 4) == 0 || memcmp(head, "PARE", 4) == 0) {
-        *out = AQ_MODEL_PARQUET;
-    } else if (head[8] == '{' || aqi_ends_with(path, ".safetensors")) {
-        *out = AQ_MODEL_SAFETENSORS;
-    } else if (aqi_ends_with(path, ".parquet")) {
-        *out = AQ_MODEL_PARQUET;
-    } else {
-        return aqi_fail_at(err, AQ_E_FORMAT, 0, "neither Parquet nor safetensors");
-    }
-    return AQ_OK;
-}
-
 static int aqi_compare_entries(const void *a, const void *b) {
     const aqi_model_entry *x = (const aqi_model_entry *)a,
                           *y = (const aqi_model_entry *)b;
     int order = strcmp(x->tensor.name, y->tensor.name);
     if (order != 0) return order;
-    return (x->chunk > y->chunk) - (x->chunk < y->chunk);
+    if (x->chunk != y->chunk) return x->chunk < y->chunk ? -1 : 1;
+    return (x->file > y->file) - (x->file < y->file);
 }
 
 /* Whether two chunks can be of one tensor, as far as their rows say. */
@@ -17602,6 +17877,16 @@ static aq_status aqi_model_join_chunks(aq_model *m, size_t i, aqi_model_entry *w
     return AQ_OK;
 }
 
+/* Two entries of one name; where they lie, if that is not the same file. */
+static aq_status aqi_model_name_twice(const aq_model *m, const aqi_model_entry *a,
+                                      const aqi_model_entry *b, aq_error *err) {
+    if (a->file == b->file)
+        return aqi_fail(err, AQ_E_DUPLICATE, "tensor name comes twice");
+    return aqi_fail(err, AQ_E_DUPLICATE, "tensor name comes twice, in %.200s and %.200s",
+                    aqi_leaf_name(m->files[a->file].path),
+                    aqi_leaf_name(m->files[b->file].path));
+}
+
 /* Entries by name, chunks joined; names differ. */
 static aq_status aqi_model_sort(aq_model *m, aq_error *err) {
     size_t i, n = 0;
@@ -17612,7 +17897,7 @@ static aq_status aqi_model_sort(aq_model *m, aq_error *err) {
         aqi_model_entry e = m->entries[i];
         size_t count = 1;
         if (n > 0 && strcmp(m->entries[n - 1].tensor.name, e.tensor.name) == 0) {
-            status = aqi_fail(err, AQ_E_DUPLICATE, "tensor name comes twice");
+            status = aqi_model_name_twice(m, &m->entries[n - 1], &e, err);
         } else if (e.num_chunks > 1) {
             count = e.num_chunks;
             status = aqi_model_join_chunks(m, i, &e, err);
@@ -17640,17 +17925,585 @@ static aq_status aqi_model_read_files(aq_model *m, const char *const *paths, siz
     return status == AQ_OK ? aqi_model_sort(m, err) : status;
 }
 
+/* ---- sharded safetensors ---- */
+
+/* Where the index says that a tensor lies. */
+typedef struct aqi_place {
+    const char *tensor, *file;
+    uint32_t shard; /* of m->files */
+} aqi_place;
+
+/* i of n, of a name STEM-0000i-of-0000n.safetensors. */
+typedef struct aqi_series {
+    const char *name;
+    size_t stem_bytes;
+    int32_t digits;
+    uint64_t i, n;
+} aqi_series;
+
+/* What is needed while the shards are opened. */
+typedef struct aqi_shards {
+    aqi_arena arena;          /* text of the index, and what lies in it */
+    const char *path;         /* of the index; NULL = none              */
+    aqi_bytes_builder places; /* aqi_place, in name order               */
+    size_t num_places;
+    const char *total_size; /* of the index's metadata; NULL = none */
+    aqi_series *series;     /* of the files that are of one, sorted */
+    size_t num_series;
+} aqi_shards;
+
+static aqi_place *aqi_shards_places(const aqi_shards *x) {
+    return (aqi_place *)(void *)x->places.data;
+}
+
+/* "model.safetensors.index.json"; other tools put a word before ".json". */
+static bool aqi_is_index_name(const char *name) {
+    return strstr(name, ".safetensors.index.") != NULL && aqi_ends_with(name, ".json");
+}
+
+/* ASCII digits right before `end`; at most 18. */
+static size_t aqi_digits_before(const char *text, const char *end, uint64_t *out) {
+    uint64_t unit = 1;
+    size_t n = 0;
+    *out = 0;
+    for (; end > text && end[-1] >= '0' && end[-1] <= '9' && n < 18; n++, unit *= 10)
+        *out += (uint64_t)(*--end - '0') * unit;
+    return n;
+}
+
+/* False for the name of a file that is not of a series. */
+static bool aqi_series_of(const char *name, aqi_series *out) {
+    const char *end;
+    size_t digits;
+    memset(out, 0, sizeof *out);
+    if (!aqi_ends_with(name, ".safetensors")) return false;
+    end = name + strlen(name) - strlen(".safetensors");
+    digits = aqi_digits_before(name, end, &out->n);
+    end -= digits;
+    if (digits == 0 || end - name < 4 || memcmp(end - 4, "-of-", 4) != 0) return false;
+    end -= 4;
+    if (aqi_digits_before(name, end, &out->i) != digits) return false;
+    end -= digits;
+    if (end == name || end[-1] != '-' || out->i == 0 || out->i > out->n) return false;
+    out->name = name;
+    out->stem_bytes = (size_t)(end - 1 - name);
+    out->digits = (int32_t)digits;
+    return true;
+}
+
+static int aqi_compare_stems(const void *a, const void *b) {
+    const aqi_series *x = (const aqi_series *)a, *y = (const aqi_series *)b;
+    int order = memcmp(x->name, y->name, AQI_MIN(x->stem_bytes, y->stem_bytes));
+    return order != 0 ? order
+                      : (x->stem_bytes > y->stem_bytes) - (x->stem_bytes < y->stem_bytes);
+}
+
+static int aqi_compare_series(const void *a, const void *b) {
+    const aqi_series *x = (const aqi_series *)a, *y = (const aqi_series *)b;
+    int order = aqi_compare_stems(a, b);
+    if (order != 0) return order;
+    if (x->digits != y->digits) return x->digits - y->digits;
+    if (x->n != y->n) return x->n < y->n ? -1 : 1;
+    return (x->i > y->i) - (x->i < y->i);
+}
+
+/* The same model's shards, of the same number. */
+static bool aqi_series_equal(const aqi_series *a, const aqi_series *b) {
+    return aqi_compare_stems(a, b) == 0 && a->digits == b->digits && a->n == b->n;
+}
+
+/* Number i of a series is not there. */
+static aq_status aqi_series_missing(const aqi_series *s, uint64_t i, aq_error *err) {
+    aqi_fail(
+        err, AQ_E_IO, "shard %llu of %llu is missing: %.*s-%0*llu-of-%0*llu.safetensors",
+        (unsigned long long)i, (unsigned long long)s->n, (int)s->stem_bytes, s->name,
+        (int)s->digits, (unsigned long long)i, (int)s->digits, (unsigned long long)s->n);
+    if (err != NULL) err->os_errno = ENOENT;
+    return AQ_E_IO;
+}
+
+/* A shard that the index names must be there. */
+static aq_status aqi_shard_check(const char *path, aq_error *err) {
+    const char *name = aqi_leaf_name(path);
+    struct stat st;
+    aqi_series s;
+    if (stat(path, &st) == 0) return AQ_OK;
+    if (errno != ENOENT) {
+        aqi_fail_os(err, errno, "cannot open a shard", path);
+        aqi_error_locate(err, "file %s", name);
+        return AQ_E_IO;
+    }
+    if (aqi_series_of(name, &s)) return aqi_series_missing(&s, s.i, err);
+    aqi_fail(err, AQ_E_IO, "the shard %.255s, which the index names, is missing", name);
+    if (err != NULL) err->os_errno = ENOENT;
+    return AQ_E_IO;
+}
+
+/* Shards that follow one another from 1 to n. */
+static aq_status aqi_series_complete(const aqi_shards *x, aq_error *err) {
+    size_t k;
+    for (k = 0; k < x->num_series; k++) {
+        const aqi_series *s = &x->series[k];
+        bool first = k == 0 || !aqi_series_equal(s, s - 1);
+        bool last = k + 1 == x->num_series || !aqi_series_equal(s, s + 1);
+        uint64_t expected = first ? 1 : s[-1].i + 1;
+        if (s->i != expected) return aqi_series_missing(s, expected, err);
+        if (last && s->i != s->n) return aqi_series_missing(s, s->i + 1, err);
+    }
+    return AQ_OK;
+}
+
+static aq_status aqi_series_find(const aq_model *m, aqi_shards *x, aq_error *err) {
+    size_t i;
+    void *p;
+    aq_status status =
+        aqi_arena_alloc(&x->arena, m->num_files * sizeof *x->series, &p, err);
+    if (status != AQ_OK) return status;
+    x->series = (aqi_series *)p;
+    for (i = 0; i < m->num_files; i++) {
+        if (aqi_series_of(aqi_leaf_name(m->files[i].path), &x->series[x->num_series]))
+            x->num_series++;
+    }
+    if (x->num_series > 0)
+        qsort(x->series, x->num_series, sizeof *x->series, aqi_compare_series);
+    return AQ_OK;
+}
+
+/* ---- the index: {"metadata": {...}, "weight_map": {"tensor": "file", ...}} ---- */
+
+/* A plain name beside the index: whoever wrote the index names no other file. */
+static aq_status aqi_shard_name_check(const char *file, aq_error *err) {
+    if (file[0] == '\0' || file[0] == '.' || strchr(file, '/') != NULL)
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "the shard \"%.255s\" is no plain name of a file beside the "
+                        "index",
+                        file);
+    if (!aqi_ends_with(file, ".safetensors"))
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "the shard \"%.255s\" is not safetensors; pickled files are "
+                        "never loaded, convert them",
+                        file);
+    return AQ_OK;
+}
+
+static aq_status aqi_index_weight_map(aqi_shards *x, aqi_json *j, const aq_allocator *a,
+                                      aq_error *err) {
+    aq_status status = AQ_OK;
+    if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "weight_map is no object");
+    if (aqi_json_take(j, '}')) return AQ_OK;
+    do {
+        aqi_place place = {NULL, NULL, 0};
+        status = aqi_json_key(j, &place.tensor, err);
+        if (status == AQ_OK && place.tensor[0] == '\0')
+            status = aqi_json_fail(j, "tensor without a name");
+        if (status == AQ_OK) status = aqi_json_string(j, &place.file, err);
+        if (status == AQ_OK) {
+            status = aqi_shard_name_check(place.file, err);
+            if (status != AQ_OK) return aqi_error_in_tensor(err, status, place.tensor);
+        }
+        if (status != AQ_OK) return status;
+        if (!aqi_builder_append(a, &x->places, &place, sizeof place))
+            return aqi_fail_nomem(err, x->places.size + sizeof place);
+        x->num_places++;
+    } while (aqi_json_take(j, ','));
+    if (!aqi_json_take(j, '}')) return aqi_json_fail(j, "weight_map without an end");
+    return AQ_OK;
+}
+
+static aq_status aqi_index_parse(aq_model *m, aqi_shards *x, aqi_json *j, aq_error *err) {
+    bool has_metadata = false, has_map = false;
+    const char *key;
+    size_t i;
+    aq_status status = AQ_OK;
+    if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "no object");
+    if (!aqi_json_take(j, '}')) {
+        do {
+            status = aqi_json_key(j, &key, err);
+            if (status != AQ_OK) return status;
+            if (strcmp(key, "metadata") == 0 && !has_metadata) {
+                has_metadata = true;
+                status = aqi_json_pairs(m, j, true, err);
+            } else if (strcmp(key, "weight_map") == 0 && !has_map) {
+                has_map = true;
+                status = aqi_index_weight_map(x, j, &m->allocator, err);
+            } else if (strcmp(key, "metadata") == 0 || strcmp(key, "weight_map") == 0) {
+                status = aqi_json_fail(j, "metadata or weight_map comes twice");
+            } else {
+                aqi_log(&m->log, "%s: the key \"%.80s\" is not known, and left out",
+                        x->path, key);
+                status = aqi_json_skip(j, 0, err);
+            }
+        } while (status == AQ_OK && aqi_json_take(j, ','));
+        if (status == AQ_OK && !aqi_json_take(j, '}'))
+            status = aqi_json_fail(j, "index without an end");
+    }
+    if (status == AQ_OK && (aqi_json_peek(j) != 0 || aqi_remaining(&j->in) != 0))
+        status = aqi_json_fail(j, "something after the index");
+    if (status == AQ_OK && !has_map)
+        status = aqi_fail(err, AQ_E_FORMAT,
+                          "JSON without a weight_map: no index of safetensors shards");
+    for (i = 0; status == AQ_OK && i < m->num_pairs; i++) {
+        if (strcmp(m->pairs[i].key, "total_size") == 0) x->total_size = m->pairs[i].value;
+    }
+    return status;
+}
+
+static int aqi_compare_places_by_file(const void *a, const void *b) {
+    return strcmp(((const aqi_place *)a)->file, ((const aqi_place *)b)->file);
+}
+
+static int aqi_compare_places(const void *a, const void *b) {
+    return strcmp(((const aqi_place *)a)->tensor, ((const aqi_place *)b)->tensor);
+}
+
+/* The shards in name order to m->files; the places in name order of their tensors. */
+static aq_status aqi_index_files(aq_model *m, aqi_shards *x, aq_error *err) {
+    aqi_place *places = aqi_shards_places(x);
+    const char *name = aqi_leaf_name(x->path);
+    char *directory = NULL;
+    size_t i;
+    aq_status status = AQ_OK;
+    if (x->num_places == 0) return AQ_OK;
+    if (name != x->path)
+        status = aqi_arena_string(&x->arena, x->path,
+                                  AQI_MAX((size_t)(name - x->path) - 1, (size_t)1),
+                                  &directory, err);
+    qsort(places, x->num_places, sizeof *places, aqi_compare_places_by_file);
+    for (i = 0; i < x->num_places && status == AQ_OK; i++) {
+        if (i == 0 || strcmp(places[i - 1].file, places[i].file) != 0) {
+            status = aqi_model_add_file(m, directory, places[i].file, err);
+            /* Now: what an index asks of memory is bounded by files that are there. */
+            if (status == AQ_OK)
+                status = aqi_shard_check(m->files[m->num_files - 1].path, err);
+        }
+        places[i].shard = (uint32_t)m->num_files - 1;
+    }
+    if (status != AQ_OK) return status;
+    qsort(places, x->num_places, sizeof *places, aqi_compare_places);
+    for (i = 1; i < x->num_places; i++) {
+        if (aqi_compare_places(&places[i - 1], &places[i]) != 0) continue;
+        aqi_fail(err, AQ_E_DUPLICATE, "weight_map has the tensor twice");
+        return aqi_error_in_tensor(err, AQ_E_DUPLICATE, places[i].tensor);
+    }
+    return AQ_OK;
+}
+
+static aq_status aqi_index_read(aq_model *m, aqi_shards *x, aq_error *err) {
+    aqi_source s;
+    void *text = NULL;
+    size_t bytes = 0;
+    aqi_json j;
+    aq_status status = aqi_source_open(&s, x->path, m->io, err);
+    if (status != AQ_OK) return status;
+    if (s.bytes > (int64_t)AQI_SAFETENSORS_HEADER_LIMIT) {
+        status = aqi_fail_at(err, AQ_E_LIMIT, 0,
+                             "index of %lld bytes; the limit is 100,000,000",
+                             (long long)s.bytes);
+    } else {
+        bytes = (size_t)s.bytes;
+        status = aqi_arena_take(&x->arena, bytes, &text, err);
+    }
+    if (status == AQ_OK) status = aqi_source_read(&s, 0, text, bytes, err);
+    m->file_bytes += bytes;
+    aqi_source_close(&s);
+    if (status != AQ_OK) return status;
+    j.in = aqi_cursor_make((const uint8_t *)text, bytes, 0);
+    j.arena = &x->arena;
+    j.err = err;
+    status = aqi_index_parse(m, x, &j, err);
+    return status == AQ_OK ? aqi_index_files(m, x, err) : status;
+}
+
+/* ---- the shards against the index, and each other ---- */
+
+static int aqi_compare_base_names(const void *name, const void *file) {
+    return strcmp((const char *)name,
+                  aqi_leaf_name(((const aqi_model_file *)file)->path));
+}
+
+/* A shard of the same model that the index does not name belongs to another state of it:
+ * to a save that was interrupted, or an older one. Other files are no concern. */
+static bool aqi_shard_is_extra(const aq_model *m, const aqi_shards *x, const char *name) {
+    const char *index = aqi_leaf_name(x->path);
+    const char *stem_end = strstr(index, ".safetensors.index.");
+    aqi_series s;
+    if (name[0] == '.' || !aqi_ends_with(name, ".safetensors")) return false;
+    if (m->num_files > 0 && bsearch(name, m->files, m->num_files, sizeof *m->files,
+                                    aqi_compare_base_names) != NULL)
+        return false;
+    if (aqi_series_of(name, &s) &&
+        ((stem_end != NULL && s.stem_bytes == (size_t)(stem_end - index) &&
+          memcmp(index, name, s.stem_bytes) == 0) ||
+         (x->num_series > 0 &&
+          bsearch(&s, x->series, x->num_series, sizeof s, aqi_compare_stems) != NULL)))
+        return true;
+    aqi_log(&m->log, "%s: the index does not name %.255s, which is left out", x->path,
+            name);
+    return false;
+}
+
+/* Looks for such shards; the first in name order is the one that the error names. */
+static aq_status aqi_shards_extra(const aq_model *m, aqi_shards *x, aq_error *err) {
+    const char *name = aqi_leaf_name(x->path);
+    char *directory = NULL, *extra = NULL;
+    const struct dirent *d;
+    DIR *dir;
+    aq_status status =
+        aqi_arena_string(&x->arena, name == x->path ? "." : x->path,
+                         AQI_MAX((size_t)(name - x->path), (size_t)1), &directory, err);
+    if (status != AQ_OK) return status;
+    dir = opendir(directory);
+    if (dir == NULL)
+        return aqi_fail_os(err, errno, "cannot read the directory", directory);
+    while (status == AQ_OK && (d = readdir(dir)) != NULL) {
+        if (aqi_shard_is_extra(m, x, d->d_name) &&
+            (extra == NULL || strcmp(d->d_name, extra) < 0))
+            status =
+                aqi_arena_string(&x->arena, d->d_name, strlen(d->d_name), &extra, err);
+    }
+    closedir(dir);
+    if (status != AQ_OK || extra == NULL) return status;
+    return aqi_fail(err, AQ_E_FORMAT,
+                    "the index does not name the shard %.255s, which lies beside it; "
+                    "remove that file if it is of no use",
+                    extra);
+}
+
+/* Both are in name order. */
+static aq_status aqi_shards_agree(const aq_model *m, const aqi_shards *x, aq_error *err) {
+    const aqi_place *places = aqi_shards_places(x);
+    size_t e = 0, p = 0;
+    while (e < m->num_entries || p < x->num_places) {
+        const aqi_model_entry *entry = e < m->num_entries ? &m->entries[e] : NULL;
+        const aqi_place *place = p < x->num_places ? &places[p] : NULL;
+        int order = entry == NULL   ? 1
+                    : place == NULL ? -1
+                                    : strcmp(entry->tensor.name, place->tensor);
+        const char *in = NULL;
+        if (order <= 0) in = aqi_leaf_name(m->files[entry->file].path);
+        if (order < 0) {
+            aqi_fail(err, AQ_E_FORMAT,
+                     "the index does not name a tensor of the shard %.255s", in);
+            return aqi_error_in_tensor(err, AQ_E_FORMAT, entry->tensor.name);
+        }
+        if (order > 0) {
+            aqi_fail(err, AQ_E_FORMAT,
+                     "the index names a tensor that its shard %.255s lacks", place->file);
+            return aqi_error_in_tensor(err, AQ_E_FORMAT, place->tensor);
+        }
+        if (entry->file != place->shard) {
+            aqi_fail(err, AQ_E_FORMAT,
+                     "the index names a tensor of the shard %.200s that lies in %.200s",
+                     place->file, in);
+            return aqi_error_in_tensor(err, AQ_E_FORMAT, place->tensor);
+        }
+        e++;
+        p++;
+    }
+    return AQ_OK;
+}
+
+/* metadata.total_size is wrong in many published models, and nothing depends on it. */
+static void aqi_shards_total_size(const aq_model *m, const aqi_shards *x) {
+    uint64_t bytes = 0;
+    char text[24];
+    size_t i, n;
+    if (x->total_size == NULL) return;
+    for (i = 0; i < m->num_entries; i++)
+        bytes += m->entries[i].tensor.data_bytes;
+    snprintf(text, sizeof text, "%llu", (unsigned long long)bytes);
+    n = strlen(text); /* some writers make it a float: 24.0 */
+    if (strncmp(x->total_size, text, n) != 0 ||
+        (strcmp(x->total_size + n, "") != 0 && strcmp(x->total_size + n, ".0") != 0))
+        aqi_log(&m->log, "%s: total_size is %.40s, the tensors have %s bytes", x->path,
+                x->total_size, text);
+}
+
+static int aqi_compare_pairs(const void *a, const void *b) {
+    const aq_key_value *x = *(const aq_key_value *const *)a,
+                       *y = *(const aq_key_value *const *)b;
+    int order = strcmp(x->key, y->key);
+    return order != 0 ? order : (x > y) - (x < y); /* the order of the files */
+}
+
+/* Keeps the first pair of each key: of the index, then of the first shard that has it. */
+static aq_status aqi_shards_pairs(aq_model *m, aqi_shards *x, aq_error *err) {
+    const aq_key_value **order;
+    aq_key_value *kept;
+    size_t i, n = 0;
+    void *p, *q = NULL;
+    aq_status status = aqi_arena_alloc(&x->arena, m->num_pairs * sizeof *order, &p, err);
+    if (status == AQ_OK)
+        status = aqi_arena_alloc(&m->arena, m->num_pairs * sizeof *kept, &q, err);
+    if (status != AQ_OK || m->num_pairs == 0) return status;
+    order = (const aq_key_value **)p;
+    kept = (aq_key_value *)q;
+    for (i = 0; i < m->num_pairs; i++)
+        order[i] = &m->pairs[i];
+    qsort(order, m->num_pairs, sizeof *order, aqi_compare_pairs);
+    for (i = 0; i < m->num_pairs; i++) {
+        if (n == 0 || strcmp(kept[n - 1].key, order[i]->key) != 0) kept[n++] = *order[i];
+    }
+    m->pairs = kept;
+    m->num_pairs = n;
+    return AQ_OK;
+}
+
+static aq_status aqi_shards_open(aq_model *m, aqi_shards *x, aq_error *err) {
+    size_t i;
+    aq_status status = AQ_OK;
+    for (i = 0; i < m->num_files && status == AQ_OK; i++) {
+        status = aqi_model_read_safetensors(m, (uint32_t)i, err);
+        if (status != AQ_OK)
+            aqi_error_locate(err, "file %s", aqi_leaf_name(m->files[i].path));
+    }
+    if (status == AQ_OK) status = aqi_model_sort(m, err);
+    if (status == AQ_OK && x->path != NULL) status = aqi_shards_agree(m, x, err);
+    if (status == AQ_OK) aqi_shards_total_size(m, x);
+    return status == AQ_OK ? aqi_shards_pairs(m, x, err) : status;
+}
+
+/* By the index, or (index_path == NULL) the files that m has. */
+static aq_status aqi_model_read_shards(aq_model *m, const char *index_path,
+                                       aq_error *err) {
+    aqi_shards x;
+    aq_status status = AQ_OK;
+    memset(&x, 0, sizeof x);
+    aqi_arena_init(&x.arena, &m->allocator);
+    x.path = index_path;
+    if (index_path != NULL) {
+        status = aqi_index_read(m, &x, err);
+        if (status != AQ_OK) aqi_error_locate(err, "index %s", aqi_leaf_name(index_path));
+    }
+    if (status == AQ_OK) status = aqi_series_find(m, &x, err);
+    if (status == AQ_OK && index_path != NULL) status = aqi_shards_extra(m, &x, err);
+    if (status == AQ_OK) status = aqi_series_complete(&x, err);
+    if (status == AQ_OK) status = aqi_shards_open(m, &x, err);
+    aqi_builder_free(&m->allocator, &x.places);
+    aqi_arena_deinit(&x.arena);
+    return status;
+}
+
+/* ---- open, close, look up ---- */
+
+/* What a directory holds; hidden files are left out. */
+typedef struct aqi_listing {
+    size_t parquet, safetensors, indexes;
+    char *index; /* in the model's arena */
+} aqi_listing;
+
+static aq_status aqi_listing_add(aq_model *m, aqi_listing *l, const char *path,
+                                 const char *name, aq_error *err) {
+    if (name[0] == '.') return AQ_OK;
+    if (aqi_is_index_name(name)) {
+        size_t n = strlen(path), k = strlen(name);
+        aq_status status = aqi_arena_string(&m->arena, NULL, n + 1 + k, &l->index, err);
+        if (status != AQ_OK) return status;
+        l->indexes++;
+        memcpy(l->index, path, n);
+        l->index[n] = '/';
+        memcpy(l->index + n + 1, name, k);
+        return AQ_OK;
+    }
+    if (aqi_ends_with(name, ".parquet")) {
+        l->parquet++;
+    } else if (aqi_ends_with(name, ".safetensors")) {
+        l->safetensors++;
+    } else {
+        return AQ_OK;
+    }
+    return aqi_model_add_file(m, path, name, err);
+}
+
+/* Every *.parquet or every *.safetensors file of a directory, in name order, or the index
+ * of its shards. Sets the format. */
+static aq_status aqi_model_list_directory(aq_model *m, const char *path,
+                                          const char **out_index, aq_error *err) {
+    DIR *dir = opendir(path);
+    const struct dirent *d;
+    aqi_listing l;
+    aq_status status = AQ_OK;
+    if (dir == NULL) return aqi_fail_os(err, errno, "cannot read the directory", path);
+    memset(&l, 0, sizeof l);
+    while (status == AQ_OK && (d = readdir(dir)) != NULL)
+        status = aqi_listing_add(m, &l, path, d->d_name, err);
+    closedir(dir);
+    if (status != AQ_OK) return status;
+    if (l.parquet + l.safetensors + l.indexes == 0)
+        return aqi_fail(err, AQ_E_NOT_FOUND,
+                        "no .parquet and no .safetensors file in the directory");
+    if (l.parquet > 0 && l.safetensors + l.indexes > 0)
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "the directory mixes .parquet and .safetensors files; keep the "
+                        "files of one model in a directory of their own");
+    if (l.indexes > 1)
+        return aqi_fail(err, AQ_E_FORMAT,
+                        "the directory has %zu indexes of safetensors shards; open one "
+                        "of them by its path",
+                        l.indexes);
+    if (l.parquet == 0) m->format = AQ_MODEL_SHARDS;
+    *out_index = l.index;
+    if (l.index != NULL) m->num_files = 0; /* those that it names */
+    if (m->num_files > 0)
+        qsort(m->files, m->num_files, sizeof *m->files, aqi_compare_paths);
+    return AQ_OK;
+}
+
+/* By content: Parquet's and NumPy's magic; a safetensors header begins with { after 8
+ * bytes, the last of them 0; an index with {. Where none fits, the ending says what the
+ * file was meant to be. */
+static aq_status aqi_model_detect(const char *path, aq_model_format *out, aq_error *err) {
+    struct stat st;
+    uint8_t head[9] = {0};
+    int fd;
+    if (stat(path, &st) != 0) return aqi_fail_os(err, errno, "cannot open", path);
+    *out = AQ_MODEL_DIRECTORY;
+    if (S_ISDIR(st.st_mode)) return AQ_OK;
+    if (!S_ISREG(st.st_mode))
+        return aqi_fail_os(err, EINVAL, "not a regular file", path);
+    fd = aqi_open_read(path);
+    if (fd < 0) return aqi_fail_os(err, errno, "cannot open", path);
+    if (aqi_pread_all(fd, 0, head, (size_t)AQI_MIN(st.st_size, 9), NULL) != AQ_OK)
+        memset(head, 0, sizeof head);
+    close(fd);
+    if (memcmp(head, "PAR1", 4) == 0 || memcmp(head, "PARE", 4) == 0) {
+        *out = AQ_MODEL_PARQUET;
+    } else if (memcmp(head, "\x93NUMPY", 6) == 0) {
+        *out = AQ_MODEL_NPY;
+    } else if (head[0] == '{' && head[7] != 0) {
+        *out = AQ_MODEL_SHARDS;
+    } else if (head[8] == '{' || aqi_ends_with(path, ".safetensors")) {
+        *out = AQ_MODEL_SAFETENSORS;
+    } else if (aqi_ends_with(path, ".parquet")) {
+        *out = AQ_MODEL_PARQUET;
+    } else if (aqi_ends_with(path, ".json")) {
+        *out = AQ_MODEL_SHARDS;
+    } else if (aqi_ends_with(path, ".npy")) {
+        *out = AQ_MODEL_NPY;
+    } else {
+        return aqi_fail_at(err, AQ_E_FORMAT, 0,
+                           "neither Parquet nor safetensors nor its index nor .npy");
+    }
+    return AQ_OK;
+}
+
 static aq_status aqi_model_read(aq_model *m, const char *path, aq_error *err) {
+    const char *index = NULL;
     size_t i;
     aq_status status = aqi_model_detect(path, &m->format, err);
     if (status != AQ_OK) return status;
     if (m->format == AQ_MODEL_DIRECTORY) {
-        status = aqi_model_list_directory(m, path, err);
+        status = aqi_model_list_directory(m, path, &index, err);
+    } else if (m->format == AQ_MODEL_SHARDS) {
+        index = path;
     } else {
         status = aqi_model_add_file(m, NULL, path, err);
     }
-    if (status == AQ_OK && m->format == AQ_MODEL_SAFETENSORS) {
-        status = aqi_model_read_safetensors(m, err);
+    if (status != AQ_OK) return status;
+    if (m->format == AQ_MODEL_SHARDS) return aqi_model_read_shards(m, index, err);
+    if (m->format == AQ_MODEL_NPY) return aqi_model_read_npy(m, err);
+    if (m->format == AQ_MODEL_SAFETENSORS) {
+        status = aqi_model_read_safetensors(m, 0, err);
     } else {
         for (i = 0; i < m->num_files && status == AQ_OK; i++) {
             status = aqi_model_read_parquet(m, (uint32_t)i, err);

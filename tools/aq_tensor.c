@@ -20,6 +20,10 @@ const char *tensor_format_name(aq_model_format format) {
         return "safetensors";
     case AQ_MODEL_DIRECTORY:
         return "directory";
+    case AQ_MODEL_SHARDS:
+        return "shards";
+    case AQ_MODEL_NPY:
+        return "npy";
     case AQ_MODEL_AUTO:
         break;
     }

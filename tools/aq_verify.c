@@ -249,6 +249,11 @@ static int verify_pages_of(survey *of) {
     return S_ISDIR(info.st_mode) ? verify_directory(of) : verify_parquet(of, of->path);
 }
 
+static bool is_parquet_model(const aq_model *model) {
+    const aq_model_format format = aq_model_get_format(model);
+    return format == AQ_MODEL_PARQUET || format == AQ_MODEL_DIRECTORY;
+}
+
 static int verify_file(survey *of) {
     aq_model_options options;
     aq_model *model;
@@ -260,10 +265,10 @@ static int verify_file(survey *of) {
     status = aq_model_open(of->path, &options, &model, &err);
     if (status == AQ_E_TYPE) return verify_pages_of(of); /* Parquet, but no model */
     if (status != AQ_OK) return judge(of, NULL, &err);
-    if (aq_model_get_format(model) == AQ_MODEL_SAFETENSORS) {
-        of->bytes = aq_model_file_bytes(model);
-    } else {
+    if (is_parquet_model(model)) {
         code = verify_pages_of(of);
+    } else {
+        of->bytes = aq_model_file_bytes(model);
     }
     if (code == CLI_GOOD) code = verify_tensors(of, model);
     aq_model_close(model);
