@@ -131,11 +131,12 @@ const cli_command command_inspect = {
     .files = "MODEL",
     .summary = "the tensors of a model: types, sizes, recorded errors",
     .details =
-        "Shows each tensor of MODEL (Parquet model file or directory, safetensors):\n"
-        "name, shape, original type, bits of a code (of a codebook: codebook4), weights\n"
-        "that share a scale (with u8 or f16 where its parameters are that small), bytes\n"
-        "with scales and zero points, bits per weight, and cosine and SQNR (dB) against\n"
-        "the original where they are recorded.",
+        "Shows each tensor of MODEL (Parquet model file or directory, safetensors, the\n"
+        "index or the directory of its shards, .npy): name, shape, original type, bits\n"
+        "of a code (of a codebook: codebook4), weights that share a scale (with u8 or\n"
+        "f16 where its parameters are that small), bytes with scales and zero points,\n"
+        "bits per weight, and cosine and SQNR (dB) against the original where they are\n"
+        "recorded.",
     .options = options,
     .min_files = 1,
     .max_files = 1,

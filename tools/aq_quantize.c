@@ -320,11 +320,12 @@ const cli_command command_quantize = {
     .files = "IN OUT",
     .summary = "write a model with 2, 4 or 8 bits a weight",
     .details =
-        "Quantizes the float tensors of the model IN (safetensors, Parquet model file\n"
-        "or directory) into the Parquet model OUT, which appears under its name when\n"
-        "it is whole. Tensors of one dimension, empty ones and those that are not\n"
-        "float are kept as they are. REGEX is a POSIX extended regular expression,\n"
-        "found anywhere in a name; one that matches no tensor is an error.",
+        "Quantizes the float tensors of the model IN (safetensors, the index or the\n"
+        "directory of its shards, Parquet model file or directory, .npy) into the\n"
+        "Parquet model OUT, which appears under its name when it is whole. Tensors of\n"
+        "one dimension, empty ones and those that are not float are kept as they are.\n"
+        "REGEX is a POSIX extended regular expression, found anywhere in a name; one\n"
+        "that matches no tensor is an error.",
     .options = quantize_options,
     .min_files = 2,
     .max_files = 2,

@@ -302,10 +302,10 @@ const cli_command command_verify = {
     .summary = "check every checksum, page, level, value and tensor",
     .details =
         "Reads each FILE (Parquet with or without a model in it, model directory,\n"
-        "safetensors) from end to end: checksums, levels, values and counts of every\n"
-        "page, sizes and scales of every tensor. Prints a line for each, and lists\n"
-        "encrypted columns, which it cannot check. Status 1 when one is bad, 2 when\n"
-        "one, or a column of it, is unreadable.",
+        "safetensors or the index of its shards, .npy) from end to end: checksums,\n"
+        "levels, values and counts of every page, sizes and scales of every tensor.\n"
+        "Prints a line for each, and lists encrypted columns, which it cannot check.\n"
+        "Status 1 when one is bad, 2 when one, or a column of it, is unreadable.",
     .options = options,
     .min_files = 1,
     .max_files = SIZE_MAX,

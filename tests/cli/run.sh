@@ -933,7 +933,53 @@ cp flipped.parquet folder/a.parquet
 run 1 verify folder
 err_has '^aq: folder/a\.parquet: page has CRC-32'
 run 2 inspect bin
-an_error 'aq: bin: no .parquet file in the directory'
+an_error 'aq: bin: no .parquet and no .safetensors file in the directory'
+
+begin 'safetensors in shards are a model'
+mkdir shards
+"$gen" w F32 8x64 ramp --metadata '{"from":"one"}' >shards/m-00001-of-00002.safetensors
+"$gen" v F32 8x64 ramp --metadata '{"from":"two"}' >shards/m-00002-of-00002.safetensors
+index=shards/m.safetensors.index.json
+echo '{"metadata":{"total_size":4096},"weight_map":{"v":"m-00002-of-00002.safetensors",' \
+    '"w":"m-00001-of-00002.safetensors"}}' >$index
+run 0 inspect shards --json
+json '[.format, [.tensors[].name]]' '["shards",["v","w"]]'
+json '.file_bytes' "$(cat shards/* | wc -c | tr -d ' ')"
+run 0 verify shards $index
+out_has '^shards: ok \(2 tensors, [0-9.]+ KiB\)$'
+out_has '^shards/m\.safetensors\.index\.json: ok \(2 tensors, [0-9.]+ KiB\)$'
+"$gen" v F32 8x64 ramp w F32 8x64 ramp >joined.safetensors
+run 0 compare $index joined.safetensors --json
+json '[.tensors[] | .max_abs_error]' '[0,0]'
+run 0 quantize $index shards.parquet
+run 0 quantize joined.safetensors joined.parquet
+run 0 compare shards.parquet joined.parquet --json
+json '[.tensors[] | .max_abs_error]' '[0,0]'
+rm shards/m-00002-of-00002.safetensors
+run 2 quantize shards shards2.parquet
+an_error 'aq: shards: shard 2 of 2 is missing: m-00002-of-00002.safetensors (index m.safetensors.index.json)'
+[ ! -e shards2.parquet ] || fault 'an output in spite of the error'
+cp q4.parquet shards/
+run 2 inspect shards
+err_has '^aq: shards: the directory mixes \.parquet and \.safetensors files; '
+
+begin 'a .npy file is a model of one tensor'
+{
+    printf '\223NUMPY\1\0\112\0%s\n' \
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (8, 64), }             "
+    head -c 2048 /dev/zero
+} >array.npy
+run 0 inspect array.npy --json
+json '[.format, .tensors[0].name, .tensors[0].shape, .tensors[0].dtype]' \
+    '["npy","array",[8,64],"float32"]'
+run 0 verify array.npy
+out_has '^array\.npy: ok \(1 tensor, [0-9.]+ KiB\)$'
+run 0 quantize array.npy array.parquet
+run 0 compare array.npy array.parquet --json
+json '[.tensors[] | [.name, .max_abs_error]]' '[["array",0]]'
+head -c 2000 array.npy >cut.npy
+run 2 quantize cut.npy o2.parquet
+err_has '^aq: cut\.npy: dtype and shape need 2048 bytes, [0-9]+ follow the header; '
 
 begin 'a model without a tensor'
 "$gen" >none.safetensors
