@@ -492,6 +492,34 @@ static void seeds_json(const char *root) {
     free(f.data);
 }
 
+/* An index with metadata of every kind; one with a shard of its own; a .npy file, and a
+ * header alone. */
+static void seeds_inputs(const char *root) {
+    static const char index[] =
+        "{\"metadata\":{\"total_size\":3,\"k\":\"v\",\"m\":[1.5e-3,true,null,{\"a\":"
+        "\"b\"}]},"
+        "\"weight_map\":{\"z\":\"b-2-of-2.safetensors\",\"x\":\"a.safetensors\","
+        "\"y\":\"b-1-of-2.safetensors\"}}";
+    static const char own[] =
+        "{\"weight_map\":{\"w\":\"a.safetensors\",\"y\":\"b-1-of-2.safetensors\","
+        "\"z\":\"b-2-of-2.safetensors\"}}\0"
+        "\x38\0\0\0\0\0\0\0{\"w\":{\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[0,2]"
+        "}}  "
+        "ab";
+    static const char array[] =
+        "\x93NUMPY\1\0\x3a\0{'descr': '<f2', 'fortran_order': False, 'shape': (2, 3)}\n"
+        "0123456789ab";
+    static const char header[] =
+        "{'shape': (7,), \"fortran_order\": True, 'descr': '<f4', }  \n";
+    char directory[512];
+    snprintf(directory, sizeof directory, "%s/shards", root);
+    seeds_put(directory, "index", index, sizeof index - 1);
+    seeds_put(directory, "own", own, sizeof own - 1);
+    snprintf(directory, sizeof directory, "%s/npy", root);
+    seeds_put(directory, "array", array, sizeof array - 1);
+    seeds_put(directory, "header", header, sizeof header - 1);
+}
+
 /* ---- all ---- */
 
 static void seeds_recipes(const char *directory) {
@@ -514,8 +542,9 @@ static void seeds_large_page(const char *directory) {
 
 /* Fills root/TARGET for every target; the directories are made. */
 static void seeds_write(const char *root) {
-    static const char *const targets[] = {"thrift", "footer",      "page", "file",
-                                          "model",  "safetensors", "json", "roundtrip"};
+    static const char *const targets[] = {"thrift", "footer",      "page",   "file",
+                                          "model",  "safetensors", "shards", "npy",
+                                          "json",   "roundtrip"};
     char path[512], name[600];
     struct dirent *entry;
     fuzz_whole flat;
@@ -543,6 +572,7 @@ static void seeds_write(const char *root) {
     seeds_many_pages(path);
     seeds_models(root);
     seeds_json(root);
+    seeds_inputs(root);
     snprintf(path, sizeof path, "%s/file", root);
     all = opendir(path);
     FUZZ_CHECK(all != NULL);

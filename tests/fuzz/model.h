@@ -1,5 +1,5 @@
-/* model.h - a whole model file, Parquet or safetensors, for the fuzz targets model and
- * safetensors: every tensor, its data and some rows of it as numbers. */
+/* model.h - a whole model file for the fuzz targets model, safetensors, shards and npy:
+ * every tensor, its data and some rows of it as numbers. */
 #ifndef FUZZ_MODEL_H
 #define FUZZ_MODEL_H
 
@@ -120,8 +120,9 @@ FUZZ uint64_t fuzz_model_walk(const aq_model *m) {
     aq_error err;
     uint64_t hash = aq_model_count(m) + aq_model_file_bytes(m);
     size_t i;
-    FUZZ_CHECK(aq_model_get_format(m) == AQ_MODEL_PARQUET ||
-               aq_model_get_format(m) == AQ_MODEL_SAFETENSORS);
+    FUZZ_CHECK(aq_model_get_format(m) != AQ_MODEL_AUTO &&
+               aq_model_get_format(m) != AQ_MODEL_DIRECTORY &&
+               aq_model_get_format(m) <= AQ_MODEL_NPY);
     for (i = 0; aq_model_metadata(m, i, &pair); i++) {
         hash = fuzz_digest_text(hash, pair.key);
         if (pair.value != NULL)

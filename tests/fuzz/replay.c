@@ -14,6 +14,8 @@
 #include "roundtrip.c"
 #include "model.c"
 #include "safetensors.c"
+#include "shards.c"
+#include "npy.c"
 #include "json.c"
 #include "make_seeds.c"
 
@@ -32,7 +34,8 @@ typedef struct replay_target {
 static const replay_target replay_targets[] = {
     {"thrift", fuzz_thrift}, {"footer", fuzz_footer},           {"page", fuzz_page},
     {"file", fuzz_file},     {"roundtrip", fuzz_roundtrip},     {"model", fuzz_model},
-    {"json", fuzz_json},     {"safetensors", fuzz_safetensors},
+    {"json", fuzz_json},     {"safetensors", fuzz_safetensors}, {"shards", fuzz_shards},
+    {"npy", fuzz_npy},
 };
 
 /* What the child tells the parent. */

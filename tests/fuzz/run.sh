@@ -1,6 +1,6 @@
 #!/bin/sh
 # The fuzz targets without libFuzzer: inputs that once found a defect, the seeds, and changed
-# copies of six valid files, under AddressSanitizer and UBSan.
+# copies of eight valid files, under AddressSanitizer and UBSan.
 #
 # Environment: COUNT, changed copies of each file (2000); SEED, the first one's (1).
 set -u
@@ -39,7 +39,7 @@ step() {
     esac
 }
 
-for target in thrift footer page file roundtrip model safetensors json; do
+for target in thrift footer page file roundtrip model safetensors shards npy json; do
     step run $target "$seeds/$target"
     [ ! -d tests/fuzz/regressions/$target ] || step run $target tests/fuzz/regressions/$target
 done
@@ -50,6 +50,8 @@ step mutate file "$seeds/file/zstd_v2" "$COUNT" "$SEED"
 step mutate model "$seeds/model/int4_0" "$COUNT" "$SEED"
 step mutate model "$seeds/model/u8" "$COUNT" "$SEED"
 step mutate safetensors "$seeds/safetensors/plain0.safetensors" "$COUNT" "$SEED"
+step mutate shards "$seeds/shards/index" "$COUNT" "$SEED"
+step mutate npy "$seeds/npy/array" "$COUNT" "$SEED"
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
