@@ -51,6 +51,7 @@
        [30] Quantization, dequantization, dot (public)
        [40] Tensors and models (public)
        [41] Jobs: a whole model in, a whole model out (public)
+       [42] Batches: many arrays in one call (public)
        [50] Platform (private)
        [51] Errors, log (private)
        [52] Checked sizes, byte cursor (private)
@@ -76,6 +77,7 @@
        [84] Models: reading (private)
        [85] Models: writing (private)
        [86] Jobs (private)
+       [87] Batches (private)
        [90] End of the implementation
 
    Options: define them before the include.
@@ -1356,6 +1358,88 @@ AQ_API AQ_CHECKED aq_status aq_merge(const char *const *shards, size_t num_shard
                                      aq_job_report *out_report, aq_error *err);
 
 #endif /* AQ_NO_WRITER */
+
+/*==========================================================================
+ * MARK: - [42] Batches: many arrays in one call (public)
+ *========================================================================*/
+
+/* Values in memory, row-major, borrowed for the call. Rows and columns are those of
+ * aq_tensor: [d0][product of the rest]; a scalar and a vector are one row. */
+typedef struct aq_array {
+    const char *name;       /* NUL-terminated UTF-8, not empty, unique in the call    */
+    const void *data;       /* little-endian, any alignment; NULL where it is empty   */
+    aq_dtype dtype;         /* a float type                                           */
+    uint32_t num_dims;      /* 0 = scalar                                             */
+    const uint64_t *shape;  /* num_dims                                               */
+    const int64_t *strides; /* in elements, of each dimension: must be those of
+                               contiguous values (of dimensions of 1, and where the
+                               array is empty, any). NULL = contiguous                */
+} aq_array;
+
+typedef struct aq_batch_options {
+    aq_quant_options quant;        /* of every array; src_stride must be 0            */
+    /* Called once an array, in name order, before any is quantized; may be NULL. It may
+     * change quant for this array; false stops the call with AQ_E_CANCELLED. */
+    bool (*plan)(void *user, const aq_tensor *array, aq_quant_options *quant);
+    void *plan_user;
+    bool no_metrics;               /* do not measure: about twice as fast             */
+    bool fail_fast;                /* false: the other arrays go on where one fails   */
+    aq_progress_hook progress;     /* called on the calling thread, between tiles     */
+    const aq_allocator *allocator; /* NULL = malloc                                   */
+    const aq_tasks *tasks;         /* NULL = threads of the call's own                */
+    uint32_t threads;              /* when tasks is NULL; 0 = one per processor       */
+} aq_batch_options;
+
+/* One array of a batch. */
+typedef struct aq_batch_item {
+    const char *name;      /* the batch's own copy; "" where the input had none       */
+    size_t index;          /* in the input                                            */
+    aq_status status;
+    const aq_error *error; /* NULL with AQ_OK; has the name, and index in its message */
+    aq_tensor tensor;      /* AQ_OK: the result; needs no aq_tensor_release           */
+    aq_metrics metrics;    /* AQ_OK, and measured; else count = 0                     */
+} aq_batch_item;
+
+typedef struct aq_batch {
+    aq_batch_item *items;   /* in name order, byte by byte                            */
+    size_t num_items;
+    size_t num_failed;      /* items with another status than AQ_OK                   */
+    aq_metrics total;       /* over the measured ones                                 */
+    aq_allocator allocator; /* private */
+    void *owned;            /* private */
+} aq_batch;
+
+/* aq_quantize_batch - quantize n arrays, in parallel over arrays and over their rows.
+ *   arrays     in   n of them, in any order; n = 0 gives an empty batch
+ *   options    in   NULL = defaults             err  out  may be NULL
+ *   out_batch  out  an item for each array; give it to aq_batch_deinit after success
+ * Returns  AQ_OK, also where arrays failed: see num_failed. Each of those has an error:
+ *          AQ_E_ARG (name, dimensions, strides, options, data missing); AQ_E_TYPE (no
+ *          float type); AQ_E_LIMIT; AQ_E_NONFINITE (the message has the index).
+ *          With fail_fast the error of one of them, and no batch: of the first in name
+ *          order that the arguments alone show to be wrong; where there is none, of the
+ *          first in name order with values that cannot be quantized.
+ *          In both: AQ_E_DUPLICATE (a name came twice; the message has both indices);
+ *          AQ_E_CANCELLED; AQ_E_NOMEM; AQ_E_LIMIT (over 2^64 bytes in all); AQ_E_ARG (the
+ *          options); AQ_E_IO (the system gave no thread).
+ * Numeric  each array as aq_quantize_into does it alone, metrics included, for any number
+ *          of threads and on any instruction set.
+ * Owns     codes, scales, zero points and params are the batch's, AQ_ALIGNMENT-aligned.
+ * Memory   the results; beside them under 1 KiB for an array with its name and, where it
+ *          failed, another for its error; 256 KiB in all. */
+AQ_API AQ_CHECKED aq_status aq_quantize_batch(const aq_array *arrays, size_t n,
+                                              const aq_batch_options *options,
+                                              aq_batch *out_batch, aq_error *err);
+/* aq_dequantize_batch - the reverse, by the same rules: n tensors, quantized or of a
+ * float type, to float32 (little-endian). NaN and infinity among floats stay what they
+ * are. quant, plan and no_metrics of the options do not matter; nothing is measured. */
+AQ_API AQ_CHECKED aq_status aq_dequantize_batch(const aq_tensor *tensors, size_t n,
+                                                const aq_batch_options *options,
+                                                aq_batch *out_batch, aq_error *err);
+/* aq_batch_find - the item of that name; NULL when there is none. */
+AQ_API const aq_batch_item *aq_batch_find(const aq_batch *batch, const char *name);
+/* aq_batch_deinit - free what the items hold, and zero the struct; harmless twice. */
+AQ_API void aq_batch_deinit(aq_batch *batch);
 
 #ifdef __cplusplus
 }
@@ -15550,6 +15634,16 @@ static bool aqi_quantize_overlaps(const aqi_quantize_task *t) {
     return aqi_quantized_overlaps(l, t->dst, t->src, bytes);
 }
 
+static aq_status aqi_importance_check(const aq_layout *l, aq_error *err) {
+    size_t col;
+    for (col = 0; l->method == AQ_WEIGHTED && col < l->cols; col++) {
+        if (!(l->importance[col] >= 0.0f) || !aqi_is_finite(l->importance[col]))
+            return aqi_fail(err, AQ_E_ARG, "importance of column %zu is %g", col,
+                            (double)l->importance[col]);
+    }
+    return AQ_OK;
+}
+
 /* Quantizes what the task describes: layout, src, dtype, dst and watch are set, for a part
  * of a tensor also first_row, first_col and full_cols, and tensor_group where all is one
  * group. */
@@ -15558,7 +15652,6 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
     const aq_layout *l = t->layout;
     aqi_range range;
     aqi_group group;
-    size_t col;
     aq_status status = aqi_layout_check(l, err);
     if (out_metrics != NULL) memset(out_metrics, 0, sizeof *out_metrics);
     if (out_metrics != NULL) aqi_metrics_finish(out_metrics);
@@ -15582,11 +15675,8 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
              ? t->dst->scales == NULL || t->dst->zero_points == NULL
              : t->dst->params == NULL))
         return aqi_fail(err, AQ_E_ARG, "source or destination missing");
-    for (col = 0; l->method == AQ_WEIGHTED && col < l->cols; col++) {
-        if (!(l->importance[col] >= 0.0f) || !aqi_is_finite(l->importance[col]))
-            return aqi_fail(err, AQ_E_ARG, "importance of column %zu is %g", col,
-                            (double)l->importance[col]);
-    }
+    status = aqi_importance_check(l, err);
+    if (status != AQ_OK) return status;
     if (aqi_quantize_overlaps(t))
         return aqi_fail(err, AQ_E_ARG, "source and destination overlap");
     t->measure = out_metrics != NULL;
@@ -21901,6 +21991,695 @@ aq_status aq_merge(const char *const *shards, size_t num_shards, const char *out
 }
 
 #endif /* AQ_NO_WRITER */
+
+/*==========================================================================
+ * MARK: - [87] Batches (private)
+ * The tiles of all arrays, in name order, are one list that is worked on in waves:
+ * neither many small arrays nor a large one among them leave threads idle. Uses [80]
+ * [83].
+ *========================================================================*/
+
+/* Tiles of a wave: AQI_WAVE of them, up to this number as long as they are small. */
+#define AQI_BATCH_WAVE 1024u
+
+/* An array while the batch is made. */
+typedef struct aqi_batch_entry {
+    const uint8_t *src; /* values, where it is not codes */
+    aq_dtype dtype;
+    aq_quantized_view codes;
+    aq_layout layout; /* of the codes; of values to convert, what tiles need of it */
+    aqi_tiling tiling;
+    aq_quantized dst;
+    uint8_t *values;
+    size_t offset[3];     /* of scales, zero points, params in the block */
+    aqi_range range;      /* of a tensor with one scale                  */
+    aqi_group group;      /* the same                                    */
+    uint64_t bytes, done; /* of the input                                */
+} aqi_batch_entry;
+
+/* A tile in a wave. */
+typedef struct aqi_batch_slot {
+    size_t entry, tile;
+    aqi_tile_report report;
+} aqi_batch_slot;
+
+typedef struct aqi_batch_block {
+    void *data;
+    size_t bytes;
+} aqi_batch_block;
+
+/* What a batch holds. */
+typedef struct aqi_batch_owned {
+    aqi_arena arena;         /* items, names, errors, blocks */
+    aqi_batch_block *blocks; /* results, one an item         */
+    size_t num_blocks;
+} aqi_batch_owned;
+
+/* A name of the input, for sorting. */
+typedef struct aqi_batch_key {
+    const char *name;
+    size_t index;
+} aqi_batch_key;
+
+typedef struct aqi_batch {
+    aq_batch_options options;
+    bool quantize; /* arrays; else dequantize tensors */
+    const aq_array *arrays;
+    const aq_tensor *tensors;
+    aq_batch out;
+    aqi_batch_owned *owned;
+    aqi_batch_entry *entries;
+    aqi_batch_slot *slots;
+    size_t num_slots;
+    const aq_tasks *tasks;
+    aq_threads *own_threads;
+    size_t end;             /* entries from here on do not matter: fail_fast */
+    bool ranges;            /* first pass: of tensors with one scale         */
+    size_t next, next_tile; /* of the list                                   */
+    size_t finished;        /* items                                         */
+    uint64_t bytes_done, bytes_total;
+} aqi_batch;
+
+void aq_batch_deinit(aq_batch *batch) {
+    aqi_batch_owned *owned;
+    aq_allocator a;
+    size_t i;
+    if (batch == NULL || batch->owned == NULL) return;
+    a = batch->allocator;
+    owned = (aqi_batch_owned *)batch->owned;
+    for (i = 0; i < owned->num_blocks; i++)
+        aqi_free(&a, owned->blocks[i].data, owned->blocks[i].bytes);
+    aqi_arena_deinit(&owned->arena);
+    aqi_free(&a, owned, sizeof *owned);
+    memset(batch, 0, sizeof *batch);
+}
+
+const aq_batch_item *aq_batch_find(const aq_batch *batch, const char *name) {
+    size_t low = 0, high = batch->num_items;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(batch->items[middle].name, name);
+        if (order == 0) return &batch->items[middle];
+        if (order < 0) low = middle + 1;
+        if (order > 0) high = middle;
+    }
+    return NULL;
+}
+
+/* ---- names ---- */
+
+static int aqi_compare_batch_keys(const void *a, const void *b) {
+    const aqi_batch_key *x = (const aqi_batch_key *)a, *y = (const aqi_batch_key *)b;
+    int order = strcmp(x->name, y->name);
+    return order != 0 ? order : (x->index > y->index) - (x->index < y->index);
+}
+
+/* The input's names in order; inputs without one come first. */
+static aq_status aqi_batch_sort(const aqi_batch *b, aqi_batch_key *keys, aq_error *err) {
+    size_t n = b->out.num_items, i;
+    for (i = 0; i < n; i++) {
+        const char *name = b->quantize ? b->arrays[i].name : b->tensors[i].name;
+        keys[i].name = name != NULL ? name : "";
+        keys[i].index = i;
+    }
+    qsort(keys, n, sizeof *keys, aqi_compare_batch_keys);
+    for (i = 1; i < n; i++) {
+        if (keys[i].name[0] == '\0' || strcmp(keys[i - 1].name, keys[i].name) != 0)
+            continue;
+        aqi_fail(err, AQ_E_DUPLICATE, "inputs %zu and %zu have the same name",
+                 keys[i - 1].index, keys[i].index);
+        return aqi_error_in_tensor(err, AQ_E_DUPLICATE, keys[i].name);
+    }
+    return AQ_OK;
+}
+
+/* Items and entries in name order, with nothing but their names. */
+static aq_status aqi_batch_name(aqi_batch *b, aqi_batch_key *keys, aq_error *err) {
+    aqi_arena *arena = &b->owned->arena;
+    size_t n = b->out.num_items, i;
+    void *items, *blocks;
+    aq_status status = aqi_batch_sort(b, keys, err);
+    if (status == AQ_OK)
+        status = aqi_arena_alloc(arena, n * sizeof *b->out.items, &items, err);
+    if (status == AQ_OK)
+        status = aqi_arena_alloc(arena, n * sizeof *b->owned->blocks, &blocks, err);
+    if (status != AQ_OK) return status;
+    b->out.items = (aq_batch_item *)items;
+    b->owned->blocks = (aqi_batch_block *)blocks;
+    b->owned->num_blocks = n;
+    for (i = 0; i < n && status == AQ_OK; i++) {
+        aq_batch_item *item = &b->out.items[i];
+        char *name = NULL;
+        status = aqi_arena_string(arena, keys[i].name, strlen(keys[i].name), &name, err);
+        item->name = name;
+        item->index = keys[i].index;
+        aqi_tensor_reset(&item->tensor);
+    }
+    return status;
+}
+
+/* ---- checks and plans ---- */
+
+/* The strides must be those of contiguous values. */
+static aq_status aqi_batch_strides(const aq_array *a, const aq_tensor *t, aq_error *err) {
+    uint64_t stride = 1;
+    uint32_t i;
+    if (a->strides == NULL || t->num_params == 0) return AQ_OK;
+    for (i = t->num_dims; i-- > 0; stride *= t->shape[i]) {
+        if (t->shape[i] != 1 && (a->strides[i] < 0 || (uint64_t)a->strides[i] != stride))
+            return aqi_fail(err, AQ_E_ARG,
+                            "not contiguous: stride %lld of dimension %u is not %llu; "
+                            "copy the array first",
+                            (long long)a->strides[i], i, (unsigned long long)stride);
+    }
+    return AQ_OK;
+}
+
+/* Room for `bytes` more at the end of a block. */
+static bool aqi_batch_place(size_t bytes, size_t *out_offset, size_t *block_bytes) {
+    *out_offset = *block_bytes;
+    if (!aqi_add_size(*block_bytes, bytes, block_bytes) ||
+        !aqi_add_size(*block_bytes, AQ_ALIGNMENT - 1, block_bytes))
+        return false;
+    *block_bytes -= *block_bytes % AQ_ALIGNMENT;
+    return true;
+}
+
+static aq_status aqi_batch_layout(const aqi_batch *b, aqi_batch_entry *e, aq_tensor *t,
+                                  size_t *out_bytes, aq_error *err) {
+    aq_quant_options quant = b->options.quant;
+    size_t floats, codes;
+    aq_status status;
+    if (b->options.plan != NULL && !b->options.plan(b->options.plan_user, t, &quant))
+        return aqi_fail(err, AQ_E_CANCELLED, "the plan hook asked to stop");
+    if (quant.src_stride != 0)
+        return aqi_fail(err, AQ_E_ARG, "rows %zu apart; arrays of a batch are contiguous",
+                        quant.src_stride);
+    status = aq_layout_init(t->layout.rows, t->layout.cols, &quant, &e->layout, err);
+    if (status == AQ_OK && t->num_params > 0)
+        status = aqi_importance_check(&e->layout, err);
+    if (status != AQ_OK) return status;
+    floats = aqi_param_floats_bytes(&e->layout);
+    if (!aqi_batch_place(e->layout.code_bytes, &codes, out_bytes) ||
+        !aqi_batch_place(floats, &e->offset[0], out_bytes) ||
+        !aqi_batch_place(floats, &e->offset[1], out_bytes) ||
+        !aqi_batch_place(e->layout.params_bytes, &e->offset[2], out_bytes))
+        return aqi_fail(err, AQ_E_LIMIT, "%zu x %zu values are too many for this machine",
+                        t->layout.rows, t->layout.cols);
+    t->layout = e->layout;
+    t->data_bytes = e->layout.code_bytes;
+    return AQ_OK;
+}
+
+/* The tensor of an item, without data. */
+static aq_status aqi_batch_describe(aq_batch_item *item, aq_dtype dtype,
+                                    const uint64_t *shape, uint32_t num_dims,
+                                    aq_error *err) {
+    aq_status status =
+        aq_tensor_init(&item->tensor, item->name, dtype, shape, num_dims, NULL, err);
+    if (status != AQ_OK) aqi_error_set_name(err, item->name); /* the message has it */
+    return status;
+}
+
+/* Checks an array and plans its result; *out_bytes is the size of that. */
+static aq_status aqi_batch_take_array(const aqi_batch *b, aqi_batch_entry *e,
+                                      aq_batch_item *item, size_t *out_bytes,
+                                      aq_error *err) {
+    const aq_array *a = &b->arrays[item->index];
+    aq_tensor *t = &item->tensor;
+    aq_status status = AQ_OK;
+    if (!aq_dtype_is_float(a->dtype))
+        return aq_dtype_bytes(a->dtype) == 0
+                   ? aqi_fail(err, AQ_E_TYPE, "dtype %d is none of aq_dtype",
+                              (int)a->dtype)
+                   : aqi_fail(err, AQ_E_TYPE, "%s values cannot be quantized",
+                              aq_dtype_name(a->dtype));
+    if (a->num_dims > 0 && a->shape == NULL)
+        return aqi_fail(err, AQ_E_ARG, "%u dimensions, but no shape", a->num_dims);
+    status = aqi_batch_describe(item, a->dtype, a->shape, a->num_dims, err);
+    if (status != AQ_OK) return status;
+    t->data = (const uint8_t *)a->data;
+    status = aqi_batch_strides(a, t, err);
+    if (status == AQ_OK && t->num_params > 0 && a->data == NULL)
+        status = aqi_fail(err, AQ_E_ARG, "%llu values, but no data",
+                          (unsigned long long)t->num_params);
+    e->src = t->data;
+    e->dtype = a->dtype;
+    e->bytes = t->data_bytes;
+    if (status == AQ_OK) status = aqi_batch_layout(b, e, t, out_bytes, err);
+    return status;
+}
+
+/* The same of a tensor to dequantize. */
+static aq_status aqi_batch_take_tensor(const aqi_batch *b, aqi_batch_entry *e,
+                                       aq_batch_item *item, size_t *out_bytes,
+                                       aq_error *err) {
+    const aq_tensor *in = &b->tensors[item->index];
+    aq_tensor *t = &item->tensor;
+    size_t bytes, values, offset;
+    aq_status status = AQ_OK;
+    if (in->layout.bits == 0 && !aq_dtype_is_float(in->dtype))
+        return aqi_fail(err, AQ_E_TYPE, "%s values are no floats",
+                        aq_dtype_name(in->dtype));
+    status = aqi_batch_describe(item, AQ_F32, in->shape, in->num_dims, err);
+    if (status != AQ_OK) return status;
+    e->codes = aqi_tensor_view(in);
+    if (in->layout.bits != 0) status = aqi_view_check(&in->layout, &e->codes, err);
+    if (status != AQ_OK) return status;
+    bytes = in->layout.bits != 0 ? in->layout.code_bytes
+                                 : (size_t)t->num_params * aq_dtype_bytes(in->dtype);
+    if (in->num_params != t->num_params || in->data_bytes < bytes ||
+        !aqi_mul_size(in->layout.rows, in->layout.cols, &values) ||
+        values != t->num_params)
+        return aqi_fail(err, AQ_E_ARG, "shape, layout and data_bytes do not agree");
+    if (t->num_params > 0 && in->data == NULL)
+        return aqi_fail(err, AQ_E_ARG, "no data; use aq_model_tensor");
+    e->src = in->data;
+    e->dtype = in->dtype;
+    e->bytes = bytes;
+    e->layout = in->layout;
+    if (in->layout.bits != 0) {
+        e->bytes += in->layout.params_bytes;
+        e->bytes += 2 * (uint64_t)aqi_param_floats_bytes(&in->layout);
+    } else {
+        memset(&e->layout, 0, sizeof e->layout);
+        e->layout.rows = t->layout.rows;
+        e->layout.cols = t->layout.cols;
+        e->layout.group_cols = 8; /* rows of values may be cut anywhere */
+    }
+    if (!aqi_batch_place(t->data_bytes, &offset, out_bytes))
+        return aqi_fail(err, AQ_E_LIMIT, "%llu values are too many for this machine",
+                        (unsigned long long)t->num_params);
+    return AQ_OK;
+}
+
+/* Ends an item with an error. Returns AQ_OK; AQ_E_NOMEM when it cannot be kept. */
+static aq_status aqi_batch_fail(aqi_batch *b, size_t i, aq_error *what, aq_error *err) {
+    aq_batch_item *item = &b->out.items[i];
+    aqi_batch_block *block = &b->owned->blocks[i];
+    void *p;
+    aq_status status = aqi_arena_alloc(&b->owned->arena, sizeof *what, &p, err);
+    if (status != AQ_OK) return status;
+    if (what->name[0] == '\0' && item->name[0] != '\0')
+        aqi_error_in_tensor(what, what->status, item->name);
+    aqi_error_locate(what, "input %zu", item->index);
+    *(aq_error *)p = *what;
+    item->error = (const aq_error *)p;
+    item->status = what->status;
+    aqi_tensor_reset(&item->tensor);
+    memset(&item->metrics, 0, sizeof item->metrics);
+    aqi_free(&b->out.allocator, block->data, block->bytes);
+    block->data = NULL;
+    b->bytes_done += b->entries[i].bytes - b->entries[i].done;
+    b->out.num_failed++;
+    b->finished++;
+    if (b->options.fail_fast) b->end = i;
+    return AQ_OK;
+}
+
+/* Checks all of the input that can be checked without a look at the values. */
+static aq_status aqi_batch_plan(aqi_batch *b, aq_error *err) {
+    size_t i;
+    aq_status status = AQ_OK;
+    for (i = 0; i < b->end && status == AQ_OK; i++) {
+        aqi_batch_entry *e = &b->entries[i];
+        aq_batch_item *item = &b->out.items[i];
+        aq_error what;
+        aqi_error_clear(&what);
+        if (b->quantize) {
+            status = aqi_batch_take_array(b, e, item, &b->owned->blocks[i].bytes, &what);
+        } else {
+            status = aqi_batch_take_tensor(b, e, item, &b->owned->blocks[i].bytes, &what);
+        }
+        if (status == AQ_E_CANCELLED) {
+            if (err != NULL) *err = what;
+            return status;
+        }
+        if (status != AQ_OK) {
+            e->bytes = 0;
+            status = aqi_batch_fail(b, i, &what, err);
+            continue;
+        }
+        e->tiling = aqi_tiling_make(&e->layout, e->layout.rows);
+        b->num_slots += AQI_MIN(e->tiling.count, AQI_BATCH_WAVE - b->num_slots);
+        if (__builtin_add_overflow(b->bytes_total, e->bytes, &b->bytes_total))
+            return aqi_fail(err, AQ_E_LIMIT, "over 2^64 bytes of arrays in one batch");
+    }
+    return status;
+}
+
+/* ---- memory ---- */
+
+static aq_status aqi_batch_allocate(aqi_batch *b, aq_error *err) {
+    const aq_allocator *a = &b->out.allocator;
+    size_t i;
+    for (i = 0; i < b->out.num_items; i++) {
+        aqi_batch_entry *e = &b->entries[i];
+        aqi_batch_block *block = &b->owned->blocks[i];
+        aq_tensor *t = &b->out.items[i].tensor;
+        uint8_t *p;
+        if (b->out.items[i].status != AQ_OK) continue;
+        block->bytes = AQI_MAX(block->bytes, (size_t)AQ_ALIGNMENT);
+        block->data = a->alloc(a->user, block->bytes, AQ_ALIGNMENT);
+        if (block->data == NULL) return aqi_fail_nomem(err, block->bytes);
+        p = (uint8_t *)block->data;
+        t->data = p;
+        e->values = p;
+        if (!b->quantize) continue;
+        e->dst.codes = p;
+        if (e->layout.params == AQ_PARAMS_F32) {
+            e->dst.scales = (float *)(void *)(p + e->offset[0]);
+            e->dst.zero_points = (float *)(void *)(p + e->offset[1]);
+        } else {
+            e->dst.params = p + e->offset[2];
+        }
+        t->scales = e->dst.scales;
+        t->zero_points = e->dst.zero_points;
+        t->params = e->dst.params;
+    }
+    return AQ_OK;
+}
+
+/* ---- tiles ---- */
+
+/* Whether the range of all its values is needed before the first code, and takes a pass
+ * of its own. */
+static bool aqi_batch_needs_range(const aqi_batch *b, const aqi_batch_entry *e) {
+    return b->quantize && e->layout.group_rows > 1 && e->tiling.count > 1;
+}
+
+static void aqi_batch_set_group(aqi_batch_entry *e) {
+    aqi_group_make(&e->layout, &e->range, &e->group);
+    e->dst.scales[0] = e->group.scale;
+    e->dst.zero_points[0] = e->group.zero_point;
+}
+
+static void aqi_batch_task(const aqi_batch_entry *e, aqi_quantize_task *out) {
+    memset(out, 0, sizeof *out);
+    out->layout = &e->layout;
+    out->src = e->src;
+    out->dtype = e->dtype;
+    out->dst = &e->dst;
+    out->tiling = e->tiling;
+}
+
+static void aqi_batch_quantize_tile(const aqi_batch *b, aqi_batch_entry *e,
+                                    aqi_batch_slot *s) {
+    aqi_quantize_task t;
+    aqi_batch_task(e, &t);
+    t.measure = !b->options.no_metrics;
+    t.first_tile = s->tile;
+    t.reports = &s->report;
+    if (b->ranges) {
+        aqi_range_tile(&t, 0);
+        return;
+    }
+    if (e->layout.group_rows > 1 && e->tiling.count == 1) {
+        aqi_range_tile(&t, 0);
+        if (s->report.bad_index != SIZE_MAX) return;
+        e->range = s->report.range;
+        aqi_batch_set_group(e);
+    }
+    if (e->layout.group_rows > 1) t.tensor_group = &e->group;
+    aqi_quantize_tile(&t, 0);
+}
+
+/* Values of a tile, which is whole rows or a part of one, to float32. */
+static void aqi_batch_convert(const aqi_batch_entry *e, const aqi_tile *tile) {
+    float room[AQI_PIECE];
+    size_t at = tile->row * e->layout.cols + tile->col, n;
+    size_t end = at + (tile->row_end - tile->row) * (tile->col_end - tile->col);
+    for (; at < end; at += n) {
+        n = AQI_MIN(end - at, (size_t)AQI_PIECE);
+        aqi_floats_to(aqi_floats_at(e->src, e->dtype, at, n, room), n, AQ_F32,
+                      e->values + at * sizeof(float));
+    }
+}
+
+static void aqi_batch_dequantize_tile(const aqi_batch_entry *e, size_t index) {
+    aqi_decode_task t;
+    aqi_tile tile;
+    if (e->layout.bits == 0) {
+        tile = aqi_tile_at(&e->tiling, &e->layout, e->layout.rows, index);
+        aqi_batch_convert(e, &tile);
+        return;
+    }
+    memset(&t, 0, sizeof t);
+    t.layout = &e->layout;
+    t.src = &e->codes;
+    t.num_rows = e->layout.rows;
+    t.tiling = e->tiling;
+    t.dtype = AQ_F32;
+    t.dst = e->values;
+    aqi_dequantize_tile(&t, index);
+}
+
+static void aqi_batch_tile(void *arg, size_t index) {
+    const aqi_batch *b = (const aqi_batch *)arg;
+    aqi_batch_slot *s = &b->slots[index];
+    aqi_batch_entry *e = &b->entries[s->entry];
+    if (b->quantize) {
+        aqi_batch_quantize_tile(b, e, s);
+    } else {
+        s->report.bad_index = SIZE_MAX;
+        aqi_batch_dequantize_tile(e, s->tile);
+    }
+}
+
+/* ---- waves ---- */
+
+/* Takes the next tiles from the list. Which ones never depends on threads. */
+static size_t aqi_batch_take(aqi_batch *b) {
+    uint64_t values = 0;
+    size_t n = 0;
+    while (b->next < b->end && n < b->num_slots &&
+           (n < AQI_WAVE || values < (uint64_t)AQI_WAVE * AQI_TILE_VALUES)) {
+        const aqi_batch_entry *e = &b->entries[b->next];
+        aqi_batch_slot *s = &b->slots[n];
+        aqi_tile tile;
+        if (b->next_tile == e->tiling.count || b->out.items[b->next].status != AQ_OK ||
+            (b->ranges && !aqi_batch_needs_range(b, e))) {
+            b->next++;
+            b->next_tile = 0;
+            continue;
+        }
+        tile = aqi_tile_at(&e->tiling, &e->layout, e->layout.rows, b->next_tile);
+        values += (uint64_t)(tile.row_end - tile.row) * (tile.col_end - tile.col);
+        s->entry = b->next;
+        s->tile = b->next_tile++;
+        n++;
+    }
+    return n;
+}
+
+/* Results of an array that is whole. */
+static void aqi_batch_finish(aqi_batch *b, size_t i) {
+    aqi_batch_entry *e = &b->entries[i];
+    aq_batch_item *item = &b->out.items[i];
+    if (b->quantize && !b->options.no_metrics) {
+        if (item->metrics.count == 0) aqi_metrics_finish(&item->metrics);
+        item->tensor.cosine = item->metrics.cosine;
+        item->tensor.sqnr_db = item->metrics.sqnr_db;
+        item->tensor.max_abs_error = item->metrics.max_abs_error;
+    }
+    b->bytes_done += e->bytes - e->done;
+    e->done = e->bytes;
+    b->finished++;
+}
+
+/* Arrays without a value have no tile. */
+static void aqi_batch_finish_empty(aqi_batch *b) {
+    size_t i;
+    for (i = 0; i < b->end; i++) {
+        const aqi_batch_entry *e = &b->entries[i];
+        if (b->out.items[i].status != AQ_OK || e->tiling.count > 0) continue;
+        if (e->dst.params != NULL) memset(e->dst.params, 0, e->layout.params_bytes);
+        aqi_batch_finish(b, i);
+    }
+}
+
+/* Where a tile found a value that cannot be quantized, ends its array. */
+static aq_status aqi_batch_refuse(aqi_batch *b, const aqi_batch_slot *s, aq_error *err) {
+    const aqi_batch_entry *e = &b->entries[s->entry];
+    aqi_quantize_task t;
+    aq_error what;
+    aqi_batch_task(e, &t);
+    if (s->report.too_large) {
+        aqi_too_large(&t, s->report.bad_index, &what);
+    } else {
+        aqi_nonfinite(&t, s->report.bad_index, &what);
+    }
+    return aqi_batch_fail(b, s->entry, &what, err);
+}
+
+/* Joins what the tiles of a wave report, in their order. */
+static aq_status aqi_batch_join(aqi_batch *b, size_t count, aq_error *err) {
+    aq_status status = AQ_OK;
+    size_t i;
+    for (i = 0; i < count && status == AQ_OK; i++) {
+        const aqi_batch_slot *s = &b->slots[i];
+        aqi_batch_entry *e = &b->entries[s->entry];
+        aq_batch_item *item = &b->out.items[s->entry];
+        bool last = s->tile + 1 == e->tiling.count, twice = aqi_batch_needs_range(b, e);
+        uint64_t tiles = e->tiling.count, part;
+        if (item->status != AQ_OK || s->entry >= b->end) continue;
+        if (s->report.bad_index != SIZE_MAX) {
+            status = aqi_batch_refuse(b, s, err);
+            continue;
+        }
+        /* Of two passes each counts for a half of the bytes. */
+        part = e->bytes / (twice ? 2 * tiles : tiles);
+        e->done += part;
+        b->bytes_done += part;
+        if (b->ranges) {
+            if (s->tile == 0) e->range = s->report.range;
+            aqi_range_join(&e->range, &s->report.range);
+            if (last) aqi_batch_set_group(e);
+            continue;
+        }
+        if (b->quantize && !b->options.no_metrics)
+            aq_metrics_add(&item->metrics, &s->report.metrics);
+        if (last) aqi_batch_finish(b, s->entry);
+    }
+    return status;
+}
+
+static aq_status aqi_batch_progress(const aqi_batch *b, const char *name, aq_error *err) {
+    const aq_progress_hook *hook = &b->options.progress;
+    aq_progress p;
+    if (hook->fn == NULL) return AQ_OK;
+    p.name = name;
+    p.tensors_done = b->finished;
+    p.tensors_total = b->out.num_items;
+    p.bytes_done = b->bytes_done;
+    p.bytes_total = b->bytes_total;
+    if (hook->fn(hook->user, &p)) return AQ_OK;
+    return aqi_fail(err, AQ_E_CANCELLED, "cancelled");
+}
+
+/* One pass over the list: of the tensors with one scale whose range is needed first, or
+ * of all arrays. */
+static aq_status aqi_batch_pass(aqi_batch *b, bool ranges, aq_error *err) {
+    aq_status status = AQ_OK;
+    b->ranges = ranges;
+    b->next = 0;
+    b->next_tile = 0;
+    while (status == AQ_OK) {
+        size_t count = aqi_batch_take(b);
+        if (count == 0) return AQ_OK;
+        status = aqi_batch_progress(b, b->out.items[b->slots[0].entry].name, err);
+        if (status != AQ_OK) return status;
+        aqi_run(b->tasks, count, aqi_batch_tile, b);
+        status = aqi_batch_join(b, count, err);
+    }
+    return status;
+}
+
+/* ---- the calls ---- */
+
+static aq_status aqi_batch_work(aqi_batch *b, aq_error *err) {
+    const aq_allocator *a = &b->out.allocator;
+    size_t i;
+    aq_status status = aqi_batch_plan(b, err);
+    if (status != AQ_OK || b->end < b->out.num_items) return status;
+    status = aqi_batch_allocate(b, err);
+    if (status != AQ_OK) return status;
+    b->slots = (aqi_batch_slot *)aqi_alloc(a, b->num_slots * sizeof *b->slots);
+    if (b->slots == NULL) return aqi_fail_nomem(err, b->num_slots * sizeof *b->slots);
+    b->tasks = b->options.tasks;
+    if (b->tasks == NULL && b->num_slots > 1 && b->options.threads != 1) {
+        status = aq_threads_create(b->options.threads, a, &b->own_threads, err);
+        if (status != AQ_OK) return status;
+        b->tasks = aq_threads_tasks(b->own_threads);
+    }
+    aqi_batch_finish_empty(b);
+    status = aqi_batch_pass(b, true, err);
+    if (status == AQ_OK) status = aqi_batch_pass(b, false, err);
+    if (status != AQ_OK || b->end < b->out.num_items) return status;
+    for (i = 0; i < b->out.num_items; i++) {
+        if (b->out.items[i].metrics.count > 0)
+            aq_metrics_add(&b->out.total, &b->out.items[i].metrics);
+    }
+    return aqi_batch_progress(b, NULL, err);
+}
+
+/* Names and entries; then the work, and all that only it needed is freed. */
+static aq_status aqi_batch_make(aqi_batch *b, aq_error *err) {
+    const aq_allocator *a = &b->out.allocator;
+    size_t n = b->out.num_items, key_bytes = n * sizeof(aqi_batch_key);
+    size_t entry_bytes = n * sizeof *b->entries;
+    aqi_batch_key *keys = (aqi_batch_key *)aqi_alloc(a, key_bytes);
+    aq_status status;
+    if (keys == NULL) return aqi_fail_nomem(err, key_bytes);
+    status = aqi_batch_name(b, keys, err);
+    aqi_free(a, keys, key_bytes);
+    if (status != AQ_OK) return status;
+    b->entries = (aqi_batch_entry *)aqi_alloc(a, entry_bytes);
+    if (b->entries == NULL) return aqi_fail_nomem(err, entry_bytes);
+    memset(b->entries, 0, entry_bytes);
+    status = aqi_batch_work(b, err);
+    if (status == AQ_OK && b->end < n) {
+        status = b->out.items[b->end].status;
+        if (err != NULL) *err = *b->out.items[b->end].error;
+    }
+    aq_threads_destroy(b->own_threads);
+    aqi_free(a, b->slots, b->num_slots * sizeof *b->slots);
+    aqi_free(a, b->entries, entry_bytes);
+    return status;
+}
+
+static aq_status aqi_batch_run(aqi_batch *b, size_t n, const aq_batch_options *options,
+                               aq_batch *out_batch, aq_error *err) {
+    aq_quant_options quant;
+    size_t bytes;
+    aq_status status;
+    if (options != NULL) b->options = *options;
+    if (n > 0 && b->arrays == NULL && b->tensors == NULL)
+        return aqi_fail(err, AQ_E_ARG, "%zu inputs, but no pointer to them", n);
+    status = aqi_allocator_resolve(b->options.allocator, &b->out.allocator, err);
+    if (status == AQ_OK && b->quantize)
+        status = aqi_quant_options_resolve(&b->options.quant, &quant, err);
+    if (status != AQ_OK) return status;
+    if (!aqi_mul_size(n, sizeof *b->out.items + sizeof *b->entries, &bytes))
+        return aqi_fail_nomem(err, SIZE_MAX);
+    b->owned = (aqi_batch_owned *)aqi_alloc(&b->out.allocator, sizeof *b->owned);
+    if (b->owned == NULL) return aqi_fail_nomem(err, sizeof *b->owned);
+    memset(b->owned, 0, sizeof *b->owned);
+    aqi_arena_init(&b->owned->arena, &b->out.allocator);
+    b->out.owned = b->owned;
+    b->out.num_items = n;
+    b->end = n;
+    status = aqi_batch_make(b, err);
+    if (status == AQ_OK) {
+        *out_batch = b->out;
+    } else {
+        aq_batch_deinit(&b->out);
+    }
+    return status;
+}
+
+aq_status aq_quantize_batch(const aq_array *arrays, size_t n,
+                            const aq_batch_options *options, aq_batch *out_batch,
+                            aq_error *err) {
+    aqi_batch b;
+    aqi_error_clear(err);
+    memset(out_batch, 0, sizeof *out_batch);
+    memset(&b, 0, sizeof b);
+    b.quantize = true;
+    b.arrays = arrays;
+    return aqi_batch_run(&b, n, options, out_batch, err);
+}
+
+aq_status aq_dequantize_batch(const aq_tensor *tensors, size_t n,
+                              const aq_batch_options *options, aq_batch *out_batch,
+                              aq_error *err) {
+    aqi_batch b;
+    aqi_error_clear(err);
+    memset(out_batch, 0, sizeof *out_batch);
+    memset(&b, 0, sizeof b);
+    b.tensors = tensors;
+    return aqi_batch_run(&b, n, options, out_batch, err);
+}
 
 /*==========================================================================
  * MARK: - [90] End of the implementation
