@@ -55,8 +55,14 @@ ifeq ($(call has,AQ_WITH_BROTLI,brotli/decode.h),yes)
 endif
 LIBS += -pthread -lm
 
+# The command reads configurations with libyaml, where that is installed.
+ifeq ($(call has,AQ_API,yaml.h),yes)
+  AQ_FLAGS := -DAQ_WITH_YAML
+  AQ_LIBS  := -lyaml
+endif
+
 # build/flags changes when a codec or a flag does, and with it everything is rebuilt.
-FLAGS := $(CC) $(CFLAGS) $(EXTRA_CFLAGS) $(CODECS)
+FLAGS := $(CC) $(CFLAGS) $(EXTRA_CFLAGS) $(CODECS) $(AQ_FLAGS)
 ifneq ($(FLAGS),$(file <build/flags))
   $(shell mkdir -p build)
   $(file >build/flags,$(FLAGS))
@@ -89,7 +95,8 @@ define configuration
 build/$1/%.o: tools/%.c build/flags
 	$$(call say,cc  )
 	@mkdir -p $$(@D)
-	$$(run)$$(CC) $$(STRICT) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$(CODECS) -MMD -MP -c $$< -o $$@
+	$$(run)$$(CC) $$(STRICT) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$(CODECS) $$(AQ_FLAGS) -MMD -MP \
+	    -c $$< -o $$@
 
 build/$1/libarrowquant_impl.a: build/$1/aq_impl.o
 	@rm -f $$@
@@ -104,7 +111,7 @@ build/$1/test_%: tests/test_%.c build/$1/libarrowquant_impl.a build/flags
 # The command, dynamic; with sanitizers for its own tests.
 build/$1/aq: $(AQ_OBJECTS:%=build/$1/%) build/$1/libarrowquant_impl.a
 	$$(call say,link)
-	$$(run)$$(CC) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$^ -o $$@ $$(LIBS)
+	$$(run)$$(CC) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$^ -o $$@ $$(AQ_LIBS) $$(LIBS)
 endef
 $(foreach name,plain asan tsan,$(eval $(call configuration,$(name))))
 
@@ -118,9 +125,9 @@ examples: $(EXAMPLES) ;
 # One static file where the static libraries are installed (libsnappy.a needs libstdc++.a,
 # which comes with g++), else dynamic.
 build/aq: $(AQ_OBJECTS:%=build/plain/%) build/plain/libarrowquant_impl.a
-	@$(CC) $(CFLAGS) $(EXTRA_CFLAGS) -static $^ -o $@ $(LIBS) -lstdc++ 2>build/aq.log \
+	@$(CC) $(CFLAGS) $(EXTRA_CFLAGS) -static $^ -o $@ $(AQ_LIBS) $(LIBS) -lstdc++ 2>build/aq.log \
 	    && echo '  link $@ (static)' \
-	    || { $(CC) $(CFLAGS) $(EXTRA_CFLAGS) $^ -o $@ $(LIBS) && echo '  link $@ (dynamic)'; }
+	    || { $(CC) $(CFLAGS) $(EXTRA_CFLAGS) $^ -o $@ $(AQ_LIBS) $(LIBS) && echo '  link $@ (dynamic)'; }
 
 # Examples define ARROWQUANT_IMPLEMENTATION themselves, as a user's program does.
 build/examples/%: examples/%.c build/flags

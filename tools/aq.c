@@ -10,9 +10,9 @@
 #include <unistd.h>
 
 static const cli_command *const commands[] = {
-    &command_inspect, &command_schema,   &command_meta,       &command_cat,
-    &command_verify,  &command_quantize, &command_dequantize, &command_convert,
-    &command_compare, &command_bench,
+    &command_inspect, &command_schema,   &command_meta,   &command_cat,
+    &command_verify,  &command_quantize, &command_config, &command_dequantize,
+    &command_convert, &command_compare,  &command_bench,
 };
 enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -73,18 +73,97 @@ bool cli_parse_number(const char *text, uint32_t min, uint32_t max,
     return true;
 }
 
+/* A decimal number; *out_end is what follows it. */
+static bool parse_real(const char *text, double *out_number, char **out_end) {
+    size_t digits = strspn(text, "0123456789");
+    if (digits == 0 || text[strspn(text, "0123456789.")] == 'x') return false;
+    errno = 0;
+    *out_number = strtod(text, out_end);
+    return errno == 0;
+}
+
+bool cli_parse_real(const char *text, double min, double max, double *out_number) {
+    double number;
+    char *end;
+    if (!parse_real(text, &number, &end) || *end != '\0') return false;
+    if (!(number >= min && number <= max)) return false;
+    *out_number = number;
+    return true;
+}
+
+bool cli_parse_size(const char *text, uint64_t *out_bytes) {
+    static const struct {
+        const char *name;
+        double bytes;
+    } units[] = {{"", 1},     {"K", 1024.0},          {"KiB", 1024.0},
+                 {"KB", 1e3}, {"M", 1048576.0},       {"MiB", 1048576.0},
+                 {"MB", 1e6}, {"G", 1073741824.0},    {"GiB", 1073741824.0},
+                 {"GB", 1e9}, {"T", 1099511627776.0}, {"TiB", 1099511627776.0},
+                 {"TB", 1e12}};
+    double number;
+    char *end;
+    size_t i;
+    if (!parse_real(text, &number, &end)) return false;
+    for (i = 0; i < sizeof units / sizeof units[0]; i++) {
+        if (strcmp(end, units[i].name) != 0) continue;
+        number *= units[i].bytes;
+        if (!(number >= 1 && number < 9e18)) return false;
+        *out_bytes = (uint64_t)number;
+        return true;
+    }
+    return false;
+}
+
 /*==========================================================================
  * MARK: - Usage and help
  *========================================================================*/
 
+const cli_option *cli_option_at(const cli_command *command, size_t index) {
+    const cli_option *option;
+    for (option = command->settings; option != NULL && option->name != NULL; option++) {
+        if (index-- == 0) return option;
+    }
+    for (option = command->options; option->name != NULL; option++) {
+        if (index-- == 0) return option;
+    }
+    return NULL;
+}
+
+const cli_option *cli_find_option(const cli_command *command, int id) {
+    const cli_option *option;
+    size_t i;
+    for (i = 0; (option = cli_option_at(command, i)) != NULL; i++) {
+        if (option->id == id) break;
+    }
+    return option;
+}
+
+/* A flag that is a setting can be taken back: a configuration may have set it. */
+static bool is_negatable(const cli_command *command, const cli_option *option) {
+    const cli_option *setting = command->settings;
+    if (setting == NULL || option->value != NULL) return false;
+    while (setting->name != NULL && setting != option)
+        setting++;
+    return setting == option;
+}
+
+/* --name VALUE */
+static void put_option(buffer *out, const cli_command *command,
+                       const cli_option *option) {
+    buffer_print(out, "--%s%s%s%s", is_negatable(command, option) ? "[no-]" : "",
+                 option->name, option->value != NULL ? " " : "",
+                 option->value != NULL ? option->value : "");
+}
+
 static void put_usage(buffer *out, const cli_command *command) {
     const cli_option *option;
+    size_t i;
     buffer_print(out, "usage: aq %s%s%s", command->name,
                  command->files[0] != '\0' ? " " : "", command->files);
-    for (option = command->options; option->name != NULL; option++) {
-        buffer_print(out, " [--%s%s%s]%s", option->name, option->value != NULL ? " " : "",
-                     option->value != NULL ? option->value : "",
-                     option->repeats ? "..." : "");
+    for (i = 0; (option = cli_option_at(command, i)) != NULL; i++) {
+        buffer_print(out, " [");
+        put_option(out, command, option);
+        buffer_print(out, "]%s", option->repeats ? "..." : "");
     }
     buffer_print(out, "\n");
 }
@@ -101,13 +180,27 @@ int cli_usage_error(const cli_command *command, const char *format, ...) {
     return CLI_ERROR;
 }
 
+int cli_setting_error(const cli_args *args, const cli_setting *setting,
+                      const char *format, ...) {
+    const char *name = cli_find_option(args->command, setting->id)->name;
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (setting->origin == CLI_FROM_FILE)
+        return cli_error(args->config, "line %zu: %s %s", setting->line, name, text);
+    return cli_usage_error(args->command, "--%s %s", name, text);
+}
+
 /* The explanation of one option, its further lines under the first. */
-static void put_option_help(buffer *out, const cli_option *option) {
+static void put_option_help(buffer *out, const cli_command *command,
+                            const cli_option *option) {
     enum { HELP_COLUMN = 24 };
     size_t start = out->size, length;
     const char *line = option->help;
-    buffer_print(out, "  --%s %s", option->name,
-                 option->value != NULL ? option->value : "");
+    buffer_print(out, "  ");
+    put_option(out, command, option);
     if (out->size - start >= HELP_COLUMN) {
         buffer_print(out, "\n");
         start = out->size;
@@ -121,11 +214,13 @@ static void put_option_help(buffer *out, const cli_option *option) {
 static int show_command_help(const cli_command *command) {
     buffer help = {NULL, 0, 0};
     const cli_option *option;
+    size_t i;
     put_usage(&help, command);
     buffer_print(&help, "\n%s\n", command->details);
-    if (command->options->name != NULL) buffer_print(&help, "\n");
-    for (option = command->options; option->name != NULL; option++)
-        put_option_help(&help, option);
+    for (i = 0; (option = cli_option_at(command, i)) != NULL; i++) {
+        if (i == 0) buffer_print(&help, "\n");
+        put_option_help(&help, command, option);
+    }
     buffer_show(&help);
     return CLI_GOOD;
 }
@@ -159,57 +254,85 @@ static int show_help(void) {
  * MARK: - Options
  *========================================================================*/
 
-static const cli_option *find_option(const cli_command *command, int id) {
-    const cli_option *option = command->options;
-    while (option->name != NULL && option->id != id)
-        option++;
-    return option->name != NULL ? option : NULL;
-}
+/* In what getopt_long returns: the flag is taken back. */
+enum { FLAG_OFF = 1 << 16 };
 
 static struct option *make_long_options(const cli_command *command) {
     struct option *longs;
-    size_t n = 0, i;
-    while (command->options[n].name != NULL)
+    buffer name = {NULL, 0, 0};
+    const cli_option *option;
+    size_t n = 0, i, at = 0;
+    while (cli_option_at(command, n) != NULL)
         n++;
-    longs = (struct option *)cli_resize(NULL, n + 2, sizeof *longs);
-    memset(longs, 0, (n + 2) * sizeof *longs);
+    longs = (struct option *)cli_resize(NULL, 2 * n + 2, sizeof *longs);
+    memset(longs, 0, (2 * n + 2) * sizeof *longs);
     for (i = 0; i < n; i++) {
-        longs[i].name = command->options[i].name;
-        longs[i].has_arg =
-            command->options[i].value != NULL ? required_argument : no_argument;
-        longs[i].val = command->options[i].id;
+        option = cli_option_at(command, i);
+        longs[at].name = option->name;
+        longs[at].has_arg = option->value != NULL ? required_argument : no_argument;
+        longs[at++].val = option->id;
+        if (!is_negatable(command, option)) continue;
+        memset(&name, 0, sizeof name);
+        buffer_print(&name, "no-%s", option->name);
+        longs[at].name = name.data;
+        longs[at++].val = option->id | FLAG_OFF;
     }
-    longs[n].name = "help";
-    longs[n].val = CLI_HELP;
+    longs[at].name = "help";
+    longs[at].val = CLI_HELP;
     return longs;
 }
 
-bool cli_has(const cli_args *args, int id) {
+static void free_long_options(struct option *longs) {
     size_t i;
-    for (i = 0; i < args->num_settings; i++) {
-        if (args->settings[i].id == id) return true;
+    for (i = 0; longs[i].name != NULL; i++) {
+        if ((longs[i].val & FLAG_OFF) != 0) free((void *)(uintptr_t)longs[i].name);
     }
-    return false;
+    free(longs);
 }
 
-static int add_setting(cli_args *args, int id, const char *value) {
-    const cli_option *option = find_option(args->command, id);
-    if (option->value != NULL && !option->repeats && cli_has(args, id))
+const cli_setting *cli_find(const cli_args *args, int id) {
+    size_t i = args->num_settings;
+    while (i != 0) {
+        if (args->settings[--i].id == id) return &args->settings[i];
+    }
+    return NULL;
+}
+
+bool cli_has(const cli_args *args, int id) { return cli_find(args, id) != NULL; }
+
+static int add_setting(cli_args *args, int found, const char *value) {
+    int id = found & ~FLAG_OFF;
+    const cli_option *option = cli_find_option(args->command, id);
+    cli_setting *setting;
+    if (option->value != NULL && !option->repeats && cli_find(args, id) != NULL)
         return cli_usage_error(args->command, "option --%s is given twice", option->name);
     args->settings = (cli_setting *)cli_resize(args->settings, args->num_settings + 1,
                                                sizeof *args->settings);
-    args->settings[args->num_settings].id = id;
-    args->settings[args->num_settings++].value = value;
-    if (id == CLI_JSON) args->json = true;
-    if (id == CLI_THREADS && !cli_parse_number(value, 1, 1024, &args->threads))
-        return cli_usage_error(
-            args->command, "--threads takes a number from 1 to 1024, not \"%s\"", value);
+    setting = &args->settings[args->num_settings++];
+    memset(setting, 0, sizeof *setting);
+    setting->id = id;
+    setting->value = value;
+    setting->off = (found & FLAG_OFF) != 0;
+    setting->origin = CLI_FROM_FLAG;
+    return CLI_GOOD;
+}
+
+/* The options that several commands have. */
+static int apply_settings(cli_args *args) {
+    const cli_setting *threads = cli_find(args, CLI_THREADS);
+    args->json = cli_find(args, CLI_JSON) != NULL;
+    args->events = cli_find(args, CLI_EVENTS) != NULL;
+    if (args->json && args->events)
+        return cli_usage_error(args->command, "--events and --json exclude each other");
+    if (threads != NULL && !cli_parse_number(threads->value, 1, 1024, &args->threads))
+        return cli_setting_error(
+            args, threads, "takes a number from 1 to 1024, not \"%s\"", threads->value);
     return CLI_GOOD;
 }
 
 /* What getopt_long stumbled over. */
 static int reject_option(const cli_args *args, int found, const char *argument) {
-    const cli_option *option = find_option(args->command, optopt);
+    const cli_option *option = cli_find_option(args->command, optopt & ~FLAG_OFF);
     if (found == ':')
         return cli_usage_error(args->command, "option --%s needs a value (%s)",
                                option->name, option->value);
@@ -254,14 +377,15 @@ static int parse_arguments(cli_args *args, int argc, char **argv) {
     const cli_command *command = args->command;
     struct option *longs = make_long_options(command);
     int code = parse_options(args, argc, argv, longs);
-    free(longs);
+    free_long_options(longs);
     if (code != CLI_GOOD || args->help) return code;
     if (args->num_files < command->min_files)
         return cli_usage_error(command, "missing operand");
     if (args->num_files > command->max_files)
         return cli_usage_error(command, "unexpected operand \"%s\"",
                                args->files[command->max_files]);
-    return CLI_GOOD;
+    if (command->settings != NULL) code = config_resolve(args);
+    return code == CLI_GOOD ? apply_settings(args) : code;
 }
 
 /*==========================================================================
@@ -297,6 +421,8 @@ static int run_command(const cli_command *command, int argc, char **argv) {
     } else if (code == CLI_GOOD) {
         code = command->run(&args);
     }
+    while (args.num_settings != 0)
+        free(args.settings[--args.num_settings].owned);
     free(args.files);
     free(args.settings);
     return code;

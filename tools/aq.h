@@ -23,7 +23,16 @@ enum { CLI_GOOD = 0, CLI_BAD = 1, CLI_ERROR = 2 };
  *========================================================================*/
 
 /* Options that several commands have. Those of one command count from CLI_OPTION_OWN. */
-enum { CLI_HELP = 256, CLI_VERSION, CLI_JSON, CLI_THREADS, CLI_OPTION_OWN };
+enum {
+    CLI_HELP = 256,
+    CLI_VERSION,
+    CLI_JSON,
+    CLI_THREADS,
+    CLI_EVENTS,
+    CLI_CONFIG,
+    CLI_PROFILE,
+    CLI_OPTION_OWN
+};
 
 typedef struct cli_option {
     const char *name;  /* without the dashes; NULL ends a list                         */
@@ -33,19 +42,28 @@ typedef struct cli_option {
     const char *help; /* further lines after \n                                        */
 } cli_option;
 
-/* An option as it was given, in the order of the command line. */
+/* Where a setting comes from; each wins over those before it. */
+typedef enum cli_origin { CLI_FROM_PROFILE, CLI_FROM_FILE, CLI_FROM_FLAG } cli_origin;
+
+/* An option as it was given. */
 typedef struct cli_setting {
     int id;
-    const char *value;
+    const char *value; /* NULL for a flag                                              */
+    bool off;          /* a flag that is taken back: --no-NAME, or NAME: false         */
+    cli_origin origin;
+    size_t line; /* in the configuration file                                    */
+    char *owned; /* the value where it has memory of its own                     */
 } cli_setting;
 
 typedef struct cli_args {
     const struct cli_command *command;
     char **files;
     size_t num_files;
-    cli_setting *settings;
+    cli_setting *settings; /* the weakest origin first, then in the order given        */
     size_t num_settings;
-    bool help, json;
+    const char *config;  /* the configuration file; NULL = none                       */
+    const char *profile; /* its name; NULL = none                                     */
+    bool help, json, events;
     uint32_t threads; /* 0 = not given */
 } cli_args;
 
@@ -55,6 +73,7 @@ typedef struct cli_command {
     const char *summary; /* one line, for `aq --help`                                  */
     const char *details; /* for `aq COMMAND --help`                                    */
     const cli_option *options;
+    const cli_option *settings; /* options that are keys of a configuration too; NULL  */
     size_t min_files, max_files;
     int (*run)(const cli_args *args);
 } cli_command;
@@ -63,12 +82,23 @@ typedef struct cli_command {
     { "json", NULL, CLI_JSON, false, "one JSON document on stdout" }
 #define CLI_OPTION_THREADS                                                               \
     { "threads", "N", CLI_THREADS, false, "threads (default: one per processor)" }
+#define CLI_OPTION_EVENTS                                                                \
+    {                                                                                    \
+        "events", NULL, CLI_EVENTS, false,                                               \
+            "a JSON object on a line of stdout for each event, the\n"                    \
+            "report in the last"                                                         \
+    }
+#define CLI_OPTION_CONFIG                                                                \
+    {                                                                                    \
+        "config", "FILE", CLI_CONFIG, false,                                             \
+            "settings from a YAML file; options win over it"                             \
+    }
 #define CLI_OPTIONS_END                                                                  \
     { NULL, NULL, 0, false, NULL }
 
 extern const cli_command command_inspect, command_schema, command_meta, command_verify,
-    command_cat, command_quantize, command_dequantize, command_convert, command_compare,
-    command_bench;
+    command_cat, command_quantize, command_config, command_dequantize, command_convert,
+    command_compare, command_bench;
 
 /* cli_error - prints "aq: SUBJECT: message" as one line to stderr; returns CLI_ERROR. */
 int cli_error(const char *subject, const char *format, ...) AQ_PRINTF(2, 3);
@@ -78,8 +108,20 @@ int cli_usage_error(const cli_command *command, const char *format, ...) AQ_PRIN
 int cli_failure(const char *subject, const aq_error *err);
 /* cli_parse_number - a whole decimal number in [min, max]. */
 bool cli_parse_number(const char *text, uint32_t min, uint32_t max, uint32_t *out_number);
-/* cli_has - whether an option was given. */
+/* cli_parse_real - a decimal number in [min, max]. */
+bool cli_parse_real(const char *text, double min, double max, double *out_number);
+/* cli_parse_size - bytes, or with a unit: M and MiB are 2^20, MB is 10^6. Not 0. */
+bool cli_parse_size(const char *text, uint64_t *out_bytes);
+/* cli_setting_error - the same for a setting: the message stands behind its name, and
+ * where it came from a file, behind that and the line. */
+int cli_setting_error(const cli_args *args, const cli_setting *setting,
+                      const char *format, ...) AQ_PRINTF(3, 4);
+/* cli_find - the setting that counts, of several with this id; NULL = not given. */
+const cli_setting *cli_find(const cli_args *args, int id);
 bool cli_has(const cli_args *args, int id);
+/* cli_option_at - the i-th option of a command, its settings first; NULL at the end. */
+const cli_option *cli_option_at(const cli_command *command, size_t index);
+const cli_option *cli_find_option(const cli_command *command, int id);
 /* cli_resize - realloc for count items; exits when there is no memory. */
 void *cli_resize(void *items, size_t count, size_t item_bytes);
 
@@ -131,6 +173,10 @@ const char *text_rate(char out[TEXT_ROOM], double per_second); /* "1.24 GB/s"   
 const char *text_measure(char out[TEXT_ROOM], double value, int decimals);
 /* text_plural - "s" unless there is one. */
 const char *text_plural(uint64_t count);
+
+/* file_save - the file appears when it is whole, in place of a regular one; an empty text
+ * only tries whether one can appear. */
+int file_save(const char *path, const buffer *text);
 
 /*==========================================================================
  * MARK: - Floating-point numbers (aq_number.c)
@@ -204,15 +250,22 @@ void table_name(table *rows, const char *name);
 void table_show(const table *rows, buffer *out);
 void table_free(table *rows);
 
-/* A line on stderr about work that goes on; nothing unless stderr is a terminal. */
+/* How far work is: on a terminal a line that is drawn again and again, elsewhere on
+ * stderr a line every few seconds; with events, also JSON on stdout. */
 typedef struct progress {
     const char *verb;
-    bool shown;
-    double started, drawn; /* seconds */
+    bool terminal, events;
+    double interval;       /* seconds between two lines; 0 = none */
+    double started, drawn; /* seconds                             */
+    double told;           /* when the last event was             */
+    size_t told_tensors;   /* tensors done, in the last event     */
 } progress;
 
+/* progress_start - of a command that only looks: on a terminal or not at all. */
 void progress_start(progress *line, const char *verb);
+void progress_start_job(progress *line, const char *verb, bool events);
 void progress_step(progress *line, const char *name, uint64_t done, uint64_t total);
+void progress_step_job(progress *line, const aq_progress *at);
 void progress_end(progress *line);
 /* term_clear_line - takes a progress line off the screen before other text. */
 void term_clear_line(void);
@@ -255,7 +308,68 @@ void tensor_json_metrics(json *out, const aq_metrics *metrics);
  *========================================================================*/
 
 /* job_run - runs *options from files[0] to files[1] with a progress line, and shows the
- * report. It sets the hook for progress and signals, and the number of threads. */
-int job_run(const cli_args *args, aq_job_options *options);
+ * report, also as a page under page_path unless that is NULL. It sets the hook for
+ * progress and signals, and the number of threads. CLI_BAD: a tensor could not be
+ * quantized and is kept. */
+int job_run(const cli_args *args, aq_job_options *options, const char *page_path);
+/* job_put_attempts - ": 2 bits 0.8312, 4 bits 0.9921" */
+void job_put_attempts(buffer *out, const aq_tensor_report *line);
+
+/*==========================================================================
+ * MARK: - Configuration (aq_config.c) and the settings of `aq quantize`
+ *========================================================================*/
+
+extern const cli_option quantize_settings[];
+/* quantize_check - whether their values are right and go together. */
+int quantize_check(const cli_args *args);
+
+/* config_resolve - puts the settings of the profile and of the configuration file before
+ * those of the command line. */
+int config_resolve(cli_args *args);
+/* config_put - the settings in force, as a configuration file. */
+int config_put(buffer *out, const cli_args *args);
+
+/*==========================================================================
+ * MARK: - Distributions of weights and of their error (aq_histogram.c)
+ *========================================================================*/
+
+enum { HISTOGRAM_BINS = 64 };
+
+/* Counts in bins of equal width; the outermost hold what lies beyond them too. */
+typedef struct histogram {
+    double low, high;
+    uint64_t counts[HISTOGRAM_BINS];
+} histogram;
+
+typedef struct distribution {
+    histogram weights, error;
+    double least, greatest; /* of the weights that were counted                       */
+    uint64_t counted;       /* weights; 0 = none, the rows are too long               */
+} distribution;
+
+/* distributions_read - reads input and output of a job again.
+ *   of[i]      out  of report->tensors[i]; NULL = of no interest; {0} where not quantized
+ *   total      out  over all tensors, each in units of its own root mean squares */
+int distributions_read(const cli_args *args, const aq_job_report *report,
+                       distribution *const *of, distribution *total);
+
+/*==========================================================================
+ * MARK: - The report as a page (aq_page.c, aq_page_parts.c)
+ *========================================================================*/
+
+/* page_check - before a job: whether the page may appear there. */
+int page_check(const cli_args *args, const char *path);
+/* page_write - reads input and output of the job again, and writes the page. */
+int page_write(const cli_args *args, const aq_job_options *options,
+               const aq_job_report *report, const char *path);
+
+/* page_text - text from a file, visible and with the signs of HTML escaped. */
+void page_text(buffer *out, const char *text);
+/* page_style, page_script - what stands in the head and at the end. */
+void page_style(buffer *out);
+void page_script(buffer *out);
+/* page_histogram - the counts as a figure that is as wide as there is room; kind: w for
+ * weights, e for errors; caption: HTML. */
+void page_histogram(buffer *out, const histogram *of, char kind, const char *caption);
 
 #endif /* AQ_TOOL_H */

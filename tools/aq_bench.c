@@ -2,11 +2,9 @@
  * of that the kernels of each instruction set reach. */
 #include "aq.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #if defined(__x86_64__)
@@ -998,38 +996,6 @@ static void put_svg(const bench *of, buffer *out) {
     buffer_print(out, "</svg>\n");
 }
 
-/* A regular file or none yet: anything else, such as a device, must not be replaced. */
-static int check_svg_path(const char *path) {
-    struct stat info;
-    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
-        return cli_error(path, "cannot write: not a regular file");
-    return CLI_GOOD;
-}
-
-/* Writes text to a new file. */
-static bool write_text(const char *path, const buffer *text) {
-    FILE *file = fopen(path, "wbx");
-    bool good;
-    if (file == NULL) return false;
-    good = text->size == 0 || fwrite(text->data, 1, text->size, file) == text->size;
-    return fclose(file) == 0 && good;
-}
-
-/* The file appears when it is whole; an empty text only tries whether one can appear. */
-static int save_text(const char *path, const buffer *text) {
-    buffer temporary = {NULL, 0, 0};
-    int code = check_svg_path(path);
-    bool good;
-    if (code != CLI_GOOD) return code;
-    buffer_print(&temporary, "%s.%ld.tmp", path, (long)getpid());
-    good = write_text(temporary.data, text);
-    if (good && text->size != 0) good = rename(temporary.data, path) == 0;
-    if (!good) code = cli_error(path, "cannot write: %s", strerror(errno));
-    if (!good || text->size == 0) unlink(temporary.data);
-    buffer_free(&temporary);
-    return code;
-}
-
 /*==========================================================================
  * MARK: - Command
  *========================================================================*/
@@ -1112,7 +1078,7 @@ static int run_bench(const cli_args *args, bench *of) {
     const char *svg = NULL;
     size_t i, pool, row = 0;
     int code = read_settings(args, of, &svg);
-    if (code == CLI_GOOD && svg != NULL) code = save_text(svg, &nothing);
+    if (code == CLI_GOOD && svg != NULL) code = file_save(svg, &nothing);
     if (code == CLI_GOOD) code = make_threads(of, args->threads);
     if (code == CLI_GOOD)
         code = work_init(&of->data, of->pool != NULL ? aq_threads_tasks(of->pool) : NULL);
@@ -1128,7 +1094,7 @@ static int run_bench(const cli_args *args, bench *of) {
     code = measure_all(of);
     if (code == CLI_GOOD && svg != NULL) {
         put_svg(of, &chart);
-        code = save_text(svg, &chart);
+        code = file_save(svg, &chart);
         buffer_free(&chart);
     }
     if (code != CLI_GOOD) return code;

@@ -15,7 +15,14 @@ enum {
     QUANTIZE_CODEBOOK,
     QUANTIZE_TENSOR,
     QUANTIZE_KEEP,
-    QUANTIZE_DRY_RUN
+    QUANTIZE_MIN_COSINE,
+    QUANTIZE_TARGET_BPW,
+    QUANTIZE_TARGET_SIZE,
+    QUANTIZE_FAIL_FAST,
+    QUANTIZE_MAX_MEMORY,
+    QUANTIZE_STREAMING,
+    QUANTIZE_DRY_RUN,
+    QUANTIZE_REPORT
 };
 
 /*==========================================================================
@@ -46,17 +53,18 @@ static void free_rules(rules *of) {
     free(of->items);
 }
 
-/* Compiles the regular expression text[0..length). */
-static int compile_names(const cli_command *command, const char *text, size_t length,
+/* Compiles the regular expression that the first `length` bytes of the value are. */
+static int compile_names(const cli_args *args, const cli_setting *setting, size_t length,
                          regex_t *out) {
     buffer pattern = {NULL, 0, 0};
     char why[128];
     int failed;
-    buffer_put(&pattern, text, length);
+    buffer_put(&pattern, setting->value, length);
     failed = regcomp(out, pattern.data, REG_EXTENDED | REG_NOSUB);
     if (failed != 0) {
         regerror(failed, out, why, sizeof why);
-        cli_usage_error(command, "regular expression \"%s\": %s", pattern.data, why);
+        cli_setting_error(args, setting, "takes a regular expression, not \"%s\": %s",
+                          pattern.data, why);
     }
     buffer_free(&pattern);
     return failed != 0 ? CLI_ERROR : CLI_GOOD;
@@ -70,14 +78,18 @@ static int add_rule(const cli_args *args, const cli_setting *setting, rules *out
     next.from = setting;
     if (setting->id == QUANTIZE_TENSOR) {
         const char *equals = strrchr(setting->value, '=');
-        if (equals == NULL || !parse_bits(equals + 1, &next.bits))
-            return cli_usage_error(
-                args->command,
-                "--tensor takes REGEX=BITS with 2, 4 or 8 bits, not \"%s\"",
-                setting->value);
+        bool good = equals != NULL && parse_bits(equals + 1, &next.bits);
+        if (!good && equals != NULL && setting->origin == CLI_FROM_FILE)
+            return cli_setting_error(args, setting,
+                                     "takes REGEX: BITS with 2, 4 or 8 bits, not \"%s\"",
+                                     equals + 1);
+        if (!good)
+            return cli_setting_error(args, setting,
+                                     "takes REGEX=BITS with 2, 4 or 8 bits, not \"%s\"",
+                                     setting->value);
         length = (size_t)(equals - setting->value);
     }
-    code = compile_names(args->command, setting->value, length, &next.names);
+    code = compile_names(args, setting, length, &next.names);
     if (code != CLI_GOOD) return code;
     out->items = (rule *)cli_resize(out->items, out->count + 1, sizeof *out->items);
     out->items[out->count++] = next;
@@ -116,6 +128,18 @@ static bool plan_tensor(void *user, const aq_tensor *tensor, aq_plan *plan) {
     return true;
 }
 
+static int unused_rule(const cli_args *args, const rule *item) {
+    const char *what = item->bits != 0 ? "float " : "";
+    const char *key = item->bits != 0 ? "tensor" : "keep";
+    if (item->from->origin == CLI_FROM_FILE)
+        return cli_error(args->config,
+                         "line %zu: no %stensor of the model has a name that "
+                         "matches %s %s",
+                         item->from->line, what, key, item->from->value);
+    return cli_error(args->files[0], "no %stensor has a name that matches --%s %s", what,
+                     key, item->from->value);
+}
+
 /* Goes through the names once before anything is written: a rule that concerns no tensor
  * is a mistake. */
 static int check_rules(const cli_args *args, rules *of) {
@@ -138,11 +162,7 @@ static int check_rules(const cli_args *args, rules *of) {
     }
     aq_model_close(model);
     for (i = 0; i < of->count && code == CLI_GOOD; i++) {
-        const rule *item = &of->items[i];
-        if (item->used) continue;
-        code = cli_error(path, "no %stensor has a name that matches %s %s",
-                         item->bits != 0 ? "float " : "",
-                         item->bits != 0 ? "--tensor" : "--keep", item->from->value);
+        if (!of->items[i].used) code = unused_rule(args, &of->items[i]);
     }
     return code;
 }
@@ -174,19 +194,52 @@ static bool parse_scales(const char *text, aq_params *out) {
     return i >= 0;
 }
 
-static int parse_method(const cli_args *args, const char *text, aq_method *out) {
+static int parse_method(const cli_args *args, const cli_setting *setting,
+                        aq_method *out) {
     static const char *const names[] = {"auto",   "minmax",   "refine",
                                         "search", "weighted", NULL};
-    int i = find_word(text, names);
+    int i = find_word(setting->value, names);
     *out = (aq_method)i;
     if (i <= 0)
-        return cli_usage_error(
-            args->command,
-            "--method takes minmax, refine, search or weighted, not \"%s\"", text);
+        return cli_setting_error(args, setting,
+                                 "takes minmax, refine, search or weighted, not \"%s\"",
+                                 setting->value);
     if (*out == AQ_WEIGHTED)
-        return cli_usage_error(args->command,
-                               "--method weighted needs the importance of each column, "
-                               "from --calibration, which this version does not have");
+        return cli_setting_error(args, setting,
+                                 "weighted needs the importance of each column, from "
+                                 "--calibration, which this version does not have");
+    return CLI_GOOD;
+}
+
+/* Bounds on quality, size and memory, and how the job goes about them. */
+static int apply_limit(const cli_args *args, const cli_setting *setting,
+                       aq_job_options *options) {
+    const char *value = setting->value;
+    uint64_t *size = setting->id == QUANTIZE_MAX_MEMORY ? &options->max_memory_bytes
+                                                        : &options->target_bytes;
+    switch (setting->id) {
+    case QUANTIZE_MIN_COSINE:
+        if (cli_parse_real(value, 0, 1, &options->min_cosine)) break;
+        return cli_setting_error(args, setting, "takes a number from 0 to 1, not \"%s\"",
+                                 value);
+    case QUANTIZE_TARGET_BPW:
+        if (cli_parse_real(value, 1, 64, &options->target_bpw)) break;
+        return cli_setting_error(args, setting, "takes a number from 1 to 64, not \"%s\"",
+                                 value);
+    case QUANTIZE_TARGET_SIZE:
+    case QUANTIZE_MAX_MEMORY:
+        if (cli_parse_size(value, size)) break;
+        return cli_setting_error(
+            args, setting, "takes a size such as 512M or 1.5GiB, not \"%s\"", value);
+    case QUANTIZE_FAIL_FAST:
+        options->fail_fast = !setting->off;
+        break;
+    case QUANTIZE_STREAMING:
+        options->mode = setting->off ? AQ_JOB_PARALLEL : AQ_JOB_STREAMING;
+        break;
+    default:
+        break;
+    }
     return CLI_GOOD;
 }
 
@@ -198,31 +251,28 @@ static int apply_setting(const cli_args *args, const cli_setting *setting,
     switch (setting->id) {
     case QUANTIZE_BITS:
         if (parse_bits(value, &quant->bits)) break;
-        return cli_usage_error(args->command, "--bits takes 2, 4 or 8, not \"%s\"",
-                               value);
+        return cli_setting_error(args, setting, "takes 2, 4 or 8, not \"%s\"", value);
     case QUANTIZE_GROUP_SIZE:
         if (!cli_parse_number(value, AQ_MIN_GROUP_SIZE, UINT32_MAX, &number))
-            return cli_usage_error(args->command,
-                                   "--group-size takes a number from %d, not \"%s\"",
-                                   AQ_MIN_GROUP_SIZE, value);
+            return cli_setting_error(args, setting, "takes a number from %d, not \"%s\"",
+                                     AQ_MIN_GROUP_SIZE, value);
         quant->group_size = number;
         break;
     case QUANTIZE_GRANULARITY:
         if (parse_granularity(value, &quant->granularity)) break;
-        return cli_usage_error(args->command,
-                               "--granularity takes group, channel or tensor, not \"%s\"",
-                               value);
+        return cli_setting_error(args, setting,
+                                 "takes group, channel or tensor, not \"%s\"", value);
     case QUANTIZE_SYMMETRIC:
-        quant->symmetric = true;
+        quant->symmetric = !setting->off;
         break;
     case QUANTIZE_METHOD:
-        return parse_method(args, value, &quant->method);
+        return parse_method(args, setting, &quant->method);
     case QUANTIZE_SCALES:
         if (parse_scales(value, &quant->params)) break;
-        return cli_usage_error(args->command, "--scales takes f32, f16 or u8, not \"%s\"",
-                               value);
+        return cli_setting_error(args, setting, "takes f32, f16 or u8, not \"%s\"",
+                                 value);
     case QUANTIZE_CODEBOOK:
-        quant->codebook = true;
+        quant->codebook = !setting->off;
         break;
     case QUANTIZE_DRY_RUN:
         options->dry_run = true;
@@ -231,28 +281,30 @@ static int apply_setting(const cli_args *args, const cli_setting *setting,
     case QUANTIZE_KEEP:
         return add_rule(args, setting, of);
     default:
-        break;
+        return apply_limit(args, setting, options);
     }
     return CLI_GOOD;
 }
 
 /* Options that exclude each other. */
 static int check_settings(const cli_args *args, aq_quant_options *quant) {
-    const cli_command *command = args->command;
+    const cli_setting *codebook = cli_find(args, QUANTIZE_CODEBOOK);
     if (quant->granularity != AQ_PER_GROUP && cli_has(args, QUANTIZE_GROUP_SIZE))
-        return cli_usage_error(
-            command, "--group-size has a meaning with --granularity group only");
+        return cli_setting_error(args, cli_find(args, QUANTIZE_GROUP_SIZE),
+                                 "has a meaning with --granularity group only");
+    if (cli_has(args, QUANTIZE_TARGET_BPW) && cli_has(args, QUANTIZE_TARGET_SIZE))
+        return cli_setting_error(args, cli_find(args, QUANTIZE_TARGET_SIZE),
+                                 "and --target-bpw exclude each other");
     if (quant->codebook && (quant->bits == 8 || quant->symmetric))
-        return cli_usage_error(command, "--codebook is for 2 or 4 bits, not %s",
-                               quant->symmetric ? "--symmetric" : "8");
+        return cli_setting_error(args, codebook, "is for 2 or 4 bits, not %s",
+                                 quant->symmetric ? "--symmetric" : "8");
     if (quant->codebook && cli_has(args, QUANTIZE_SCALES) &&
         quant->params != AQ_PARAMS_U8)
-        return cli_usage_error(command, "--codebook has --scales u8 only");
+        return cli_setting_error(args, codebook, "has --scales u8 only");
     if (quant->codebook) quant->params = AQ_PARAMS_U8;
     if (quant->params != AQ_PARAMS_F32 && quant->granularity == AQ_PER_TENSOR)
-        return cli_usage_error(command,
-                               "--granularity tensor has --scales f32 only, and no "
-                               "--codebook");
+        return cli_setting_error(args, cli_find(args, QUANTIZE_GRANULARITY),
+                                 "tensor has --scales f32 only, and no --codebook");
     return CLI_GOOD;
 }
 
@@ -263,12 +315,21 @@ static int read_settings(const cli_args *args, aq_job_options *options, rules *o
         code = apply_setting(args, &args->settings[i], options, of);
         if (code != CLI_GOOD) return code;
     }
-    code = check_settings(args, &options->quant);
-    if (code != CLI_GOOD) return code;
-    return of->count != 0 ? check_rules(args, of) : CLI_GOOD;
+    return check_settings(args, &options->quant);
+}
+
+int quantize_check(const cli_args *args) {
+    aq_job_options options;
+    rules of = {NULL, 0};
+    int code;
+    memset(&options, 0, sizeof options);
+    code = read_settings(args, &options, &of);
+    free_rules(&of);
+    return code;
 }
 
 static int quantize(const cli_args *args) {
+    const cli_setting *page = cli_find(args, QUANTIZE_REPORT);
     aq_job_options options;
     rules of = {NULL, 0};
     int code;
@@ -277,12 +338,18 @@ static int quantize(const cli_args *args) {
     options.plan = plan_tensor;
     options.plan_user = &of;
     code = read_settings(args, &options, &of);
-    if (code == CLI_GOOD) code = job_run(args, &options);
+    if (code == CLI_GOOD && of.count != 0) code = check_rules(args, &of);
+    if (code == CLI_GOOD && page != NULL && options.dry_run)
+        code = cli_setting_error(args, page, "needs what --dry-run does not make");
+    if (code == CLI_GOOD && page != NULL) code = page_check(args, page->value);
+    if (code == CLI_GOOD)
+        code = job_run(args, &options, page != NULL ? page->value : NULL);
     free_rules(&of);
     return code;
 }
 
-static const cli_option quantize_options[] = {
+/* Each is a key of a configuration too. */
+const cli_option quantize_settings[] = {
     {"bits", "2|4|8", QUANTIZE_BITS, false, "bits of a code (default: 4)"},
     {"group-size", "N", QUANTIZE_GROUP_SIZE, false,
      "weights of a row that share a scale (default: 128)"},
@@ -309,9 +376,36 @@ static const cli_option quantize_options[] = {
     {"keep", "REGEX", QUANTIZE_KEEP, true,
      "keep tensors whose name matches as they are,\n"
      "whatever --tensor says"},
+    {"min-cosine", "X", QUANTIZE_MIN_COSINE, false,
+     "do a tensor whose cosine is lower again with 4 bits,\n"
+     "then 8, else keep it"},
+    {"target-bpw", "X", QUANTIZE_TARGET_BPW, false,
+     "choose the bits of each tensor so that all lose\n"
+     "least with X bits per weight; does each three times"},
+    {"target-size", "SIZE", QUANTIZE_TARGET_SIZE, false,
+     "the same for tensors of SIZE together (700M, 2GiB)"},
+    {"fail-fast", NULL, QUANTIZE_FAIL_FAST, false,
+     "stop at a tensor with NaN or below --min-cosine\n"
+     "instead of keeping it"},
+    {"max-memory", "SIZE", QUANTIZE_MAX_MEMORY, false,
+     "memory for buffers (default: 256M)"},
+    {"streaming", NULL, QUANTIZE_STREAMING, false,
+     "pieces of tensors in that memory (default);\n"
+     "--no-streaming: whole tensors side by side"},
+    {"profile", "edge|local|cloud", CLI_PROFILE, false,
+     "settings for small devices, one machine or servers;\n"
+     "aq config --profile shows them"},
+    CLI_OPTION_THREADS,
+    CLI_OPTIONS_END};
+
+static const cli_option quantize_options[] = {
+    CLI_OPTION_CONFIG,
     {"dry-run", NULL, QUANTIZE_DRY_RUN, false,
      "show the plan and the sizes; write nothing"},
-    CLI_OPTION_THREADS,
+    {"report", "FILE.html", QUANTIZE_REPORT, false,
+     "also write a page with the error of each tensor,\n"
+     "histograms and totals"},
+    CLI_OPTION_EVENTS,
     CLI_OPTION_JSON,
     CLI_OPTIONS_END};
 
@@ -327,6 +421,7 @@ const cli_command command_quantize = {
         "REGEX is a POSIX extended regular expression, found anywhere in a name; one\n"
         "that matches no tensor is an error.",
     .options = quantize_options,
+    .settings = quantize_settings,
     .min_files = 2,
     .max_files = 2,
     .run = quantize,

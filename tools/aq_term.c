@@ -135,11 +135,31 @@ static double now_seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* AQ_PROGRESS_SECONDS, where it is a number: seconds between two lines. */
+static double line_interval(void) {
+    const char *text = getenv("AQ_PROGRESS_SECONDS");
+    char *end;
+    double seconds = text != NULL ? strtod(text, &end) : -1;
+    if (text == NULL || end == text || *end != '\0' || !(seconds >= 0)) return 5;
+    return seconds;
+}
+
 void progress_start(progress *line, const char *verb) {
+    memset(line, 0, sizeof *line);
     line->verb = verb;
-    line->shown = is_terminal(stderr);
+    line->terminal = is_terminal(stderr);
+    line->interval = line->terminal ? 0.1 : 0;
     line->started = now_seconds();
     line->drawn = -INFINITY;
+    line->told = -INFINITY;
+}
+
+void progress_start_job(progress *line, const char *verb, bool events) {
+    progress_start(line, verb);
+    line->events = events;
+    if (line->terminal) return;
+    line->interval = line_interval();
+    line->drawn = line->started;
 }
 
 static void put_time_left(buffer *out, double seconds) {
@@ -151,29 +171,40 @@ static void put_time_left(buffer *out, double seconds) {
     }
 }
 
-/* verb  45% [#########-----------] 12.3 MiB of 27.4 MiB  1.24 GB/s  0:03 left  name */
-static void draw(const progress *line, const char *name, uint64_t done, uint64_t total) {
+/* "12.3 MiB of 27.4 MiB  1.24 GB/s  0:03 left" */
+static void put_rate(buffer *out, const progress *line, const aq_progress *at,
+                     double now) {
+    char done_text[TEXT_ROOM], total_text[TEXT_ROOM], rate_text[TEXT_ROOM];
+    double elapsed = now - line->started, rate;
+    uint64_t done = at->bytes_done, total = at->bytes_total;
+    buffer_print(out, "%s of %s", text_bytes(done_text, done),
+                 text_bytes(total_text, total));
+    if (done == 0 || elapsed <= 0) return;
+    rate = (double)done / elapsed;
+    buffer_print(out, "  %s  ", text_rate(rate_text, rate));
+    put_time_left(out, total > done ? (double)(total - done) / rate : 0);
+}
+
+static double part_done(const aq_progress *at) {
+    if (at->bytes_total == 0) return 0;
+    return fmin((double)at->bytes_done / (double)at->bytes_total, 1);
+}
+
+/* verb  45% [#########-----------] 12 of 79  12.3 MiB of ...  name */
+static void draw_line(const progress *line, const aq_progress *at, double now) {
     static const char hashes[] = "####################",
                       dashes[] = "--------------------";
     buffer text = {NULL, 0, 0}, visible = {NULL, 0, 0};
-    char done_text[TEXT_ROOM], total_text[TEXT_ROOM], rate_text[TEXT_ROOM];
-    double part = total != 0 ? (double)done / (double)total : 0;
-    double elapsed = line->drawn - line->started;
     size_t width = terminal_columns(stderr) - 1, used;
-    int bar = width < 100 ? 10 : 20, filled;
-    if (part > 1) part = 1;
-    filled = (int)(part * bar);
-    buffer_print(&text, "%s %3d%% [%.*s%.*s] %s of %s", line->verb, (int)(part * 100),
-                 filled, hashes, bar - filled, dashes, text_bytes(done_text, done),
-                 text_bytes(total_text, total));
-    if (done != 0 && elapsed > 0) {
-        double rate = (double)done / elapsed;
-        buffer_print(&text, "  %s  ", text_rate(rate_text, rate));
-        put_time_left(&text, total > done ? (double)(total - done) / rate : 0);
-    }
+    int bar = width < 100 ? 10 : 20, filled = (int)(part_done(at) * bar);
+    buffer_print(&text, "%s %3d%% [%.*s%.*s] ", line->verb, (int)(part_done(at) * 100),
+                 filled, hashes, bar - filled, dashes);
+    if (at->tensors_total != 0)
+        buffer_print(&text, "%zu of %zu  ", at->tensors_done, at->tensors_total);
+    put_rate(&text, line, at, now);
     used = text_columns(text.data);
-    if (used + 2 + MIN_ELIDED_COLUMNS <= width && name != NULL) {
-        buffer_visible(&visible, name, strlen(name));
+    if (used + 2 + MIN_ELIDED_COLUMNS <= width && at->name != NULL) {
+        buffer_visible(&visible, at->name, strlen(at->name));
         buffer_print(&text, "  ");
         buffer_elided(&text, visible.data, width - used - 2);
     }
@@ -184,16 +215,59 @@ static void draw(const progress *line, const char *name, uint64_t done, uint64_t
     buffer_free(&text);
 }
 
-void progress_step(progress *line, const char *name, uint64_t done, uint64_t total) {
-    double now;
-    if (!line->shown) return;
-    now = now_seconds();
-    if (now - line->drawn < 0.1) return;
+static void print_line(const progress *line, const aq_progress *at, double now) {
+    buffer text = {NULL, 0, 0};
+    buffer_print(&text, "%s %d%%  %zu of %zu tensors  ", line->verb,
+                 (int)(part_done(at) * 100), at->tensors_done, at->tensors_total);
+    put_rate(&text, line, at, now);
+    fprintf(stderr, "%s\n", text.data);
+    buffer_free(&text);
+}
+
+/* At the start, when another tensor is done, at the end, and every half second. */
+static void tell_progress(progress *line, const aq_progress *at, double now) {
+    json event = {{NULL, 0, 0}, JSON_ONE_LINE, false};
+    double elapsed = now - line->started, rate;
+    if (at->tensors_done == line->told_tensors && now - line->told < 0.5) return;
+    line->told = now;
+    line->told_tensors = at->tensors_done;
+    rate = elapsed > 0 ? (double)at->bytes_done / elapsed : 0;
+    json_open(&event, NULL, '{');
+    json_string(&event, "event", "progress");
+    json_string(&event, "tensor", at->name);
+    json_unsigned(&event, "tensors_done", at->tensors_done);
+    json_unsigned(&event, "tensors_total", at->tensors_total);
+    json_unsigned(&event, "bytes_done", at->bytes_done);
+    json_unsigned(&event, "bytes_total", at->bytes_total);
+    json_number(&event, "seconds", elapsed);
+    json_measure(&event, "bytes_per_second", rate > 0 ? rate : (double)NAN);
+    json_close(&event, '}');
+    json_show(&event);
+    fflush(stdout);
+}
+
+void progress_step_job(progress *line, const aq_progress *at) {
+    double now = now_seconds();
+    if (line->events) tell_progress(line, at, now);
+    if (line->interval <= 0 || now - line->drawn < line->interval) return;
     line->drawn = now;
-    draw(line, name, done, total);
+    if (line->terminal) {
+        draw_line(line, at, now);
+    } else {
+        print_line(line, at, now);
+    }
+}
+
+void progress_step(progress *line, const char *name, uint64_t done, uint64_t total) {
+    aq_progress at;
+    memset(&at, 0, sizeof at);
+    at.name = name;
+    at.bytes_done = done;
+    at.bytes_total = total;
+    progress_step_job(line, &at);
 }
 
 void progress_end(progress *line) {
     term_clear_line();
-    line->shown = false;
+    line->interval = 0;
 }

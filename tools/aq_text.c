@@ -1,11 +1,14 @@
-/* aq_text.c - text in memory, and figures for people. */
+/* aq_text.c - text in memory and to a file, and figures for people. */
 #include "aq.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /*==========================================================================
  * MARK: - Buffer
@@ -221,3 +224,39 @@ const char *text_measure(char out[TEXT_ROOM], double value, int decimals) {
 }
 
 const char *text_plural(uint64_t count) { return count == 1 ? "" : "s"; }
+
+/*==========================================================================
+ * MARK: - Files
+ *========================================================================*/
+
+/* A regular file or none yet: anything else, such as a device, must not be replaced. */
+static int check_path(const char *path) {
+    struct stat info;
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
+        return cli_error(path, "cannot write: not a regular file");
+    return CLI_GOOD;
+}
+
+/* Writes text to a new file, and to the disk. */
+static bool write_text(const char *path, const buffer *text) {
+    FILE *file = fopen(path, "wbx");
+    bool good;
+    if (file == NULL) return false;
+    good = text->size == 0 || fwrite(text->data, 1, text->size, file) == text->size;
+    good = fflush(file) == 0 && good && fsync(fileno(file)) == 0;
+    return fclose(file) == 0 && good;
+}
+
+int file_save(const char *path, const buffer *text) {
+    buffer temporary = {NULL, 0, 0};
+    int code = check_path(path);
+    bool good;
+    if (code != CLI_GOOD) return code;
+    buffer_print(&temporary, "%s.%ld.tmp", path, (long)getpid());
+    good = write_text(temporary.data, text);
+    if (good && text->size != 0) good = rename(temporary.data, path) == 0;
+    if (!good) code = cli_error(path, "cannot write: %s", strerror(errno));
+    if (!good || text->size == 0) unlink(temporary.data);
+    buffer_free(&temporary);
+    return code;
+}

@@ -2,11 +2,18 @@
 # Installs what a make target needs and the machine lacks: tools/deps.sh demo|peers|test|fuzz
 #
 # Says nothing and changes nothing when all is there. Else it asks apt-get, as root or
-# through sudo; without apt-get or rights it prints what to run and fails.
+# through sudo; without apt-get or rights it prints what to run and fails. What a test can do
+# without, it tries to install and says so where that fails.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
 missing=
+wanted=
+
+# want PACKAGE COMMAND     a test is skipped without the command
+want() {
+    command -v "$2" >/dev/null 2>&1 || wanted="$wanted $1"
+}
 
 # need PACKAGE COMMAND     the command exists
 need() {
@@ -44,6 +51,9 @@ test)
     need clang clang                # compile tests
     need_file libcriterion-dev criterion/criterion.h
     need jq jq                      # tests of the command's JSON
+    need libxml2-utils xmllint      # tests of the pages that it writes
+    need_file libyaml-dev yaml.h    # configurations of the command
+    want chromium chromium          # opens such a page
     codec AQ_WITH_ZLIB zlib1g-dev zlib.h
     codec AQ_WITH_LZ4 liblz4-dev lz4.h
     codec AQ_WITH_BROTLI libbrotli-dev brotli/decode.h
@@ -73,9 +83,10 @@ fuzz)
     ;;
 esac
 
-[ -z "$missing" ] && exit 0
+[ -z "$missing$wanted" ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
+    [ -z "$missing" ] && exit 0
     echo "tools/deps.sh: missing (Debian names):$missing" >&2
     exit 1
 fi
@@ -83,21 +94,35 @@ as_root=
 if [ "$(id -u)" -ne 0 ]; then
     if command -v sudo >/dev/null 2>&1; then
         as_root=sudo
+    elif [ -z "$missing" ]; then
+        exit 0
     else
         echo "tools/deps.sh: as root, run: apt-get update && apt-get install$missing" >&2
         exit 1
     fi
 fi
 
-echo "Installing$missing"
+# install PACKAGE...
+install() {
+    $as_root apt-get update -qq &&
+        $as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends "$@"
+}
+
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# Missing is a list of words: no quotes.
+# Lists of words: no quotes.
 # shellcheck disable=SC2086
-if ! { $as_root apt-get update -qq &&
-       $as_root env DEBIAN_FRONTEND=noninteractive \
-           apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
-    cat "$log" >&2
-    echo "tools/deps.sh: that failed. By hand: apt-get install$missing" >&2
-    exit 1
+if [ -n "$missing" ]; then
+    echo "Installing$missing"
+    if ! install $missing >"$log" 2>&1; then
+        cat "$log" >&2
+        echo "tools/deps.sh: that failed. By hand: apt-get install$missing" >&2
+        exit 1
+    fi
+fi
+# shellcheck disable=SC2086
+if [ -n "$wanted" ]; then
+    echo "Installing$wanted"
+    install $wanted >"$log" 2>&1 || echo "tools/deps.sh: no$wanted; its tests are skipped"
 fi

@@ -144,7 +144,7 @@ big() {
     "$gen" "$@" >"$file"
 }
 
-COMMANDS='inspect schema meta cat verify quantize dequantize convert compare bench'
+COMMANDS='inspect schema meta cat verify quantize config dequantize convert compare bench'
 
 "$gen" layer.weight F32 4x64 ramp layer.bias F32 64 ramp half F16 2x3x8 ramp \
     ids I64 3 ramp none F32 0x4 ramp one F32 "" ramp \
@@ -389,7 +389,7 @@ out_has '^a  *8x256  *float32  *4  *row u8  *0\.99'
 
 begin 'quantize: values too large for small parameters'
 "$gen" w F32 8x64 huge >huge.safetensors
-run 2 quantize huge.safetensors huge.parquet --scales u8
+run 2 quantize huge.safetensors huge.parquet --scales u8 --fail-fast
 silent
 err_has '^aq: huge\.safetensors: .* at index 1 .* is over 2\^120 \(tensor "w"\); store the parameters of this tensor as float32$'
 [ ! -e huge.parquet ] || fault 'there is an output'
@@ -473,7 +473,7 @@ for rule in 'w' 'w=' 'w=3' 'w=4x'; do
         quantize
 done
 run 2 quantize many.safetensors o.parquet --keep '('
-err_has '^aq: quantize: regular expression "\(": .'
+err_has '^aq: quantize: --keep takes a regular expression, not "\(": .'
 [ ! -e o.parquet ] || fault 'there is an output'
 
 begin 'quantize: --dry-run writes nothing'
@@ -496,14 +496,91 @@ for threads in 2 7; do
     cmp -s t1.parquet t$threads.parquet || fault "$threads threads: other bytes"
 done
 
-begin 'quantize: a NaN is named, and nothing is written'
+begin 'quantize: a NaN is named, and with --fail-fast nothing is written'
 mkdir nan
 "$gen" good F32 8x64 random 'bad one' F32 8x64 nan >nan.safetensors
-run 2 quantize nan.safetensors nan/o.parquet
+run 2 quantize nan.safetensors nan/o.parquet --fail-fast
 silent
 err_has '^aq: nan\.safetensors: .*bad one.*'
 [ "$(wc -l <"$w/err")" -eq 1 ] || fault 'more than one line'
 files nan
+
+begin 'quantize: what cannot be quantized is kept, and told'
+"$gen" good F32 8x64 random 'bad one' F32 8x64 nan >nan.safetensors
+run 1 quantize nan.safetensors kept.parquet
+out_has '^quantized 1 of 2 tensors; 1 kept as it is$'
+[ "$(wc -l <"$w/err")" -eq 1 ] || fault 'not one line'
+err_has '^aq: nan\.safetensors: tensor "bad one" is kept as it came: .*1'
+run 0 inspect kept.parquet --json
+json '[.tensors[] | [.name, .bit_width]]' '[["bad one",0],["good",4]]'
+run 1 quantize nan.safetensors kept.parquet --json --report nan.html
+json '[.num_failed, [.tensors[] | .error != null]]' '[1,[true,false]]'
+cp nan.html "$w/out"
+out_has '<th class="l n" scope="row">bad one</th><td class="l n">kept: '
+rm -f kept.parquet nan.html
+
+begin 'quantize: --min-cosine'
+run 0 quantize abc.safetensors o.parquet --bits 2 --min-cosine 0.99 --json
+json '[.tensors[] | [.bit_width, [.attempts[].bits]]]' '[[4,[2,4]],[4,[2,4]],[4,[2,4]]]'
+holds 'all(.tensors[]; .attempts[0].cosine < 0.99 and .attempts[1].cosine == .cosine and .cosine >= 0.99)'
+run 0 quantize abc.safetensors direct.parquet --bits 4 --json
+sqnr=$(jq .sqnr_db "$w/out")
+run 0 quantize abc.safetensors o.parquet --bits 2 --min-cosine 0.99 --tensor b=8 --report gate.html
+out_has '^again    a: 2 bits 0\.[0-9]{4}, 4 bits 0\.99[0-9]{2}$'
+out_lacks '^again    b'
+cp gate.html "$w/out"
+out_has '<th class="l n" scope="row">c</th><td class="l n">2 bits 0\.[0-9]{4}, 4 bits 0\.99'
+run 0 quantize abc.safetensors o.parquet --bits 2 --min-cosine 0.99 --json
+holds ".sqnr_db == $sqnr"
+run 0 quantize abc.safetensors o.parquet --bits 2 --min-cosine 1
+out_has '^quantized 0 of 3 tensors; 3 kept as they are$'
+run 0 quantize abc.safetensors o.parquet --bits 8 --min-cosine 1
+out_has '^again    a: 8 bits (0\.9999|1\.0000), kept$'
+run 2 quantize abc.safetensors never.parquet --bits 2 --min-cosine 0.99 --fail-fast
+silent
+err_has '^aq: abc\.safetensors: cosine 0\.[0-9]+ with 2 bits is under 0\.99 \(tensor "a"\); '
+[ ! -e never.parquet ] || fault 'there is an output'
+run 0 quantize abc.safetensors o.parquet --bits 2 --min-cosine 0
+json_bits=$("$aq" inspect o.parquet --json | jq -c "$bits")
+[ "$json_bits" = '[2,2,2]' ] || fault "$json_bits"
+
+begin 'quantize: --target-bpw and --target-size'
+for bpw in 3.5 5 8.75; do
+    run 0 quantize model.safetensors o.parquet --keep '^(b|ids)$' --target-bpw $bpw --json
+    holds ".bits_per_weight <= $bpw"
+done
+run 0 quantize abc.safetensors o.parquet --target-size 4K --json --report gate.html
+! grep -q Exceptions gate.html || fault 'exceptions, without a bound'
+holds '.bytes_out <= 4096 and .bytes_out > 3000'
+run 0 quantize abc.safetensors o.parquet --target-size 4KiB --no-streaming --json
+holds '.bytes_out <= 4096 and .bytes_out > 3000'
+run 2 quantize abc.safetensors never.parquet --target-size 1KB
+silent
+err_has '^aq: abc\.safetensors: 1000 bytes cannot be reached'
+run 2 quantize a b --target-size 1M --target-bpw 4
+usage_error 'aq: quantize: --target-size and --target-bpw exclude each other' quantize
+
+begin 'quantize: the same bytes however the job goes'
+run 0 quantize model.safetensors one.parquet --max-memory 4M --threads 2
+for options in '--no-streaming --threads 1' '--no-streaming --threads 3' --streaming; do
+    # shellcheck disable=SC2086
+    run 0 quantize model.safetensors two.parquet $options
+    cmp -s one.parquet two.parquet || fault "$options: other bytes"
+done
+rm -f one.parquet two.parquet direct.parquet gate.html
+
+begin 'quantize: sizes and numbers'
+for size in 0 -1 x 1X 1k '1 M' 0x10 '' 1e99T .5G 1MiBs 99999999T; do
+    run 2 quantize a b --max-memory "$size"
+    usage_error "aq: quantize: --max-memory takes a size such as 512M or 1.5GiB, not \"$size\"" \
+        quantize
+done
+for number in -0.1 1.01 x '' nan inf 0x1 0,5 .5; do
+    run 2 quantize a b --min-cosine "$number"
+    usage_error "aq: quantize: --min-cosine takes a number from 0 to 1, not \"$number\"" quantize
+done
+run 2 quantize a b --target-bpw 0.9
+usage_error 'aq: quantize: --target-bpw takes a number from 1 to 64, not "0.9"' quantize
 
 begin 'quantize: not a model'
 echo '{"a": 1}' >text.json
@@ -513,6 +590,383 @@ err_has '^aq: text\.json: .'
 run 2 quantize missing.safetensors o2.parquet
 an_error 'aq: missing.safetensors: cannot open: No such file or directory'
 [ ! -e o2.parquet ] || fault 'there is an output'
+
+# --- Configuration ----------------------------------------------------------------------------
+
+# settings FILE: what it sets, without remarks.
+settings() { sed 's/  # .*//; /^#/d; /^$/d' "$1"; }
+
+# yaml LINE...: c.yaml with these lines.
+yaml() { printf '%s\n' "$@" >c.yaml; }
+
+# bad_yaml MESSAGE LINE...: a file with these lines is refused with that, and nothing is written.
+bad_yaml() {
+    message=$1
+    shift
+    yaml "$@"
+    run 2 quantize model.safetensors never.parquet --config c.yaml
+    an_error "aq: c.yaml: $message"
+    [ ! -e never.parquet ] || fault 'there is an output'
+}
+
+KEYS='bits, group-size, granularity, symmetric, method, scales, codebook, tensor, keep, min-cosine, target-bpw, target-size, fail-fast, max-memory, streaming, profile, threads'
+: >none.yaml
+if "$aq" config --config none.yaml 2>&1 | grep -q 'without libyaml'; then with_yaml=; else with_yaml=1; fi
+
+begin 'config: profiles'
+run 0 config --profile edge
+golden config-edge
+quiet
+run 0 config
+golden config
+for profile in 'edge 2 256 0.65 true' 'local 4 128 0.85 true' 'cloud 8 64 0.95 false'; do
+    # shellcheck disable=SC2086
+    set -- $profile
+    run 0 config --profile "$1"
+    settings "$w/out" >"$w/settings"
+    printf 'bits: %s\ngroup-size: %s\nmin-cosine: %s\nstreaming: %s\n' "$2" "$3" "$4" "$5" |
+        same "$w/settings"
+    run 0 quantize model.safetensors profile.parquet --profile "$1" --json
+    json '.tensors[2] | [.bit_width, .group_size]' "[$2,$3]"
+done
+run 2 config --profile laptop
+usage_error 'aq: config: --profile takes edge, local or cloud, not "laptop"' config
+run 2 quantize a b --profile ''
+usage_error 'aq: quantize: --profile takes edge, local or cloud, not ""' quantize
+for wrong in '--bits 5' '--tensor w=5' '--keep (' '--granularity channel --group-size 8' \
+    '--threads 0'; do
+    # shellcheck disable=SC2086
+    run 2 config $wrong
+    silent
+done
+
+begin 'config: a flag can be taken back'
+run 0 config --symmetric --no-symmetric --no-codebook --codebook
+settings "$w/out" >"$w/settings"
+printf 'symmetric: false\ncodebook: true\n' | same "$w/settings"
+run 2 config --no-bits
+usage_error 'aq: config: unknown option --no-bits' config
+run 2 config --no-symmetric=1
+usage_error 'aq: config: option --no-symmetric=1 takes no value' config
+run 2 inspect --no-json small.safetensors
+usage_error 'aq: inspect: unknown option --no-json' inspect
+
+begin 'config: aq builds without libyaml'
+expect 0 "${CC:-cc}" -std=c99 -Wall -Wextra -Werror -pedantic -fsyntax-only \
+    "$here/../../tools/aq_config.c"
+
+if [ -n "$with_yaml" ]; then
+
+begin 'config: what is printed reads back'
+long=$(head -c 1500 /dev/zero | tr '\0' x)
+run 0 config --bits 2 --group-size 32 --method search --scales f16 --symmetric --threads 2 \
+    --tensor '^layers\.(0|31)\.=8' --tensor "it's \"so\"=4" --tensor 'a=b: #=2' \
+    --tensor 'weißß名=4' --tensor "$(printf 'tab\there\302\205\342\200\250')=8" \
+    --tensor "($long|w)=8" --tensor 'a=b: #=4' --tensor 'null=2' --tensor '=4' \
+    --keep null --keep '~' --keep '- x' --keep '[{]}' --keep '&a' --keep "$(printf 'two\nlines')"
+cp "$w/out" first.yaml
+run 0 config --config first.yaml
+settings first.yaml >first
+settings "$w/out" >second
+same second <first
+[ "$(grep -c . first)" -eq 23 ] || fault "$(grep -c . first) lines"
+run 2 config --keep "$(printf '\377')"
+silent
+err_has '^aq: config: --keep is not UTF-8, as YAML is$'
+for options in '--profile edge' '--profile cloud --granularity channel --scales u8' \
+    '--bits 8 --tensor w=2 --keep ids'; do
+    # shellcheck disable=SC2086
+    run 0 config $options
+    cp "$w/out" c.yaml
+    # shellcheck disable=SC2086
+    run 0 quantize model.safetensors one.parquet $options
+    run 0 quantize model.safetensors two.parquet --config c.yaml
+    cmp -s one.parquet two.parquet || fault "$options: other bytes"
+done
+rm -f one.parquet two.parquet
+
+begin 'config: flags win over the file, the file over the profile'
+both='.tensors[2] | [.bit_width, .group_size]'
+yaml 'profile: edge' 'bits: 8'
+run 0 quantize model.safetensors o.parquet --config c.yaml --json
+json "$both" '[8,256]'
+run 0 quantize model.safetensors o.parquet --config c.yaml --group-size 16 --json
+json "$both" '[8,16]'
+run 0 quantize model.safetensors o.parquet --group-size 16 --config c.yaml --profile cloud --json
+json "$both" '[8,16]'
+run 0 quantize model.safetensors o.parquet --config c.yaml --profile cloud --bits 4 --json
+json "$both" '[4,64]'
+run 0 quantize model.safetensors o.parquet --config c.yaml --granularity channel --json
+json "$both" '[8,512]'
+yaml 'granularity: channel' 'symmetric: true' 'profile: local'
+run 0 quantize model.safetensors o.parquet --config c.yaml --json
+json "$both" '[4,512]'
+run 0 quantize model.safetensors o.parquet --config c.yaml --group-size 64 --no-symmetric --json
+json "$both" '[4,64]'
+run 0 config --config c.yaml --no-symmetric --bits 2
+settings "$w/out" >"$w/settings"
+printf 'bits: 2\ngranularity: channel\nsymmetric: false\n' | same "$w/settings"
+out_has '^bits: 2  # command line$'
+out_has '^granularity: channel  # c\.yaml, line 1$'
+yaml 'tensor:' '  w: 2' '  "b$": 8' 'keep: b' 'threads: 1'
+run 0 quantize model.safetensors o.parquet --config c.yaml --json
+json "$bits" '[0,0,2]'
+run 0 quantize model.safetensors o.parquet --config c.yaml --tensor 'w=8' --keep ids --json
+json "$bits" '[0,0,8]'
+
+echo 'target-bpw: 4' >c.yaml
+run 0 config --config c.yaml --target-size 1M
+out_has '^target-size: 1M  # command line$'
+out_lacks '^target-bpw'
+
+begin 'config: forms of YAML'
+for form in '{bits: 2, keep: [b, ids]}' '"bits": "2"' '--- # one
+bits: 2
+...' "$(printf '\357\273\277bits: 2')" "$(printf 'bits: 2\r\nkeep:\r\n- b\r\n')" '? bits
+: 2'; do
+    yaml "$form"
+    run 0 quantize model.safetensors o.parquet --config c.yaml --json
+    json "$bits" '[0,0,2]'
+done
+for form in '' '# nothing' '{}' 'keep: []' 'tensor: {}'; do
+    yaml "$form"
+    run 0 quantize model.safetensors o.parquet --config c.yaml --json
+    json "$bits" '[0,0,4]'
+done
+rm -f o.parquet
+
+begin 'config: bad YAML'
+bad_yaml "line 2: unknown key \"bitz\": the keys are $KEYS" 'bits: 4' 'bitz: 2'
+bad_yaml "line 1: unknown key \"config\": the keys are $KEYS" 'config: c.yaml'
+bad_yaml "line 1: unknown key \"<<\": the keys are $KEYS" '<<: {bits: 2}'
+bad_yaml "line 1: unknown key \"\": the keys are $KEYS" ': 2'
+bad_yaml "line 1: a list or mapping as a key: the keys are $KEYS" '[bits]: 2'
+bad_yaml 'line 3: key bits is there twice (first in line 1): keep one' \
+    'bits: 4' 'threads: 1' 'bits: 4'
+bad_yaml 'line 3: "w" is there twice (first in line 2)' 'tensor:' '  w: 4' '  w: 4'
+bad_yaml 'line 1: bits takes 2|4|8, not a list or mapping of them' 'bits: [4]'
+bad_yaml 'line 2: bits takes 2|4|8, not a list or mapping of them' 'bits:' '  of: 4'
+bad_yaml 'line 1: bits takes 2, 4 or 8, not "four"' 'bits: four'
+bad_yaml 'line 1: bits takes 2, 4 or 8, not "4.0"' 'bits: 4.0'
+bad_yaml 'line 1: bits has no value: it takes 2|4|8' 'bits:'
+bad_yaml 'line 1: bits has no value: it takes 2|4|8' 'bits: ~'
+bad_yaml 'line 1: method has no value: it takes minmax|refine|search|weighted' 'method: null'
+bad_yaml 'line 1: threads takes a number from 1 to 1024, not "0"' 'threads: 0'
+bad_yaml 'line 2: group-size takes a number from 8, not "-8"' '' 'group-size: -8'
+bad_yaml 'line 1: profile takes edge, local or cloud, not "laptop"' 'profile: laptop'
+for flag in yes 1 '"true"' ''; do
+    bad_yaml "line 1: symmetric takes true or false, not \"$(echo "$flag" | tr -d \")\"" \
+        "symmetric: $flag"
+done
+bad_yaml 'line 1: symmetric takes true or false, not a list or mapping' 'symmetric: [true]'
+bad_yaml 'line 2: keep takes items that are each REGEX, not a list or mapping of them' \
+    'keep:' '  - [w]'
+bad_yaml 'line 1: keep takes items that are each REGEX, not a list or mapping of them' \
+    'keep: {w: 4}'
+bad_yaml 'line 1: keep has no value: it takes REGEX' 'keep: [~]'
+bad_yaml 'line 1: tensor takes lines below it that are each REGEX: BITS' 'tensor: w=4'
+bad_yaml 'line 1: tensor takes lines below it that are each REGEX: BITS' 'tensor: [w=4]'
+bad_yaml 'line 1: tensor takes REGEX: BITS with 2, 4 or 8 bits, not "5"' 'tensor: {w: 5}'
+bad_yaml 'line 1: tensor takes items that are each REGEX=BITS, not a list or mapping of them' \
+    'tensor: {w: {bits: 4}}'
+bad_yaml 'line 1: keep takes a regular expression, not "(": Unmatched ( or \(' 'keep: ['\''('\'']'
+bad_yaml 'line 3: no tensor of the model has a name that matches keep x' 'keep:' '- w' '- x'
+bad_yaml 'line 1: no float tensor of the model has a name that matches tensor ids=4' \
+    'tensor: {ids: 4}'
+bad_yaml 'line 2: group-size has a meaning with --granularity group only' \
+    'granularity: tensor' 'group-size: 32'
+bad_yaml 'line 1: codebook is for 2 or 4 bits, not 8' 'codebook: true' 'bits: 8'
+bad_yaml 'line 1: anchor &a: take it out, there are no aliases here' 'bits: &a 4'
+bad_yaml 'line 1: anchor &a: take it out, there are no aliases here' 'keep: &a [w]'
+bad_yaml 'line 1: anchor &a: take it out, there are no aliases here' '&a {bits: 4}'
+bad_yaml 'line 1: alias *a: write the value itself in its place' 'bits: *a'
+bad_yaml 'line 1: tag tag:yaml.org,2002:int: take it out, a key knows its type' 'bits: !!int 4'
+bad_yaml 'line 3: a second document: keep one' 'bits: 4' '---' 'bits: 4'
+for form in 'bits' '- bits' '[]' '---'; do
+    bad_yaml 'line 1: no settings: write each as NAME: VALUE' "$form"
+done
+bad_yaml 'line 1: a value with a NUL in it: take it out' 'keep: ["a\0b"]'
+for form in 'bits: "4' 'bits: 4: 2' '{bits: 4' 'keep: [w' '%YAML 3.0' "$(printf '\tbits: 4')" \
+    'bits: @4' "$(printf 'keep: [w\001]')" "$(printf 'keep: [\377]')"; do
+    yaml "$form"
+    run 2 quantize model.safetensors never.parquet --config c.yaml
+    silent
+    err_has '^aq: c\.yaml: line [1-3]: [a-z#].*\((column|offset) [0-9]+\)'
+    [ "$(wc -l <"$w/err")" -eq 1 ] || fault "$form: more than one line"
+done
+printf 'bits: 4\n' | iconv -f ASCII -t UTF-16 >c.yaml
+run 2 quantize model.safetensors never.parquet --config c.yaml
+err_has '^aq: c\.yaml: line 1: .*: write the file as UTF-8 text$'
+
+begin 'config: too much'
+{ echo 'keep:'; i=0; while [ $i -le 1000 ]; do echo "- w"; i=$((i + 1)); done; } >c.yaml
+run 2 quantize model.safetensors never.parquet --config c.yaml
+an_error 'aq: c.yaml: line 1002: more than 1000 settings: join regular expressions by |'
+head -c 1048577 /dev/zero | tr '\0' '#' >c.yaml
+run 2 quantize model.safetensors never.parquet --config c.yaml
+an_error 'aq: c.yaml: over 1 MiB: is this a configuration?'
+head -c 1048576 /dev/zero | tr '\0' '#' >c.yaml
+run 0 config --config c.yaml
+for mark in '[' '{' '- ' '? ' '"a": ['; do
+    head -c 1048000 /dev/zero | sed "s/[^x]/${mark}/g" | head -c 1048000 >c.yaml
+    run 2 config --config c.yaml
+    silent
+done
+run 2 config --config nowhere.yaml
+an_error 'aq: nowhere.yaml: cannot open: No such file or directory'
+run 2 config --config .
+an_error 'aq: .: cannot read: Is a directory'
+
+else
+    begin 'config: files'
+    run 2 config --config none.yaml
+    an_error 'aq: none.yaml: this aq was built without libyaml and reads no configuration: install libyaml-dev and build it again'
+    skip 'aq was built without libyaml'
+fi
+
+# --- The report as a page ---------------------------------------------------------------------
+
+begin 'report: a page'
+mkdir page
+"$gen" a.w F32 64x256 random b.w F32 32x512 random b.b F32 512 random ids I64 3 ramp \
+    >page/model.safetensors
+run 0 quantize page/model.safetensors page/o.parquet --tensor 'b\.w=2' --report page/r.html
+quiet
+files page model.safetensors o.parquet r.html
+out_has '^quantized 2 of 4 tensors'
+cp page/o.parquet with.parquet
+run 0 quantize page/model.safetensors page/o.parquet --tensor 'b\.w=2'
+cmp -s with.parquet page/o.parquet || fault 'other bytes with a report'
+cp page/r.html "$w/out"
+out_has '^<title>page/o\.parquet: quantization report</title>$'
+[ "$(grep -c '^<tr><th class="l n" scope="row">' page/r.html)" -eq 4 ] || fault 'not 4 rows'
+[ "$(grep -c '<div class="card"><h3>[ab]\.w</h3>' page/r.html)" -eq 2 ] || fault 'not 2 figures'
+[ "$(grep -c '<figure>' page/r.html)" -eq 6 ] || fault 'not 6 histograms'
+out_lacks 'https?:|//[a-z]|@import|<iframe|<object|url\('
+# What the figures say is what the JSON says.
+run 0 quantize page/model.safetensors page/o.parquet --tensor 'b\.w=2' --json --report page/r.html
+sqnr=$(jq -r '.tensors[] | select(.name == "b.w").sqnr_db * 10 | round / 10' "$w/out")
+cp page/r.html "$w/out"
+out_has "2 bits &#183; SQNR $sqnr dB"
+out_has "^  &#39;b\\\\\.w&#39;: 2  # command line$"
+
+begin 'report: histograms hold every weight'
+"$gen" w F32 8x64 ramp >ramp.safetensors
+run 0 quantize ramp.safetensors o.parquet --report r.html
+cp r.html "$w/out"
+out_has '512 of 512 weights are counted'
+out_has '<figcaption>weights, from -6 to 6</figcaption>'
+"$gen" w F32 8x64 zero >zero.safetensors
+run 0 quantize zero.safetensors o.parquet --report r.html
+cp r.html "$w/out"
+out_has '<td>1\.00000</td><td>inf</td><td>0</td>'
+"$gen" ids I64 3 ramp >ids.safetensors
+run 0 quantize ids.safetensors o.parquet --report r.html
+"$gen" >nothing.safetensors
+run 0 quantize nothing.safetensors o.parquet --report r.html
+"$gen" w F32 4096x2048 random >large.safetensors
+run 0 quantize large.safetensors o.parquet --report r.html
+cp r.html "$w/out"
+out_has '2,797,568 of 8,388,608 weights are counted'
+out_has 'dB &#183; 33 % counted'
+rm -f large.safetensors
+
+begin 'report: names are text'
+"$gen" '<script>alert(1)</script>' F32 8x64 random '\"><img src=x onerror=alert(1)>' F32 8x64 random \
+    "a&amp;'b" F32 8x64 random ']]>\u202e\u0001' F32 8x64 random '--></p>' F32 64 random >evil.safetensors
+run 0 quantize evil.safetensors '<b>&"o".parquet' --report evil.html --keep "a&amp;'"
+cp evil.html "$w/out"
+out_has '<th class="l n" scope="row">&#60;script&#62;alert\(1\)&#60;/script&#62;</th>'
+out_has '<th class="l n" scope="row">&#34;&#62;&#60;img src=x onerror=alert\(1\)&#62;</th>'
+out_has '<th class="l n" scope="row">a&#38;amp;&#39;b</th>'
+out_has '<th class="l n" scope="row">\]\]&#62;\\xe2\\x80\\xae\\x01</th>'
+out_lacks '<script>alert|<img|<b>&|<b>.*o.*parquet'
+
+begin 'report: many tensors'
+set --
+i=0
+while [ $i -lt 500 ]; do
+    set -- "$@" "layers.$i.w" F32 8x32 random
+    i=$((i + 1))
+done
+"$gen" "$@" >many500.safetensors
+run 0 quantize many500.safetensors o.parquet --report many.html
+cp many.html "$w/out"
+[ "$(grep -c '^<tr><th class="l n" scope="row">' many.html)" -eq 500 ] || fault 'not 500 rows'
+[ "$(grep -c '<div class="card"><h3>' many.html)" -eq 62 ] || fault 'not 62 cards'
+out_has '440 tensors with less error are left out: SQNR from [0-9.]+ dB, first <code>layers'
+[ "$(wc -c <many.html)" -lt 500000 ] || fault "$(wc -c <many.html) bytes"
+
+begin 'report: form'
+if command -v xmllint >/dev/null; then
+    for page in page/r.html r.html evil.html many.html; do
+        expect 0 xmllint --noout --nonet $page
+        quiet
+    done
+else
+    skip 'no xmllint'
+fi
+
+begin 'report: in a browser'
+chromium=$(command -v chromium || command -v chromium-browser || command -v google-chrome)
+if [ -n "$chromium" ] && command -v node >/dev/null; then
+    for page in page/r.html:4:2:page/o.parquet r.html:1:1:o.parquet \
+        'evil.html:5:3:<b>&"o".parquet' many.html:500:60:o.parquet; do
+        expect 0 node "$here/browser.mjs" "$chromium" "${page%%:*}"
+        quiet
+        rest=${page#*:}
+        json '[.rows, .figures]' "[${rest%%:*},$(echo "$rest" | cut -d: -f2)]"
+        json '[.problems, .requests]' '[[],[]]'
+        json .scripts 1
+        json .title "$(jq -cn --arg name "${page##*:}" '$name + ": quantization report"')"
+        holds '.names == (.names | sort) and .sorted.name == .names'
+        holds '.elements - ["b","bdi","button","circle","code","dd","div","dl","dt",
+            "figcaption","figure","g","h1","h2","h3","i","input","p","path","pre","s","span",
+            "svg","table","tbody","td","text","th","thead","title","tr","u"] == []'
+        holds '.overflow == false and .light != .dark'
+    done
+    expect 0 node "$here/browser.mjs" "$chromium" page/r.html
+    json .sorted.SQNR '["a.w","b.w","b.b","ids"]'
+    json .sorted.bytes '["a.w","b.w","b.b","ids"]'
+    json .found '["ids"]'
+    expect 0 node "$here/browser.mjs" "$chromium" page/r.html shot.png 380 800
+    json .overflow false
+else
+    skip 'no Chromium, or no node'
+fi
+
+begin 'report: what it must not replace'
+cp page/model.safetensors page/keep.safetensors
+echo 'my notes' >page/notes.html
+ln -s o.parquet page/link.html
+for target in page/o.parquet page/link.html ./page/o.parquet; do
+    run 2 quantize page/model.safetensors page/o.parquet --report "$target"
+    an_error "aq: $target: cannot write: it is the output of the job; choose another name"
+done
+for target in page/model.safetensors page/notes.html; do
+    run 2 quantize page/model.safetensors page/new.parquet --report "$target"
+    an_error "aq: $target: cannot write: there is a file that is no HTML page; choose another name"
+done
+run 2 quantize page/model.safetensors page/new.parquet --report page
+an_error 'aq: page: cannot write: not a regular file'
+run 2 quantize page/model.safetensors page/new.parquet --report nowhere/r.html
+an_error 'aq: nowhere/r.html: cannot write: No such file or directory'
+[ ! -e page/new.parquet ] || fault 'there is an output'
+run 2 quantize page/model.safetensors page/new.html --report page/../page/new.html
+silent
+err_has 'page/\.\./page/new\.html: cannot write: it is the output of the job; choose another name$'
+[ ! -e page/new.html ] || fault 'there is an output'
+cmp -s page/model.safetensors page/keep.safetensors || fault 'the input was changed'
+[ "$(cat page/notes.html)" = 'my notes' ] || fault 'the notes were changed'
+run 2 quantize page/model.safetensors page/new.parquet --report r.html --dry-run
+usage_error 'aq: quantize: --report needs what --dry-run does not make' quantize
+run 0 quantize page/model.safetensors page/o.parquet --report page/r.html
+files page keep.safetensors link.html model.safetensors notes.html o.parquet r.html
+
+begin 'report: a job that fails leaves none'
+run 2 quantize nan.safetensors o.parquet --fail-fast --report page/nan.html
+[ ! -e page/nan.html ] || fault 'there is a page'
+files page keep.safetensors link.html model.safetensors notes.html o.parquet r.html
 
 # --- bench ----------------------------------------------------------------------------------
 
@@ -1023,6 +1477,60 @@ expect 0 "$host" terminal 120 sh -c "'$aq' quantize big.safetensors o.parquet 2>
 out_lacks quantizing
 expect 0 env TERM=dumb "$host" terminal 120 "$aq" quantize big.safetensors o.parquet
 out_lacks quantizing
+
+begin 'progress in lines where there is no terminal'
+expect 0 env AQ_PROGRESS_SECONDS=0.01 "$aq" quantize big.safetensors o.parquet --threads 1
+cp "$w/err" "$w/out"
+out_has '^quantizing [0-9]+%  [0-9]+ of 96 tensors  [0-9.]+ [KM]iB of 96\.0 MiB  [0-9.]+ [MG]B/s  0:[0-9][0-9] left$'
+out_lacks "$(printf '[\033\r]')"
+lines=$(wc -l <"$w/err")
+[ "$lines" -ge 3 ] || fault "$lines lines"
+for seconds in 0 1000 x ''; do
+    expect 0 env AQ_PROGRESS_SECONDS="$seconds" "$aq" quantize big.safetensors o.parquet
+    quiet
+done
+expect 0 "$host" terminal 120 "$aq" quantize big.safetensors o.parquet
+out_has '\] [0-9]+ of 96  [0-9.]+ [KM]?i?B of 96\.0 MiB'
+tr '\r' '\n' <"$w/out" | sed 's/.\[K//' | awk 'length > 119' >"$w/long"
+[ ! -s "$w/long" ] || fault "wider than the terminal: $(head -1 "$w/long")"
+
+begin 'events'
+run 0 quantize big.safetensors o.parquet --events
+quiet
+jq -ces . "$w/out" >"$w/events" || fault 'not JSON'
+[ "$(wc -l <"$w/out")" = "$(jq length "$w/events")" ] || fault 'not an object on each line'
+cp "$w/events" "$w/out"
+json '.[0]' '{"event":"started","operation":"quantize","input":"big.safetensors","output":"o.parquet"}'
+json '[.[].event] | unique' '["finished","progress","started"]'
+json '[.[-1].event, .[-1].report.num_tensors, (.[-1].report.tensors | length)]' '["finished",96,96]'
+holds '[.[] | select(.event == "progress")] | length >= 97 and
+    ([.[].tensors_done] | . == sort and .[-1] == 96) and ([.[].bytes_done] | . == sort) and
+    all(.[]; .tensors_total == 96 and .bytes_total == 100663296 and .seconds >= 0)'
+jq -S '.[-1].report | del(.seconds, .bytes_per_second)' "$w/events" >"$w/last"
+run 0 quantize big.safetensors o.parquet --json
+jq -S 'del(.seconds, .bytes_per_second)' "$w/out" | same "$w/last"
+for command in dequantize convert; do
+    run 0 $command q4.parquet o.parquet --events
+    jq -ces '[.[0].operation, .[-1].event, .[-1].report.operation]' "$w/out" >"$w/value"
+    echo "[\"$command\",\"finished\",\"$command\"]" | same "$w/value"
+done
+run 2 quantize model.safetensors o.parquet --events --json
+usage_error 'aq: quantize: --events and --json exclude each other' quantize
+
+begin 'events: failed, cancelled'
+run 2 quantize nan.safetensors never.parquet --fail-fast --events
+err_has '^aq: nan\.safetensors: '
+jq -ces 'map(del(.message)) | .[-1]' "$w/out" >"$w/value"
+echo '{"event":"failed","file":"nan.safetensors","status":"nonfinite","name":"bad one"}' |
+    same "$w/value"
+run 2 quantize missing.safetensors never.parquet --events
+jq -ces '[.[].event]' "$w/out" >"$w/value"
+echo '["started","failed"]' | same "$w/value"
+rm -rf stop && mkdir stop
+expect 0 "$host" stop 15 stop "$aq" quantize big.safetensors stop/o.parquet --events
+grep -v '^exit' "$w/out" | jq -ces '.[-1]' >"$w/value"
+echo '{"event":"cancelled","signal":15}' | same "$w/value"
+files stop
 rm -f big.safetensors o.parquet
 
 begin 'wide characters take two columns, marks none'
