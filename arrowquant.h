@@ -1780,9 +1780,12 @@ static aq_status aqi_error_in_column(aq_error *err, aq_status status, int32_t ro
 
 /* Adds the tensor's name to an error. */
 static aq_status aqi_error_in_tensor(aq_error *err, aq_status status, const char *name) {
+    char before[sizeof err->name];
     if (err == NULL || status == AQ_OK) return status;
     if (status == AQ_E_IO && err->name[0] != '\0') return status; /* names the file */
+    memcpy(before, err->name, sizeof before);
     aqi_error_set_name(err, name);
+    if (strcmp(before, err->name) == 0) return status; /* it is located already */
     aqi_error_locate(err, "tensor \"%s\"", err->name);
     return status;
 }
@@ -4053,28 +4056,6 @@ static const uint32_t aqi_crc32_table[256] = {
     0x54de5729u, 0x23d967bfu, 0xb3667a2eu, 0xc4614ab8u, 0x5d681b02u, 0x2a6f2b94u,
     0xb40bbe37u, 0xc30c8ea1u, 0x5a05df1bu, 0x2d02ef8du,
 };
-
-/* a * b of polynomials modulo that of CRC-32, bits reflected. */
-static uint32_t aqi_crc32_times(uint32_t a, uint32_t b) {
-    uint32_t product = 0;
-    int i;
-    for (i = 31; i >= 0; i--) {
-        if (a >> i & 1) product ^= b;
-        b = b >> 1 ^ (b & 1 ? 0xedb88320u : 0u);
-    }
-    return product;
-}
-
-/* CRC-32 of two strings, one after the other, from that of each; the second has `bytes`:
- * a is shifted by as many bits, which is times x^(8 bytes). */
-static uint32_t aqi_crc32_join(uint32_t a, uint32_t b, uint64_t bytes) {
-    uint32_t power = 0x00800000u; /* x^8 */
-    for (; bytes > 0; bytes >>= 1) {
-        if (bytes & 1) a = aqi_crc32_times(power, a);
-        power = aqi_crc32_times(power, power);
-    }
-    return a ^ b;
-}
 
 static uint32_t aqi_crc32_ref(uint32_t state, const uint8_t *src, size_t n) {
     size_t i;
@@ -11750,6 +11731,28 @@ aq_status aq_column_verify(aq_column *column, aq_error *err) {
  * metadata only.
  *========================================================================*/
 
+/* a * b of polynomials modulo that of CRC-32, bits reflected. */
+static uint32_t aqi_crc32_times(uint32_t a, uint32_t b) {
+    uint32_t product = 0;
+    int i;
+    for (i = 31; i >= 0; i--) {
+        if (a >> i & 1) product ^= b;
+        b = b >> 1 ^ (b & 1 ? 0xedb88320u : 0u);
+    }
+    return product;
+}
+
+/* CRC-32 of two strings, one after the other, from that of each; the second has `bytes`:
+ * a is shifted by as many bits, which is times x^(8 bytes). */
+static uint32_t aqi_crc32_join(uint32_t a, uint32_t b, uint64_t bytes) {
+    uint32_t power = 0x00800000u; /* x^8 */
+    for (; bytes > 0; bytes >>= 1) {
+        if (bytes & 1) a = aqi_crc32_times(power, a);
+        power = aqi_crc32_times(power, power);
+    }
+    return a ^ b;
+}
+
 /* Values of a column chunk that other hands put into the file: one BYTE_ARRAY, or the
  * floats of one list. */
 typedef struct aqi_placed {
@@ -13783,8 +13786,8 @@ aq_status aq_writer_put_column(aq_writer *writer, const aq_column_values *values
     return aq_writer_put_columns(writer, values, 1, err);
 }
 
-/* The next column chunk, of one row, with its values at *placed; `v` has levels and counts,
- * of byte arrays the sizes, and no values. */
+/* The next column chunk, of one row, with its values at *placed; `v` has levels and
+ * counts, of byte arrays the sizes, and no values. */
 static aq_status aqi_writer_put_placed(aq_writer *w, const aq_column_values *v,
                                        aqi_placed *placed, aq_error *err) {
     aq_status status;
@@ -15644,9 +15647,9 @@ static aq_status aqi_importance_check(const aq_layout *l, aq_error *err) {
     return AQ_OK;
 }
 
-/* Quantizes what the task describes: layout, src, dtype, dst and watch are set, for a part
- * of a tensor also first_row, first_col and full_cols, and tensor_group where all is one
- * group. */
+/* Quantizes what the task describes: layout, src, dtype, dst and watch are set, for a
+ * part of a tensor also first_row, first_col and full_cols, and tensor_group where all is
+ * one group. */
 static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
                                   aq_metrics *out_metrics, aq_error *err) {
     const aq_layout *l = t->layout;
@@ -16615,7 +16618,8 @@ aq_status aq_tensor_matmul_i8(const aq_tensor *tensor, const aq_activations *x, 
 
 /* ---- parts of a stored tensor ---- */
 
-/* The arrays that a stored tensor consists of; the last three make up small parameters. */
+/* The arrays that a stored tensor consists of; the last three make up small
+ * parameters. */
 enum {
     AQI_PART_DATA,
     AQI_PART_SCALES,
@@ -18000,7 +18004,8 @@ static aq_status aqi_model_sort(aq_model *m, aq_error *err) {
     return status;
 }
 
-/* Parquet files as one model, like those of a directory. */
+#ifndef AQ_NO_WRITER
+/* Parquet files as one model, like those of a directory: shards to be merged. */
 static aq_status aqi_model_read_files(aq_model *m, const char *const *paths, size_t n,
                                       aq_error *err) {
     size_t i;
@@ -18014,6 +18019,7 @@ static aq_status aqi_model_read_files(aq_model *m, const char *const *paths, siz
     }
     return status == AQ_OK ? aqi_model_sort(m, err) : status;
 }
+#endif
 
 /* ---- sharded safetensors ---- */
 
@@ -19081,7 +19087,8 @@ static const aq_field_spec aqi_model_fields[] = {
 /* A row of a model file: a tensor, or a chunk of one. Where its values go is known before
  * they are: they may be written in any order, by any thread. */
 typedef struct aqi_out_row {
-    aq_tensor t; /* name, shape, type, metrics of the tensor; layout and data_bytes of this
+    aq_tensor
+        t; /* name, shape, type, metrics of the tensor; layout and data_bytes of this
                     row; no pointers */
     uint32_t chunk, num_chunks;
     aq_writer *file;         /* Parquet                                                 */
@@ -19114,7 +19121,22 @@ struct aq_model_writer {
     aqi_arena arena;
 };
 
-static void aqi_directory_remove(const char *path);
+/* Removes a directory of ours: files only. */
+static void aqi_directory_remove(const aq_allocator *a, const char *path) {
+    DIR *dir = opendir(path);
+    const struct dirent *d;
+    if (dir == NULL) return;
+    while ((d = readdir(dir)) != NULL) {
+        size_t n = strlen(path) + strlen(d->d_name) + 2;
+        char *file = (char *)aqi_alloc(a, n);
+        if (file == NULL) break;
+        snprintf(file, n, "%s/%s", path, d->d_name);
+        if (strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0) unlink(file);
+        aqi_free(a, file, n);
+    }
+    closedir(dir);
+    rmdir(path);
+}
 
 static void aqi_model_writer_free(aq_model_writer *w) {
     aq_allocator a = w->allocator;
@@ -19123,7 +19145,7 @@ static void aqi_model_writer_free(aq_model_writer *w) {
     aq_writer_abort(w->counter);
     for (i = 0; i < w->num_files; i++) aq_writer_abort(w->files[i]);
     aqi_output_abort(&w->out);
-    if (w->temp_directory != NULL) aqi_directory_remove(w->temp_directory);
+    if (w->temp_directory != NULL) aqi_directory_remove(&a, w->temp_directory);
     aqi_free(&a, w->files, w->files_room * sizeof(aq_writer *));
     aqi_free(&a, w->temp_directory, w->temp_bytes);
     aqi_free(&a, w->directory, w->directory_bytes);
@@ -19410,8 +19432,8 @@ static aq_status aqi_put_row(aq_model_writer *w, aq_writer *f, aqi_out_row *row,
 #define AQI_PAGE_MOST ((size_t)INT32_MAX - 4096) /* values of a page */
 #define AQI_CHUNK_BYTES ((size_t)1 << 30)        /* where more has to be cut */
 
-/* How a tensor is cut into rows of the model file: `units` are rows of its matrix, or of a
- * tensor that is not quantized elements. */
+/* How a tensor is cut into rows of the model file: `units` are rows of its matrix, or of
+ * a tensor that is not quantized elements. */
 typedef struct aqi_cut {
     size_t units, per_chunk;
     uint32_t num_chunks;
@@ -19503,19 +19525,6 @@ static void aqi_file_name(const char *name, char *out) {
     memcpy(out + n, ".parquet", 9);
 }
 
-/* Removes a directory of ours: files only. */
-static void aqi_directory_remove(const char *path) {
-    DIR *dir = opendir(path);
-    const struct dirent *d;
-    if (dir == NULL) return;
-    while ((d = readdir(dir)) != NULL) {
-        if (strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0)
-            (void)unlinkat(dirfd(dir), d->d_name, 0);
-    }
-    closedir(dir);
-    (void)rmdir(path);
-}
-
 static aq_status aqi_model_file_open(aq_model_writer *w, const char *path,
                                      const aqi_output_options *output, aq_writer **out,
                                      aq_error *err) {
@@ -19564,7 +19573,8 @@ static aq_status aqi_directory_next_file(aq_model_writer *w, const char *name,
     memset(&output, 0, sizeof output);
     output.no_sync = w->no_sync;
     if (stat(path, &st) == 0)
-        status = aqi_fail(err, AQ_E_DUPLICATE, "two names give the file name \"%s\"", file);
+        status =
+            aqi_fail(err, AQ_E_DUPLICATE, "two names give the file name \"%s\"", file);
     if (status == AQ_OK) status = aqi_model_file_open(w, path, &output, &w->parquet, err);
     aqi_free(&w->allocator, path, n + sizeof file + 1);
     if (status != AQ_OK) return status;
@@ -19624,8 +19634,8 @@ static aq_status aqi_model_writer_commit(aq_model_writer *w, aqi_out_row *row,
     return AQ_OK;
 }
 
-/* Takes back what was placed and not committed, from the row group at `start` on, which is
- * of tensor `index`. */
+/* Takes back what was placed and not committed, from the row group at `start` on, which
+ * is of tensor `index`. */
 static aq_status aqi_model_writer_rewind(aq_model_writer *w, size_t index, int64_t start,
                                          aq_error *err) {
     size_t i;
@@ -19782,7 +19792,8 @@ static aq_status aqi_directory_begin(aq_model_writer *w, const char *path,
     if (w->directory == NULL) return aqi_fail_nomem(err, n + 1);
     memcpy(w->directory, path, n);
     w->directory[n] = '\0';
-    if (stat(w->directory, &st) == 0 && rmdir(w->directory) != 0) /* an empty one may be */
+    if (stat(w->directory, &st) == 0 &&
+        rmdir(w->directory) != 0) /* an empty one may be */
         return aqi_fail_os(err, errno == ENOTEMPTY ? EEXIST : errno,
                            "cannot write the directory", w->directory);
     w->temp_directory =
@@ -20024,12 +20035,12 @@ aq_status aq_model_save(const char *path, const aq_tensor *tensors, size_t num_t
 
 /*==========================================================================
  * MARK: - [86] Jobs (private)
- * A job is a line of pieces, in the order of the output. Threads take pieces, work on them
- * side by side and put the bytes where they belong, which is known before; what a piece
- * found out (checksums, sums of errors, a NaN) is joined in the order of the line, so that
- * neither threads nor the size of pieces change a byte. A tensor that has to be stored in
- * another way (too far from the original, not finite) is done again: the line goes back to
- * its beginning.
+ * A job is a line of pieces, in the order of the output. Threads take pieces, work on
+ * them side by side and put the bytes where they belong, which is known before; what a
+ * piece found out (checksums, sums of errors, a NaN) is joined in the order of the line,
+ * so that neither threads nor the size of pieces change a byte. A tensor that has to be
+ * stored in another way (too far from the original, not finite) is done again: the line
+ * goes back to its beginning.
  *========================================================================*/
 
 #define AQI_PIECE_VALUES ((size_t)1 << 20)
@@ -20192,7 +20203,8 @@ static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
     aq_status status = AQ_OK;
     j->reports[i].bytes_in = aqi_tensor_bytes(t);
     if (j->options.operation == AQ_QUANTIZE) {
-        plan->keep = t->num_dims < 2 || t->num_params == 0 || !aq_dtype_is_float(t->dtype);
+        plan->keep =
+            t->num_dims < 2 || t->num_params == 0 || !aq_dtype_is_float(t->dtype);
         plan->quant = j->quant;
         if (j->options.plan != NULL && !j->options.plan(j->options.plan_user, t, plan))
             return aqi_fail(err, AQ_E_CANCELLED, "the plan hook asked to stop");
@@ -20209,8 +20221,8 @@ static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
     return status == AQ_OK ? aqi_job_apply_plan(j, i, err) : status;
 }
 
-/* Shard i of n is what lies, by bytes of the tensors in name order, in the i-th of n equal
- * parts: a tensor belongs to the part that has its first byte. */
+/* Shard i of n is what lies, by bytes of the tensors in name order, in the i-th of n
+ * equal parts: a tensor belongs to the part that has its first byte. */
 static aq_status aqi_job_choose_shard(aqi_job *j, aq_error *err) {
     const uint32_t n = j->options.num_shards, shard = j->options.shard;
     size_t count = aq_model_count(j->model), i, first = SIZE_MAX, end = 0;
@@ -20559,7 +20571,8 @@ static aq_status aqi_work_steps(const aqi_job *j, aqi_work *w, aq_error *err) {
         return AQ_OK;
     }
     granule = AQI_MAX(granule / AQI_MAX(cols, (size_t)1), (size_t)1); /* units */
-    w->unit_step = AQI_MAX(most / AQI_MAX(cols, (size_t)1) / granule, (size_t)1) * granule;
+    w->unit_step =
+        AQI_MAX(most / AQI_MAX(cols, (size_t)1) / granule, (size_t)1) * granule;
     return AQ_OK;
 }
 
@@ -20731,7 +20744,8 @@ static aqi_slot *aqi_job_take(aqi_job *j) {
         p->cols = AQI_MIN(w->col_step, w->in.layout.cols - p->col);
         cost = aqi_work_cost(w, p->units,
                              w->step == AQI_STEP_COPY ? p->units : p->units * p->cols);
-        if (j->bytes_running > 0 && cost > j->budget - AQI_MIN(j->bytes_running, j->budget))
+        if (j->bytes_running > 0 &&
+            cost > j->budget - AQI_MIN(j->bytes_running, j->budget))
             return NULL;
         s->status = aqi_slot_parts(j, s, &s->err);
     }
@@ -20942,7 +20956,8 @@ static aq_status aqi_journal_checkpoint(aqi_job *j, aq_error *err) {
     while (left > 0 && status == AQ_OK) {
         ssize_t n = AQI_PWRITE(f->fd, p, left, (off_t)f->offset);
         if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) status = aqi_fail_os(err, n == 0 ? EIO : errno, "cannot write", f->path);
+        if (n <= 0)
+            status = aqi_fail_os(err, n == 0 ? EIO : errno, "cannot write", f->path);
         if (n <= 0) break;
         p += n;
         f->offset += n;
@@ -21031,8 +21046,8 @@ static aq_status aqi_job_redo(aqi_job *j, size_t index, aq_error *err) {
     return aqi_job_apply_plan(j, index, err);
 }
 
-/* A tensor that cannot be quantized is kept as it came, unless the caller wants to know at
- * once. */
+/* A tensor that cannot be quantized is kept as it came, unless the caller wants to know
+ * at once. */
 static aq_status aqi_job_tensor_failed(aqi_job *j, const aqi_slot *s, aq_error *err) {
     const aqi_work *w = s->piece.work;
     aq_tensor_report *r;
@@ -21045,7 +21060,8 @@ static aq_status aqi_job_tensor_failed(aqi_job *j, const aqi_slot *s, aq_error *
     if (j->options.fail_fast || w->step != AQI_STEP_QUANTIZE ||
         (s->status != AQ_E_NONFINITE && s->status != AQ_E_LIMIT) || !w->ready)
         return s->status;
-    status = aqi_arena_string(j->arena, s->err.message, strlen(s->err.message), &text, err);
+    status =
+        aqi_arena_string(j->arena, s->err.message, strlen(s->err.message), &text, err);
     if (status != AQ_OK) return status;
     r->status = s->status;
     r->error = text;
@@ -21336,7 +21352,8 @@ static aq_status aqi_job_resume(aqi_job *j, aq_error *err) {
     int64_t end;
     aq_status status = aqi_output_flush(out, err);
     if (status != AQ_OK) return status;
-    if (fstat(out->fd, &st) != 0) return aqi_fail_os(err, errno, "cannot stat", out->path);
+    if (fstat(out->fd, &st) != 0)
+        return aqi_fail_os(err, errno, "cannot stat", out->path);
     j->resuming = true;
     for (;;) {
         at = f->old_at;
@@ -21421,8 +21438,8 @@ static void aqi_plan_rate(aq_plan *plan, const aq_quant_options *quant, int rate
     if (plan->quant.bits == 8) plan->quant.codebook = false;
 }
 
-/* The next step up from the chosen rate that saves most loss a byte, by the convex hull of
- * the points; 0 = none. */
+/* The next step up from the chosen rate that saves most loss a byte, by the convex hull
+ * of the points; 0 = none. */
 static int aqi_rates_next(const aqi_rates *r, double *out_slope) {
     int k, best = 0;
     *out_slope = 0.0;
@@ -21447,10 +21464,11 @@ static aq_status aqi_rates_choose(aqi_job *j, aqi_rates *rates, uint64_t target,
     int k;
     for (i = 0; i < j->num_tensors; i++) total += rates[i].bytes[rates[i].chosen];
     if (total > target)
-        return aqi_fail(err, AQ_E_QUALITY,
-                        "%llu bytes cannot be reached: with 2 bits wherever it may be the "
-                        "tensors take %llu",
-                        (unsigned long long)target, (unsigned long long)total);
+        return aqi_fail(
+            err, AQ_E_QUALITY,
+            "%llu bytes cannot be reached: with 2 bits wherever it may be the "
+            "tensors take %llu",
+            (unsigned long long)target, (unsigned long long)total);
     for (;;) {
         best = SIZE_MAX;
         most = 0.0;
@@ -21872,8 +21890,9 @@ static aq_status aqi_job_options_check(const aq_job_options *o, const char *outp
     if (o->target_bpw > 0.0 && o->target_bytes > 0)
         return aqi_fail(err, AQ_E_ARG, "target_bpw and target_bytes exclude each other");
     if (o->resume && output != NULL && aqi_ends_with(output, "/"))
-        return aqi_fail(err, AQ_E_UNSUPPORTED,
-                        "a job that writes a directory cannot be resumed; write one file");
+        return aqi_fail(
+            err, AQ_E_UNSUPPORTED,
+            "a job that writes a directory cannot be resumed; write one file");
     if ((o->target_bpw > 0.0 || o->target_bytes > 0) && o->num_shards > 0)
         return aqi_fail(err, AQ_E_ARG,
                         "a target for all tensors cannot be met by a shard alone");
