@@ -2759,6 +2759,57 @@ static void aqi_source_prefetch(const aqi_source *s, int64_t offset, int64_t byt
     (void)code;
 }
 
+#ifndef AQ_NO_WRITER
+
+/* Takes the whole pages of a mapped range from the process; the system's cache may keep
+ * them. */
+static void aqi_source_release(const aqi_source *s, const uint8_t *p, size_t bytes) {
+#if !defined(AQ_NO_MMAP) && defined(MADV_DONTNEED)
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t begin, end;
+    const uint8_t *at;
+    void *pages;
+    int code = errno;
+    if (!s->unmap || p == NULL || p < s->map || p >= s->map + s->bytes) return;
+    begin = ((size_t)(p - s->map) + page - 1) / page * page;
+    end = ((size_t)(p - s->map) + bytes) / page * page;
+    if (end <= begin) return;
+    at = s->map + begin;
+    memcpy(&pages, &at, sizeof pages); /* madvise takes a pointer to non-const */
+    if (madvise(pages, end - begin, MADV_DONTNEED) != 0) errno = code;
+#else
+    (void)s;
+    (void)p;
+    (void)bytes;
+#endif
+}
+
+/* Whether files of so many bytes would fill most of the machine's memory. */
+static bool aqi_exceeds_memory(uint64_t bytes) {
+#ifdef _SC_PHYS_PAGES
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page > 0 && bytes / (uint64_t)page > (uint64_t)pages / 2;
+#else
+    (void)bytes;
+    return false;
+#endif
+}
+
+/* Lets the system forget what it has cached of a file; bytes = 0: to its end. */
+static void aqi_forget_cached(int fd, int64_t offset, int64_t bytes) {
+#ifdef POSIX_FADV_DONTNEED
+    int code = errno;
+    if (fd >= 0 && posix_fadvise(fd, offset, bytes, POSIX_FADV_DONTNEED) != 0)
+        errno = code; /* slower for others is all it is */
+#else
+    (void)fd;
+    (void)offset;
+    (void)bytes;
+#endif
+}
+
+#endif /* AQ_NO_WRITER */
+
 /* Fills dst with [offset, offset + bytes), or says that the file does not have them. */
 static aq_status aqi_source_read(const aqi_source *s, int64_t offset, void *dst,
                                  size_t bytes, aq_error *err) {
@@ -20128,6 +20179,9 @@ typedef struct aqi_job {
     aqi_cond changed;
     aqi_slot *slots;
     size_t num_slots;
+    bool forget;       /* the model fills most of the memory: the caches are emptied */
+    int input_fd;      /* of model file input_file, for that and to see it shrink    */
+    uint32_t input_file;
     uint64_t taken, committed; /* pieces */
     size_t running, bytes_running;
     size_t next_tensor;  /* to be opened               */
@@ -20718,6 +20772,31 @@ static void aqi_job_advance(aqi_job *j, aqi_piece *p) {
     }
 }
 
+/* The file that a tensor comes from, open beside its mapping. */
+static void aqi_job_watch_file(aqi_job *j, uint32_t file) {
+    if (j->input_fd >= 0 && j->input_file == file) return;
+    if (j->input_fd >= 0) close(j->input_fd);
+    j->input_fd = aqi_open_read(j->model->files[file].path);
+    j->input_file = file;
+}
+
+/* A mapped file must not become shorter: reading what is gone ends the process. */
+static aq_status aqi_job_check_file(aqi_job *j, const aqi_work *w, aq_error *err) {
+    const aqi_model_file *f = &j->model->files[w->entry->file];
+    const aqi_source *s = f->parquet != NULL ? &f->parquet->source : &f->source;
+    struct stat st;
+    if (!s->unmap) return AQ_OK;
+    aqi_job_watch_file(j, w->entry->file);
+    if (j->input_fd < 0 || fstat(j->input_fd, &st) != 0 || st.st_size >= s->bytes)
+        return AQ_OK;
+    aqi_fail(err, AQ_E_IO,
+             "the file became shorter while it was mapped (%lld bytes, %lld before); use "
+             "AQ_IO_READ for files that may change",
+             (long long)st.st_size, (long long)s->bytes);
+    if (err != NULL) aqi_error_set_name(err, f->path);
+    return AQ_E_IO;
+}
+
 /* The next piece; NULL: there is none, or it has to wait. */
 static aqi_slot *aqi_job_take(aqi_job *j) {
     aqi_slot *s = &j->slots[j->taken % j->num_slots];
@@ -20748,6 +20827,7 @@ static aqi_slot *aqi_job_take(aqi_job *j) {
             cost > j->budget - AQI_MIN(j->bytes_running, j->budget))
             return NULL;
         s->status = aqi_slot_parts(j, s, &s->err);
+        if (s->status == AQ_OK) s->status = aqi_job_check_file(j, w, &s->err);
     }
     memset(s->crc, 0, sizeof s->crc);
     memset(s->bytes, 0, sizeof s->bytes);
@@ -21134,6 +21214,25 @@ static aq_status aqi_job_tensor_done(aqi_job *j, aqi_work *w, aq_error *err) {
     return status == AQ_OK && !j->redo ? aqi_job_tensor_store(j, w, err) : status;
 }
 
+/* The input of a committed piece is not needed any more. */
+static void aqi_job_release(aqi_job *j, const aqi_slot *s) {
+    const aqi_work *w = s->piece.work;
+    const aqi_model_file *f = &j->model->files[w->entry->file];
+    const aqi_source *from = f->parquet != NULL ? &f->parquet->source : &f->source;
+    const uint8_t *p = w->in.data;
+    if (p == NULL) return;
+    p += s->piece.unit * w->in_unit +
+         (w->col_step < w->in.layout.cols
+              ? s->piece.col * aq_dtype_bytes(w->in.dtype)
+              : 0);
+    aqi_source_release(from, p, s->in_bytes);
+    if (!j->forget || !from->unmap || p < from->map || p >= from->map + from->bytes)
+        return;
+    aqi_job_watch_file(j, w->entry->file);
+    aqi_forget_cached(j->input_fd, p - from->map, (int64_t)s->in_bytes);
+    if (s->piece.last && w->rows != NULL) aqi_forget_cached(w->rows->out->fd, 0, 0);
+}
+
 static aq_status aqi_job_commit(aqi_job *j, aqi_slot *s, aq_error *err) {
     aqi_work *w = s->piece.work;
     size_t i;
@@ -21155,6 +21254,7 @@ static aq_status aqi_job_commit(aqi_job *j, aqi_slot *s, aq_error *err) {
     for (i = 0; i < s->num_parts; i++) aq_metrics_add(&w->metrics, &s->parts[i]);
     w->in_crc = aqi_crc32_join(w->in_crc, s->in_crc, s->in_bytes);
     w->in_bytes += s->in_bytes;
+    aqi_job_release(j, s);
     w->done_unit = s->piece.unit + s->piece.units;
     w->done_col = s->piece.col + s->piece.cols;
     if (w->col_step >= w->in.layout.cols || w->done_col >= w->in.layout.cols) {
@@ -21863,6 +21963,7 @@ static aq_status aqi_job_start(aqi_job *j, aq_error *err) {
             aq_threads_create(j->options.threads, &j->allocator, &j->own_threads, err);
         if (status == AQ_OK) j->tasks = aq_threads_tasks(j->own_threads);
     }
+    if (status == AQ_OK) j->forget = aqi_exceeds_memory(aq_model_file_bytes(j->model));
     j->width = j->tasks == NULL || j->tasks->width == 0 ? 4 : j->tasks->width;
     return status;
 }
@@ -21925,6 +22026,7 @@ static aq_status aqi_job_run(aqi_job *j, const aq_job_options *options,
         status = aqi_allocator_resolve(j->options.allocator, &j->allocator, err);
     j->pool = j->options.pool;
     j->tasks = j->options.tasks;
+    j->input_fd = -1;
     if (status == AQ_OK)
         j->arena = (aqi_arena *)aqi_alloc(&j->allocator, sizeof *j->arena);
     if (status == AQ_OK && j->arena == NULL)
@@ -21945,6 +22047,7 @@ static aq_status aqi_job_run(aqi_job *j, const aq_job_options *options,
         status = aqi_job_all(j, err);
         aqi_journal_close(j, false);
         if (status == AQ_OK) aqi_job_summarize(j, &report);
+        if (j->input_fd >= 0) close(j->input_fd);
         aqi_cond_deinit(&j->changed);
         aqi_mutex_deinit(&j->lock);
     }
