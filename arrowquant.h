@@ -284,7 +284,9 @@ typedef struct aq_pool_options {
     const aq_allocator *allocator; /* NULL = malloc                                 */
     size_t max_buffers;            /* kept for reuse; 0 = 16                        */
     size_t min_buffer_bytes;       /* smallest buffer ever made; 0 = 1 MiB          */
-    size_t max_idle_bytes;         /* budget of kept buffers; 0 = 256 MiB           */
+    size_t max_idle_bytes;         /* budget of kept buffers; 0 = 256 MiB. Over it those
+                                      released longest ago go; a buffer larger than it is
+                                      not kept, so that 1 keeps none                */
 } aq_pool_options;
 
 typedef struct aq_pool_stats {
@@ -298,6 +300,8 @@ typedef struct aq_pool_stats {
     size_t bytes_in_use;
     size_t peak_bytes;        /* largest idle + in use so far                       */
     double hit_rate;          /* hits / acquires; 0 before the first                */
+    double allocation_reduction; /* acquires / allocations, of which at least 1 is
+                                    counted; 0 before the first acquire             */
 } aq_pool_stats;
 
 /* A block handed out by aq_pool_acquire. data is AQ_ALIGNMENT-aligned, uninitialised. */
@@ -313,10 +317,13 @@ typedef struct aq_buffer {
 AQ_API AQ_CHECKED aq_status aq_pool_create(const aq_pool_options *options,
                                            aq_pool **out_pool, aq_error *err);
 /* aq_pool_destroy - free the pool and its idle buffers. Buffers still in use must have
- * been released before; NULL is allowed. */
+ * been released before: they return to the pool. NULL is allowed. */
 AQ_API void aq_pool_destroy(aq_pool *pool);
 /* aq_pool_acquire - a buffer of at least `bytes`: the smallest idle one that fits and
- * is at most twice what a new one would be, else a new one. bytes = 0 is legal. */
+ * is at most twice what a new one would be, of equals the one released last; else a new
+ * one, at most an eighth larger, or of min_buffer_bytes. bytes = 0 is legal.
+ *   Returns  AQ_OK; AQ_E_NOMEM, the pool is as before.
+ *   Cost     one lock; a look at max_buffers sizes at most. */
 AQ_API AQ_CHECKED aq_status aq_pool_acquire(aq_pool *pool, size_t bytes,
                                             aq_buffer *out_buffer, aq_error *err);
 /* aq_buffer_release - give a buffer back to its pool and zero the struct; harmless
@@ -324,7 +331,8 @@ AQ_API AQ_CHECKED aq_status aq_pool_acquire(aq_pool *pool, size_t bytes,
 AQ_API void aq_buffer_release(aq_buffer *buffer);
 /* aq_pool_get_stats - a snapshot of the counters. */
 AQ_API void aq_pool_get_stats(aq_pool *pool, aq_pool_stats *out_stats);
-/* aq_pool_reset_stats - counters to zero; buffers stay. */
+/* aq_pool_reset_stats - counters to zero; buffers stay. With aq_pool_clear a pool is as
+ * new. */
 AQ_API void aq_pool_reset_stats(aq_pool *pool);
 /* aq_pool_clear - free all idle buffers; returns the bytes freed. */
 AQ_API size_t aq_pool_clear(aq_pool *pool);
@@ -2181,17 +2189,15 @@ AQI_INLINE void aqi_cond_wake_all(aqi_cond *c) { pthread_cond_broadcast(c); }
 typedef struct aqi_idle_buffer {
     uint8_t *data;
     size_t bytes;
-    uint64_t released_at; /* tick; the oldest is trimmed first */
 } aqi_idle_buffer;
 
 struct aq_pool {
     aq_allocator allocator;
     size_t max_buffers, min_buffer_bytes, max_idle_bytes;
     aqi_mutex lock; /* guards all below */
-    aqi_idle_buffer *idle;
+    aqi_idle_buffer *idle; /* the one released longest ago first */
     size_t num_idle;
-    uint64_t tick;
-    aq_pool_stats stats; /* hit_rate is computed when asked for */
+    aq_pool_stats stats; /* the ratios are computed when asked for */
 };
 
 aq_status aq_pool_create(const aq_pool_options *options, aq_pool **out_pool,
@@ -2233,7 +2239,8 @@ aq_status aq_pool_create(const aq_pool_options *options, aq_pool **out_pool,
 /* Takes idle buffer i out of the list. The lock is held. */
 static aqi_idle_buffer aqi_pool_take(aq_pool *pool, size_t i) {
     aqi_idle_buffer taken = pool->idle[i];
-    pool->idle[i] = pool->idle[--pool->num_idle];
+    pool->num_idle--;
+    memmove(&pool->idle[i], &pool->idle[i + 1], (pool->num_idle - i) * sizeof taken);
     pool->stats.bytes_idle -= taken.bytes;
     return taken;
 }
@@ -2274,60 +2281,58 @@ static bool aqi_pool_round(const aq_pool *pool, size_t bytes, size_t *out) {
     return true;
 }
 
-/* Smallest idle buffer of at least `bytes`, at most twice `wanted`; num_idle = none. */
-static size_t aqi_pool_best_fit(const aq_pool *pool, size_t bytes, size_t wanted) {
+/* Smallest idle buffer of at least `wanted` bytes, at most twice as large; of equals the
+ * one released last, which caches may still have; num_idle = none. */
+static size_t aqi_pool_best_fit(const aq_pool *pool, size_t wanted) {
     size_t i, best = pool->num_idle;
-    for (i = 0; i < pool->num_idle; i++) {
+    for (i = pool->num_idle; i-- > 0;) {
         size_t have = pool->idle[i].bytes;
-        if (have < bytes || have / 2 > wanted) continue;
+        if (have < wanted || have / 2 > wanted) continue;
         if (best == pool->num_idle || have < pool->idle[best].bytes) best = i;
+        if (have == wanted) break;
     }
     return best;
+}
+
+/* Counts a buffer that was handed out. The lock is held. */
+static void aqi_pool_count(aq_pool *pool, const aqi_idle_buffer *b) {
+    aq_pool_stats *s = &pool->stats;
+    s->acquires++;
+    s->buffers_in_use++;
+    s->bytes_in_use += b->bytes;
+    s->peak_bytes = AQI_MAX(s->peak_bytes, s->bytes_in_use + s->bytes_idle);
 }
 
 aq_status aq_pool_acquire(aq_pool *pool, size_t bytes, aq_buffer *out_buffer,
                           aq_error *err) {
     aqi_idle_buffer b;
-    size_t i, rounded;
-    bool hit;
+    size_t i;
     aqi_error_clear(err);
     memset(out_buffer, 0, sizeof *out_buffer);
-    memset(&b, 0, sizeof b);
-    if (!aqi_pool_round(pool, bytes, &rounded)) return aqi_fail_nomem(err, bytes);
+    b.data = NULL;
+    if (!aqi_pool_round(pool, bytes, &b.bytes)) return aqi_fail_nomem(err, bytes);
     aqi_mutex_lock(&pool->lock);
-    i = aqi_pool_best_fit(pool, bytes, rounded);
-    hit = i < pool->num_idle;
-    if (hit) b = aqi_pool_take(pool, i);
-    aqi_mutex_unlock(&pool->lock);
-    if (!hit) {
-        b.bytes = rounded;
-        b.data =
-            (uint8_t *)pool->allocator.alloc(pool->allocator.user, rounded, AQ_ALIGNMENT);
-        if (b.data == NULL) return aqi_fail_nomem(err, rounded);
+    i = aqi_pool_best_fit(pool, b.bytes);
+    if (i < pool->num_idle) {
+        b = aqi_pool_take(pool, i);
+        aqi_pool_count(pool, &b);
+        pool->stats.hits++;
+        pool->stats.bytes_saved += b.bytes;
     }
-    aqi_mutex_lock(&pool->lock);
-    pool->stats.acquires++;
-    if (hit) pool->stats.hits++;
-    if (hit) pool->stats.bytes_saved += b.bytes;
-    if (!hit) pool->stats.allocations++;
-    pool->stats.buffers_in_use++;
-    pool->stats.bytes_in_use += b.bytes;
-    pool->stats.peak_bytes = AQI_MAX(pool->stats.peak_bytes,
-                                     pool->stats.bytes_in_use + pool->stats.bytes_idle);
     aqi_mutex_unlock(&pool->lock);
+    if (b.data == NULL) { /* the allocator may be slow: not under the lock */
+        b.data =
+            (uint8_t *)pool->allocator.alloc(pool->allocator.user, b.bytes, AQ_ALIGNMENT);
+        if (b.data == NULL) return aqi_fail_nomem(err, b.bytes);
+        aqi_mutex_lock(&pool->lock);
+        aqi_pool_count(pool, &b);
+        pool->stats.allocations++;
+        aqi_mutex_unlock(&pool->lock);
+    }
     out_buffer->data = b.data;
     out_buffer->bytes = b.bytes;
     out_buffer->pool = pool;
     return AQ_OK;
-}
-
-/* Index of the idle buffer that was released longest ago. The lock is held. */
-static size_t aqi_pool_oldest(const aq_pool *pool) {
-    size_t i, oldest = 0;
-    for (i = 1; i < pool->num_idle; i++) {
-        if (pool->idle[i].released_at < pool->idle[oldest].released_at) oldest = i;
-    }
-    return oldest;
 }
 
 void aq_buffer_release(aq_buffer *buffer) {
@@ -2339,7 +2344,6 @@ void aq_buffer_release(aq_buffer *buffer) {
     mine.bytes = buffer->bytes;
     memset(buffer, 0, sizeof *buffer);
     aqi_mutex_lock(&pool->lock);
-    mine.released_at = ++pool->tick;
     pool->stats.buffers_in_use--;
     pool->stats.bytes_in_use -= mine.bytes;
     /* Over the budget the oldest idle buffers go; one larger than the budget goes
@@ -2347,7 +2351,7 @@ void aq_buffer_release(aq_buffer *buffer) {
     while (mine.bytes <= pool->max_idle_bytes &&
            (pool->num_idle == pool->max_buffers ||
             pool->stats.bytes_idle > pool->max_idle_bytes - mine.bytes)) {
-        victim = aqi_pool_take(pool, aqi_pool_oldest(pool));
+        victim = aqi_pool_take(pool, 0);
         aqi_mutex_unlock(&pool->lock);
         pool->allocator.free(pool->allocator.user, victim.data, victim.bytes);
         aqi_mutex_lock(&pool->lock);
@@ -2367,9 +2371,10 @@ void aq_pool_get_stats(aq_pool *pool, aq_pool_stats *out_stats) {
     *out_stats = pool->stats;
     out_stats->buffers_idle = pool->num_idle;
     aqi_mutex_unlock(&pool->lock);
-    out_stats->hit_rate = out_stats->acquires == 0
-                              ? 0.0
-                              : (double)out_stats->hits / (double)out_stats->acquires;
+    out_stats->hit_rate =
+        (double)out_stats->hits / (double)AQI_MAX(out_stats->acquires, (uint64_t)1);
+    out_stats->allocation_reduction =
+        (double)out_stats->acquires / (double)AQI_MAX(out_stats->allocations, (uint64_t)1);
 }
 
 void aq_pool_reset_stats(aq_pool *pool) {

@@ -2,6 +2,7 @@
 #include "support.h"
 
 #include <criterion/criterion.h>
+#include <pthread.h>
 
 #define KIB ((size_t)1024)
 
@@ -99,6 +100,27 @@ Test(pool, sizes_of_new_buffers) {
         aq_buffer_release(&first);
         aq_pool_clear(b.pool);
     }
+    finish(&b);
+}
+
+/* Of equal ones the buffer released last comes first: caches may still have it. */
+Test(pool, equal_buffers_come_last_in_first_out) {
+    bench b;
+    aq_buffer buffers[6];
+    uint8_t *order[COUNT_OF(buffers)];
+    start(&b, 0, 1, 0);
+    for (size_t i = 0; i < COUNT_OF(buffers); i++)
+        buffers[i] = take(&b, 4 * KIB);
+    for (size_t i = 0; i < COUNT_OF(buffers); i++) {
+        order[i] = buffers[i].data;
+        aq_buffer_release(&buffers[i]);
+    }
+    for (size_t i = COUNT_OF(buffers); i-- > 0;) {
+        buffers[i] = take(&b, 3 * KIB); /* not the very size */
+        cr_expect_eq(buffers[i].data, order[i]);
+    }
+    for (size_t i = 0; i < COUNT_OF(buffers); i++)
+        aq_buffer_release(&buffers[i]);
     finish(&b);
 }
 
@@ -202,6 +224,105 @@ Test(pool, does_not_keep_what_is_over_the_budget) {
     finish(&b);
 }
 
+/* A budget that no buffer fits in: the pool is a passage to the allocator. */
+Test(pool, budget_smaller_than_any_buffer_keeps_none) {
+    bench b;
+    start(&b, 0, 64, 1);
+    for (size_t i = 0; i < 5; i++) {
+        aq_buffer one = take(&b, 64), two = take(&b, KIB);
+        aq_buffer_release(&one);
+        aq_buffer_release(&two);
+        cr_assert_eq(stats_of(&b).buffers_idle, 0u);
+    }
+    cr_assert_eq(stats_of(&b).hits, 0u);
+    cr_assert_eq(stats_of(&b).allocations, 10u);
+    cr_assert_eq(aq_pool_clear(b.pool), 0u);
+    finish(&b);
+}
+
+/* A model of the pool beside the pool: kept buffers in the order of their release, and the
+ * rules of the header. Each acquire must give the very buffer that the model says. */
+enum { MODEL_ROOM = 12, MODEL_HELD = 20 };
+
+typedef struct model_pool {
+    aq_buffer idle[MODEL_ROOM + 1];
+    size_t count, bytes, max_bytes;
+} model_pool;
+
+static void model_drop(model_pool *m, size_t i) {
+    m->bytes -= m->idle[i].bytes;
+    for (m->count--; i < m->count; i++)
+        m->idle[i] = m->idle[i + 1];
+}
+
+static void model_release(model_pool *m, const aq_buffer *buffer) {
+    if (buffer->bytes > m->max_bytes) return;
+    while (m->count == MODEL_ROOM || m->bytes + buffer->bytes > m->max_bytes)
+        model_drop(m, 0);
+    m->idle[m->count++] = *buffer;
+    m->bytes += buffer->bytes;
+}
+
+/* What acquire must give; NULL = a new one. */
+static uint8_t *model_acquire(model_pool *m, size_t bytes, size_t rounded) {
+    size_t best = m->count;
+    uint8_t *data;
+    for (size_t i = 0; i < m->count; i++) {
+        if (m->idle[i].bytes < bytes || m->idle[i].bytes > 2 * rounded + 1) continue;
+        if (best == m->count || m->idle[i].bytes <= m->idle[best].bytes) best = i;
+    }
+    if (best == m->count) return NULL;
+    data = m->idle[best].data;
+    model_drop(m, best);
+    return data;
+}
+
+/* The size of a new buffer: an eighth of the power of two is the step. */
+static size_t model_round(size_t bytes) {
+    size_t step = 64;
+    if (bytes < 64) bytes = 64;
+    while (step * 16 <= bytes)
+        step *= 2;
+    return (bytes + step - 1) / step * step;
+}
+
+Test(pool, a_random_sequence_follows_the_rules) {
+    static const size_t budgets[] = {1, 4 * KIB, 24 * KIB, 100 * KIB, KIB * KIB};
+    for (size_t k = 0; k < COUNT_OF(budgets); k++) {
+        bench b;
+        model_pool m = {.max_bytes = budgets[k]};
+        aq_buffer held[MODEL_HELD] = {{NULL, 0, NULL}};
+        rng r = {k + 1};
+        size_t hits = 0;
+        start(&b, MODEL_ROOM, 64, budgets[k]);
+        for (size_t i = 0; i < 20000; i++) {
+            aq_buffer *buffer = &held[rng_below(&r, MODEL_HELD)];
+            aq_pool_stats stats;
+            if (buffer->pool != NULL) {
+                model_release(&m, buffer);
+                aq_buffer_release(buffer);
+            } else {
+                size_t bytes = rng_below(&r, (size_t)1 << (1 + rng_below(&r, 15)));
+                size_t rounded = model_round(bytes);
+                uint8_t *want = model_acquire(&m, bytes, rounded);
+                *buffer = take(&b, bytes);
+                hits += want != NULL;
+                CHECK(want == NULL ? buffer->bytes == rounded : buffer->data == want,
+                      "operation %zu, %zu bytes, budget %zu", i, bytes, budgets[k]);
+            }
+            stats = stats_of(&b);
+            CHECK(stats.hits == hits && stats.buffers_idle == m.count &&
+                      stats.bytes_idle == m.bytes && stats.bytes_idle <= budgets[k],
+                  "operation %zu, budget %zu", i, budgets[k]);
+        }
+        cr_expect(k == 0 ? hits == 0 : hits > 0, "budget %zu: %zu hits", budgets[k],
+                  hits);
+        for (size_t i = 0; i < MODEL_HELD; i++)
+            aq_buffer_release(&held[i]);
+        finish(&b);
+    }
+}
+
 /* ---- counters ---- */
 
 static void expect_stats(bench *b, int line, const aq_pool_stats *want) {
@@ -216,12 +337,16 @@ static void expect_stats(bench *b, int line, const aq_pool_stats *want) {
     cr_expect_eq(have.bytes_in_use, want->bytes_in_use, "bytes_in_use, line %d", line);
     cr_expect_eq(have.peak_bytes, want->peak_bytes, "peak_bytes, line %d", line);
     cr_expect_eq(have.hit_rate, want->hit_rate, "hit_rate, line %d", line);
+    cr_expect_eq(have.allocation_reduction,
+                 (double)want->acquires /
+                     (double)(want->allocations == 0 ? 1 : want->allocations),
+                 "allocation_reduction, line %d", line);
 }
 
 /* Order of the fields: acquires, hits, allocations, bytes saved, buffers idle, in use,
- * bytes idle, in use, peak, hit rate. */
+ * bytes idle, in use, peak, hit rate. The allocation reduction follows from them. */
 #define EXPECT_STATS(bench, ...)                                                         \
-    expect_stats(bench, __LINE__, &(const aq_pool_stats){__VA_ARGS__})
+    expect_stats(bench, __LINE__, &(const aq_pool_stats){__VA_ARGS__, 0.0})
 
 Test(pool, counters_of_a_scripted_sequence) {
     bench b;
@@ -284,6 +409,34 @@ Test(pool, clear_frees_the_idle_ones) {
     EXPECT_STATS(&b, 3, 0, 3, 0, 0, 1, 0, 16 * KIB, 28 * KIB, 0.0);
     cr_assert_eq(aq_pool_clear(b.pool), 0u);
     aq_buffer_release(&used);
+    finish(&b);
+}
+
+/* clear and reset together: nothing tells the pool from a new one. */
+Test(pool, cleared_and_reset_is_as_new) {
+    static const size_t idle[] = {4 * KIB, 8 * KIB};
+    bench b;
+    size_t new_bytes;
+    start(&b, 0, 1, 0);
+    new_bytes = b.memory.live_bytes;
+    leave_idle(&b, idle, COUNT_OF(idle));
+    aq_pool_clear(b.pool);
+    aq_pool_reset_stats(b.pool);
+    EXPECT_STATS(&b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0);
+    cr_assert_eq(b.memory.live_bytes, new_bytes);
+    finish(&b);
+}
+
+Test(pool, allocation_reduction) {
+    bench b;
+    start(&b, 0, 1, 0);
+    for (int i = 0; i < 300; i++) {
+        aq_buffer buffer = take(&b, KIB);
+        aq_buffer_release(&buffer);
+    }
+    cr_assert_eq(stats_of(&b).allocation_reduction, 300.0);
+    aq_pool_reset_stats(b.pool);
+    cr_assert_eq(stats_of(&b).allocation_reduction, 0.0);
     finish(&b);
 }
 
@@ -447,4 +600,98 @@ Test(pool, too_many_buffers) {
     aq_pool *pool;
     cr_assert_eq(aq_pool_create(&options, &pool, NULL), AQ_E_ARG);
     cr_assert_null(pool);
+}
+
+/* ---- a million operations on each of eight threads ---- */
+
+enum { USERS = 8, USER_HELD = 6, USER_OPERATIONS = 1000000 };
+enum { USER_BUFFERS = 10, USER_BUDGET = 60000, LARGEST = 16384 };
+
+typedef struct user {
+    aq_pool *pool;
+    uint64_t number;     /* from 1 */
+    uint64_t operations; /* done */
+    uint64_t acquires, refused, mistakes;
+} user;
+
+/* The owner's number and the operation, at both ends and in the middle. */
+static void stamp(const aq_buffer *b, uint64_t value) {
+    memcpy(b->data, &value, sizeof value);
+    memcpy(b->data + b->bytes / 2, &value, sizeof value);
+    memcpy(b->data + b->bytes - sizeof value, &value, sizeof value);
+}
+
+static bool has_stamp(const aq_buffer *b, uint64_t value) {
+    return memcmp(b->data, &value, sizeof value) == 0 &&
+           memcmp(b->data + b->bytes / 2, &value, sizeof value) == 0 &&
+           memcmp(b->data + b->bytes - sizeof value, &value, sizeof value) == 0;
+}
+
+static void user_look(user *u) {
+    aq_pool_stats s;
+    aq_pool_get_stats(u->pool, &s);
+    u->mistakes += s.bytes_idle > USER_BUDGET || s.buffers_idle > USER_BUFFERS;
+    u->mistakes += s.acquires != s.hits + s.allocations;
+    u->mistakes += s.buffers_in_use > USERS * USER_HELD;
+    u->mistakes += s.bytes_in_use + s.bytes_idle > s.peak_bytes;
+}
+
+static void *use_pool(void *arg) {
+    user *u = (user *)arg;
+    aq_buffer held[USER_HELD] = {{NULL, 0, NULL}};
+    uint64_t stamps[USER_HELD] = {0};
+    rng r = {u->number};
+    for (u->operations = 0; u->operations < USER_OPERATIONS; u->operations++) {
+        size_t i = rng_below(&r, USER_HELD);
+        size_t bytes = rng_below(&r, (size_t)1 << (1 + rng_below(&r, 14)));
+        if (held[i].pool != NULL) {
+            u->mistakes += !has_stamp(&held[i], stamps[i]);
+            aq_buffer_release(&held[i]);
+        } else if (aq_pool_acquire(u->pool, bytes, &held[i], NULL) != AQ_OK) {
+            u->refused++;
+        } else {
+            u->acquires++;
+            u->mistakes += held[i].bytes < bytes || held[i].bytes > LARGEST * 9 / 4;
+            stamps[i] = u->operations << 8 | u->number;
+            stamp(&held[i], stamps[i]);
+        }
+        if (u->operations % 1000 == 0) user_look(u);
+        if (u->operations % 50000 == 0) aq_pool_clear(u->pool);
+    }
+    for (size_t i = 0; i < USER_HELD; i++)
+        aq_buffer_release(&held[i]);
+    return NULL;
+}
+
+/* No buffer is handed out twice, the budget holds at any time, and it ends. One allocation
+ * fails meanwhile, and one acquire with it. */
+Test(pool, eight_threads_a_million_operations_each, .timeout = 300) {
+    bench b;
+    user users[USERS];
+    pthread_t threads[USERS];
+    aq_pool_stats stats;
+    uint64_t acquires = 0, refused = 0;
+    start(&b, USER_BUFFERS, 64, USER_BUDGET);
+    b.memory.fail_at = b.memory.calls + 1000;
+    for (size_t i = 0; i < USERS; i++) {
+        users[i] = (user){.pool = b.pool, .number = i + 1};
+        cr_assert_eq(pthread_create(&threads[i], NULL, use_pool, &users[i]), 0);
+    }
+    for (size_t i = 0; i < USERS; i++)
+        pthread_join(threads[i], NULL);
+    for (size_t i = 0; i < USERS; i++) {
+        cr_expect_eq(users[i].operations, (uint64_t)USER_OPERATIONS);
+        cr_expect_eq(users[i].mistakes, 0u, "thread %zu: %llu mistakes", i,
+                     (unsigned long long)users[i].mistakes);
+        acquires += users[i].acquires;
+        refused += users[i].refused;
+    }
+    stats = stats_of(&b);
+    cr_expect_eq(stats.acquires, acquires);
+    cr_expect_eq(refused, 1u);
+    cr_expect_gt(stats.hits, acquires / 4);
+    cr_expect_eq(stats.buffers_in_use, 0u);
+    cr_expect_eq(stats.bytes_in_use, 0u);
+    cr_expect_leq(stats.bytes_idle, (size_t)USER_BUDGET);
+    finish(&b);
 }
