@@ -20861,6 +20861,7 @@ static aqi_slot *aqi_job_take(aqi_job *j) {
 
 typedef struct aqi_journal {
     int fd;
+    bool owned; /* locked by this job, as far as the file system can */
     char *path;
     size_t path_bytes;
     int64_t offset;                 /* of the next record                         */
@@ -20935,6 +20936,13 @@ static void aqi_journal_close(aqi_job *j, bool remove) {
     aqi_builder_free(&j->allocator, &f->waiting);
     aqi_free(&j->allocator, f, sizeof *f);
     j->journal = NULL;
+}
+
+/* Whether nobody, not even an earlier job, has a record in it. */
+static bool aqi_journal_is_empty(const aqi_job *j) {
+    const aqi_journal *f = j->journal;
+    struct stat st;
+    return f != NULL && f->owned && fstat(f->fd, &st) == 0 && st.st_size == 0;
 }
 
 /* All that a job's bytes depend on, as its first record. */
@@ -21022,6 +21030,7 @@ static aq_status aqi_journal_open(aqi_job *j, aq_error *err) {
     if (f->fd < 0) return aqi_fail_os(err, errno, "cannot open the journal", f->path);
     if (flock(f->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
         return aqi_fail_os(err, EBUSY, "another job is writing this output", j->output);
+    f->owned = true;
     return aqi_journal_read(j, err);
 }
 
@@ -21481,9 +21490,11 @@ static aq_status aqi_job_resume(aqi_job *j, aq_error *err) {
     if (status == AQ_OK && j->writer->failed != AQ_OK)
         return aqi_fail(err, AQ_E_STATE, "the journal does not fit; remove %s", f->path);
     if (status == AQ_OK) status = aqi_output_flush(out, err);
-    /* What lies behind was not said to be durable. */
+    /* What lies behind was not said to be durable, or is another job's. */
     end = j->works != NULL ? j->writer->planned : out->offset;
-    if (status == AQ_OK && j->writer->format != AQ_MODEL_SAFETENSORS &&
+    if (status == AQ_OK &&
+        (j->writer->format != AQ_MODEL_SAFETENSORS ||
+         (j->works == NULL && j->current == 0)) &&
         ftruncate(out->fd, (off_t)end) != 0)
         status = aqi_fail_os(err, errno, "cannot shorten", out->path);
     return status;
@@ -22050,7 +22061,7 @@ static aq_status aqi_job_run(aqi_job *j, const aq_job_options *options,
         status = aqi_fail_nomem(err, sizeof j->changed);
     } else {
         status = aqi_job_all(j, err);
-        aqi_journal_close(j, false);
+        aqi_journal_close(j, aqi_journal_is_empty(j));
         if (status == AQ_OK) aqi_job_summarize(j, &report);
         if (j->input_fd >= 0) close(j->input_fd);
         aqi_cond_deinit(&j->changed);

@@ -3,6 +3,7 @@
  * and nothing left by what fails. */
 #include "jobs.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/statvfs.h>
 
@@ -922,5 +923,1009 @@ Test(jobs, dry_run_writes_nothing) {
         aq_job_report_deinit(&dry);
         aq_job_report_deinit(&real);
         temp_path_remove(in_dir("q.parquet"));
+    }
+}
+
+/* ---- directories ---- */
+
+/* All entries of a directory, in one line each, with the bytes of files; sorted. */
+static file directory_read(const char *path) {
+    struct dirent **entries;
+    int n = scandir(path, &entries, NULL, alphasort);
+    file all = {NULL, 0};
+    cr_assert_geq(n, 0, "%s", path);
+    for (int i = 0; i < n; i++) {
+        const char *name = entries[i]->d_name;
+        char inner[1024];
+        file f;
+        if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0) {
+            snprintf(inner, sizeof inner, "%s/%s", path, name);
+            f = file_read(inner);
+            all.data = realloc(all.data, all.size + strlen(name) + 1 + f.size);
+            memcpy(all.data + all.size, name, strlen(name) + 1);
+            if (f.size > 0)
+                memcpy(all.data + all.size + strlen(name) + 1, f.data, f.size);
+            all.size += strlen(name) + 1 + f.size;
+            file_free(&f);
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    return all;
+}
+
+/* Names that are no file names, or one to careless eyes. */
+Test(jobs, directory_of_odd_names) {
+    enum { LONG = 4096 };
+    static char longs[4][LONG + 1];
+    static const float values[64] = {1, 2, 3, -4};
+    const char *const names[] = {"a/b",
+                                 "../../up",
+                                 "..",
+                                 ".",
+                                 ".hidden",
+                                 "/",
+                                 "a",
+                                 "A",
+                                 "AA",
+                                 "aA",
+                                 "a b",
+                                 "\xc3\xa9t\xc3\xa9",
+                                 "e\xcc\x81te\xcc\x81",
+                                 "%2e",
+                                 "a%2fb",
+                                 "~",
+                                 "con",
+                                 "nul.txt",
+                                 "a\nb",
+                                 "\x01",
+                                 "-rf",
+                                 "*",
+                                 "a.parquet",
+                                 "a.parquet.parquet",
+                                 longs[0],
+                                 longs[1],
+                                 longs[2],
+                                 longs[3]};
+    aq_tensor t[COUNT_OF(names)];
+    aq_job_options o = {.no_sync = true};
+    file first = {NULL, 0};
+    aq_model *m, *single;
+    for (size_t i = 0; i < COUNT_OF(longs); i++) { /* differ at the end only */
+        memset(longs[i], i % 2 == 0 ? 'x' : '/', LONG);
+        longs[i][LONG - 1] = (char)('a' + i / 2);
+    }
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        t[i] = matrix_of(names[i], 2, 32, values);
+    ASSERT_OK(aq_model_save(in_dir("m.safetensors"), t, COUNT_OF(names), &fast, &err));
+    ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, NULL, &err));
+    for (size_t k = 0; k < COUNT_OF(ways); k++) {
+        aq_job_options way = way_of(&o, k);
+        file f;
+        ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("q/"), &way, NULL, &err));
+        cr_assert_eq(temp_dir_entries(here.path), 3);
+        cr_assert_eq(temp_dir_entries(in_dir("q")), COUNT_OF(names));
+        f = directory_read(in_dir("q"));
+        if (k == 0) {
+            first = f;
+        } else {
+            cr_assert(file_equal(&first, &f), "%s: other files", ways[k].what);
+            file_free(&f);
+        }
+        if (k + 1 < COUNT_OF(ways)) temp_path_remove(in_dir("q"));
+    }
+    ASSERT_OK(aq_model_open(in_dir("q"), NULL, &m, &err));
+    ASSERT_OK(aq_model_open(in_dir("q.parquet"), NULL, &single, &err));
+    cr_assert_eq(aq_model_count(m), COUNT_OF(names));
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        aq_tensor a, b;
+        ASSERT_OK(aq_model_find(m, names[i], &a, &err));
+        ASSERT_OK(aq_model_find(single, names[i], &b, &err));
+        cr_assert(a.data_bytes == b.data_bytes && a.cosine == b.cosine);
+        cr_assert_arr_eq(a.data, b.data, a.data_bytes);
+        aq_tensor_release(&a);
+        aq_tensor_release(&b);
+    }
+    aq_model_close(m);
+    aq_model_close(single);
+    file_free(&first);
+}
+
+/* Directories whose tensors are done again, in chunks, too. */
+Test(jobs, directory_of_a_job_that_goes_back) {
+    file first = {NULL, 0};
+    save_nan_model(in_dir("m.safetensors"), nan_cases[3].places, nan_cases[3].n);
+    for (size_t k = 0; k < COUNT_OF(ways); k++) {
+        const aq_job_options base = {
+            .quant = {.bits = 2}, .min_cosine = 0.97, .chunk_bytes = 20000};
+        aq_job_options o = way_of(&base, k);
+        file f;
+        ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("q/"), &o, NULL, &err));
+        f = directory_read(in_dir("q"));
+        if (k == 0) first = f;
+        cr_assert(file_equal(&first, &f), "%s: other files", ways[k].what);
+        if (k > 0) file_free(&f);
+        temp_path_remove(in_dir("q"));
+        cr_assert_eq(temp_dir_entries(here.path), 1);
+    }
+    file_free(&first);
+}
+
+/* Only an empty directory is taken; one with files, or another job's, stays as it is. */
+Test(jobs, directories_in_the_way) {
+    aq_job_options o = {.no_sync = true};
+    char in[512];
+    file before, after;
+    snprintf(in, sizeof in, "%s", in_dir("m.safetensors"));
+    save_gate_model(in);
+    cr_assert_eq(mkdir(in_dir("q"), 0700), 0);
+    ASSERT_OK(aq_job_run(in, in_dir("q/"), &o, NULL, &err));
+    before = directory_read(in_dir("q"));
+    ASSERT_STATUS(aq_job_run(in, in_dir("q/"), &o, NULL, &err), AQ_E_IO);
+    cr_assert_eq(err.os_errno, EEXIST);
+    ASSERT_STATUS(aq_job_run(in_dir("q"), in_dir("q/"),
+                             &(aq_job_options){.operation = AQ_CONVERT}, NULL, &err),
+                  AQ_E_IO);
+    ASSERT_STATUS(aq_job_run(in, in_dir("q"), &o, NULL, &err), AQ_E_ARG); /* no '/' */
+    after = directory_read(in_dir("q"));
+    cr_assert(file_equal(&before, &after));
+    cr_assert_eq(temp_dir_entries(here.path), 2);
+    file_free(&before);
+    file_free(&after);
+    file_write(in_dir("f"), "x", 1);
+    ASSERT_STATUS(aq_job_run(in, in_dir("f/"), &o, NULL, &err), AQ_E_IO);
+    ASSERT_STATUS(aq_job_run(in, in_dir("none/q/"), &o, NULL, &err), AQ_E_IO);
+    ASSERT_STATUS(aq_job_run(in, in_dir("none/q.parquet"), &o, NULL, &err), AQ_E_IO);
+    cr_assert_eq(mkdir(in_dir(".r.aq-tmp"), 0700), 0); /* of a job that was killed */
+    file_write(in_dir(".r.aq-tmp/file"), "x", 1);
+    ASSERT_STATUS(aq_job_run(in, in_dir("r/"), &o, NULL, &err), AQ_E_IO);
+    cr_assert_eq(err.os_errno, EEXIST);
+    cr_assert_not_null(strstr(err.name, ".r.aq-tmp"), "%s", err.name);
+    cr_assert(exists(in_dir(".r.aq-tmp/file")));
+    cr_assert_not(exists(in_dir("r")));
+    o.resume = true;
+    ASSERT_STATUS(aq_job_run(in, in_dir("s/"), &o, NULL, &err), AQ_E_UNSUPPORTED);
+    cr_assert_eq(temp_dir_entries(here.path), 4);
+}
+
+/* An output over a file of the input; a failure leaves an older output as it was. */
+Test(jobs, output_over_input_or_older_output) {
+    aq_job_options o = {.no_sync = true}, convert = {.operation = AQ_CONVERT};
+    char in[512], out[512];
+    file before, after;
+    snprintf(in, sizeof in, "%s", in_dir("m.safetensors"));
+    snprintf(out, sizeof out, "%s", in_dir("q.parquet"));
+    save_gate_model(in);
+    before = file_read(in);
+    for (int resume = 0; resume < 2; resume++) {
+        o.resume = convert.resume = resume != 0;
+        ASSERT_STATUS(aq_job_run(in, in, &convert, NULL, &err), AQ_E_ARG);
+        cr_assert_eq(symlink(in, in_dir("link")), 0);
+        ASSERT_STATUS(aq_job_run(in, in_dir("link"), &o, NULL, &err), AQ_E_ARG);
+        ASSERT_STATUS(aq_job_run(in_dir("link"), in, &convert, NULL, &err), AQ_E_ARG);
+        remove(in_dir("link"));
+        cr_assert_eq(temp_dir_entries(here.path), 1);
+    }
+    after = file_read(in);
+    cr_assert(file_equal(&before, &after));
+    file_free(&before);
+    file_free(&after);
+    o.resume = false;
+    before = run_job(in, out, &o, NULL);
+    o.quant.bits = 2;
+    o.min_cosine = 0.999999;
+    o.fail_fast = true;
+    ASSERT_STATUS(aq_job_run(in, out, &o, NULL, &err), AQ_E_QUALITY);
+    after = file_read(out);
+    cr_assert(file_equal(&before, &after));
+    cr_assert_eq(temp_dir_entries(here.path), 2);
+    file_free(&before);
+    file_free(&after);
+}
+
+/* ---- no tensors ---- */
+
+Test(jobs, no_tensors) {
+    static const char *const ins[] = {"m.safetensors", "m.parquet"};
+    static const char *const outs[] = {"o.parquet", "o.safetensors", "o/"};
+    for (size_t i = 0; i < COUNT_OF(ins); i++) {
+        ASSERT_OK(aq_model_save(in_dir(ins[i]), NULL, 0, &fast, &err));
+        for (size_t k = 0; k < COUNT_OF(outs) * 3; k++) {
+            for (int resume = 0; resume < 2; resume++) {
+                watcher w = {0};
+                aq_job_options o = {.operation = (aq_operation)(k % 3), .no_sync = true};
+                const char *out = outs[k / 3];
+                aq_job_report r;
+                aq_model *m;
+                if (resume && k / 3 == 2) continue;
+                o.resume = resume != 0;
+                o.progress.fn = watch;
+                o.progress.user = &w;
+                if (k % 3 == 0) o.target_bpw = 4;
+                ASSERT_OK(aq_job_run(in_dir(ins[i]), in_dir(out), &o, &r, &err));
+                cr_assert(r.num_tensors == 0 && r.worst == SIZE_MAX && r.bytes_out == 0);
+                cr_assert_gt(w.finished, 0);
+                aq_job_report_deinit(&r);
+                if (k / 3 < 2) {
+                    ASSERT_OK(aq_model_open(in_dir(out), NULL, &m, &err));
+                    cr_assert_eq(aq_model_count(m), 0);
+                    aq_model_close(m);
+                }
+                temp_path_remove(in_dir(out));
+                temp_path_remove(in_dir("o"));
+                cr_assert_eq(temp_dir_entries(here.path), i + 1, "%s", out);
+            }
+        }
+    }
+}
+
+/* ---- chunks that do not fit together ---- */
+
+/* A row of a model file, with values of zeros. */
+typedef struct row {
+    const char *name, *dtype;
+    int64_t shape[3]; /* the first 0 ends it */
+    int64_t num_params, chunk, chunks;
+    int32_t bits; /* 0: not quantized; else groups of 8 */
+    int64_t group;
+    size_t short_by; /* bytes that the data lacks */
+} row;
+
+#define LEAF(n, t)                                                                       \
+    { .name = n, .repetition = AQ_OPTIONAL, .type = t }
+#define LIST(n, t)                                                                       \
+    {.name = n, .type = AQ_GROUP, .num_children = 1},                                    \
+        {.name = "list",                                                                 \
+         .type = AQ_GROUP,                                                               \
+         .repetition = AQ_REPEATED,                                                      \
+         .num_children = 1},                                                             \
+    {                                                                                    \
+        .name = "element", .type = t                                                     \
+    }
+
+static void put_cell(aq_writer *w, const void *value) {
+    uint8_t def = value != NULL;
+    aq_column_values v = {value, value != NULL, &def, .num_levels = 1};
+    ASSERT_OK(aq_writer_put_column(w, &v, &err));
+}
+
+static void put_text(aq_writer *w, const char *text) {
+    aq_bytes b = {(const uint8_t *)text, text == NULL ? 0 : strlen(text)};
+    put_cell(w, text == NULL ? NULL : &b);
+}
+
+static void put_list(aq_writer *w, const void *values, int64_t count) {
+    const int64_t offsets[2] = {0, count};
+    aq_column_values v = {.values = values, .num_values = count};
+    v.large_list_offsets = offsets;
+    v.num_lists = 1;
+    ASSERT_OK(aq_writer_put_column(w, &v, &err));
+}
+
+static void save_rows(const char *path, const row *rows, size_t n) {
+    static const aq_field_spec specs[] = {
+        LEAF("layer_name", AQ_BYTE_ARRAY), LIST("shape", AQ_INT64),
+        LEAF("dtype", AQ_BYTE_ARRAY),      LEAF("data", AQ_BYTE_ARRAY),
+        LEAF("num_params", AQ_INT64),      LEAF("bit_width", AQ_INT32),
+        LEAF("packing", AQ_BYTE_ARRAY),    LEAF("group_size", AQ_INT64),
+        LIST("scales", AQ_FLOAT),          LIST("zero_points", AQ_FLOAT),
+        LEAF("chunk_index", AQ_INT64),     LEAF("chunk_count", AQ_INT64)};
+    static const uint8_t zeros[4096];
+    static const float ones[64] = {1, 1, 1, 1, 1, 1, 1, 1};
+    aq_writer *w;
+    ASSERT_OK(aq_writer_open(path, specs, COUNT_OF(specs), NULL, &w, &err));
+    for (size_t i = 0; i < n; i++) {
+        const row *r = &rows[i];
+        size_t bytes = (size_t)r->num_params * 4;
+        int64_t scales = r->bits == 0 ? 0 : r->num_params / r->group;
+        aq_bytes data;
+        int64_t dims = 0;
+        while (dims < 3 && r->shape[dims] != 0)
+            dims++;
+        if (strcmp(r->dtype, "float16") == 0) bytes /= 2;
+        if (r->bits != 0) bytes = (size_t)(r->num_params * r->bits / 8);
+        if (bytes > sizeof zeros) bytes = 64;
+        if (scales < 0 || scales > (int64_t)COUNT_OF(ones)) scales = 1;
+        data.data = zeros;
+        data.size = bytes - r->short_by;
+        put_text(w, r->name);
+        put_list(w, r->shape, dims);
+        put_text(w, r->dtype);
+        put_cell(w, &data);
+        put_cell(w, &r->num_params);
+        put_cell(w, &r->bits);
+        put_text(w, r->bits == 0 ? NULL : "lsb");
+        put_cell(w, r->bits == 0 ? NULL : &r->group);
+        put_list(w, ones, scales);
+        put_list(w, ones, scales);
+        put_cell(w, &r->chunk);
+        put_cell(w, &r->chunks);
+        ASSERT_OK(aq_writer_end_row_group(w, 1, &err));
+    }
+    ASSERT_OK(aq_writer_finish(w, &err));
+}
+
+/* clang-format off */
+#define F32 "w", "float32"
+#define S {4, 8}
+#define NO_BITS 0, 0, 0
+
+static const struct {
+    const char *what;
+    aq_status wanted;
+    const char *message;
+    size_t n;
+    row rows[4];
+} chunk_cases[] = {
+    {"good", AQ_OK, "", 2, {{F32, S, 16, 0, 2, NO_BITS}, {F32, S, 16, 1, 2, NO_BITS}}},
+    {"any order",
+     AQ_OK,
+     "",
+     2,
+     {{F32, S, 20, 1, 2, NO_BITS}, {F32, S, 12, 0, 2, NO_BITS}}},
+    {"good codes",
+     AQ_OK,
+     "",
+     2,
+     {{F32, S, 8, 0, 2, 4, 8, 0}, {F32, S, 24, 1, 2, 4, 8, 0}}},
+    {"two tensors",
+     AQ_OK,
+     "",
+     4,
+     {{F32, S, 31, 0, 2, NO_BITS},
+      {"v", "float32", S, 16, 1, 2, NO_BITS},
+      {F32, S, 1, 1, 2, NO_BITS},
+      {"v", "float32", S, 16, 0, 2, NO_BITS}}},
+    {"the first is missing",
+     AQ_E_FORMAT,
+     "chunk 0 of 2 is missing",
+     1,
+     {{F32, S, 16, 1, 2, NO_BITS}}},
+    {"the last is missing",
+     AQ_E_FORMAT,
+     "chunk 1 of 2 is missing",
+     1,
+     {{F32, S, 16, 0, 2, NO_BITS}}},
+    {"one between",
+     AQ_E_FORMAT,
+     "chunk 1 of 3",
+     3,
+     {{F32, S, 16, 0, 3, NO_BITS},
+      {F32, S, 16, 2, 3, NO_BITS},
+      {"x", "float32", S, 32, 0, 1, NO_BITS}}},
+    {"another tensor's",
+     AQ_E_FORMAT,
+     "chunk 1 of 2",
+     2,
+     {{F32, S, 16, 0, 2, NO_BITS}, {"x", "float32", S, 16, 1, 2, NO_BITS}}},
+    {"the first twice",
+     AQ_E_FORMAT,
+     "chunk 1 of 2",
+     2,
+     {{F32, S, 16, 0, 2, NO_BITS}, {F32, S, 16, 0, 2, NO_BITS}}},
+    {"the last twice",
+     AQ_E_DUPLICATE,
+     "twice",
+     3,
+     {{F32, S, 16, 0, 2, NO_BITS},
+      {F32, S, 16, 1, 2, NO_BITS},
+      {F32, S, 16, 1, 2, NO_BITS}}},
+    {"whole, and in chunks",
+     AQ_E_DUPLICATE,
+     "twice",
+     3,
+     {{F32, S, 32, 0, 1, NO_BITS},
+      {F32, S, 16, 1, 2, NO_BITS},
+      {F32, S, 16, 0, 2, NO_BITS}}},
+    {"counts",
+     AQ_E_FORMAT,
+     "chunk 1 of 2",
+     2,
+     {{F32, S, 16, 0, 2, NO_BITS}, {F32, S, 16, 1, 3, NO_BITS}}},
+    {"dtypes",
+     AQ_E_FORMAT,
+     "chunk 1 of 2",
+     2,
+     {{F32, S, 16, 0, 2, NO_BITS}, {"w", "float16", S, 16, 1, 2, NO_BITS}}},
+    {"shapes",
+     AQ_E_FORMAT,
+     "chunk 1 of 2",
+     2,
+     {{F32, S, 16, 0, 2, NO_BITS}, {F32, {8, 4}, 16, 1, 2, NO_BITS}}},
+    {"dimensions",
+     AQ_E_FORMAT,
+     "chunk 1 of 2",
+     2,
+     {{F32, S, 16, 0, 2, NO_BITS}, {F32, {4, 8, 1}, 16, 1, 2, NO_BITS}}},
+    {"bits",
+     AQ_E_FORMAT,
+     "chunk 1 of 2",
+     2,
+     {{F32, S, 16, 0, 2, 4, 8, 0}, {F32, S, 16, 1, 2, 8, 8, 0}}},
+    {"quantized and not",
+     AQ_E_FORMAT,
+     "chunk 1 of 2",
+     2,
+     {{F32, S, 16, 0, 2, 4, 8, 0}, {F32, S, 16, 1, 2, NO_BITS}}},
+    {"group sizes",
+     AQ_E_FORMAT,
+     "chunk 1 of 2",
+     2,
+     {{F32, {2, 16}, 16, 0, 2, 4, 8, 0}, {F32, {2, 16}, 16, 1, 2, 4, 16, 0}}},
+    {"too short",
+     AQ_E_FORMAT,
+     "do not make up its shape",
+     2,
+     {{F32, S, 16, 0, 2, NO_BITS}, {F32, S, 15, 1, 2, NO_BITS}}},
+    {"too long",
+     AQ_E_FORMAT,
+     "do not make up its shape",
+     2,
+     {{F32, S, 16, 0, 2, NO_BITS}, {F32, S, 17, 1, 2, NO_BITS}}},
+    {"codes too short",
+     AQ_E_FORMAT,
+     "do not make up its shape",
+     2,
+     {{F32, S, 8, 0, 2, 4, 8, 0}, {F32, S, 16, 1, 2, 4, 8, 0}}},
+    {"codes too long",
+     AQ_E_FORMAT,
+     "do not make up its shape",
+     2,
+     {{F32, S, 24, 0, 2, 4, 8, 0}, {F32, S, 16, 1, 2, 4, 8, 0}}},
+    {"no whole rows",
+     AQ_E_FORMAT,
+     "no whole rows",
+     2,
+     {{F32, {2, 16}, 8, 0, 2, 4, 8, 0}, {F32, {2, 16}, 24, 1, 2, 4, 8, 0}}},
+    {"elements: none",
+     AQ_E_FORMAT,
+     "num_params 0",
+     2,
+     {{F32, S, 0, 0, 2, NO_BITS}, {F32, S, 32, 1, 2, NO_BITS}}},
+    {"elements: more than there are",
+     AQ_E_FORMAT,
+     "num_params 33",
+     2,
+     {{F32, S, 33, 0, 2, NO_BITS}, {F32, S, 1, 1, 2, NO_BITS}}},
+    {"elements: negative",
+     AQ_E_FORMAT,
+     "num_params -4",
+     1,
+     {{F32, S, -4, 0, 2, NO_BITS}}},
+    {"elements: most negative",
+     AQ_E_FORMAT,
+     "num_params -9223372036854775808",
+     1,
+     {{F32, S, INT64_MIN, 0, 2, 4, 8, 0}}},
+    {"elements: most",
+     AQ_E_FORMAT,
+     "num_params 9223372036854775807",
+     1,
+     {{F32, S, INT64_MAX, 0, 2, NO_BITS}}},
+    {"a whole of other elements",
+     AQ_E_FORMAT,
+     "num_params 31",
+     1,
+     {{F32, S, 31, 0, 1, NO_BITS}}},
+    {"count 0",
+     AQ_E_FORMAT,
+     "chunk_index 0 of chunk_count 0",
+     1,
+     {{F32, S, 32, 0, 0, NO_BITS}}},
+    {"count -1", AQ_E_FORMAT, "chunk_count -1", 1, {{F32, S, 32, 0, -1, NO_BITS}}},
+    {"index past the end",
+     AQ_E_FORMAT,
+     "chunk_index 2 of chunk_count 2",
+     1,
+     {{F32, S, 16, 2, 2, NO_BITS}}},
+    {"index negative", AQ_E_FORMAT, "chunk_index -1", 1, {{F32, S, 16, -1, 2, NO_BITS}}},
+    {"index of a whole",
+     AQ_E_FORMAT,
+     "chunk_index 1 of chunk_count 1",
+     1,
+     {{F32, S, 32, 1, 1, NO_BITS}}},
+    {"most chunks",
+     AQ_E_FORMAT,
+     "chunk 1 of 2147483647",
+     1,
+     {{F32, S, 1, 0, INT32_MAX, NO_BITS}}},
+    {"more than most",
+     AQ_E_FORMAT,
+     "chunk_count 2147483648",
+     1,
+     {{F32, S, 1, 0, (int64_t)INT32_MAX + 1, NO_BITS}}},
+    {"2^32 + 2 chunks",
+     AQ_E_FORMAT,
+     "chunk_count 4294967298",
+     2,
+     {{F32, S, 16, 0, 4294967298, NO_BITS}, {F32, S, 16, 1, 4294967298, NO_BITS}}},
+    {"index 2^32",
+     AQ_E_FORMAT,
+     "chunk_index 4294967296",
+     2,
+     {{F32, S, 16, 4294967296, 2, NO_BITS}, {F32, S, 16, 1, 2, NO_BITS}}},
+    {"no elements",
+     AQ_E_FORMAT,
+     "num_params",
+     2,
+     {{F32, {0}, 2, 0, 2, NO_BITS}, {F32, {0}, 2, 1, 2, NO_BITS}}},
+    {"data is short",
+     AQ_E_FORMAT,
+     "60 bytes",
+     2,
+     {{F32, S, 16, 0, 2, NO_BITS}, {F32, S, 16, 1, 2, 0, 0, 4}}},
+};
+/* clang-format on */
+
+/* What reading every tensor, and a job over it, return. */
+static aq_status read_all(const char *path) {
+    aq_model *m;
+    aq_tensor t;
+    aq_status status = aq_model_open(path, NULL, &m, &err);
+    if (status != AQ_OK) return status;
+    for (size_t i = 0; i < aq_model_count(m) && status == AQ_OK; i++) {
+        status = aq_model_tensor(m, i, &t, &err);
+        aq_tensor_release(&t);
+    }
+    aq_model_close(m);
+    return status;
+}
+
+Test(jobs, chunks_that_contradict_each_other) {
+    for (size_t i = 0; i < COUNT_OF(chunk_cases); i++) {
+        const char *what = chunk_cases[i].what;
+        save_rows(in_dir("m.parquet"), chunk_cases[i].rows, chunk_cases[i].n);
+        for (int k = 0; k < 7; k++) {
+            aq_job_options o = {.operation = (aq_operation)(k % 3), .no_sync = true};
+            aq_status status;
+            o.mode = (aq_job_mode)(k / 3);
+            if (k < 6 && k % 3 == 0 && chunk_cases[i].rows[0].bits != 0) continue;
+            status = k == 6 ? read_all(in_dir("m.parquet"))
+                            : aq_job_run(in_dir("m.parquet"), in_dir("o.parquet"), &o,
+                                         NULL, &err);
+            cr_expect_eq(status, chunk_cases[i].wanted, "%s: %s", what, err.message);
+            if (status != AQ_OK) {
+                EXPECT_MESSAGE(what, chunk_cases[i].message);
+                EXPECT_HELPFUL(what);
+            }
+            cr_expect_eq(exists(in_dir("o.parquet")), k < 6 && status == AQ_OK);
+            temp_path_remove(in_dir("o.parquet"));
+            cr_expect_eq(temp_dir_entries(here.path), 1, "%s", what);
+        }
+    }
+}
+
+/* Chunks of one tensor in two files of a directory are one; the same chunk in two is an
+ * error. */
+Test(jobs, chunks_in_several_files) {
+    static const row first = {F32, S, 20, 0, 2, NO_BITS},
+                     second = {F32, S, 12, 1, 2, NO_BITS};
+    aq_model *m;
+    aq_tensor t;
+    cr_assert_eq(mkdir(in_dir("d"), 0700), 0);
+    save_rows(in_dir("d/2.parquet"), &first, 1);
+    save_rows(in_dir("d/1.parquet"), &second, 1);
+    ASSERT_OK(aq_model_open(in_dir("d"), NULL, &m, &err));
+    cr_assert_eq(aq_model_count(m), 1);
+    ASSERT_OK(aq_model_find(m, "w", &t, &err));
+    cr_assert_eq(t.data_bytes, 128);
+    aq_tensor_release(&t);
+    aq_model_close(m);
+    save_rows(in_dir("d/3.parquet"), &second, 1);
+    ASSERT_STATUS(aq_model_open(in_dir("d"), NULL, &m, &err), AQ_E_DUPLICATE);
+    save_rows(in_dir("d/3.parquet"), &first, 1);
+    ASSERT_STATUS(aq_model_open(in_dir("d"), NULL, &m, &err), AQ_E_FORMAT);
+}
+
+/* A changed byte of a chunked file is found when a job reads it; or the output is that of
+ * the file as it was: not all bytes of page headers, and none of padding, say anything.
+ * (Pages that are mapped are not verified.) */
+Test(jobs, damaged_chunks) {
+    aq_job_options q = {.chunk_bytes = 700, .no_sync = true};
+    file f, good[2];
+    size_t found = 0;
+    save_matrix(in_dir("m.safetensors"), 40, 128);
+    f = run_job(in_dir("m.safetensors"), in_dir("q.parquet"), &q, NULL);
+    for (int k = 0; k < 2; k++) {
+        const aq_job_options o = {.operation = k == 0 ? AQ_DEQUANTIZE : AQ_CONVERT};
+        good[k] = run_job(in_dir("q.parquet"), in_dir("o.parquet"), &o, NULL);
+    }
+    temp_path_remove(in_dir("o.parquet"));
+    for (size_t at = 4; at + 8 < f.size; at += 31) {
+        f.data[at] ^= 0x10;
+        temp_path_remove(in_dir("q.parquet"));
+        file_write(in_dir("q.parquet"), f.data, f.size);
+        f.data[at] ^= 0x10;
+        for (int k = 0; k < 4; k++) {
+            aq_job_options o = {.operation = k % 2 == 0 ? AQ_DEQUANTIZE : AQ_CONVERT};
+            o.mode = (aq_job_mode)(k / 2);
+            o.io = AQ_IO_READ;
+            o.no_sync = true;
+            if (aq_job_run(in_dir("q.parquet"), in_dir("o.parquet"), &o, NULL, &err) ==
+                AQ_OK) {
+                file out = file_read(in_dir("o.parquet"));
+                cr_assert(file_equal(&out, &good[k % 2]), "byte %zu", at);
+                file_free(&out);
+                temp_path_remove(in_dir("o.parquet"));
+            } else {
+                found++;
+                EXPECT_HELPFUL("damage");
+            }
+            cr_assert_eq(temp_dir_entries(here.path), 2, "byte %zu", at);
+        }
+    }
+    cr_assert_gt(found, 300);
+    file_free(&f);
+    file_free(&good[0]);
+    file_free(&good[1]);
+}
+
+/* ---- shards ---- */
+
+/* Runs every shard of a job; paths to `paths`, in another order than their numbers. */
+static void run_shards(const char *in, aq_job_options o, uint32_t n, char (*names)[512],
+                       const char **paths) {
+    o.num_shards = n;
+    for (uint32_t i = 0; i < n; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "s%u.parquet", i);
+        temp_dir_file(&here, name, names[i], sizeof names[i]);
+        paths[(i * 7 + 3) % n == i ? i : n - 1 - i] = names[i];
+        o.shard = i;
+        o.mode = (aq_job_mode)(i % 2);
+        o.threads = 1 + i % 3;
+        ASSERT_OK(aq_job_run(in, names[i], &o, NULL, &err));
+    }
+    for (uint32_t i = 0; i < n; i++)
+        paths[i] = names[n - 1 - i];
+}
+
+enum { MAX_SHARDS = 20 };
+
+/* Shards, joined, are the file of one run, for any number of them (more than there are
+ * tensors, too), with small parameters, chunks, NaN, tensors done again. */
+Test(jobs, shards_and_merge) {
+    static const aq_job_options jobs[] = {
+        {.quant = {.bits = 4}},
+        {.quant = {.params = AQ_PARAMS_U8}},
+        {.quant = {.bits = 2, .params = AQ_PARAMS_F16}, .min_cosine = 0.98},
+        {.quant = {.bits = 2, .codebook = true, .params = AQ_PARAMS_U8},
+         .min_cosine = 0.97,
+         .chunk_bytes = 9000},
+        {.operation = AQ_CONVERT, .chunk_bytes = 3000}};
+    for (uint64_t seed = 301; seed <= 306; seed++) {
+        rng r = {seed};
+        random_model m;
+        char in[512];
+        random_model_make(&m, &r, seed % 2 == 0);
+        snprintf(in, sizeof in, "%s", in_dir("m.safetensors"));
+        ASSERT_OK(aq_model_save(in, m.tensors, m.count, &fast, &err));
+        for (size_t k = 0; k < COUNT_OF(jobs); k++) {
+            static const uint32_t counts[] = {1, 2, 3, 7, MAX_SHARDS};
+            aq_job_options o = jobs[k], merge = {.chunk_bytes = jobs[k].chunk_bytes};
+            file one;
+            o.no_sync = merge.no_sync = true;
+            one = run_job(in, in_dir("one.parquet"), &o, NULL);
+            for (size_t i = 0; i < COUNT_OF(counts); i++) {
+                char names[MAX_SHARDS][512];
+                const char *paths[MAX_SHARDS];
+                size_t tensors;
+                aq_job_report report;
+                aq_model *whole;
+                file f;
+                run_shards(in, o, counts[i], names, paths);
+                merge.threads = (uint32_t)i;
+                merge.mode = (aq_job_mode)(i % 2);
+                ASSERT_OK(aq_merge(paths, counts[i], in_dir("all.parquet"), &merge,
+                                   &report, &err));
+                tensors = report.num_tensors;
+                aq_job_report_deinit(&report);
+                f = file_read(in_dir("all.parquet"));
+                cr_assert(file_equal(&one, &f), "%u shards, options %zu", counts[i], k);
+                ASSERT_OK(aq_model_open(in_dir("one.parquet"), NULL, &whole, &err));
+                cr_assert_eq(tensors, aq_model_count(whole));
+                aq_model_close(whole);
+                file_free(&f);
+                for (uint32_t n = 0; n < counts[i]; n++)
+                    remove(names[n]);
+            }
+            file_free(&one);
+        }
+        random_model_free(&m);
+    }
+}
+
+/* Shards get about the same number of bytes each: none over its part by more than one
+ * tensor. */
+Test(jobs, shards_are_of_equal_size) {
+    enum { TENSORS = 60, SHARDS = 7 };
+    static const float values[64 * 100];
+    static char names[TENSORS][8];
+    aq_tensor t[TENSORS];
+    uint64_t total = 0, seen = 0, largest = 0;
+    rng r = {3};
+    for (size_t i = 0; i < TENSORS; i++) {
+        snprintf(names[i], sizeof names[i], "%02zu", i);
+        t[i] = matrix_of(names[i], 1 + rng_below(&r, 64), 100, values);
+        total += t[i].data_bytes;
+        if (t[i].data_bytes > largest) largest = t[i].data_bytes;
+    }
+    ASSERT_OK(aq_model_save(in_dir("m.safetensors"), t, TENSORS, &fast, &err));
+    for (uint32_t i = 0; i < SHARDS; i++) {
+        const aq_job_options o = {.dry_run = true, .shard = i, .num_shards = SHARDS};
+        aq_job_report report;
+        ASSERT_OK(aq_job_run(in_dir("m.safetensors"), NULL, &o, &report, &err));
+        cr_assert_leq(report.bytes_in, total / SHARDS + 1 + largest);
+        cr_assert_geq(report.bytes_in + largest, total / SHARDS);
+        seen += report.bytes_in;
+        aq_job_report_deinit(&report);
+    }
+    cr_assert_eq(seen, total);
+}
+
+static void expect_no_merge(const char *const *paths, size_t n, aq_status wanted,
+                            const char *message) {
+    const size_t before = temp_dir_entries(here.path);
+    ASSERT_STATUS(aq_merge(paths, n, in_dir("all.parquet"), NULL, NULL, &err), wanted);
+    ASSERT_MESSAGE("merge", message);
+    EXPECT_HELPFUL("merge");
+    cr_assert_eq(temp_dir_entries(here.path), before);
+}
+
+Test(jobs, merge_errors) {
+    char names[3][512], others[3][512];
+    const char *paths[4], *mixed[4];
+    aq_job_options o = {.no_sync = true};
+    char in[512], one[512], other[512];
+    aq_job_report r;
+    snprintf(in, sizeof in, "%s", in_dir("m.safetensors"));
+    snprintf(one, sizeof one, "%s", in_dir("one.parquet"));
+    snprintf(other, sizeof other, "%s", in_dir("n.safetensors"));
+    save_gate_model(in);
+    save_nan_model(other, NULL, 0);
+    ASSERT_OK(aq_job_run(in, one, &o, NULL, &err));
+    run_shards(in, o, 3, names, paths);
+    ASSERT_OK(aq_merge(paths, 3, in_dir("all.parquet"), NULL, NULL, &err));
+    remove(in_dir("all.parquet"));
+    /* Missing, twice, too many, none. */
+    expect_no_merge(paths, 2, AQ_E_ARG, "2 were given");
+    mixed[0] = paths[0], mixed[1] = paths[1], mixed[2] = paths[1], mixed[3] = paths[2];
+    expect_no_merge(mixed, 3, AQ_E_DUPLICATE, "twice");
+    expect_no_merge(mixed, 4, AQ_E_DUPLICATE, "twice");
+    ASSERT_STATUS(aq_merge(paths, 0, in_dir("all.parquet"), NULL, &r, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_merge(NULL, 3, in_dir("all.parquet"), NULL, &r, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_merge(paths, 3, NULL, NULL, &r, &err), AQ_E_ARG);
+    /* No shards. */
+    mixed[0] = one;
+    expect_no_merge(mixed, 1, AQ_E_FORMAT, "no shard");
+    mixed[0] = paths[0], mixed[1] = paths[1], mixed[2] = in_dir("none");
+    expect_no_merge(mixed, 3, AQ_E_IO, "No such file");
+    mixed[2] = in;
+    ASSERT_STATUS(aq_merge(mixed, 3, in_dir("all.parquet"), NULL, NULL, &err),
+                  AQ_E_FORMAT);
+    /* Onto one of them. */
+    ASSERT_STATUS(aq_merge(paths, 3, names[1], NULL, NULL, &err), AQ_E_ARG);
+    ASSERT_OK(aq_merge(paths, 3, in_dir("all.parquet"), NULL, NULL, &err));
+    remove(in_dir("all.parquet"));
+    /* Of a merge that resumes, or has a shard of its own. */
+    o.resume = true;
+    ASSERT_STATUS(aq_merge(paths, 3, in_dir("all.parquet"), &o, NULL, &err), AQ_E_ARG);
+    o.resume = false;
+    o.num_shards = 2;
+    ASSERT_STATUS(aq_merge(paths, 3, in_dir("all.parquet"), &o, NULL, &err), AQ_E_ARG);
+    o.num_shards = 3;
+    o.shard = 3; /* they count from 0 */
+    ASSERT_STATUS(aq_job_run(in, in_dir("x.parquet"), &o, NULL, &err), AQ_E_ARG);
+    o.shard = 0;
+    o.target_bpw = 5;
+    ASSERT_STATUS(aq_job_run(in, in_dir("x.parquet"), &o, NULL, &err), AQ_E_ARG);
+    o.target_bpw = 0;
+    /* Another job's: options, model, number of shards. */
+    for (size_t i = 0; i < 3; i++) {
+        const char *const from = i == 1 ? other : in;
+        snprintf(others[i], sizeof others[i], "%s", in_dir("other.parquet"));
+        o.quant.bits = i == 0 ? 8 : 0;
+        o.num_shards = i == 2 ? 2 : 3;
+        for (o.shard = 0; o.shard < o.num_shards; o.shard++) {
+            mixed[0] = names[0], mixed[1] = names[1], mixed[2] = names[2];
+            ASSERT_OK(aq_job_run(from, others[i], &o, NULL, &err));
+            mixed[o.shard] = others[i];
+            if (i == 2) { /* whichever is seen first: it has a tensor of its neighbour */
+                const size_t entries = temp_dir_entries(here.path);
+                aq_status status =
+                    aq_merge(mixed, 3, in_dir("all.parquet"), NULL, NULL, &err);
+                cr_assert(status == AQ_E_ARG || status == AQ_E_DUPLICATE, "%s",
+                          err.message);
+                cr_assert_eq(temp_dir_entries(here.path), entries);
+            } else {
+                expect_no_merge(mixed, 3, AQ_E_ARG, "shard of another model");
+            }
+            remove(others[i]);
+        }
+    }
+}
+
+/* ---- every allocation can fail ---- */
+
+static bool stop_at_third(void *user, const aq_progress *p) {
+    (void)p;
+    return ++*(size_t *)user < 3;
+}
+
+static size_t open_files(void) { return temp_dir_entries("/proc/self/fd"); }
+
+/* What the directory holds before each try, and a run with an allocator. */
+typedef struct allocating {
+    const char *what, *out;
+    aq_job_options options;
+    bool stopped; /* an earlier run was: there is something to resume */
+    bool merge;
+} allocating;
+
+static const allocating allocating_jobs[] = {
+    {"quantize", "o.parquet", {.min_cosine = 0.98, .quant = {.bits = 2}}, false, false},
+    {"chunks", "o.parquet", {.chunk_bytes = 900}, false, false},
+    {"parallel", "o.parquet", {.mode = AQ_JOB_PARALLEL, .io = AQ_IO_READ}, false, false},
+    {"target", "o.parquet", {.target_bpw = 24}, false, false},
+    {"convert", "o.safetensors", {.operation = AQ_CONVERT}, false, false},
+    {"directory", "o/", {.quant = {.params = AQ_PARAMS_U8}}, false, false},
+    {"resumable", "o.parquet", {.resume = true}, false, false},
+    {"resumed", "o.parquet", {.resume = true, .target_bpw = 24}, true, false},
+    {"resumed again", "o.parquet", {.resume = true, .chunk_bytes = 900}, true, false},
+    {"merge", "o.parquet", {.threads = 1}, false, true},
+};
+
+static aq_status run_allocating(const allocating *a, const aq_allocator *allocator,
+                                const char *const *shards) {
+    aq_job_options o = a->options;
+    aq_job_report r;
+    aq_status status;
+    o.allocator = allocator;
+    o.threads = 1;
+    o.no_sync = true;
+    status = a->merge ? aq_merge(shards, 3, in_dir(a->out), &o, &r, &err)
+                      : aq_job_run(in_dir("m.safetensors"), in_dir(a->out), &o, &r, &err);
+    if (status == AQ_OK) aq_job_report_deinit(&r);
+    return status;
+}
+
+static file read_output(const char *out) {
+    return out[1] == '/' ? directory_read(in_dir("o")) : file_read(in_dir(out));
+}
+
+static void remove_output(const char *out) {
+    temp_path_remove(out[1] == '/' ? in_dir("o") : in_dir(out));
+}
+
+Test(jobs, every_allocation_fails, .timeout = 240) {
+    static const float values[4][300] = {{1, 2, -3}, {0}, {(float)NAN}, {5, 6}};
+    char names[3][512];
+    const char *shards[3];
+    aq_tensor t[4];
+    size_t before, files;
+    t[0] = matrix_of("a", 10, 30, values[0]);
+    t[1] = matrix_of("b", 30, 10, values[1]);
+    t[2] = matrix_of("c", 20, 15, values[2]);
+    t[3] = matrix_of("d", 15, 20, values[3]);
+    ASSERT_OK(aq_model_save(in_dir("m.safetensors"), t, 4, &fast, &err));
+    run_shards(in_dir("m.safetensors"), (aq_job_options){.no_sync = true}, 3, names,
+               shards);
+    before = temp_dir_entries(here.path);
+    files = open_files();
+    for (size_t i = 0; i < COUNT_OF(allocating_jobs); i++) {
+        const allocating *a = &allocating_jobs[i];
+        size_t k = 0;
+        aq_status status;
+        bool failed; /* the allocation was one of the job's */
+        file want;
+        ASSERT_OK(run_allocating(a, NULL, shards));
+        want = read_output(a->out);
+        remove_output(a->out);
+        do {
+            counting_allocator c;
+            if (a->stopped) {
+                aq_job_options o = a->options;
+                size_t calls = 0;
+                o.no_sync = true;
+                o.threads = 1;
+                o.progress.fn = stop_at_third;
+                o.progress.user = &calls;
+                ASSERT_STATUS(
+                    aq_job_run(in_dir("m.safetensors"), in_dir(a->out), &o, NULL, &err),
+                    AQ_E_CANCELLED);
+            }
+            counting_init(&c);
+            c.fail_at = ++k;
+            status = run_allocating(a, &c.hooks, shards);
+            failed = c.calls >= k;
+            cr_assert(status == AQ_OK || (failed && status == AQ_E_NOMEM),
+                      "%s, call %zu: %s, %s", a->what, k, aq_status_name(status),
+                      err.message);
+            cr_assert(counting_is_clean(&c), "%s, call %zu", a->what, k);
+            cr_assert_eq(open_files(), files, "%s, call %zu", a->what, k);
+            if (status == AQ_OK || a->options.resume) {
+                file got;
+                if (status != AQ_OK) { /* and what it left is good */
+                    cr_assert_not(exists(in_dir(a->out)));
+                    ASSERT_OK(run_allocating(a, NULL, shards));
+                }
+                got = read_output(a->out);
+                cr_assert(file_equal(&want, &got), "%s, call %zu", a->what, k);
+                file_free(&got);
+                remove_output(a->out);
+            }
+            cr_assert_eq(temp_dir_entries(here.path), before, "%s, call %zu", a->what, k);
+        } while (failed);
+        cr_assert_gt(k, 30, "%s", a->what);
+        file_free(&want);
+    }
+}
+
+/* ---- the pool ---- */
+
+/* A pool that is handed in does the work, and has it all back. */
+Test(jobs, pool_of_the_caller) {
+    aq_pool_options po = {.min_buffer_bytes = 1 << 16};
+    aq_pool *pool;
+    aq_pool_stats s, again;
+    aq_job_options o = {.threads = 2, .io = AQ_IO_READ, .no_sync = true};
+    counting_allocator c;
+    counting_init(&c);
+    po.allocator = &c.hooks;
+    save_gate_model(in_dir("m.safetensors"));
+    ASSERT_OK(aq_pool_create(&po, &pool, &err));
+    o.pool = pool;
+    for (int mode = 0; mode < 2; mode++) {
+        aq_job_report r;
+        o.mode = (aq_job_mode)mode;
+        aq_pool_reset_stats(pool);
+        ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, &r, &err));
+        aq_pool_get_stats(pool, &s);
+        cr_assert_geq(s.acquires, 8); /* values in, codes out, of 4 tensors */
+        cr_assert(s.buffers_in_use == 0 && s.bytes_in_use == 0);
+        cr_assert_eq(r.pool.acquires, s.acquires);
+        cr_assert_eq(r.pool.hits, s.hits);
+        aq_job_report_deinit(&r);
+    }
+    aq_pool_reset_stats(pool); /* warm by now */
+    ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, NULL, &err));
+    aq_pool_get_stats(pool, &again);
+    cr_assert_gt(again.hits, 0);
+    o.fail_fast = true;
+    o.min_cosine = 1;
+    ASSERT_STATUS(
+        aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, NULL, &err),
+        AQ_E_QUALITY);
+    aq_pool_get_stats(pool, &s);
+    cr_assert_eq(s.buffers_in_use, 0);
+    aq_pool_destroy(pool);
+    cr_assert(counting_is_clean(&c));
+}
+
+/* 300 tensors of many sizes: over 9 of 10 buffers are ones that were used before. */
+Test(jobs, hit_rate) {
+    enum { TENSORS = 300 };
+    static char names[TENSORS][8];
+    static float values[128 * 384];
+    aq_tensor t[TENSORS];
+    rng r = {8};
+    rng_floats(&r, values, COUNT_OF(values), 1);
+    for (size_t i = 0; i < TENSORS; i++) {
+        snprintf(names[i], sizeof names[i], "%03zu", i);
+        t[i] =
+            matrix_of(names[i], 1 + rng_below(&r, 128), 1 + rng_below(&r, 384), values);
+    }
+    ASSERT_OK(aq_model_save(in_dir("m.safetensors"), t, TENSORS, &fast, &err));
+    for (int k = 0; k < 8; k++) {
+        aq_job_options o = {.threads = 1 + 3 * (uint32_t)(k / 4), .no_sync = true};
+        aq_job_report report;
+        o.mode = (aq_job_mode)(k % 2);
+        if (k % 4 >= 2) o.io = AQ_IO_READ;
+        ASSERT_OK(
+            aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, &report, &err));
+        cr_assert_geq(report.pool.acquires, TENSORS);
+        cr_assert_gt(report.pool.hit_rate, 0.9, "%g, %u threads, mode %d",
+                     report.pool.hit_rate, o.threads, k % 2);
+        aq_job_report_deinit(&report);
     }
 }
