@@ -19597,6 +19597,10 @@ static aq_status aqi_model_file_open(aq_model_writer *w, const char *path,
     for (i = 0; i < w->num_metadata && !output->counting && status == AQ_OK; i++)
         status = aq_writer_add_key_value(*out, w->metadata[i].key, w->metadata[i].value,
                                          err);
+    if (status != AQ_OK) {
+        aq_writer_abort(*out);
+        *out = NULL;
+    }
     return status;
 }
 
@@ -21405,35 +21409,40 @@ static bool aqi_row_is_there(const aqi_out_row *row, bool whole, int64_t file_by
     return row->start <= file_bytes;
 }
 
-/* Takes a tensor over from its record; false where the record does not fit. */
-static bool aqi_resume_tensor(aqi_job *j, const uint8_t *record, size_t bytes,
-                              int64_t file_bytes) {
+/* Takes a tensor over from its record; *out_fits stays false where the record does not
+ * fit. */
+static aq_status aqi_resume_tensor(aqi_job *j, const uint8_t *record, size_t bytes,
+                                   int64_t file_bytes, bool *out_fits, aq_error *err) {
     aqi_record_tensor t;
     aq_tensor_report *r;
     aqi_work *w = NULL;
     char *text = NULL;
     uint32_t i;
-    if (bytes < sizeof t) return false;
+    aq_status status;
+    *out_fits = false;
+    if (bytes < sizeof t) return AQ_OK;
     memcpy(&t, record, sizeof t);
     record += sizeof t;
     if (t.index != j->next_tensor || t.index >= j->num_tensors ||
         t.num_attempts > AQ_MAX_ATTEMPTS ||
         bytes != sizeof t + t.num_rows * sizeof w->rows->crc + t.error_bytes)
-        return false;
+        return AQ_OK;
     r = &j->reports[t.index];
     j->plans[t.index].keep = t.keep;
     j->plans[t.index].quant.bits = t.bits;
     j->plans[t.index].quant.codebook = t.codebook;
-    if (aqi_job_apply_plan(j, (size_t)t.index, NULL) != AQ_OK ||
-        aqi_work_open(j, &w, NULL) != AQ_OK || w->cut.num_chunks != t.num_rows)
-        return false;
+    status = aqi_job_apply_plan(j, (size_t)t.index, err);
+    if (status == AQ_OK) status = aqi_work_open(j, &w, err);
+    if (status == AQ_E_NOMEM) return status;
+    if (status != AQ_OK) aqi_error_clear(err);
+    if (status != AQ_OK || w->cut.num_chunks != t.num_rows) return AQ_OK;
     for (i = 0; i < t.num_rows; i++, record += sizeof w->rows->crc) {
-        if (!aqi_row_is_there(&w->rows[i], t.whole, file_bytes)) return false;
+        if (!aqi_row_is_there(&w->rows[i], t.whole, file_bytes)) return AQ_OK;
         memcpy(w->rows[i].crc, record, sizeof w->rows->crc);
     }
-    if (t.error_bytes > 0 &&
-        aqi_arena_string(j->arena, record, t.error_bytes, &text, NULL) != AQ_OK)
-        return false;
+    if (t.error_bytes > 0)
+        status = aqi_arena_string(j->arena, record, t.error_bytes, &text, err);
+    if (status != AQ_OK) return status;
     r->error = text;
     r->status = (aq_status)t.status;
     r->num_attempts = t.num_attempts;
@@ -21446,12 +21455,13 @@ static bool aqi_resume_tensor(aqi_job *j, const uint8_t *record, size_t bytes,
     w->in_bytes = t.in_bytes;
     w->done_unit = (size_t)t.unit;
     w->done_col = (size_t)t.col;
-    if (t.whole) return aqi_job_tensor_store(j, w, NULL) == AQ_OK;
+    *out_fits = true;
+    if (t.whole) return aqi_job_tensor_store(j, w, err);
     j->open = w;
     j->open_unit = w->done_unit;
     j->open_col = w->done_col;
     j->open_range = false;
-    return true;
+    return AQ_OK;
 }
 
 /* All that the journal has; the line will go on behind it. */
@@ -21464,6 +21474,7 @@ static aq_status aqi_job_resume(aqi_job *j, aq_error *err) {
     aq_plan plan;
     size_t bytes, at;
     int64_t end;
+    bool fits;
     aq_status status = aqi_output_flush(out, err);
     if (status != AQ_OK) return status;
     if (fstat(out->fd, &st) != 0)
@@ -21475,10 +21486,11 @@ static aq_status aqi_job_resume(aqi_job *j, aq_error *err) {
         if (record == NULL) break;
         aqi_job_drop_works(j); /* an earlier record of the same tensor */
         if (j->next_tensor < j->num_tensors) plan = j->plans[j->next_tensor];
-        if (aqi_resume_tensor(j, record, bytes, (int64_t)st.st_size)) continue;
+        status = aqi_resume_tensor(j, record, bytes, (int64_t)st.st_size, &fits, err);
+        if (status == AQ_OK && fits) continue;
         f->old_at = at; /* as if it had not been written */
         aqi_job_drop_works(j);
-        if (j->next_tensor == j->num_tensors) break;
+        if (status != AQ_OK || j->next_tensor == j->num_tensors) break;
         j->plans[j->next_tensor] = plan;
         status = aqi_job_apply_plan(j, j->next_tensor, err);
         break;
@@ -21487,8 +21499,6 @@ static aq_status aqi_job_resume(aqi_job *j, aq_error *err) {
     j->num_resumed = j->current;
     f->at = j->bytes_done + (j->works == NULL ? 0 : j->works->in_bytes);
     if (f->old.size > 0) f->offset = (int64_t)f->old_at;
-    if (status == AQ_OK && j->writer->failed != AQ_OK)
-        return aqi_fail(err, AQ_E_STATE, "the journal does not fit; remove %s", f->path);
     if (status == AQ_OK) status = aqi_output_flush(out, err);
     /* What lies behind was not said to be durable, or is another job's. */
     end = j->works != NULL ? j->writer->planned : out->offset;
