@@ -21502,10 +21502,10 @@ static aq_status aqi_job_resume(aqi_job *j, aq_error *err) {
     if (status == AQ_OK) status = aqi_output_flush(out, err);
     /* What lies behind was not said to be durable, or is another job's. */
     end = j->works != NULL ? j->writer->planned : out->offset;
-    if (status == AQ_OK &&
-        (j->writer->format != AQ_MODEL_SAFETENSORS ||
-         (j->works == NULL && j->current == 0)) &&
-        ftruncate(out->fd, (off_t)end) != 0)
+    if (j->writer->format == AQ_MODEL_SAFETENSORS)
+        end = AQI_MIN((int64_t)st.st_size,
+                      out->offset + aqi_safetensors_offsets(j->writer));
+    if (status == AQ_OK && ftruncate(out->fd, (off_t)end) != 0)
         status = aqi_fail_os(err, errno, "cannot shorten", out->path);
     return status;
 }
