@@ -21397,16 +21397,31 @@ static void aqi_job_restart(aqi_job *j) {
 
 /* ---- going on where an earlier run was ---- */
 
-/* Whether the output has what a row says to have, as far as unit `units`. */
-static bool aqi_row_is_there(const aqi_out_row *row, bool whole, int64_t file_bytes) {
+/* Whether the output is as long as it must be with the tensor, or with what comes before
+ * its next piece. */
+static bool aqi_work_is_there(aqi_work *w, bool whole, int64_t file_bytes) {
     aqi_part parts[AQI_PARTS];
+    int64_t end[AQI_PARTS];
+    aqi_piece next;
+    uint32_t i;
     int k;
-    aqi_parts_of(&row->t, parts);
-    for (k = 0; k < AQI_PARTS && whole; k++) {
-        if (parts[k].bytes > 0 && row->at[k] + (int64_t)parts[k].bytes > file_bytes)
-            return false;
+    memset(&next, 0, sizeof next);
+    next.work = w;
+    next.unit = w->done_unit;
+    next.col = w->done_col;
+    for (i = 0; i < w->cut.num_chunks; i++) {
+        const aqi_out_row *row = &w->rows[i];
+        const size_t first = i * w->cut.per_chunk;
+        const bool all = whole || first + w->cut.per_chunk <= w->done_unit;
+        if (!all && first + (w->done_col == 0) > w->done_unit) break;
+        aqi_parts_of(&row->t, parts);
+        aqi_piece_offsets(&next, row, parts, end);
+        for (k = 0; k < AQI_PARTS; k++) {
+            if (all || parts[k].stride == 0) end[k] = row->at[k] + (int64_t)parts[k].bytes;
+            if (parts[k].bytes > 0 && end[k] > file_bytes) return false;
+        }
     }
-    return row->start <= file_bytes;
+    return true;
 }
 
 /* Takes a tensor over from its record; *out_fits stays false where the record does not
@@ -21433,13 +21448,14 @@ static aq_status aqi_resume_tensor(aqi_job *j, const uint8_t *record, size_t byt
     j->plans[t.index].quant.codebook = t.codebook;
     status = aqi_job_apply_plan(j, (size_t)t.index, err);
     if (status == AQ_OK) status = aqi_work_open(j, &w, err);
-    if (status == AQ_E_NOMEM) return status;
-    if (status != AQ_OK) aqi_error_clear(err);
-    if (status != AQ_OK || w->cut.num_chunks != t.num_rows) return AQ_OK;
-    for (i = 0; i < t.num_rows; i++, record += sizeof w->rows->crc) {
-        if (!aqi_row_is_there(&w->rows[i], t.whole, file_bytes)) return AQ_OK;
+    if (status != AQ_OK) return status;
+    w->done_unit = (size_t)t.unit;
+    w->done_col = (size_t)t.col;
+    if (w->cut.num_chunks != t.num_rows || t.unit > w->units ||
+        !aqi_work_is_there(w, t.whole, file_bytes))
+        return AQ_OK;
+    for (i = 0; i < t.num_rows; i++, record += sizeof w->rows->crc)
         memcpy(w->rows[i].crc, record, sizeof w->rows->crc);
-    }
     if (t.error_bytes > 0)
         status = aqi_arena_string(j->arena, record, t.error_bytes, &text, err);
     if (status != AQ_OK) return status;
@@ -21453,8 +21469,6 @@ static aq_status aqi_resume_tensor(aqi_job *j, const uint8_t *record, size_t byt
     w->ranges_known = t.ranges_known;
     w->in_crc = t.in_crc;
     w->in_bytes = t.in_bytes;
-    w->done_unit = (size_t)t.unit;
-    w->done_col = (size_t)t.col;
     *out_fits = true;
     if (t.whole) return aqi_job_tensor_store(j, w, err);
     j->open = w;

@@ -467,7 +467,7 @@ Test(resume, little_by_little) {
             cr_assert_eq(err.status, AQ_E_CANCELLED, "%s: %s", v->what, err.message);
             cr_assert_lt(++runs, 1000, "%s does not come forward", v->what);
         }
-        cr_assert_gt(runs, 2, "%s: %ld runs", v->what, runs);
+        cr_assert_gt(runs, 1, "%s: %ld runs", v->what, runs);
         got = file_read(output);
         cr_assert(file_equal(&want, &got), "%s", v->what);
         cr_assert(!exists(part) && !exists(journal));
@@ -516,14 +516,15 @@ Test(resume, report_of_a_resumed_job) {
 
 /* ---- journals ---- */
 
-/* Stops a job after half of its calls. */
+/* Stops a job after half of its calls; of what comes after the measuring for a target. */
 static void stop_half_way(const variant *v) {
     long calls;
     remove_all();
     for (calls = 1; run_until(v, calls) != AQ_OK; calls++)
         remove_all();
     remove_all();
-    ASSERT_STATUS(run_until(v, calls / 2 + 1), AQ_E_CANCELLED);
+    ASSERT_STATUS(run_until(v, calls * (v->options.target_bpw > 0 ? 7 : 4) / 8 + 1),
+                  AQ_E_CANCELLED);
     cr_assert(exists(part) && exists(journal) && !exists(output));
 }
 
@@ -665,7 +666,7 @@ Test(resume, journal_of_other_options) {
         {.quant = {.bits = 2}, .min_cosine = 0.97},
         {.quant = {.bits = 2}, .chunk_bytes = 5000},
         {.quant = {.bits = 2}, .target_bpw = 12},
-        {.quant = {.bits = 2}, .target_bytes = 90000},
+        {.quant = {.bits = 2}, .target_bytes = 150000},
         {.quant = {.bits = 2}, .num_shards = 1},
         {.operation = AQ_CONVERT}};
     for (size_t i = 0; i < COUNT_OF(others); i++) {
