@@ -10,9 +10,9 @@
 #include <unistd.h>
 
 static const cli_command *const commands[] = {
-    &command_inspect, &command_schema,   &command_meta,   &command_cat,
-    &command_verify,  &command_quantize, &command_config, &command_dequantize,
-    &command_convert, &command_compare,  &command_bench,
+    &command_inspect, &command_schema,   &command_meta,    &command_cat,
+    &command_verify,  &command_quantize, &command_config,  &command_dequantize,
+    &command_convert, &command_merge,    &command_compare, &command_bench,
 };
 enum { NUM_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -138,7 +138,8 @@ const cli_option *cli_find_option(const cli_command *command, int id) {
     return option;
 }
 
-/* A flag that is a setting can be taken back: a configuration may have set it. */
+/* A flag that is a setting can be taken back: a configuration may have set it, or it is the
+ * default. */
 static bool is_negatable(const cli_command *command, const cli_option *option) {
     const cli_option *setting = command->settings;
     if (setting == NULL || option->value != NULL) return false;
@@ -384,7 +385,7 @@ static int parse_arguments(cli_args *args, int argc, char **argv) {
     if (args->num_files > command->max_files)
         return cli_usage_error(command, "unexpected operand \"%s\"",
                                args->files[command->max_files]);
-    if (command->settings != NULL) code = config_resolve(args);
+    if (cli_find_option(command, CLI_CONFIG) != NULL) code = config_resolve(args);
     return code == CLI_GOOD ? apply_settings(args) : code;
 }
 
@@ -410,6 +411,13 @@ static int close_stdout(int code) {
     return cli_error("standard output", "%s", strerror(errno));
 }
 
+/* Most commands map their files. Jobs know better what they read, and say so. */
+static void guard_files(const cli_args *args) {
+    if (args->num_files == 1) fault_guard(args->files[0], "the file", false, false);
+    if (args->num_files > 1)
+        fault_guard(args->command->name, "one of the files", false, false);
+}
+
 static int run_command(const cli_command *command, int argc, char **argv) {
     cli_args args;
     int code;
@@ -419,6 +427,7 @@ static int run_command(const cli_command *command, int argc, char **argv) {
     if (args.help) {
         code = show_command_help(command);
     } else if (code == CLI_GOOD) {
+        guard_files(&args);
         code = command->run(&args);
     }
     while (args.num_settings != 0)

@@ -31,6 +31,11 @@ enum {
     CLI_EVENTS,
     CLI_CONFIG,
     CLI_PROFILE,
+    CLI_MAX_MEMORY,
+    CLI_STREAMING,
+    CLI_CHUNK_SIZE,
+    CLI_IO,
+    CLI_RESUME,
     CLI_OPTION_OWN
 };
 
@@ -73,7 +78,8 @@ typedef struct cli_command {
     const char *summary; /* one line, for `aq --help`                                  */
     const char *details; /* for `aq COMMAND --help`                                    */
     const cli_option *options;
-    const cli_option *settings; /* options that are keys of a configuration too; NULL  */
+    const cli_option *settings; /* options of which flags can be taken back, and that
+                                   quantize also has from a configuration; NULL        */
     size_t min_files, max_files;
     int (*run)(const cli_args *args);
 } cli_command;
@@ -93,12 +99,38 @@ typedef struct cli_command {
         "config", "FILE", CLI_CONFIG, false,                                             \
             "settings from a YAML file; options win over it"                             \
     }
+#define CLI_OPTION_MAX_MEMORY                                                            \
+    { "max-memory", "SIZE", CLI_MAX_MEMORY, false, "memory for buffers (default: 256M)" }
+#define CLI_OPTION_STREAMING                                                             \
+    {                                                                                    \
+        "streaming", NULL, CLI_STREAMING, false,                                         \
+            "pieces of tensors in that memory (default);\n"                              \
+            "--no-streaming: whole tensors side by side"                                 \
+    }
+#define CLI_OPTION_CHUNK_SIZE                                                            \
+    {                                                                                    \
+        "chunk-size", "SIZE", CLI_CHUNK_SIZE, false,                                     \
+            "store a larger tensor in several rows of the Parquet\n"                     \
+            "file (default: from 2 GiB on)"                                              \
+    }
+#define CLI_OPTION_IO                                                                    \
+    {                                                                                    \
+        "io", "map|read", CLI_IO, false,                                                 \
+            "map the input into memory (default) or read it: for\n"                      \
+            "files that others may shorten meanwhile"                                    \
+    }
+#define CLI_OPTION_RESUME                                                                \
+    {                                                                                    \
+        "resume", NULL, CLI_RESUME, false,                                               \
+            "keep what is done when interrupted; the same command\n"                     \
+            "again goes on there"                                                        \
+    }
 #define CLI_OPTIONS_END                                                                  \
     { NULL, NULL, 0, false, NULL }
 
 extern const cli_command command_inspect, command_schema, command_meta, command_verify,
     command_cat, command_quantize, command_config, command_dequantize, command_convert,
-    command_compare, command_bench;
+    command_merge, command_compare, command_bench;
 
 /* cli_error - prints "aq: SUBJECT: message" as one line to stderr; returns CLI_ERROR. */
 int cli_error(const char *subject, const char *format, ...) AQ_PRINTF(2, 3);
@@ -259,6 +291,9 @@ typedef struct progress {
     double started, drawn; /* seconds                             */
     double told;           /* when the last event was             */
     size_t told_tensors;   /* tensors done, in the last event     */
+    uint64_t total;        /* bytes to do; 0 = not known yet      */
+    uint64_t found;        /* of them done when it became known   */
+    double since;          /* when it became known                */
 } progress;
 
 /* progress_start - of a command that only looks: on a terminal or not at all. */
@@ -282,7 +317,9 @@ void value_put(json *out, const char *key, const aq_field *field, const void *va
  * MARK: - Tensors (aq_tensor.c)
  *========================================================================*/
 
-int tensor_open_model(const char *path, aq_model **out_model);
+/* tensor_open_model - options: NULL = defaults. */
+int tensor_open_model(const char *path, const aq_model_options *options,
+                      aq_model **out_model);
 const char *tensor_format_name(aq_model_format format);
 /* tensor_bytes - of data and the parameters of its groups. */
 uint64_t tensor_bytes(const aq_tensor *tensor);
@@ -307,13 +344,42 @@ void tensor_json_metrics(json *out, const aq_metrics *metrics);
  * MARK: - Jobs (aq_job.c)
  *========================================================================*/
 
-/* job_run - runs *options from files[0] to files[1] with a progress line, and shows the
- * report, also as a page under page_path unless that is NULL. It sets the hook for
- * progress and signals, and the number of threads. CLI_BAD: a tensor could not be
- * quantized and is kept. */
+/* job_run - runs *options with a progress line, and shows the report, also as a page under
+ * page_path unless that is NULL. It sets the hook for progress and signals, and the number
+ * of threads. args->files are what it reads, and last what it writes. CLI_BAD: a tensor
+ * could not be quantized and is kept. */
 int job_run(const cli_args *args, aq_job_options *options, const char *page_path);
+/* job_apply - puts a setting that all jobs have into the options; no other has an effect. */
+int job_apply(const cli_args *args, const cli_setting *setting, aq_job_options *options);
+/* job_check - whether what was put there goes together with the output. */
+int job_check(const cli_args *args, const aq_job_options *options);
+/* job_io - how --io says that the input is read. */
+aq_io job_io(const cli_args *args);
 /* job_put_attempts - ": 2 bits 0.8312, 4 bits 0.9921" */
 void job_put_attempts(buffer *out, const aq_tensor_report *line);
+
+/*==========================================================================
+ * MARK: - Parts of a job (aq_shard.c)
+ *========================================================================*/
+
+/* shard_parse - "2/4", or "auto": what a scheduler has set for this process. */
+int shard_parse(const cli_args *args, const cli_setting *setting,
+                aq_job_options *options);
+/* shard_path - "model-00002-of-00004.parquet" for part 2 of 4 of "model.parquet"; to be
+ * freed. */
+char *shard_path(const char *path, const aq_job_options *options);
+/* shard_check - whether the files but the last are all shards of one job; where not, which
+ * are missing. */
+int shard_check(const cli_args *args);
+
+/*==========================================================================
+ * MARK: - Mapped files that shrink (aq_fault.c)
+ *========================================================================*/
+
+/* fault_guard - from now on, a mapped file that became shorter, or cannot be read, ends the
+ * command with a line about it and status 2, in place of a signal.
+ *   subject  in  the file; what  "the file"; events  whether an event is due too */
+void fault_guard(const char *subject, const char *what, bool has_io, bool events);
 
 /*==========================================================================
  * MARK: - Configuration (aq_config.c) and the settings of `aq quantize`

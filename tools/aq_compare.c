@@ -377,8 +377,8 @@ static int compare(const cli_args *args) {
     memset(&of, 0, sizeof of);
     of.path_a = args->files[0];
     of.path_b = args->files[1];
-    code = tensor_open_model(of.path_a, &of.a);
-    if (code == CLI_GOOD) code = tensor_open_model(of.path_b, &of.b);
+    code = tensor_open_model(of.path_a, NULL, &of.a);
+    if (code == CLI_GOOD) code = tensor_open_model(of.path_b, NULL, &of.b);
     if (code == CLI_GOOD && aq_threads_create(0, NULL, &threads, &err) != AQ_OK)
         code = cli_failure("compare", &err);
     if (code == CLI_GOOD) {

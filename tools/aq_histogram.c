@@ -141,13 +141,12 @@ static int read_pair(const cli_args *args, aq_model *const *models,
 }
 
 /* The job has checked the checksums of what it read. */
-static int open_model(const char *path, aq_model **out) {
+static int open_model(const cli_args *args, size_t file, aq_model **out) {
     aq_model_options options;
-    aq_error err;
     memset(&options, 0, sizeof options);
     options.skip_checksums = true;
-    return aq_model_open(path, &options, out, &err) == AQ_OK ? CLI_GOOD
-                                                             : cli_failure(path, &err);
+    options.io = job_io(args);
+    return tensor_open_model(args->files[file], &options, out);
 }
 
 int distributions_read(const cli_args *args, const aq_job_report *report,
@@ -155,8 +154,8 @@ int distributions_read(const cli_args *args, const aq_job_report *report,
     aq_model *models[2] = {NULL, NULL};
     sample values = {NULL, NULL, 0, 0, ALL_WEIGHTS};
     size_t i;
-    int code = open_model(args->files[0], &models[0]);
-    if (code == CLI_GOOD) code = open_model(args->files[1], &models[1]);
+    int code = open_model(args, 0, &models[0]);
+    if (code == CLI_GOOD) code = open_model(args, 1, &models[1]);
     if (report->num_quantized != 0) values.limit /= report->num_quantized;
     if (values.limit < MIN_WEIGHTS) values.limit = MIN_WEIGHTS;
     if (values.limit > MAX_WEIGHTS) values.limit = MAX_WEIGHTS;

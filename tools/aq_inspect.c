@@ -108,7 +108,7 @@ static int inspect(const cli_args *args) {
     aq_model *model;
     aq_tensor *tensors;
     totals sum;
-    int code = tensor_open_model(path, &model);
+    int code = tensor_open_model(path, NULL, &model);
     if (code != CLI_GOOD) return code;
     tensors = (aq_tensor *)cli_resize(NULL, aq_model_count(model) + 1, sizeof *tensors);
     code = read_tensors(path, model, tensors, &sum);

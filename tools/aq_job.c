@@ -1,10 +1,14 @@
-/* aq_job.c - `aq dequantize`, `aq convert`, and how every job runs and is reported. */
+/* aq_job.c - `aq dequantize`, `aq convert`, `aq merge`, and how every job runs and is
+ * reported. */
 #include "aq.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /*==========================================================================
  * MARK: - Signals and progress
@@ -14,10 +18,14 @@ static volatile sig_atomic_t stop_signal;
 
 static void on_stop_signal(int number) { stop_signal = number; }
 
-/* The first signal lets the job clean up; a second one, while it does, is the default. */
+/* The first signal lets the job clean up; a second one, while it does, is the default.
+ * What cannot be written, by a reader that has left or a limit on the size of files, is an
+ * error, which leaves no temporary file behind. */
 static void catch_stop_signals(void) {
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
     size_t i;
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     for (i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         struct sigaction action;
         if (sigaction(numbers[i], NULL, &action) != 0 || action.sa_handler == SIG_IGN)
@@ -29,10 +37,41 @@ static void catch_stop_signals(void) {
     }
 }
 
+/* How far a job is. */
+typedef struct job_state {
+    progress line;
+    size_t done, total; /* tensors */
+    uint64_t bytes_total;
+    bool measuring; /* what is done is not written yet */
+} job_state;
+
+/* To meet a target, every tensor is measured at three widths: three times the bytes. */
 static bool on_progress(void *user, const aq_progress *at) {
-    progress_step_job((progress *)user, at);
+    job_state *state = (job_state *)user;
+    if (state->bytes_total > at->bytes_total) state->measuring = false;
+    state->bytes_total = at->bytes_total;
+    state->done = at->tensors_done;
+    state->total = at->tensors_total;
+    progress_step_job(&state->line, at);
     return stop_signal == 0;
 }
+
+/*==========================================================================
+ * MARK: - What a job reads and writes
+ *========================================================================*/
+
+static const char *output_of(const cli_args *args) {
+    return args->files[args->num_files - 1];
+}
+
+static bool is_merge(const cli_args *args) { return args->command == &command_merge; }
+
+/* What an error without a file is about. */
+static const char *subject_of(const cli_args *args) {
+    return is_merge(args) ? output_of(args) : args->files[0];
+}
+
+static const char *operation_name(const cli_args *args) { return args->command->name; }
 
 /* What could not be quantized is there, but as it came. */
 static int tell_kept(const cli_args *args, const aq_job_report *report) {
@@ -123,7 +162,7 @@ static void put_quality(buffer *out, const aq_job_report *report) {
                  text_measure(sqnr, worst->metrics.sqnr_db, 2));
 }
 
-static void put_heading(buffer *out, const aq_job_options *options,
+static void put_heading(buffer *out, const cli_args *args, const aq_job_options *options,
                         const aq_job_report *report) {
     size_t n = report->num_tensors, quantized = report->num_quantized;
     if (options->operation == AQ_QUANTIZE) {
@@ -131,6 +170,9 @@ static void put_heading(buffer *out, const aq_job_options *options,
                      options->dry_run ? "would quantize" : "quantized", quantized, n,
                      text_plural(n), n - quantized,
                      n - quantized == 1 ? "it is" : "they are");
+    } else if (is_merge(args)) {
+        buffer_print(out, "merged %zu shard%s, %zu tensor%s\n", args->num_files - 1,
+                     text_plural(args->num_files - 1), n, text_plural(n));
     } else {
         buffer_print(out, "%s %zu tensor%s\n",
                      options->operation == AQ_DEQUANTIZE ? "dequantized" : "converted", n,
@@ -138,13 +180,24 @@ static void put_heading(buffer *out, const aq_job_options *options,
     }
 }
 
+/* A run that found something done has not read all that it reports. */
+static bool has_rate(const aq_job_report *report) {
+    return report->seconds > 0 && report->num_resumed == 0;
+}
+
 static void show_text(const cli_args *args, const aq_job_options *options,
                       const aq_job_report *report) {
     buffer text = {NULL, 0, 0};
-    const char *path = args->files[1];
+    const char *path = output_of(args);
     char bytes[TEXT_ROOM], seconds[TEXT_ROOM], rate[TEXT_ROOM];
     if (options->dry_run) put_plan(&text, report);
-    put_heading(&text, options, report);
+    put_heading(&text, args, options, report);
+    if (options->num_shards != 0)
+        buffer_print(&text, "shard    %" PRIu32 " of %" PRIu32 "\n", options->shard + 1,
+                     options->num_shards);
+    if (report->num_resumed != 0)
+        buffer_print(&text, "resumed  %zu of %zu tensors were done\n",
+                     report->num_resumed, report->num_tensors);
     buffer_print(&text, "tensors  ");
     put_sizes(&text, report);
     buffer_print(&text, "\n");
@@ -155,7 +208,7 @@ static void show_text(const cli_args *args, const aq_job_options *options,
         buffer_visible(&text, path, strlen(path));
         buffer_print(&text, ", %s\n", text_bytes(bytes, report->file_bytes_out));
         buffer_print(&text, "time     %s s", text_measure(seconds, report->seconds, 2));
-        if (report->seconds > 0 && report->bytes_in != 0)
+        if (has_rate(report) && report->bytes_in != 0)
             buffer_print(&text, ", %s",
                          text_rate(rate, (double)report->bytes_in / report->seconds));
         buffer_print(&text, "\n");
@@ -199,18 +252,42 @@ static void put_pool_json(json *out, const aq_pool_stats *pool) {
     json_close(out, '}');
 }
 
-static const char *const operations[] = {"quantize", "dequantize", "convert"};
+/* "operation", "input" (of a merge "inputs") and "output". */
+static void put_job_json(json *out, const cli_args *args) {
+    size_t i;
+    json_string(out, "operation", operation_name(args));
+    if (is_merge(args)) {
+        json_open(out, "inputs", '[');
+        for (i = 0; i + 1 < args->num_files; i++)
+            json_string(out, NULL, args->files[i]);
+        json_close(out, ']');
+    } else {
+        json_string(out, "input", args->files[0]);
+    }
+    json_string(out, "output", output_of(args));
+}
+
+static void put_shard_json(json *out, const aq_job_options *options) {
+    if (options->num_shards == 0) {
+        json_null(out, "shard");
+        return;
+    }
+    json_open(out, "shard", '{');
+    json_unsigned(out, "index", options->shard + 1);
+    json_unsigned(out, "count", options->num_shards);
+    json_close(out, '}');
+}
 
 static void put_report_json(json *out, const char *key, const cli_args *args,
                             const aq_job_options *options, const aq_job_report *report) {
     double per_second = (double)report->bytes_in / report->seconds;
     size_t i;
     json_open(out, key, '{');
-    json_string(out, "operation", operations[options->operation]);
-    json_string(out, "input", args->files[0]);
-    json_string(out, "output", args->files[1]);
+    put_job_json(out, args);
     json_bool(out, "dry_run", options->dry_run);
+    put_shard_json(out, options);
     json_unsigned(out, "num_tensors", report->num_tensors);
+    json_unsigned(out, "num_resumed", report->num_resumed);
     json_unsigned(out, "num_quantized", report->num_quantized);
     json_unsigned(out, "num_failed", report->num_failed);
     json_unsigned(out, "num_params", report->num_params);
@@ -228,7 +305,7 @@ static void put_report_json(json *out, const char *key, const cli_args *args,
     json_string(out, "worst",
                 report->worst != SIZE_MAX ? report->tensors[report->worst].name : NULL);
     json_number(out, "seconds", report->seconds);
-    json_measure(out, "bytes_per_second", report->seconds > 0 ? per_second : (double)NAN);
+    json_measure(out, "bytes_per_second", has_rate(report) ? per_second : (double)NAN);
     put_pool_json(out, &report->pool);
     json_open(out, "tensors", '[');
     for (i = 0; i < report->num_tensors; i++)
@@ -247,12 +324,39 @@ static bool names_path(const aq_error *err, const char *path) {
     return strncmp(err->name, path, length < 64 ? length : 64) == 0;
 }
 
-/* The file that an error is about. What the system refuses while a tensor is in work
+/* Whether the input could not be read: by the system, or because it ended early. */
+static bool is_read_error(const aq_error *err) {
+    static const char start[] = "read failed";
+    return err->os_errno == 0 || strncmp(err->message, start, sizeof start - 1) == 0;
+}
+
+/* The file that an error is about. What else the system refuses while a tensor is in work
  * concerns the output. */
 static const char *failed_file(const cli_args *args, const aq_error *err) {
-    if (names_path(err, args->files[0]) || names_path(err, args->files[1]))
-        return err->name;
-    return args->files[err->status == AQ_E_IO ? 1 : 0];
+    size_t i;
+    for (i = 0; i < args->num_files; i++) {
+        if (names_path(err, args->files[i])) return err->name;
+    }
+    if (err->status != AQ_E_IO || is_read_error(err)) return subject_of(args);
+    return output_of(args);
+}
+
+/* The output could not be written, but not because another job does. */
+static bool is_write_error(const cli_args *args, const aq_error *err, const char *file) {
+    return err->status == AQ_E_IO && err->os_errno != EBUSY &&
+           (file == output_of(args) || names_path(err, output_of(args)));
+}
+
+/* Whether a job with --resume has left something to go on with. */
+static bool is_kept(const char *output) {
+    buffer path = {NULL, 0, 0};
+    const char *slash = strrchr(output, '/');
+    int folder = slash != NULL ? (int)(slash + 1 - output) : 0;
+    bool kept;
+    buffer_print(&path, "%.*s.%s.aq-part", folder, output, output + folder);
+    kept = access(path.data, F_OK) == 0;
+    buffer_free(&path);
+    return kept;
 }
 
 /*==========================================================================
@@ -272,12 +376,10 @@ static void close_event(json *out) {
     fflush(stdout);
 }
 
-static void tell_start(const cli_args *args, const aq_job_options *options) {
+static void tell_start(const cli_args *args) {
     json event;
     open_event(&event, "started");
-    json_string(&event, "operation", operations[options->operation]);
-    json_string(&event, "input", args->files[0]);
-    json_string(&event, "output", args->files[1]);
+    put_job_json(&event, args);
     close_event(&event);
 }
 
@@ -318,15 +420,42 @@ static void show_report(const cli_args *args, const aq_job_options *options,
     }
 }
 
-static int job_failed(const cli_args *args, const aq_error *err) {
-    const char *file = failed_file(args, err);
-    if (err->status == AQ_E_CANCELLED && stop_signal != 0) {
-        if (args->events) tell_cancelled();
-        cli_error(args->files[1], "interrupted; nothing was written");
-        return 128 + (int)stop_signal;
+static int interrupted(const cli_args *args, const aq_job_options *options,
+                       const job_state *state) {
+    const char *output = output_of(args);
+    if (args->events) tell_cancelled();
+    if (!options->resume) {
+        cli_error(output, "interrupted; nothing was written");
+    } else if (state->measuring) {
+        cli_error(output, "interrupted; the bits of the tensors were not chosen yet; run "
+                          "the same command again");
+    } else {
+        cli_error(output,
+                  "interrupted; %zu of %zu tensors are done; run the same command again "
+                  "to go on",
+                  state->done, state->total);
     }
+    return 128 + (int)stop_signal;
+}
+
+static int job_failed(const cli_args *args, const aq_job_options *options,
+                      const job_state *state, const aq_error *err) {
+    const char *file = failed_file(args, err);
+    if (err->status == AQ_E_CANCELLED && stop_signal != 0)
+        return interrupted(args, options, state);
     if (args->events) tell_failure(file, err);
-    return cli_failure(file, err);
+    if (!options->resume || !is_write_error(args, err, file) || !is_kept(output_of(args)))
+        return cli_failure(file, err);
+    return cli_error(file, "%s; what is done is kept: the same command again goes on",
+                     err->message);
+}
+
+static aq_status run_job(const cli_args *args, const aq_job_options *options,
+                         aq_job_report *report, aq_error *err) {
+    if (!is_merge(args))
+        return aq_job_run(args->files[0], output_of(args), options, report, err);
+    return aq_merge((const char *const *)args->files, args->num_files - 1,
+                    output_of(args), options, report, err);
 }
 
 int job_run(const cli_args *args, aq_job_options *options, const char *page_path) {
@@ -334,17 +463,27 @@ int job_run(const cli_args *args, aq_job_options *options, const char *page_path
     aq_job_report report;
     aq_error err;
     aq_status status;
-    progress line;
+    job_state state;
+    char verb[48];
     int code;
-    if (args->events) tell_start(args, options);
-    progress_start_job(&line, verbs[options->operation], args->events);
+    memset(&state, 0, sizeof state);
+    state.measuring = options->target_bpw > 0 || options->target_bytes != 0;
+    snprintf(verb, sizeof verb, "%s",
+             is_merge(args) ? "merging" : verbs[options->operation]);
+    if (options->num_shards != 0)
+        snprintf(verb, sizeof verb, "%s %" PRIu32 "/%" PRIu32, verbs[options->operation],
+                 options->shard + 1, options->num_shards);
+    if (args->events) tell_start(args);
+    progress_start_job(&state.line, verb, args->events);
     catch_stop_signals();
+    fault_guard(subject_of(args), is_merge(args) ? "a shard" : "the file", true,
+                args->events);
     options->progress.fn = on_progress;
-    options->progress.user = &line;
+    options->progress.user = &state;
     options->threads = args->threads;
-    status = aq_job_run(args->files[0], args->files[1], options, &report, &err);
-    progress_end(&line);
-    if (status != AQ_OK) return job_failed(args, &err);
+    status = run_job(args, options, &report, &err);
+    progress_end(&state.line);
+    if (status != AQ_OK) return job_failed(args, options, &state, &err);
     code = tell_kept(args, &report);
     if (page_path != NULL && page_write(args, options, &report, page_path) != CLI_GOOD)
         code = CLI_ERROR;
@@ -353,19 +492,104 @@ int job_run(const cli_args *args, aq_job_options *options, const char *page_path
     return code;
 }
 
+/*==========================================================================
+ * MARK: - Options of all jobs
+ *========================================================================*/
+
+aq_io job_io(const cli_args *args) {
+    const cli_setting *setting = cli_find(args, CLI_IO);
+    if (setting == NULL) return AQ_IO_AUTO;
+    return setting->value[0] == 'r' ? AQ_IO_READ : AQ_IO_MAP;
+}
+
+int job_apply(const cli_args *args, const cli_setting *setting, aq_job_options *options) {
+    const char *value = setting->value;
+    uint64_t chunk;
+    switch (setting->id) {
+    case CLI_MAX_MEMORY:
+        if (cli_parse_size(value, &options->max_memory_bytes)) break;
+        return cli_setting_error(
+            args, setting, "takes a size such as 512M or 1.5GiB, not \"%s\"", value);
+    case CLI_CHUNK_SIZE:
+        if (!cli_parse_size(value, &chunk) || chunk > SIZE_MAX)
+            return cli_setting_error(
+                args, setting, "takes a size such as 512M or 1.5GiB, not \"%s\"", value);
+        options->chunk_bytes = (size_t)chunk;
+        break;
+    case CLI_STREAMING:
+        options->mode = setting->off ? AQ_JOB_PARALLEL : AQ_JOB_STREAMING;
+        break;
+    case CLI_IO:
+        if (strcmp(value, "map") != 0 && strcmp(value, "read") != 0)
+            return cli_setting_error(args, setting, "takes map or read, not \"%s\"",
+                                     value);
+        options->io = job_io(args);
+        break;
+    case CLI_RESUME:
+        options->resume = true;
+        break;
+    default:
+        break;
+    }
+    return CLI_GOOD;
+}
+
+int job_check(const cli_args *args, const aq_job_options *options) {
+    const char *output = output_of(args);
+    size_t length = strlen(output);
+    bool folder = length != 0 && output[length - 1] == '/';
+    if (options->resume && folder)
+        return cli_usage_error(args->command,
+                               "--resume needs one file as output, not the folder %s",
+                               output);
+    return CLI_GOOD;
+}
+
+/*==========================================================================
+ * MARK: - dequantize, convert, merge
+ *========================================================================*/
+
 static int run_operation(const cli_args *args, aq_operation operation) {
     aq_job_options options;
+    size_t i;
+    int code = CLI_GOOD;
     memset(&options, 0, sizeof options);
     options.operation = operation;
-    return job_run(args, &options, NULL);
+    for (i = 0; i < args->num_settings && code == CLI_GOOD; i++)
+        code = job_apply(args, &args->settings[i], &options);
+    if (code == CLI_GOOD) code = job_check(args, &options);
+    return code == CLI_GOOD ? job_run(args, &options, NULL) : code;
 }
 
 static int dequantize(const cli_args *args) { return run_operation(args, AQ_DEQUANTIZE); }
 
 static int convert(const cli_args *args) { return run_operation(args, AQ_CONVERT); }
 
-static const cli_option plain_options[] = {CLI_OPTION_THREADS, CLI_OPTION_EVENTS,
+/* OUT comes first, as behind a pattern for the shards it would be easy to forget; elsewhere
+ * the output is the last. */
+static int merge(const cli_args *args) {
+    cli_args turned = *args;
+    char *output = args->files[0];
+    size_t n = args->num_files - 1;
+    int code;
+    turned.files = (char **)cli_resize(NULL, args->num_files, sizeof *turned.files);
+    memcpy(turned.files, args->files + 1, n * sizeof *turned.files);
+    turned.files[n] = output;
+    code = shard_check(&turned);
+    if (code == CLI_GOOD) code = run_operation(&turned, AQ_CONVERT);
+    free(turned.files);
+    return code;
+}
+
+static const cli_option plain_settings[] = {CLI_OPTION_MAX_MEMORY, CLI_OPTION_STREAMING,
+                                            CLI_OPTION_CHUNK_SIZE, CLI_OPTION_IO,
+                                            CLI_OPTION_THREADS,    CLI_OPTIONS_END};
+
+static const cli_option plain_options[] = {CLI_OPTION_RESUME, CLI_OPTION_EVENTS,
                                            CLI_OPTION_JSON, CLI_OPTIONS_END};
+
+static const cli_option merge_options[] = {CLI_OPTION_EVENTS, CLI_OPTION_JSON,
+                                           CLI_OPTIONS_END};
 
 const cli_command command_dequantize = {
     .name = "dequantize",
@@ -373,9 +597,11 @@ const cli_command command_dequantize = {
     .summary = "write a model with its weights as float32 again",
     .details =
         "Writes the model IN to OUT with quantized tensors as float32 and all others\n"
-        "as they are. OUT is safetensors when its name ends in .safetensors, else\n"
-        "Parquet. It appears under its name when it is whole.",
+        "as they are. OUT is safetensors when its name ends in .safetensors, a new\n"
+        "folder with a Parquet file for each tensor when it ends in /, else Parquet.\n"
+        "It appears under its name when it is whole.",
     .options = plain_options,
+    .settings = plain_settings,
     .min_files = 2,
     .max_files = 2,
     .run = dequantize,
@@ -387,10 +613,27 @@ const cli_command command_convert = {
     .summary = "write the same tensors to another container",
     .details =
         "Writes the tensors of the model IN, unchanged, to OUT: safetensors when its\n"
-        "name ends in .safetensors, else Parquet. Quantized tensors can only go to\n"
-        "Parquet. OUT appears under its name when it is whole.",
+        "name ends in .safetensors, a new folder with a Parquet file for each tensor\n"
+        "when it ends in /, else Parquet. Quantized tensors can only go to Parquet.\n"
+        "OUT appears under its name when it is whole.",
     .options = plain_options,
+    .settings = plain_settings,
     .min_files = 2,
     .max_files = 2,
     .run = convert,
+};
+
+const cli_command command_merge = {
+    .name = "merge",
+    .files = "OUT SHARD...",
+    .summary = "join what aq quantize --shard wrote to one model",
+    .details =
+        "Writes the Parquet model OUT from all SHARDs of one job, in any order: the\n"
+        "bytes that aq quantize writes without --shard. A --chunk-size of the shards\n"
+        "has to be given again. OUT appears under its name when it is whole.",
+    .options = merge_options,
+    .settings = plain_settings,
+    .min_files = 2,
+    .max_files = SIZE_MAX,
+    .run = merge,
 };

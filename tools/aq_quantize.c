@@ -19,8 +19,7 @@ enum {
     QUANTIZE_TARGET_BPW,
     QUANTIZE_TARGET_SIZE,
     QUANTIZE_FAIL_FAST,
-    QUANTIZE_MAX_MEMORY,
-    QUANTIZE_STREAMING,
+    QUANTIZE_SHARD,
     QUANTIZE_DRY_RUN,
     QUANTIZE_REPORT
 };
@@ -144,9 +143,13 @@ static int unused_rule(const cli_args *args, const rule *item) {
  * is a mistake. */
 static int check_rules(const cli_args *args, rules *of) {
     const char *path = args->files[0];
+    aq_model_options options;
     aq_model *model;
     size_t i, n;
-    int code = tensor_open_model(path, &model);
+    int code;
+    memset(&options, 0, sizeof options);
+    options.io = job_io(args);
+    code = tensor_open_model(path, &options, &model);
     if (code != CLI_GOOD) return code;
     n = aq_model_count(model);
     for (i = 0; i < n && code == CLI_GOOD; i++) {
@@ -211,12 +214,10 @@ static int parse_method(const cli_args *args, const cli_setting *setting,
     return CLI_GOOD;
 }
 
-/* Bounds on quality, size and memory, and how the job goes about them. */
+/* Bounds on quality and size, and what all jobs have. */
 static int apply_limit(const cli_args *args, const cli_setting *setting,
                        aq_job_options *options) {
     const char *value = setting->value;
-    uint64_t *size = setting->id == QUANTIZE_MAX_MEMORY ? &options->max_memory_bytes
-                                                        : &options->target_bytes;
     switch (setting->id) {
     case QUANTIZE_MIN_COSINE:
         if (cli_parse_real(value, 0, 1, &options->min_cosine)) break;
@@ -227,18 +228,16 @@ static int apply_limit(const cli_args *args, const cli_setting *setting,
         return cli_setting_error(args, setting, "takes a number from 1 to 64, not \"%s\"",
                                  value);
     case QUANTIZE_TARGET_SIZE:
-    case QUANTIZE_MAX_MEMORY:
-        if (cli_parse_size(value, size)) break;
+        if (cli_parse_size(value, &options->target_bytes)) break;
         return cli_setting_error(
             args, setting, "takes a size such as 512M or 1.5GiB, not \"%s\"", value);
     case QUANTIZE_FAIL_FAST:
         options->fail_fast = !setting->off;
         break;
-    case QUANTIZE_STREAMING:
-        options->mode = setting->off ? AQ_JOB_PARALLEL : AQ_JOB_STREAMING;
-        break;
+    case QUANTIZE_SHARD:
+        return shard_parse(args, setting, options);
     default:
-        break;
+        return job_apply(args, setting, options);
     }
     return CLI_GOOD;
 }
@@ -328,8 +327,39 @@ int quantize_check(const cli_args *args) {
     return code;
 }
 
+/* Only a Parquet file says of itself which part it is, for aq merge. */
+static int check_shard(const cli_args *args) {
+    const char *output = args->files[1], *ending = strrchr(output, '.');
+    size_t length = strlen(output);
+    if (cli_has(args, QUANTIZE_TARGET_BPW) || cli_has(args, QUANTIZE_TARGET_SIZE))
+        return cli_usage_error(args->command,
+                               "--shard and --target-bpw, --target-size exclude each "
+                               "other: a part does not know the others");
+    if ((length != 0 && output[length - 1] == '/') ||
+        (ending != NULL && strcmp(ending, ".safetensors") == 0))
+        return cli_usage_error(args->command, "--shard needs a Parquet file as output");
+    return CLI_GOOD;
+}
+
+/* Each part of a job has files of its own. */
+static int quantize_shard(const cli_args *args, aq_job_options *options,
+                          const char *page) {
+    cli_args own = *args;
+    char *files[2], *own_page = page != NULL ? shard_path(page, options) : NULL;
+    int code = CLI_GOOD;
+    files[0] = args->files[0];
+    files[1] = shard_path(args->files[1], options);
+    own.files = files;
+    if (page != NULL) code = page_check(&own, own_page);
+    if (code == CLI_GOOD) code = job_run(&own, options, own_page);
+    free(files[1]);
+    free(own_page);
+    return code;
+}
+
 static int quantize(const cli_args *args) {
-    const cli_setting *page = cli_find(args, QUANTIZE_REPORT);
+    const cli_setting *setting = cli_find(args, QUANTIZE_REPORT);
+    const char *page = setting != NULL ? setting->value : NULL;
     aq_job_options options;
     rules of = {NULL, 0};
     int code;
@@ -338,12 +368,17 @@ static int quantize(const cli_args *args) {
     options.plan = plan_tensor;
     options.plan_user = &of;
     code = read_settings(args, &options, &of);
-    if (code == CLI_GOOD && of.count != 0) code = check_rules(args, &of);
     if (code == CLI_GOOD && page != NULL && options.dry_run)
-        code = cli_setting_error(args, page, "needs what --dry-run does not make");
-    if (code == CLI_GOOD && page != NULL) code = page_check(args, page->value);
-    if (code == CLI_GOOD)
-        code = job_run(args, &options, page != NULL ? page->value : NULL);
+        code = cli_setting_error(args, setting, "needs what --dry-run does not make");
+    if (code == CLI_GOOD) code = job_check(args, &options);
+    if (code == CLI_GOOD && options.num_shards != 0) code = check_shard(args);
+    if (code == CLI_GOOD && of.count != 0) code = check_rules(args, &of);
+    if (code == CLI_GOOD && options.num_shards != 0) {
+        code = quantize_shard(args, &options, page);
+    } else if (code == CLI_GOOD) {
+        if (page != NULL) code = page_check(args, page);
+        if (code == CLI_GOOD) code = job_run(args, &options, page);
+    }
     free_rules(&of);
     return code;
 }
@@ -387,11 +422,10 @@ const cli_option quantize_settings[] = {
     {"fail-fast", NULL, QUANTIZE_FAIL_FAST, false,
      "stop at a tensor with NaN or below --min-cosine\n"
      "instead of keeping it"},
-    {"max-memory", "SIZE", QUANTIZE_MAX_MEMORY, false,
-     "memory for buffers (default: 256M)"},
-    {"streaming", NULL, QUANTIZE_STREAMING, false,
-     "pieces of tensors in that memory (default);\n"
-     "--no-streaming: whole tensors side by side"},
+    CLI_OPTION_MAX_MEMORY,
+    CLI_OPTION_STREAMING,
+    CLI_OPTION_CHUNK_SIZE,
+    CLI_OPTION_IO,
     {"profile", "edge|local|cloud", CLI_PROFILE, false,
      "settings for small devices, one machine or servers;\n"
      "aq config --profile shows them"},
@@ -400,6 +434,11 @@ const cli_option quantize_settings[] = {
 
 static const cli_option quantize_options[] = {
     CLI_OPTION_CONFIG,
+    {"shard", "I/N|auto", QUANTIZE_SHARD, false,
+     "only part I (from 1) of N, to OUT with -I-of-N in its\n"
+     "name, for aq merge; auto: as a Slurm array or Open\n"
+     "MPI's mpirun says"},
+    CLI_OPTION_RESUME,
     {"dry-run", NULL, QUANTIZE_DRY_RUN, false,
      "show the plan and the sizes; write nothing"},
     {"report", "FILE.html", QUANTIZE_REPORT, false,
@@ -416,8 +455,9 @@ const cli_command command_quantize = {
     .details =
         "Quantizes the float tensors of the model IN (safetensors, the index or the\n"
         "directory of its shards, Parquet model file or directory, .npy) into the\n"
-        "Parquet model OUT, which appears under its name when it is whole. Tensors of\n"
-        "one dimension, empty ones and those that are not float are kept as they are.\n"
+        "Parquet model OUT, a new folder with a file for each tensor when its name ends\n"
+        "in /. It appears under its name when it is whole. Tensors of one dimension,\n"
+        "empty ones and those that are not float are kept as they are.\n"
         "REGEX is a POSIX extended regular expression, found anywhere in a name; one\n"
         "that matches no tensor is an error.",
     .options = quantize_options,

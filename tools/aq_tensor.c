@@ -5,9 +5,10 @@
 #include <math.h>
 #include <string.h>
 
-int tensor_open_model(const char *path, aq_model **out_model) {
+int tensor_open_model(const char *path, const aq_model_options *options,
+                      aq_model **out_model) {
     aq_error err;
-    if (aq_model_open(path, NULL, out_model, &err) != AQ_OK)
+    if (aq_model_open(path, options, out_model, &err) != AQ_OK)
         return cli_failure(path, &err);
     return CLI_GOOD;
 }

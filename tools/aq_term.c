@@ -171,16 +171,21 @@ static void put_time_left(buffer *out, double seconds) {
     }
 }
 
+/* Bytes per second of this run: what an earlier one had done does not count. 0 = unknown. */
+static double rate_of(const progress *line, const aq_progress *at, double now) {
+    if (at->bytes_done <= line->found || now <= line->since) return 0;
+    return (double)(at->bytes_done - line->found) / (now - line->since);
+}
+
 /* "12.3 MiB of 27.4 MiB  1.24 GB/s  0:03 left" */
 static void put_rate(buffer *out, const progress *line, const aq_progress *at,
                      double now) {
     char done_text[TEXT_ROOM], total_text[TEXT_ROOM], rate_text[TEXT_ROOM];
-    double elapsed = now - line->started, rate;
+    double rate = rate_of(line, at, now);
     uint64_t done = at->bytes_done, total = at->bytes_total;
     buffer_print(out, "%s of %s", text_bytes(done_text, done),
                  text_bytes(total_text, total));
-    if (done == 0 || elapsed <= 0) return;
-    rate = (double)done / elapsed;
+    if (!(rate > 0)) return;
     buffer_print(out, "  %s  ", text_rate(rate_text, rate));
     put_time_left(out, total > done ? (double)(total - done) / rate : 0);
 }
@@ -227,11 +232,10 @@ static void print_line(const progress *line, const aq_progress *at, double now) 
 /* At the start, when another tensor is done, at the end, and every half second. */
 static void tell_progress(progress *line, const aq_progress *at, double now) {
     json event = {{NULL, 0, 0}, JSON_ONE_LINE, false};
-    double elapsed = now - line->started, rate;
+    double rate = rate_of(line, at, now);
     if (at->tensors_done == line->told_tensors && now - line->told < 0.5) return;
     line->told = now;
     line->told_tensors = at->tensors_done;
-    rate = elapsed > 0 ? (double)at->bytes_done / elapsed : 0;
     json_open(&event, NULL, '{');
     json_string(&event, "event", "progress");
     json_string(&event, "tensor", at->name);
@@ -239,7 +243,7 @@ static void tell_progress(progress *line, const aq_progress *at, double now) {
     json_unsigned(&event, "tensors_total", at->tensors_total);
     json_unsigned(&event, "bytes_done", at->bytes_done);
     json_unsigned(&event, "bytes_total", at->bytes_total);
-    json_number(&event, "seconds", elapsed);
+    json_number(&event, "seconds", now - line->started);
     json_measure(&event, "bytes_per_second", rate > 0 ? rate : (double)NAN);
     json_close(&event, '}');
     json_show(&event);
@@ -248,6 +252,11 @@ static void tell_progress(progress *line, const aq_progress *at, double now) {
 
 void progress_step_job(progress *line, const aq_progress *at) {
     double now = now_seconds();
+    if (at->bytes_total != line->total) {
+        line->since = line->total == 0 && at->bytes_done == 0 ? line->started : now;
+        line->total = at->bytes_total;
+        line->found = at->bytes_done;
+    }
     if (line->events) tell_progress(line, at, now);
     if (line->interval <= 0 || now - line->drawn < line->interval) return;
     line->drawn = now;

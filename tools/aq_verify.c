@@ -283,6 +283,7 @@ static int verify(const cli_args *args) {
         int code;
         memset(&of, 0, sizeof of);
         of.path = args->files[i];
+        fault_guard(of.path, "the file", false, false);
         progress_start(&of.line, "verifying");
         code = verify_file(&of);
         progress_end(&of.line);

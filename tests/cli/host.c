@@ -3,6 +3,11 @@
  *   host terminal COLUMNS COMMAND...     on a terminal that wide; what it shows to stdout
  *   host stop SIGNAL FOLDER COMMAND...   sends SIGNAL (a number) when a new file shows up in
  *                                        FOLDER; prints "exit N", "signal N" or "too late"
+ *   host grown SIGNAL FILE BYTES COMMAND...   sends it when FILE has at least BYTES bytes;
+ *                                        prints the same
+ *   host shrink FILE BYTES FOLDER COMMAND...   makes FILE that short when a new file shows
+ *                                        up in FOLDER, while COMMAND stands still; prints
+ *                                        the same
  */
 #define _XOPEN_SOURCE 700
 #include <dirent.h>
@@ -13,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -60,9 +66,12 @@ static int count_files(const char *folder) {
     return n;
 }
 
-static int run_and_stop(int number, const char *folder, char **command) {
-    struct timespec pause = {0, 200000};
-    int before = count_files(folder), status;
+static long long size_of(const char *path) {
+    struct stat found;
+    return stat(path, &found) == 0 ? (long long)found.st_size : -1;
+}
+
+static pid_t start(char **command, int number) {
     pid_t child = fork();
     if (child < 0) fail("fork");
     if (child == 0) {
@@ -70,25 +79,83 @@ static int run_and_stop(int number, const char *folder, char **command) {
         execvp(command[0], command);
         fail(command[0]);
     }
-    while (count_files(folder) == before) {
+    return child;
+}
+
+static int report_end(int status) {
+    if (WIFEXITED(status)) printf("exit %d\n", WEXITSTATUS(status));
+    if (WIFSIGNALED(status)) printf("signal %d\n", WTERMSIG(status));
+    return 0;
+}
+
+/* What is waited for: a new file in a folder, or that a file has grown. */
+typedef struct occasion {
+    const char *folder, *file;
+    int before;
+    long long bytes;
+} occasion;
+
+static int has_come(const occasion *of) {
+    if (of->file != NULL) return size_of(of->file) >= of->bytes;
+    return count_files(of->folder) != of->before;
+}
+
+/* False: the child has ended first. */
+static int wait_for(const occasion *of, pid_t child) {
+    struct timespec pause = {0, 200000};
+    int status;
+    while (!has_come(of)) {
         if (waitpid(child, &status, WNOHANG) == child) {
             puts("too late");
             return 0;
         }
         nanosleep(&pause, NULL);
     }
+    return 1;
+}
+
+static int run_and_stop(int number, const occasion *of, char **command) {
+    pid_t child = start(command, number);
+    int status;
+    if (!wait_for(of, child)) return 0;
     kill(child, number);
     if (waitpid(child, &status, 0) != child) fail("wait");
-    if (WIFEXITED(status)) printf("exit %d\n", WEXITSTATUS(status));
-    if (WIFSIGNALED(status)) printf("signal %d\n", WTERMSIG(status));
-    return 0;
+    return report_end(status);
+}
+
+static int run_and_shrink(const char *file, long long bytes, const occasion *of,
+                          char **command) {
+    pid_t child = start(command, SIGINT);
+    int status;
+    if (!wait_for(of, child)) return 0;
+    kill(child, SIGSTOP);
+    if (waitpid(child, &status, WUNTRACED) != child) fail("wait");
+    if (!WIFSTOPPED(status)) return report_end(status);
+    if (truncate(file, bytes) != 0) fail(file);
+    kill(child, SIGCONT);
+    if (waitpid(child, &status, 0) != child) fail("wait");
+    return report_end(status);
 }
 
 int main(int argc, char **argv) {
+    occasion of = {NULL, NULL, 0, 0};
     if (argc > 3 && strcmp(argv[1], "terminal") == 0)
         return run_on_terminal(atoi(argv[2]), argv + 3);
-    if (argc > 4 && strcmp(argv[1], "stop") == 0)
-        return run_and_stop(atoi(argv[2]), argv[3], argv + 4);
+    if (argc > 4 && strcmp(argv[1], "stop") == 0) {
+        of.folder = argv[3];
+        of.before = count_files(of.folder);
+        return run_and_stop(atoi(argv[2]), &of, argv + 4);
+    }
+    if (argc > 5 && strcmp(argv[1], "grown") == 0) {
+        of.file = argv[3];
+        of.bytes = atoll(argv[4]);
+        return run_and_stop(atoi(argv[2]), &of, argv + 5);
+    }
+    if (argc > 5 && strcmp(argv[1], "shrink") == 0) {
+        of.folder = argv[4];
+        of.before = count_files(of.folder);
+        return run_and_shrink(argv[2], atoll(argv[3]), &of, argv + 5);
+    }
     fputs("usage: see the head of host.c\n", stderr);
     return 99;
 }
