@@ -330,6 +330,27 @@ static bool is_read_error(const aq_error *err) {
     return err->os_errno == 0 || strncmp(err->message, start, sizeof start - 1) == 0;
 }
 
+/* How the names of the files begin that the library has beside an output while a job is
+ * at it, but for those of a single run without --resume: "folder/.model.parquet.aq-". */
+static void put_hidden(buffer *out, const char *output) {
+    size_t length = strlen(output), start;
+    while (length > 1 && output[length - 1] == '/')
+        length--;
+    for (start = length; start != 0 && output[start - 1] != '/';)
+        start--;
+    buffer_put(out, output, start);
+    buffer_print(out, ".%.*s.aq-", (int)(length - start), output + start);
+}
+
+static bool names_hidden(const aq_error *err, const char *output) {
+    buffer path = {NULL, 0, 0};
+    bool same;
+    put_hidden(&path, output);
+    same = names_path(err, path.data);
+    buffer_free(&path);
+    return same;
+}
+
 /* The file that an error is about. What else the system refuses while a tensor is in work
  * concerns the output. */
 static const char *failed_file(const cli_args *args, const aq_error *err) {
@@ -337,6 +358,7 @@ static const char *failed_file(const cli_args *args, const aq_error *err) {
     for (i = 0; i < args->num_files; i++) {
         if (names_path(err, args->files[i])) return err->name;
     }
+    if (names_hidden(err, output_of(args))) return err->name;
     if (err->status != AQ_E_IO || is_read_error(err)) return subject_of(args);
     return output_of(args);
 }
@@ -350,10 +372,9 @@ static bool is_write_error(const cli_args *args, const aq_error *err, const char
 /* Whether a job with --resume has left something to go on with. */
 static bool is_kept(const char *output) {
     buffer path = {NULL, 0, 0};
-    const char *slash = strrchr(output, '/');
-    int folder = slash != NULL ? (int)(slash + 1 - output) : 0;
     bool kept;
-    buffer_print(&path, "%.*s.%s.aq-part", folder, output, output + folder);
+    put_hidden(&path, output);
+    buffer_print(&path, "part");
     kept = access(path.data, F_OK) == 0;
     buffer_free(&path);
     return kept;

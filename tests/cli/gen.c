@@ -4,11 +4,15 @@
  *
  * NAME goes into the JSON header as it is (escape it yourself); DTYPE F32 F16 I64 U8; SHAPE
  * 4x16, or "" for a scalar; FILL random (the same each time), ramp, zero, nan or huge (ramp
- * with a NaN or 2^126 as its second value). */
+ * with a NaN or 2^126 as its second value), or hole: zero, but not written to the disk, as
+ * all tensors behind it must be; stdout is a file then. */
+#define _DEFAULT_SOURCE
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
 
 typedef struct tensor {
     const char *name, *dtype, *shape, *fill;
@@ -132,6 +136,11 @@ int main(int argc, char **argv) {
     while (at % 8 != 0) header[at++] = ' ';
     put_bytes(at, 8);
     fwrite(header, 1, at, stdout);
-    for (i = 0; i < n; i++) put_data(&tensors[i]);
+    for (i = 0; i < n && strcmp(tensors[i].fill, "hole") != 0; i++) {
+        put_data(&tensors[i]);
+        offset -= tensors[i].count * tensors[i].item_bytes;
+    }
+    if (i < n && (fflush(stdout) != 0 || ftruncate(1, lseek(1, 0, SEEK_CUR) + (off_t)offset) != 0))
+        fail("cannot make a hole");
     return fflush(stdout) == 0 && !ferror(stdout) ? 0 : 2;
 }

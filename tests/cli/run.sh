@@ -144,7 +144,7 @@ big() {
     "$gen" "$@" >"$file"
 }
 
-COMMANDS='inspect schema meta cat verify quantize config dequantize convert compare bench'
+COMMANDS='inspect schema meta cat verify quantize config dequantize convert merge compare bench'
 
 "$gen" layer.weight F32 4x64 ramp layer.bias F32 64 ramp half F16 2x3x8 ramp \
     ids I64 3 ramp none F32 0x4 ramp one F32 "" ramp \
@@ -1148,6 +1148,500 @@ mkdir kill
 expect 0 "$host" stop 9 kill "$aq" quantize big.safetensors kill/o.parquet
 [ ! -e kill/o.parquet ] || fault 'there is an output'
 rm -rf kill
+
+# --- Parts of a job ---------------------------------------------------------------------------
+
+# shards OUT N OPTION...: all parts of parts.safetensors.
+shards() {
+    output=$1 count=$2
+    shift 2
+    part=1
+    while [ $part -le "$count" ]; do
+        run 0 quantize parts.safetensors "$output" --shard $part/"$count" "$@"
+        part=$((part + 1))
+    done
+}
+
+begin 'merge: shards give the bytes of a single run'
+"$gen" a F32 96x256 random b F32 256 random c F16 64x64 random d F32 128x512 random e I64 9 ramp \
+    f F32 512x64 random g F32 0x4 ramp h F32 "" ramp --metadata '{"note":"x"}' >parts.safetensors
+mkdir parts
+for options in '' '--bits 2 --scales u8 --keep ^c' '--chunk-size 4000'; do
+    # shellcheck disable=SC2086
+    run 0 quantize parts.safetensors single.parquet $options
+    chunk=
+    case $options in --chunk*) chunk=$options ;; esac
+    for count in 1 2 3 7 12; do
+        # shellcheck disable=SC2086
+        shards parts/m.parquet $count $options
+        # shellcheck disable=SC2012,SC2046,SC2086  # the last first
+        run 0 merge merged.parquet $(ls -r parts/*) $chunk --threads 2
+        quiet
+        cmp -s single.parquet merged.parquet || fault "$options, $count shards: other bytes"
+        rm -f parts/*
+    done
+done
+
+begin 'quantize: --shard names its output, and says so'
+run 0 quantize parts.safetensors parts/m.parquet --shard 2/4 --report parts/r.html
+out_has '^shard    2 of 4$'
+out_has '^file     parts/m-00002-of-00004\.parquet, '
+files parts m-00002-of-00004.parquet r-00002-of-00004.html
+run 0 quantize parts.safetensors parts/v1.2/m --shard 1/10 --dry-run --json
+json '[.output, .shard]' '["parts/v1.2/m-00001-of-00010",{"index":1,"count":10}]'
+run 0 quantize parts.safetensors .hidden --shard 1/1 --dry-run --json
+json .output '".hidden-00001-of-00001"'
+run 0 quantize parts.safetensors m.parquet --dry-run --json
+json .shard null
+rm -f parts/*
+shards parts/m.parquet 3 --json
+json '[.operation, .num_resumed]' '["quantize",0]'
+run 0 merge merged.parquet parts/m-0000?-of-00003.parquet
+out_has '^merged 3 shards, 8 tensors$'
+out_has '^file     merged\.parquet, '
+run 0 merge merged.parquet parts/m-0000?-of-00003.parquet --json --no-streaming --io read
+json '[.operation, .inputs, .output]' \
+    '["merge",["parts/m-00001-of-00003.parquet","parts/m-00002-of-00003.parquet","parts/m-00003-of-00003.parquet"],"merged.parquet"]'
+run 0 merge merged.parquet parts/m-0000?-of-00003.parquet --events --max-memory 1M
+jq -ces '[.[0].operation, (.[0].inputs | length), .[-1].event, .[-1].report.operation]' \
+    "$w/out" >"$w/value"
+echo '["merge",3,"finished","merge"]' | same "$w/value"
+
+begin 'merge: wrong sets'
+rm -f merged.parquet
+run 2 merge merged.parquet parts/m-00002-of-00003.parquet
+an_error 'aq: merged.parquet: shards 1 and 3 of 3 are missing'
+run 2 merge merged.parquet parts/m-00002-of-00003.parquet parts/m-00001-of-00003.parquet
+an_error 'aq: merged.parquet: shard 3 of 3 is missing'
+cp parts/m-00002-of-00003.parquet again.parquet
+run 2 merge merged.parquet parts/m-* again.parquet
+an_error 'aq: again.parquet: is shard 2 of 3, as is parts/m-00002-of-00003.parquet'
+run 0 quantize parts.safetensors parts/n.parquet --shard 3/4
+run 2 merge merged.parquet parts/m-* parts/n-*
+an_error 'aq: parts/n-00003-of-00004.parquet: is shard 3 of 4, but parts/m-00001-of-00003.parquet is one of 3'
+run 0 quantize parts.safetensors parts/n.parquet --shard 3/3 --bits 8
+run 2 merge merged.parquet parts/m-0000[12]* parts/n-00003-of-00003.parquet
+silent
+err_has '^aq: parts/n-00003-of-00003\.parquet: shard of another model, or made with other options$'
+run 0 quantize model.safetensors parts/n.parquet --shard 3/3
+run 2 merge merged.parquet parts/m-0000[12]* parts/n-00003-of-00003.parquet
+err_has '^aq: parts/n-00003-of-00003\.parquet: shard of another model, or made with other options$'
+run 2 merge merged.parquet q4.parquet
+an_error 'aq: q4.parquet: is no shard of a job: aq quantize --shard makes such'
+run 2 merge merged.parquet model.safetensors
+silent
+err_has '^aq: model\.safetensors: .'
+run 2 merge merged.parquet parts/nothing
+an_error 'aq: parts/nothing: cannot open: No such file or directory'
+run 2 merge merged.parquet
+usage_error 'aq: merge: missing operand' merge
+[ ! -e merged.parquet ] || fault 'there is an output'
+run 2 merge parts/m-00001-of-00003.parquet parts/m-*
+silent
+err_has '^aq: parts/m-00001-of-00003\.parquet: .'
+head -c 500 parts/m-00002-of-00003.parquet >cut.parquet
+run 2 merge merged.parquet parts/m-00001* cut.parquet parts/m-00003*
+silent
+err_has '^aq: cut\.parquet: .'
+rm -f again.parquet cut.parquet
+
+begin 'quantize: wrong values of --shard'
+for part in 0/4 5/4 x 4 1/ /4 1/0 1/100000 -1/4 '1/4 ' ' 1/4' 1/4/4 Auto ''; do
+    run 2 quantize a b --shard "$part"
+    usage_error "aq: quantize: --shard takes I/N with I from 1 to N, at most 99999, or auto, not \"$part\"" quantize
+done
+for target in '--target-bpw 4' '--target-size 1M'; do
+    # shellcheck disable=SC2086
+    run 2 quantize a b --shard 1/4 $target
+    usage_error 'aq: quantize: --shard and --target-bpw, --target-size exclude each other: a part does not know the others' quantize
+done
+for output in folder/ o.safetensors; do
+    run 2 quantize a $output --shard 1/4
+    usage_error 'aq: quantize: --shard needs a Parquet file as output' quantize
+done
+
+# auto EXIT VARIABLE=VALUE...: the part that --shard auto takes.
+auto() {
+    wanted=$1
+    shift
+    expect "$wanted" env "$@" "$aq" quantize parts.safetensors o.parquet --shard auto \
+        --dry-run --json
+}
+
+begin 'quantize: --shard auto'
+slurm='SLURM_ARRAY_TASK_COUNT=4 SLURM_ARRAY_TASK_STEP=1'
+for first in 0 1 10; do
+    # shellcheck disable=SC2086
+    auto 0 $slurm SLURM_ARRAY_TASK_MIN=$first SLURM_ARRAY_TASK_MAX=$((first + 3)) \
+        SLURM_ARRAY_TASK_ID=$((first + 2))
+    json '[.shard.index, .shard.count, .output]' '[3,4,"o-00003-of-00004.parquet"]'
+done
+auto 0 SLURM_ARRAY_TASK_ID=6 SLURM_ARRAY_TASK_MIN=2 SLURM_ARRAY_TASK_MAX=6 \
+    SLURM_ARRAY_TASK_COUNT=3 SLURM_ARRAY_TASK_STEP=2
+json '[.shard.index, .shard.count]' '[3,3]'
+auto 0 OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2
+json '[.shard.index, .shard.count]' '[1,2]'
+# 1, 2 and 7 are no parts of 3; neither is a task beyond the array.
+for array in '1 7' '7 7' '4 3' '0 3'; do
+    auto 2 SLURM_ARRAY_TASK_ID="${array% *}" SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_COUNT=3 \
+        SLURM_ARRAY_TASK_STEP=1 SLURM_ARRAY_TASK_MAX="${array#* }"
+    an_error "aq: SLURM_ARRAY_TASK_ID: is ${array% *} of 3 tasks from 1 to ${array#* }, which are not evenly spaced; say --shard I/N"
+done
+auto 2 SLURM_ARRAY_TASK_ID=1
+err_has '^aq: SLURM_ARRAY_TASK_COUNT: is missing or 0'
+auto 2 SLURM_ARRAY_TASK_ID=one SLURM_ARRAY_TASK_COUNT=4
+an_error 'aq: SLURM_ARRAY_TASK_ID: is "one", no number; say --shard I/N'
+auto 2 OMPI_COMM_WORLD_RANK=2 OMPI_COMM_WORLD_SIZE=2
+an_error 'aq: OMPI_COMM_WORLD_RANK: is 2 of OMPI_COMM_WORLD_SIZE=2; say --shard I/N'
+auto 2 OMPI_COMM_WORLD_RANK=1
+an_error 'aq: OMPI_COMM_WORLD_RANK: is 1 of OMPI_COMM_WORLD_SIZE=0; say --shard I/N'
+auto 2 OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2 SLURM_ARRAY_TASK_ID=1
+usage_error 'aq: quantize: --shard auto finds both SLURM_ARRAY_TASK_ID and OMPI_COMM_WORLD_RANK; say I/N' quantize
+auto 2 NOTHING=1
+err_has '^aq: quantize: --shard auto needs SLURM_ARRAY_TASK_ID and .* OMPI_COMM_WORLD_SIZE'
+# The variables alone do nothing.
+expect 0 env OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2 "$aq" quantize parts.safetensors \
+    o.parquet --dry-run --json
+json .shard null
+
+begin 'quantize under mpirun'
+if command -v mpirun >/dev/null 2>&1; then
+    rm -f parts/*
+    run 0 quantize parts.safetensors single.parquet
+    expect 0 timeout 120 mpirun --oversubscribe --allow-run-as-root -n 4 \
+        "$aq" quantize --shard auto parts.safetensors parts/m.parquet
+    files parts m-00001-of-00004.parquet m-00002-of-00004.parquet m-00003-of-00004.parquet \
+        m-00004-of-00004.parquet
+    [ "$(grep -c '^shard    [1-4] of 4$' "$w/out")" -eq 4 ] || fault "$(cat "$w/out")"
+    run 0 merge merged.parquet parts/m-*
+    cmp -s single.parquet merged.parquet || fault 'other bytes'
+else
+    skip 'no mpirun (Debian: openmpi-bin)'
+fi
+rm -rf parts merged.parquet
+
+# --- Interrupted jobs -------------------------------------------------------------------------
+
+begin '--resume: interrupted, it goes on'
+mkdir on
+run 0 quantize big.safetensors single.parquet
+# Of 96 tensors that take 144 KiB each, some are done and others not.
+for signal in 2:130 15:143 1:129; do
+    expect 0 "$host" grown "${signal%:*}" on/.o.parquet.aq-part 2000000 \
+        "$aq" quantize big.safetensors on/o.parquet --resume --threads 1
+    out_is "exit ${signal#*:}"
+    err_has '^aq: on/o\.parquet: interrupted; [0-9]+ of 96 tensors are done; run the same command again to go on$'
+    ndone=$(sed 's/.*interrupted; \([0-9]*\) of.*/\1/' "$w/err")
+    [ "$ndone" -gt 0 ] && [ "$ndone" -lt 96 ] || fault "$ndone tensors are done"
+    files on .o.parquet.aq-journal .o.parquet.aq-part
+    run 0 quantize big.safetensors on/o.parquet --resume
+    out_has "^resumed  $ndone of 96 tensors were done$"
+    out_has '^time     [0-9.]+ s$'
+    cmp -s single.parquet on/o.parquet || fault 'other bytes'
+    files on o.parquet
+    rm -f on/o.parquet
+done
+
+begin '--resume: of every job, into every file'
+run 0 quantize big.safetensors q.parquet
+for job in 'convert big.safetensors o.parquet' 'convert big.safetensors o.safetensors' \
+    'dequantize q.parquet o.safetensors' 'dequantize q.parquet o.parquet'; do
+    set -- $job
+    run 0 "$1" "$2" "single-$3"
+    expect 0 "$host" grown 2 "on/.$3.aq-part" 2000000 "$aq" "$1" "$2" "on/$3" --resume --threads 1
+    out_is 'exit 130'
+    expect 0 "$host" grown 15 "on/.$3.aq-part" 20000000 \
+        "$aq" "$1" "$2" "on/$3" --resume --threads 2
+    run 0 "$1" "$2" "on/$3" --resume --json
+    cmp -s "single-$3" "on/$3" || fault "$job: other bytes"
+    files on "$3"
+    rm -f on/* "single-$3"
+done
+
+begin '--resume: what was killed goes on from the last checkpoint'
+# 1 GiB of zeros that take no room: there is a checkpoint after each half of it.
+set -- t10 F32 4096x4096 hole
+for i in 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do
+    set -- "$@" t$i F32 4096x4096 hole
+done
+"$gen" "$@" >hole.safetensors
+run 0 quantize hole.safetensors hole.parquet
+expect 0 "$host" grown 9 on/.o.parquet.aq-journal 1 \
+    "$aq" quantize hole.safetensors on/o.parquet --resume
+out_is 'signal 9'
+files on .o.parquet.aq-journal .o.parquet.aq-part
+run 0 quantize hole.safetensors on/o.parquet --resume --json
+holds '.num_resumed >= 7 and .num_resumed < 16 and .num_tensors == 16'
+json .bytes_per_second null
+cmp -s hole.parquet on/o.parquet || fault 'other bytes'
+files on o.parquet
+rm -f on/*
+expect 0 "$host" grown 9 on/.o.parquet.aq-part 1 \
+    "$aq" quantize hole.safetensors on/o.parquet --resume
+out_is 'signal 9'
+run 0 quantize hole.safetensors on/o.parquet --resume
+out_lacks '^resumed'
+cmp -s hole.parquet on/o.parquet || fault 'other bytes'
+rm -f on/*
+
+begin 'two jobs on one output'
+"$aq" quantize hole.safetensors on/o.parquet --resume >"$w/first" 2>&1 &
+first=$!
+while [ ! -e on/.o.parquet.aq-part ] && kill -0 $first 2>/dev/null; do :; done
+run 2 quantize hole.safetensors on/o.parquet --resume
+an_error 'aq: on/o.parquet: another job is writing this output: Device or resource busy'
+wait $first || fault "$(cat "$w/first")"
+cmp -s hole.parquet on/o.parquet || fault 'other bytes'
+files on o.parquet
+rm -f on/*
+# Without --resume each has a file of its own, and the last one to end stays.
+"$aq" quantize big.safetensors on/o.parquet >"$w/first" 2>&1 &
+first=$!
+run 0 quantize big.safetensors on/o.parquet
+wait $first || fault "$(cat "$w/first")"
+cmp -s single.parquet on/o.parquet || fault 'other bytes'
+files on o.parquet
+rm -f on/*
+
+begin '--resume: another job begins anew'
+interrupt() {
+    expect 0 "$host" grown 2 on/.o.parquet.aq-part 2000000 \
+        "$aq" quantize big.safetensors on/o.parquet --resume --threads 1
+    out_is 'exit 130'
+}
+interrupt
+run 0 quantize big.safetensors q8.parquet --bits 8
+run 0 quantize big.safetensors on/o.parquet --resume --bits 8
+out_lacks '^resumed'
+cmp -s q8.parquet on/o.parquet || fault 'other bytes'
+rm -f on/* q8.parquet
+interrupt
+touch -d '2001-01-01' big.safetensors
+run 0 quantize big.safetensors on/o.parquet --resume
+out_lacks '^resumed'
+cmp -s single.parquet on/o.parquet || fault 'other bytes'
+rm -f on/*
+run 2 quantize a folder/ --resume
+usage_error 'aq: quantize: --resume needs one file as output, not the folder folder/' quantize
+
+begin '--resume: with a target, while the bits are chosen'
+expect 0 "$host" grown 2 on/.o.parquet.aq-journal 0 \
+    "$aq" quantize big.safetensors on/o.parquet --resume --target-bpw 5 --threads 1
+out_is 'exit 130'
+err_is 'aq: on/o.parquet: interrupted; the bits of the tensors were not chosen yet; run the same command again'
+run 0 quantize big.safetensors single.parquet --target-bpw 5
+run 0 quantize big.safetensors on/o.parquet --resume --target-bpw 5
+cmp -s single.parquet on/o.parquet || fault 'other bytes'
+rm -f on/*
+expect 0 "$host" grown 2 on/.o.parquet.aq-part 2000000 \
+    "$aq" quantize big.safetensors on/o.parquet --resume --target-bpw 5 --threads 1
+err_has 'interrupted; [0-9]+ of 96 tensors are done'
+run 0 quantize big.safetensors on/o.parquet --resume --target-bpw 5
+out_has '^resumed  [0-9]+ of 96'
+cmp -s single.parquet on/o.parquet || fault 'other bytes'
+rm -f on/*
+
+begin 'no room for the whole output'
+# limited EXIT KIB ARGUMENT...: aq, with a limit on the size of files
+limited() {
+    wanted=$1 blocks=$(($2 * 2))
+    shift 2
+    expect "$wanted" sh -c 'ulimit -f "$0" && exec "$@"' $blocks "$aq" "$@"
+}
+run 0 quantize big.safetensors single.parquet
+limited 2 4000 quantize big.safetensors on/o.parquet
+an_error 'aq: on/o.parquet: cannot write: File too large'
+files on
+limited 2 4000 quantize big.safetensors on/o.parquet --resume
+an_error 'aq: on/o.parquet: cannot write: File too large; what is done is kept: the same command again goes on'
+run 0 quantize big.safetensors on/o.parquet --resume
+out_has '^resumed  [1-9][0-9]* of 96 tensors were done$'
+cmp -s single.parquet on/o.parquet || fault 'other bytes'
+rm -f on/*
+if mount -t tmpfs -o size=8m none small_disk 2>/dev/null; then
+    run 2 quantize big.safetensors small_disk/o.parquet
+    an_error 'aq: small_disk/o.parquet: cannot write: No space left on device'
+    files small_disk
+    run 2 quantize big.safetensors small_disk/o.parquet --resume
+    silent
+    err_has '^aq: small_disk/o\.parquet: cannot write: No space left on device'
+    mount -o remount,size=64m small_disk
+    run 0 quantize big.safetensors small_disk/o.parquet --resume
+    cmp -s single.parquet small_disk/o.parquet || fault 'other bytes'
+    files small_disk o.parquet
+    umount small_disk
+fi
+
+begin 'events: a reader that leaves'
+"$aq" quantize big.safetensors on/o.parquet --events 2>"$w/err" | head -1 >"$w/out"
+quiet
+files on o.parquet
+cmp -s single.parquet on/o.parquet || fault 'other bytes'
+rm -f on/*
+
+# --- Input that becomes shorter ---------------------------------------------------------------
+
+# shrink ARGUMENT...: aq, whose input holes.safetensors is cut when its output begins
+shrink() {
+    "$gen" a F32 8192x4096 hole b F32 8192x4096 hole >holes.safetensors
+    expect 0 "$host" shrink holes.safetensors 100000 on "$aq" "$@"
+    out_has '^exit 2$'
+}
+
+begin 'input that becomes shorter'
+became='became shorter, or cannot be read, while it was mapped; use --io read'
+for options in '' '--io map' '--io map --threads 7'; do
+    # shellcheck disable=SC2086
+    shrink quantize holes.safetensors on/o.parquet $options
+    err_is "aq: holes.safetensors: the file $became"
+    files on
+done
+shrink convert holes.safetensors on/o.safetensors
+err_is "aq: holes.safetensors: the file $became"
+files on
+shrink quantize holes.safetensors on/o.parquet --io read
+err_is 'aq: holes.safetensors: the file became shorter while open (tensor "a")'
+files on
+shrink quantize holes.safetensors on/o.parquet --resume
+err_is "aq: holes.safetensors: the file $became"
+rm -f on/.o.*
+shrink quantize holes.safetensors on/o.parquet --events
+err_is "aq: holes.safetensors: the file $became"
+grep -v '^exit' "$w/out" | jq -ces '.[-1]' >"$w/value"
+echo '{"event":"failed","file":"holes.safetensors","status":"io","name":null,"message":"the file '"$became"'"}' |
+    same "$w/value"
+expect 0 "$host" stop 7 on "$aq" quantize big.safetensors on/o.parquet
+out_is 'signal 7' # one that was sent is none of these
+rm -rf on holes.safetensors hole.safetensors hole.parquet single.parquet q.parquet
+
+begin '--io read'
+run 0 quantize model.safetensors o.parquet --io map
+run 0 quantize model.safetensors o2.parquet --io read --keep nowhere\|ids
+cmp -s o.parquet o2.parquet || fault 'other bytes'
+run 0 quantize model.safetensors o2.parquet --io read --report o.html
+cmp -s o.parquet o2.parquet || fault 'other bytes'
+for command in convert dequantize; do
+    run 0 $command q4.parquet o.parquet --io map
+    run 0 $command q4.parquet o2.parquet --io read --no-streaming --max-memory 1M
+    cmp -s o.parquet o2.parquet || fault "$command: other bytes"
+    run 2 $command q4.parquet o.parquet --io mmap
+    usage_error "aq: $command: --io takes map or read, not \"mmap\"" $command
+done
+rm -f o.parquet o2.parquet o.html
+
+# --- Models at the edges ----------------------------------------------------------------------
+
+begin 'a folder as output'
+run 0 quantize model.safetensors folder/
+files folder b.parquet ids.parquet w.parquet
+run 0 compare q4.parquet folder --json
+json '[.total.sqnr_db, (.tensors | length)]' '["Infinity",3]'
+run 0 verify folder
+for command in convert dequantize; do
+    run 0 $command folder again/
+    files again b.parquet ids.parquet w.parquet
+    rm -rf again
+done
+run 2 quantize model.safetensors folder/
+an_error 'aq: folder/: cannot write the directory: File exists'
+run 2 quantize model.safetensors q4.parquet/
+silent
+err_has '^aq: q4\.parquet/: .*Not a directory'
+mkdir .left.aq-tmp
+run 2 quantize model.safetensors left/
+silent
+err_has '^aq: \.left\.aq-tmp: another job is writing this output, or left this directory behind; remove it'
+rmdir .left.aq-tmp
+rm -rf folder
+mkdir in
+expect 0 "$host" stop 2 in "$aq" convert big.safetensors in/o/
+out_is 'exit 130'
+files in
+rmdir in
+
+begin 'no tensors'
+"$gen" >zero.safetensors
+run 0 quantize zero.safetensors zero.parquet
+out_has '^quantized 0 of 0 tensors'
+run 0 quantize zero.safetensors zero.parquet --resume --json
+json '[.num_tensors, .num_resumed, .bytes_in]' '[0,0,0]'
+run 0 inspect zero.parquet --json
+json .num_tensors 0
+run 0 convert zero.parquet zero2.safetensors
+run 0 dequantize zero.parquet zero2.parquet
+run 0 verify zero.parquet zero2.parquet zero2.safetensors
+run 0 quantize zero.safetensors part.parquet --shard 1/2
+run 0 quantize zero.safetensors part.parquet --shard 2/2
+run 0 merge zero2.parquet part-0000?-of-00002.parquet
+cmp -s zero.parquet zero2.parquet || fault 'merged: other bytes'
+rm -f zero* part-*
+
+begin 'names that are no file names'
+kib4=$(printf '%4096s' '' | tr ' ' n)
+wide=$(printf 'gr\303\266\303\237e \345\220\215')
+"$gen" a/b F32 8x64 random ../../up F32 8x64 random .. F32 8x64 random . F32 8x64 random \
+    "$wide" F32 8x64 random "$kib4" F32 8x64 random %2F F32 8x64 random A/B F32 8x64 random \
+    >names.safetensors
+mkdir -p deep/er
+run 0 quantize names.safetensors deep/er/o.parquet
+quiet
+run 0 quantize names.safetensors deep/er/o/
+files deep er
+files deep/er o o.parquet
+[ "$(find deep/er/o -type f -name '*.parquet' | wc -l)" -eq 8 ] || fault "$(ls deep/er/o)"
+run 0 compare deep/er/o.parquet deep/er/o --json
+json '[.total.sqnr_db, (.tensors | length), .only_in_a, .only_in_b]' '["Infinity",8,[],[]]'
+run 0 inspect deep/er/o --json
+json '[.tensors[].name | length] | sort' '[1,2,3,3,3,7,8,4096]'
+run 0 dequantize deep/er/o names2.safetensors
+run 0 compare deep/er/o names2.safetensors --json
+json .total.sqnr_db '"Infinity"'
+"$gen" 'a\u0000b' F32 8x64 random >nul.safetensors
+run 2 quantize nul.safetensors deep/er/nul.parquet
+silent
+err_has '^aq: nul\.safetensors: '
+files deep/er o o.parquet
+rm -rf deep names.safetensors names2.safetensors nul.safetensors
+
+begin 'memory that is not enough'
+for job in 'quantize model.safetensors' 'dequantize q4.parquet' 'convert model.safetensors --io read'; do
+    # shellcheck disable=SC2086
+    run 2 $job never.parquet --max-memory 3
+    silent
+    err_has '^aq: (model|q4)\.[a-z]+: 3 bytes of memory are not enough for the smallest piece of this tensor \(tensor "[a-z]+"\); allow [0-9]+$'
+    # Other tensors may need more: some steps come to what is enough.
+    tries=0
+    while least=$(sed -n 's/.*allow \([0-9]*\)$/\1/p' "$w/err") && [ -n "$least" ]; do
+        [ $tries -lt 4 ] || break
+        # shellcheck disable=SC2086
+        "$aq" $job o.parquet --max-memory "$least" >"$w/out" 2>"$w/err"
+        got=$?
+        tries=$((tries + 1))
+    done
+    [ $got -eq 0 ] || fault "$job: exit $got with $least bytes: $(cat "$w/err")"
+    [ ! -e never.parquet ] || fault 'there is an output'
+done
+
+begin '--chunk-size'
+run 0 convert model.safetensors chunks.parquet --chunk-size 100K
+run 0 meta chunks.parquet --json
+json '.row_groups | length' 8
+run 0 inspect chunks.parquet --json
+json '[.tensors[].shape]' '[[512],[3],[256,512]]'
+run 0 compare model.safetensors chunks.parquet --json
+json '[.tensors[] | .max_abs_error, .different_bytes]' '[0,null,null,0,0,null]'
+run 0 dequantize chunks.parquet chunks.safetensors --chunk-size 1
+run 0 compare model.safetensors chunks.safetensors --json
+json '[.tensors[] | .max_abs_error, .different_bytes]' '[0,null,null,0,0,null]'
+run 0 quantize chunks.parquet q-chunks.parquet --chunk-size 10K --no-streaming
+run 0 compare q4.parquet q-chunks.parquet --json
+json .total.sqnr_db '"Infinity"'
+for command in quantize dequantize convert merge; do
+    run 2 $command a b --chunk-size 0
+    usage_error "aq: $command: --chunk-size takes a size such as 512M or 1.5GiB, not \"0\"" \
+        $command
+done
+rm -f chunks.* q-chunks.parquet o.parquet
 
 # --- dequantize, convert, compare -----------------------------------------------------------
 
