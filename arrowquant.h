@@ -2374,7 +2374,8 @@ void aq_pool_get_stats(aq_pool *pool, aq_pool_stats *out_stats) {
     out_stats->hit_rate =
         (double)out_stats->hits / (double)AQI_MAX(out_stats->acquires, (uint64_t)1);
     out_stats->allocation_reduction =
-        (double)out_stats->acquires / (double)AQI_MAX(out_stats->allocations, (uint64_t)1);
+        (double)out_stats->acquires /
+        (double)AQI_MAX(out_stats->allocations, (uint64_t)1);
 }
 
 void aq_pool_reset_stats(aq_pool *pool) {
@@ -21417,7 +21418,8 @@ static bool aqi_work_is_there(aqi_work *w, bool whole, int64_t file_bytes) {
         aqi_parts_of(&row->t, parts);
         aqi_piece_offsets(&next, row, parts, end);
         for (k = 0; k < AQI_PARTS; k++) {
-            if (all || parts[k].stride == 0) end[k] = row->at[k] + (int64_t)parts[k].bytes;
+            if (all || parts[k].stride == 0)
+                end[k] = row->at[k] + (int64_t)parts[k].bytes;
             if (parts[k].bytes > 0 && end[k] > file_bytes) return false;
         }
     }
