@@ -54,6 +54,7 @@ test)
     need libxml2-utils xmllint      # tests of the pages that it writes
     need_file libyaml-dev yaml.h    # configurations of the command
     want chromium chromium          # opens such a page
+    want openmpi-bin mpirun         # runs parts of a job
     codec AQ_WITH_ZLIB zlib1g-dev zlib.h
     codec AQ_WITH_LZ4 liblz4-dev lz4.h
     codec AQ_WITH_BROTLI libbrotli-dev brotli/decode.h

@@ -1332,7 +1332,7 @@ for signal in 2:130 15:143 1:129; do
     out_is "exit ${signal#*:}"
     err_has '^aq: on/o\.parquet: interrupted; [0-9]+ of 96 tensors are done; run the same command again to go on$'
     ndone=$(sed 's/.*interrupted; \([0-9]*\) of.*/\1/' "$w/err")
-    [ "$ndone" -gt 0 ] && [ "$ndone" -lt 96 ] || fault "$ndone tensors are done"
+    { [ "$ndone" -gt 0 ] && [ "$ndone" -lt 96 ]; } || fault "$ndone tensors are done"
     files on .o.parquet.aq-journal .o.parquet.aq-part
     run 0 quantize big.safetensors on/o.parquet --resume
     out_has "^resumed  $ndone of 96 tensors were done$"
@@ -1346,6 +1346,7 @@ begin '--resume: of every job, into every file'
 run 0 quantize big.safetensors q.parquet
 for job in 'convert big.safetensors o.parquet' 'convert big.safetensors o.safetensors' \
     'dequantize q.parquet o.safetensors' 'dequantize q.parquet o.parquet'; do
+    # shellcheck disable=SC2086
     set -- $job
     run 0 "$1" "$2" "single-$3"
     expect 0 "$host" grown 2 "on/.$3.aq-part" 2000000 "$aq" "$1" "$2" "on/$3" --resume --threads 1
