@@ -380,6 +380,8 @@ int shard_check(const cli_args *args);
  * command with a line about it and status 2, in place of a signal.
  *   subject  in  the file; what  "the file"; events  whether an event is due too */
 void fault_guard(const char *subject, const char *what, bool has_io, bool events);
+/* fault_explain - what the line says behind the subject. */
+void fault_explain(char *out, size_t room, const char *what, bool has_io);
 
 /*==========================================================================
  * MARK: - Configuration (aq_config.c) and the settings of `aq quantize`

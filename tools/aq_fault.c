@@ -87,32 +87,35 @@ static void on_fault(int number, siginfo_t *info, void *context) {
     _exit(CLI_ERROR);
 }
 
+void fault_explain(char *out, size_t room, const char *what, bool has_io) {
+    snprintf(out, room, "%s became shorter, or cannot be read, while it was mapped%s",
+             what, has_io ? "; use --io read" : "");
+}
+
 void fault_guard(const char *subject, const char *what, bool has_io, bool events) {
     struct sigaction action;
     json event = {{NULL, 0, 0}, JSON_ONE_LINE, false};
-    buffer message = {NULL, 0, 0};
+    char message[128];
     signal(SIGBUS, SIG_DFL); /* until the texts are whole */
     buffer_free(&fault_line);
     buffer_free(&fault_event);
-    buffer_print(&message, "%s became shorter, or cannot be read, while it was mapped%s",
-                 what, has_io ? "; use --io read" : "");
+    fault_explain(message, sizeof message, what, has_io);
     buffer_print(&fault_line, "%s%saq:%s ",
                  term_code(stderr, TERM_PLAIN)[0] != '\0' ? "\r\033[K" : "",
                  term_code(stderr, TERM_RED), term_code(stderr, TERM_PLAIN));
     buffer_visible(&fault_line, subject, strlen(subject));
-    buffer_print(&fault_line, ": %s\n", message.data);
+    buffer_print(&fault_line, ": %s\n", message);
     if (events) {
         json_open(&event, NULL, '{');
         json_string(&event, "event", "failed");
         json_string(&event, "file", subject);
         json_string(&event, "status", aq_status_name(AQ_E_IO));
         json_string(&event, "name", NULL);
-        json_string(&event, "message", message.data);
+        json_string(&event, "message", message);
         json_close(&event, '}');
         buffer_put(&event.text, "\n", 1);
         fault_event = event.text;
     }
-    buffer_free(&message);
     memset(&action, 0, sizeof action);
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO;

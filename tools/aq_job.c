@@ -71,6 +71,10 @@ static const char *subject_of(const cli_args *args) {
     return is_merge(args) ? output_of(args) : args->files[0];
 }
 
+static const char *shrunk_file(const cli_args *args) {
+    return is_merge(args) ? "a shard" : "the file";
+}
+
 static const char *operation_name(const cli_args *args) { return args->command->name; }
 
 /* What could not be quantized is there, but as it came. */
@@ -459,9 +463,17 @@ static int interrupted(const cli_args *args, const aq_job_options *options,
     return 128 + (int)stop_signal;
 }
 
+/* The library sees it between two pieces and names its own option; in the middle of one
+ * the system does, and fault_guard speaks. */
+static void explain_shrunk(const cli_args *args, aq_error *err) {
+    if (err->status == AQ_E_IO && strstr(err->message, "while it was mapped") != NULL)
+        fault_explain(err->message, sizeof err->message, shrunk_file(args), true);
+}
+
 static int job_failed(const cli_args *args, const aq_job_options *options,
-                      const job_state *state, const aq_error *err) {
+                      const job_state *state, aq_error *err) {
     const char *file = failed_file(args, err);
+    explain_shrunk(args, err);
     if (err->status == AQ_E_CANCELLED && stop_signal != 0)
         return interrupted(args, options, state);
     if (args->events) tell_failure(file, err);
@@ -497,8 +509,7 @@ int job_run(const cli_args *args, aq_job_options *options, const char *page_path
     if (args->events) tell_start(args);
     progress_start_job(&state.line, verb, args->events);
     catch_stop_signals();
-    fault_guard(subject_of(args), is_merge(args) ? "a shard" : "the file", true,
-                args->events);
+    fault_guard(subject_of(args), shrunk_file(args), true, args->events);
     options->progress.fn = on_progress;
     options->progress.user = &state;
     options->threads = args->threads;

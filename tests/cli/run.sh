@@ -1482,31 +1482,38 @@ rm -f on/*
 
 # --- Input that becomes shorter ---------------------------------------------------------------
 
-# shrink ARGUMENT...: aq, whose input holes.safetensors is cut when its output begins
+# shrink BYTES ARGUMENT...: aq, whose input holes.safetensors of 256 MiB is cut when its
+# output begins
 shrink() {
+    left=$1
+    shift
     "$gen" a F32 8192x4096 hole b F32 8192x4096 hole >holes.safetensors
-    expect 0 "$host" shrink holes.safetensors 100000 on "$aq" "$@"
+    expect 0 "$host" shrink holes.safetensors "$left" on "$aq" "$@"
     out_has '^exit 2$'
 }
 
 begin 'input that becomes shorter'
 became='became shorter, or cannot be read, while it was mapped; use --io read'
-for options in '' '--io map' '--io map --threads 7'; do
+for options in '' '--io map --threads 7' '--io map --no-streaming'; do
     # shellcheck disable=SC2086
-    shrink quantize holes.safetensors on/o.parquet $options
+    shrink 100000 quantize holes.safetensors on/o.parquet $options
     err_is "aq: holes.safetensors: the file $became"
     files on
 done
-shrink convert holes.safetensors on/o.safetensors
+# In the first case the page that is read is gone, here one that will be.
+shrink 250000000 quantize holes.safetensors on/o.parquet
 err_is "aq: holes.safetensors: the file $became"
 files on
-shrink quantize holes.safetensors on/o.parquet --io read
+shrink 100000 convert holes.safetensors on/o.safetensors
+err_is "aq: holes.safetensors: the file $became"
+files on
+shrink 100000 quantize holes.safetensors on/o.parquet --io read
 err_is 'aq: holes.safetensors: the file became shorter while open (tensor "a")'
 files on
-shrink quantize holes.safetensors on/o.parquet --resume
+shrink 100000 quantize holes.safetensors on/o.parquet --resume
 err_is "aq: holes.safetensors: the file $became"
 rm -f on/.o.*
-shrink quantize holes.safetensors on/o.parquet --events
+shrink 100000 quantize holes.safetensors on/o.parquet --events
 err_is "aq: holes.safetensors: the file $became"
 grep -v '^exit' "$w/out" | jq -ces '.[-1]' >"$w/value"
 echo '{"event":"failed","file":"holes.safetensors","status":"io","name":null,"message":"the file '"$became"'"}' |
