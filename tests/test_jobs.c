@@ -1929,3 +1929,175 @@ Test(jobs, hit_rate) {
         aq_job_report_deinit(&report);
     }
 }
+
+/* ---- a file that shrinks, and one that is large ---- */
+
+typedef struct shrinking {
+    const char *path;
+    long bytes, at; /* at this call it is cut to so many bytes */
+} shrinking;
+
+static bool shrink(void *user, const aq_progress *p) {
+    shrinking *s = user;
+    (void)p;
+    if (s->at-- == 0) cr_assert_eq(truncate(s->path, s->bytes), 0);
+    return true;
+}
+
+/* The input becomes shorter while a job reads it: an error, and nothing appears. */
+Test(jobs, input_that_shrinks) {
+    char in[512];
+    size_t errors = 0;
+    snprintf(in, sizeof in, "%s", in_dir("m.safetensors"));
+    for (int k = 0; k < 12; k++) {
+        const long at = k % 3;
+        aq_job_options o = {.threads = 1 + 2 * (uint32_t)(k / 6), .no_sync = true};
+        shrinking s = {in, 1 << 20, at};
+        aq_status status;
+        save_nan_model(in, nan_cases[3].places, k % 2 == 0 ? 0 : 3);
+        o.mode = (aq_job_mode)(k / 3 % 2);
+        o.io = AQ_IO_READ;
+        o.max_memory_bytes = 1 << 20;
+        o.progress.fn = shrink;
+        o.progress.user = &s;
+        status = aq_job_run(in, in_dir("q.parquet"), &o, NULL, &err);
+        cr_assert_eq(status, AQ_E_IO, "%s", err.message);
+        ASSERT_MESSAGE("shrunk", "shorter");
+        cr_assert_eq(temp_dir_entries(here.path), 1);
+        errors++;
+    }
+    cr_assert_eq(errors, 12);
+}
+
+/* Room for files with holes of this size, which come to be whole in the page cache. */
+static bool room_for(const char *path, uint64_t bytes) {
+    struct statvfs fs;
+    const long pages = sysconf(_SC_AVPHYS_PAGES);
+    return statvfs(path, &fs) == 0 && (uint64_t)fs.f_bavail * fs.f_frsize > 2 * bytes &&
+           (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) > bytes;
+}
+
+/* A .npy file of one tensor that is all zeros but the few values that are put into it. */
+static FILE *begin_npy(const char *path, const char *descr, const char *shape,
+                       uint64_t bytes) {
+    char head[128];
+    FILE *f = fopen(path, "w+b");
+    cr_assert_not_null(f);
+    memset(head, ' ', sizeof head);
+    memcpy(head, "\x93NUMPY\x01\x00\x76\x00", 10);
+    head[10 + snprintf(head + 10, sizeof head - 10,
+                       "{'descr': '%s', 'fortran_order': False, 'shape': %s, }", descr,
+                       shape)] = ' ';
+    head[sizeof head - 1] = '\n';
+    cr_assert_eq(fwrite(head, 1, sizeof head, f), sizeof head);
+    cr_assert_eq(ftruncate(fileno(f), (off_t)(sizeof head + bytes)), 0);
+    return f;
+}
+
+#ifdef __SANITIZE_ADDRESS__
+#define LARGE_TESTS 0 /* minutes */
+#else
+#define LARGE_TESTS 1
+#endif
+
+/* 2.25 GiB of float32, in 2 MiB of memory: to 2 bits, and what is not zero is there. */
+Test(jobs, over_2_gib_in_bounded_memory) {
+    enum { ROWS = 9, COLS = 64 << 20 };
+    const uint64_t bytes = (uint64_t)ROWS * COLS * 4;
+    const float values[4] = {1, -2, 1, 0};
+    aq_job_options o = {.quant = {.bits = 2, .group_size = 4096}, .no_sync = true};
+    counting_allocator c;
+    aq_model *m;
+    aq_tensor t;
+    aq_layout l;
+    float row[4096];
+    FILE *f;
+    if (!LARGE_TESTS || !room_for(here.path, bytes)) {
+        fprintf(stderr,
+                "over_2_gib_in_bounded_memory: skipped, no room or a sanitizer\n");
+        return;
+    }
+    f = begin_npy(in_dir("w.npy"), "<f4", "(9, 67108864)", bytes);
+    cr_assert_eq(fseeko(f, (off_t)(128 + bytes - sizeof values), SEEK_SET), 0);
+    cr_assert_eq(fwrite(values, 1, sizeof values, f), sizeof values);
+    cr_assert_eq(fclose(f), 0);
+    counting_init(&c);
+    o.allocator = &c.hooks;
+    o.max_memory_bytes = 2 << 20;
+    o.io = AQ_IO_READ;
+    ASSERT_OK(aq_job_run(in_dir("w.npy"), in_dir("q.parquet"), &o, NULL, &err));
+    cr_assert(counting_is_clean(&c));
+    cr_assert_lt(c.peak_bytes, 4 << 20, "%zu bytes", c.peak_bytes);
+    ASSERT_OK(aq_model_open(in_dir("q.parquet"), NULL, &m, &err));
+    ASSERT_OK(aq_model_tensor(m, 0, &t, &err));
+    cr_assert(t.num_params == (uint64_t)ROWS * COLS && t.layout.bits == 2);
+    l = t.layout;
+    l.rows = 1; /* the last group alone */
+    ASSERT_OK(aq_layout_init(1, 4096, &o.quant, &l, &err));
+    {
+        const aq_quantized_view last = {t.data + t.data_bytes - 1024,
+                                        t.scales + t.layout.num_groups - 1,
+                                        t.zero_points + t.layout.num_groups - 1, NULL};
+        ASSERT_OK(aq_dequantize_rows(&l, &last, 0, 1, row, NULL, &err));
+    }
+    cr_assert(row[4092] == 1 && row[4093] == -2 && row[4094] == 1 && row[4095] == 0);
+    cr_assert(row[0] == 0 && row[4091] == 0);
+    for (size_t i = 0; i + 1 < t.data_bytes / 1024; i += 997)
+        cr_assert_eq(t.scales[i] * (float)(t.data[i * 1024] & 3),
+                     t.scales[i] * t.zero_points[i]);
+    aq_tensor_release(&t);
+    aq_model_close(m);
+}
+
+/* 2.25 GiB of int8, kept: the format demands chunks, and each value is at its place. */
+Test(jobs, over_2_gib_kept_in_chunks) {
+    const uint64_t bytes = (uint64_t)9 << 28;
+    static const uint64_t marks[] = {0,
+                                     1,
+                                     (1u << 30) - 1,
+                                     1u << 30,
+                                     (1u << 31) - 1,
+                                     1u << 31,
+                                     ((uint64_t)9 << 28) - 1};
+    const aq_job_options o = {.no_sync = true};
+    aq_parquet *p;
+    aq_parquet_info info;
+    uint64_t first = 0, found = 0;
+    int32_t column = -1;
+    FILE *f;
+    if (!LARGE_TESTS || !room_for(here.path, bytes)) {
+        fprintf(stderr, "over_2_gib_kept_in_chunks: skipped, no room or a sanitizer\n");
+        return;
+    }
+    f = begin_npy(in_dir("w.npy"), "|i1", "(2304, 1048576)", bytes);
+    for (size_t i = 0; i < COUNT_OF(marks); i++) {
+        cr_assert_eq(fseeko(f, (off_t)(128 + marks[i]), SEEK_SET), 0);
+        cr_assert_neq(fputc((int)i + 1, f), EOF);
+    }
+    cr_assert_eq(fclose(f), 0);
+    ASSERT_OK(aq_job_run(in_dir("w.npy"), in_dir("q.parquet"), &o, NULL, &err));
+    ASSERT_OK(aq_parquet_open(in_dir("q.parquet"), NULL, &p, &err));
+    aq_parquet_get_info(p, &info);
+    cr_assert_eq(info.num_row_groups, 3); /* of 1 GiB */
+    for (int32_t i = 0; i < info.num_columns; i++) {
+        if (strcmp(aq_parquet_column_field(p, i)->name, "data") == 0) column = i;
+    }
+    for (int32_t g = 0; g < info.num_row_groups; g++) {
+        aq_column *c;
+        aq_span span;
+        const aq_bytes *data;
+        ASSERT_OK(aq_column_open(p, g, column, &c, &err));
+        ASSERT_OK(aq_column_view(c, &span, &err));
+        data = span.values;
+        for (size_t i = 0; i < COUNT_OF(marks); i++) {
+            if (marks[i] < first || marks[i] - first >= data->size) continue;
+            cr_assert_eq(data->data[marks[i] - first], i + 1);
+            found++;
+        }
+        first += data->size;
+        aq_column_close(c);
+    }
+    cr_assert_eq(first, bytes);
+    cr_assert_eq(found, COUNT_OF(marks));
+    aq_parquet_close(p);
+}

@@ -609,19 +609,39 @@ Test(model, job_misuse) {
     ASSERT_STATUS(aq_job_run(in_dir("none"), in_dir("q"), NULL, NULL, &err), AQ_E_IO);
 }
 
-/* NaN in the last tensor: named with its index, and no output. */
-Test(model, nonfinite_values_leave_nothing) {
+/* NaN in the last tensor: it is kept and named with its place; where that is to be an
+ * error, there is no output. */
+Test(model, nonfinite_values) {
     float good[16] = {1}, bad[16] = {1};
-    aq_tensor t[2];
+    aq_job_options o = {.fail_fast = true};
+    aq_job_report r;
+    aq_model *m;
+    aq_tensor t[2], got;
     bad[5] = (float)NAN;
     t[0] = matrix_of("a", 2, 8, good);
     t[1] = matrix_of("z", 2, 8, bad);
     ASSERT_OK(aq_model_save(in_dir("m.parquet"), t, 2, NULL, &err));
-    ASSERT_STATUS(aq_job_run(in_dir("m.parquet"), in_dir("q.parquet"), NULL, NULL, &err),
+    ASSERT_STATUS(aq_job_run(in_dir("m.parquet"), in_dir("q.parquet"), &o, NULL, &err),
                   AQ_E_NONFINITE);
     ASSERT_MESSAGE("NaN", "tensor \"z\"");
-    ASSERT_MESSAGE("NaN", "5");
+    ASSERT_MESSAGE("NaN", "row 0, column 5");
     cr_assert_eq(temp_dir_entries(here.path), 1);
+    ASSERT_OK(aq_job_run(in_dir("m.parquet"), in_dir("q.parquet"), NULL, &r, &err));
+    cr_assert(r.num_failed == 1 && r.num_quantized == 1);
+    cr_assert(r.tensors[0].status == AQ_OK && r.tensors[0].error == NULL);
+    cr_assert_eq(r.tensors[1].status, AQ_E_NONFINITE);
+    cr_assert_not_null(strstr(r.tensors[1].error, "row 0, column 5"));
+    aq_job_report_deinit(&r);
+    ASSERT_OK(aq_model_open(in_dir("q.parquet"), NULL, &m, &err));
+    ASSERT_OK(aq_model_find(m, "a", &got, &err));
+    cr_assert_eq(got.layout.bits, 4);
+    aq_tensor_release(&got);
+    ASSERT_OK(aq_model_find(m, "z", &got, &err));
+    cr_assert(got.layout.bits == 0 && got.dtype == AQ_F32);
+    cr_assert_arr_eq(got.data, bad, sizeof bad);
+    aq_tensor_release(&got);
+    aq_model_close(m);
+    cr_assert_eq(temp_dir_entries(here.path), 2);
 }
 
 /* ---- the model writer ---- */
