@@ -21453,7 +21453,7 @@ static aq_status aqi_resume_tensor(aqi_job *j, const uint8_t *record, size_t byt
     if (status != AQ_OK) return status;
     w->done_unit = (size_t)t.unit;
     w->done_col = (size_t)t.col;
-    if (w->cut.num_chunks != t.num_rows || t.unit > w->units ||
+    if (w->cut.num_chunks != t.num_rows || t.unit >= w->units + t.whole ||
         !aqi_work_is_there(w, t.whole, file_bytes))
         return AQ_OK;
     for (i = 0; i < t.num_rows; i++, record += sizeof w->rows->crc)

@@ -204,12 +204,12 @@ static void random_round(uint64_t seed) {
 }
 
 Test(jobs, random_models_a) {
-    for (uint64_t seed = 1; seed <= 12; seed++)
+    for (uint64_t seed = 1; seed <= 8; seed++)
         random_round(seed);
 }
 
 Test(jobs, random_models_b) {
-    for (uint64_t seed = 101; seed <= 112; seed++)
+    for (uint64_t seed = 101; seed <= 108; seed++)
         random_round(seed);
 }
 
@@ -512,7 +512,7 @@ typedef struct nan_place {
     size_t tensor, row, col;
 } nan_place;
 
-enum { NAN_TENSORS = 5, NAN_ROWS = 30, NAN_COLS = 9000 };
+enum { NAN_TENSORS = 5, NAN_ROWS = 30, NAN_COLS = 2500 };
 
 /* A NaN, or an infinity of a tensor with an odd number, at each place. */
 static void save_nan_model(const char *path, const nan_place *places, size_t n) {
@@ -557,8 +557,8 @@ static const struct {
 } nan_cases[] = {
     {1, {{0, 0, 0}}},
     {1, {{4, NAN_ROWS - 1, NAN_COLS - 1}}},
-    {2, {{2, 17, 8000}, {2, 3, 1}}},
-    {3, {{1, 29, 0}, {3, 0, 8999}, {4, 12, 345}}},
+    {2, {{2, 17, 2400}, {2, 3, 1}}},
+    {3, {{1, 29, 0}, {3, 0, NAN_COLS - 1}, {4, 12, 345}}},
     {4, {{0, 9, 9}, {1, 8, 8}, {2, 7, 7}, {3, 6, 6}}},
 };
 
@@ -886,7 +886,7 @@ Test(jobs, progress_and_cancel) {
     for (uint32_t threads = 1; threads <= 16; threads += 15) {
         for (size_t i = 0; i < COUNT_OF(outs); i++) {
             aq_job_options o = {.threads = threads, .chunk_bytes = 40000 * (threads % 2)};
-            o.max_memory_bytes = 2 << 20; /* many pieces */
+            o.max_memory_bytes = 600000; /* many pieces */
             expect_cancellable(in_dir("good.safetensors"), in_dir(outs[i]), o, false);
             expect_cancellable(in_dir("nan.safetensors"), in_dir(outs[i]), o, true);
             o.operation = AQ_CONVERT;
@@ -1216,16 +1216,17 @@ static void save_rows(const char *path, const row *rows, size_t n) {
     ASSERT_OK(aq_writer_open(path, specs, COUNT_OF(specs), NULL, &w, &err));
     for (size_t i = 0; i < n; i++) {
         const row *r = &rows[i];
-        size_t bytes = (size_t)r->num_params * 4;
-        int64_t scales = r->bits == 0 ? 0 : r->num_params / r->group;
+        /* Numbers that make no sense come with a little of everything. */
+        const bool odd = r->num_params < 0 || r->num_params > 1000;
+        const int64_t params = odd ? 16 : r->num_params;
+        const int64_t scales = r->bits == 0 ? 0 : params / r->group;
+        size_t bytes = (size_t)params * 4;
         aq_bytes data;
         int64_t dims = 0;
         while (dims < 3 && r->shape[dims] != 0)
             dims++;
         if (strcmp(r->dtype, "float16") == 0) bytes /= 2;
-        if (r->bits != 0) bytes = (size_t)(r->num_params * r->bits / 8);
-        if (bytes > sizeof zeros) bytes = 64;
-        if (scales < 0 || scales > (int64_t)COUNT_OF(ones)) scales = 1;
+        if (r->bits != 0) bytes = (size_t)(params * r->bits / 8);
         data.data = zeros;
         data.size = bytes - r->short_by;
         put_text(w, r->name);
@@ -1944,29 +1945,24 @@ static bool shrink(void *user, const aq_progress *p) {
     return true;
 }
 
-/* The input becomes shorter while a job reads it: an error, and nothing appears. */
+/* The input becomes shorter while a job reads it: an error, and nothing appears. It has more
+ * pieces than threads can be ahead. */
 Test(jobs, input_that_shrinks) {
     char in[512];
-    size_t errors = 0;
     snprintf(in, sizeof in, "%s", in_dir("m.safetensors"));
     for (int k = 0; k < 12; k++) {
-        const long at = k % 3;
         aq_job_options o = {.threads = 1 + 2 * (uint32_t)(k / 6), .no_sync = true};
-        shrinking s = {in, 1 << 20, at};
-        aq_status status;
-        save_nan_model(in, nan_cases[3].places, k % 2 == 0 ? 0 : 3);
+        shrinking s = {in, 4096, k % 3};
+        save_matrix(in, 2048, 1024);
         o.mode = (aq_job_mode)(k / 3 % 2);
         o.io = AQ_IO_READ;
         o.max_memory_bytes = 1 << 20;
         o.progress.fn = shrink;
         o.progress.user = &s;
-        status = aq_job_run(in, in_dir("q.parquet"), &o, NULL, &err);
-        cr_assert_eq(status, AQ_E_IO, "%s", err.message);
+        ASSERT_STATUS(aq_job_run(in, in_dir("q.parquet"), &o, NULL, &err), AQ_E_IO);
         ASSERT_MESSAGE("shrunk", "shorter");
         cr_assert_eq(temp_dir_entries(here.path), 1);
-        errors++;
     }
-    cr_assert_eq(errors, 12);
 }
 
 /* Room for files with holes of this size, which come to be whole in the page cache. */

@@ -792,6 +792,39 @@ Test(resume, locked_files) {
 
 /* ---- what is left ---- */
 
+/* A tensor that is not good enough is the same error each time, also where it was the last
+ * thing that the run before has seen. */
+Test(resume, the_same_error_again) {
+    variant v = variants[1];
+    file want = begin(&v);
+    const size_t before = temp_dir_entries(here.path);
+    aq_error first;
+    file_free(&want);
+    v.options.fail_fast = true;
+    for (uint32_t threads = 1; threads <= 4; threads += 3) {
+        for (int k = 0; k < 4; k++) {
+            v.options.threads = threads;
+            v.options.min_cosine = 0.9999;
+            ASSERT_STATUS(aq_job_run(input, output, &v.options, NULL, &err),
+                          AQ_E_QUALITY);
+            if (k == 0) first = err;
+            cr_assert_str_eq(err.message, first.message);
+            cr_assert_not(exists(output));
+        }
+        remove_all();
+        for (int k = 0; k < 4; k++) { /* the NaN of t2 */
+            v.options.min_cosine = 0;
+            ASSERT_STATUS(aq_job_run(input, output, &v.options, NULL, &err),
+                          AQ_E_NONFINITE);
+            if (k == 0) first = err;
+            cr_assert_str_eq(err.message, first.message);
+            cr_assert_not(exists(output));
+        }
+        remove_all();
+        cr_assert_eq(temp_dir_entries(here.path), before);
+    }
+}
+
 /* Errors that come before anything was done leave nothing, of a resumable job, too. */
 Test(resume, errors_that_leave_nothing) {
     const variant *v = &variants[0];
