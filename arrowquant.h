@@ -20860,8 +20860,11 @@ static aqi_slot *aqi_job_take(aqi_job *j) {
 /* What is done, for the next run of the same job: how each committed tensor was stored,
  * and how far one is. Records describe only what is durable: the output is synced before
  * they are written. Only the machine that wrote them reads them. */
-#ifndef AQI_CHECKPOINT_BYTES
+#ifndef AQI_CHECKPOINT_BYTES /* a test may have its own */
 #define AQI_CHECKPOINT_BYTES ((uint64_t)512 << 20) /* of input, between two syncs */
+#define AQI_CHECKPOINT_SECONDS 2.0                 /* at least                    */
+#else
+#define AQI_CHECKPOINT_SECONDS 0.0
 #endif
 
 typedef struct aqi_journal {
@@ -20875,6 +20878,7 @@ typedef struct aqi_journal {
     aqi_bytes_builder waiting;      /* records for the next checkpoint            */
     size_t record;                  /* where the last one of them begins          */
     uint64_t at;                    /* bytes of input done at the last checkpoint */
+    double seconds;                 /* when that was                              */
 } aqi_journal;
 
 typedef struct aqi_record_head {
@@ -21027,6 +21031,7 @@ static aq_status aqi_journal_open(aqi_job *j, aq_error *err) {
     if (f == NULL) return aqi_fail_nomem(err, sizeof *f);
     memset(f, 0, sizeof *f);
     f->fd = -1;
+    f->seconds = aqi_seconds();
     j->journal = f;
     f->path =
         aqi_hidden_path(&j->allocator, j->output, "aq-journal", &f->path_bytes);
@@ -21066,6 +21071,7 @@ static aq_status aqi_journal_checkpoint(aqi_job *j, aq_error *err) {
         status = aqi_fail_os(err, errno, "cannot sync", f->path);
     f->waiting.size = 0;
     f->at = j->bytes_done + (j->works == NULL ? 0 : j->works->in_bytes);
+    f->seconds = aqi_seconds();
     return status;
 }
 
@@ -21110,7 +21116,8 @@ static aq_status aqi_journal_keep_up(aqi_job *j, aq_error *err) {
     uint64_t done = j->bytes_done + (w == NULL ? 0 : w->in_bytes);
     aq_status status = AQ_OK;
     if (j->journal == NULL || j->writer == NULL ||
-        done - j->journal->at < AQI_CHECKPOINT_BYTES)
+        done - j->journal->at < AQI_CHECKPOINT_BYTES ||
+        aqi_seconds() - j->journal->seconds < AQI_CHECKPOINT_SECONDS)
         return AQ_OK;
     if (w != NULL && w->ready && w->in_bytes > 0)
         status = aqi_journal_note(j, w, false, err);
@@ -21990,8 +21997,10 @@ static aq_status aqi_job_start(aqi_job *j, aq_error *err) {
     if (j->budget == 0) j->budget = AQI_DEFAULT_MEMORY;
     po.max_idle_bytes = (size_t)AQI_MIN(j->budget, (uint64_t)SIZE_MAX / 2);
     po.min_buffer_bytes = (size_t)64 << 10;
-    if (j->options.mode == AQ_JOB_PARALLEL && j->options.max_memory_bytes == 0)
+    if (j->options.mode == AQ_JOB_PARALLEL && j->options.max_memory_bytes == 0) {
         j->budget = UINT64_MAX;
+        po.max_idle_bytes = SIZE_MAX / 2; /* as much as is in use */
+    }
     if (j->model == NULL) {
         status = aq_model_open(j->input, &mo, &j->own_model, err);
         j->model = j->own_model;
