@@ -251,8 +251,9 @@ static void kill_at_every_write(const variant *v) {
     }
     remove_all();
     cr_assert_gt(k, 8, "%s: %ld writes", v->what, k);
-    cr_assert_geq(most, v->options.num_shards > 0 ? 1 : 4, "%s: at most %zu resumed",
-                  v->what, most);
+    /* Of threads, one may be far behind the others when all are killed. */
+    cr_assert_geq(most, v->options.num_shards > 0 || v->options.threads > 1 ? 1 : 4,
+                  "%s: at most %zu resumed", v->what, most);
     file_free(&want);
 }
 
