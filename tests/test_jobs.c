@@ -1,6 +1,6 @@
-/* test_jobs.c - jobs: the same bytes for any mode, threads, memory and way of reading, and
- * those of aq_quantize_into; tensors done again; sizes met; directories; shards; damage;
- * and nothing left by what fails. */
+/* test_jobs.c - jobs: the same bytes for any mode, threads, memory and way of reading,
+ * and those of aq_quantize_into; tensors done again; sizes met; directories; shards;
+ * damage; and nothing left by what fails. */
 #include "jobs.h"
 
 #include <errno.h>
@@ -213,8 +213,8 @@ Test(jobs, random_models_b) {
         random_round(seed);
 }
 
-/* Values survive the way there and back: floats of a converted model are the same bits, and
- * dequantized ones those of aq_tensor_rows_f32. */
+/* Values survive the way there and back: floats of a converted model are the same bits,
+ * and dequantized ones those of aq_tensor_rows_f32. */
 Test(jobs, converted_and_dequantized_values) {
     for (uint64_t seed = 201; seed <= 206; seed++) {
         aq_job_options q = {.no_sync = true}, back = {.operation = AQ_DEQUANTIZE};
@@ -352,8 +352,8 @@ Test(jobs, least_memory) {
     }
 }
 
-/* The memory that a job takes from its allocator stays near max_memory_bytes, whatever the
- * size of a tensor: 16 MiB here. */
+/* The memory that a job takes from its allocator stays near max_memory_bytes, whatever
+ * the size of a tensor: 16 MiB here. */
 Test(jobs, memory_is_bounded) {
     enum { BUDGET = 1 << 20 };
     static const aq_io ios[] = {AQ_IO_MAP, AQ_IO_READ};
@@ -1945,8 +1945,8 @@ static bool shrink(void *user, const aq_progress *p) {
     return true;
 }
 
-/* The input becomes shorter while a job reads it: an error, and nothing appears. It has more
- * pieces than threads can be ahead. */
+/* The input becomes shorter while a job reads it: an error, and nothing appears. It has
+ * more pieces than threads can be ahead. */
 Test(jobs, input_that_shrinks) {
     char in[512];
     snprintf(in, sizeof in, "%s", in_dir("m.safetensors"));
@@ -2045,7 +2045,8 @@ Test(jobs, over_2_gib_in_bounded_memory) {
     aq_model_close(m);
 }
 
-/* 1 MiB over 2 GiB of int8, kept: the format demands chunks, and each value is at its place. */
+/* 1 MiB over 2 GiB of int8, kept: the format demands chunks, and each value is at its
+ * place. */
 Test(jobs, over_2_gib_kept_in_chunks) {
     const uint64_t bytes = (uint64_t)2049 << 20;
     static const uint64_t marks[] = {0,

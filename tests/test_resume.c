@@ -1,6 +1,7 @@
-/* test_resume.c - jobs that are interrupted: killed at every write, failed writes of every
- * kind, damaged journals, two at a time. Nothing appears under the final name but the file
- * of a job that nobody disturbed, byte for byte; and what is done is not done again. */
+/* test_resume.c - jobs that are interrupted: killed at every write, failed writes of
+ * every kind, damaged journals, two at a time. Nothing appears under the final name but
+ * the file of a job that nobody disturbed, byte for byte; and what is done is not done
+ * again. */
 #define AQ_STATIC
 #define ARROWQUANT_IMPLEMENTATION
 #define AQI_CHECKPOINT_BYTES ((uint64_t)20000) /* many checkpoints in a small job */
@@ -793,8 +794,8 @@ Test(resume, locked_files) {
 
 /* ---- what is left ---- */
 
-/* A tensor that is not good enough is the same error each time, also where it was the last
- * thing that the run before has seen. */
+/* A tensor that is not good enough is the same error each time, also where it was the
+ * last thing that the run before has seen. */
 Test(resume, the_same_error_again) {
     variant v = variants[1];
     file want = begin(&v);

@@ -1,6 +1,6 @@
 /* Jobs on many threads, also under ThreadSanitizer: the same bytes with tensors that are
- * done again, stopped and resumed jobs, a shared pool; and a progress callback that nobody
- * else is in. */
+ * done again, stopped and resumed jobs, a shared pool; and a progress callback that
+ * nobody else is in. */
 #include "jobs.h"
 
 #include <pthread.h>
