@@ -1278,9 +1278,10 @@ typedef struct aq_job_options {
     uint64_t max_memory_bytes;     /* of buffers; 0 = 256 MiB; with AQ_JOB_PARALLEL no
                                       bound. Compressed Parquet takes its tensor more */
     /* Quality. A tensor whose cosine comes out below min_cosine is quantized again with 4
-     * bits, then 8, then kept. With a target (one of the two; of the tensors' bytes) each
-     * tensor gets 2, 4 or 8 bits or is kept, whichever loses least in all at that size:
-     * every one is quantized at each width before. */
+     * bits, then 8, then kept, also where a target is exceeded so. With a target (one of
+     * the two; of the tensors' bytes) each tensor gets 2, 4 or 8 bits or is kept,
+     * whichever loses least in all at that size: every one is quantized at each width
+     * before. */
     double min_cosine;             /* 0 = any                                         */
     double target_bpw;             /* bits per weight; 0 = none                       */
     uint64_t target_bytes;         /* 0 = none                                        */
@@ -13991,19 +13992,25 @@ static aq_status aqi_writer_footer(aq_writer *w, aq_error *err) {
     return status == AQ_OK ? aqi_output_write(&w->out, tail, 8, err) : status;
 }
 
-aq_status aq_writer_finish(aq_writer *writer, aq_error *err) {
-    aq_status status;
-    aqi_error_clear(err);
-    status = aqi_writer_usable(writer, err);
+static aq_status aqi_writer_finish(aq_writer *writer, int64_t *out_bytes,
+                                   aq_error *err) {
+    aq_status status = aqi_writer_usable(writer, err);
     if (status == AQ_OK && writer->column != 0)
         status = aqi_fail(err, AQ_E_STATE, "the last row group has %d of its %d columns",
                           (int)writer->column, (int)writer->schema.num_columns);
     if (status == AQ_OK && writer->page_index)
         status = aqi_writer_put_indexes(writer, err);
     if (status == AQ_OK) status = aqi_writer_footer(writer, err);
+    *out_bytes = writer->out.offset;
     if (status == AQ_OK) status = aqi_output_commit(&writer->out, err);
     aqi_writer_free(writer);
     return status;
+}
+
+aq_status aq_writer_finish(aq_writer *writer, aq_error *err) {
+    int64_t bytes;
+    aqi_error_clear(err);
+    return aqi_writer_finish(writer, &bytes, err);
 }
 
 void aq_writer_abort(aq_writer *writer) {
@@ -18978,6 +18985,26 @@ static aq_status aqi_entry_tensor(const aq_model *m, const aqi_model_entry *e,
     return AQ_OK;
 }
 
+/* Checksums of the pages that a tensor's parts are mapped from. What is decoded was
+ * verified then. */
+static aq_status aqi_tensor_verify(const aq_model *m, const aq_tensor *t,
+                                   aq_error *err) {
+    const aqi_tensor_owned *o = (const aqi_tensor_owned *)t->owned;
+    const aqi_cells *cells[4];
+    size_t i;
+    aq_status status = AQ_OK;
+    if (o == NULL || o->chunk == NULL || m->skip_checksums) return AQ_OK;
+    cells[0] = &o->chunk->data;
+    cells[1] = &o->chunk->scales;
+    cells[2] = &o->chunk->zero_points;
+    cells[3] = &o->chunk->group_params;
+    for (i = 0; i < AQI_COUNT(cells) && status == AQ_OK; i++) {
+        if (cells[i]->column != NULL && cells[i]->span.mapped)
+            status = aq_column_verify(cells[i]->column, err);
+    }
+    return aqi_error_in_tensor(err, status, t->name);
+}
+
 /* Memory for all parts of a tensor in *o, and their places in *t. */
 static aq_status aqi_tensor_alloc(aqi_tensor_owned *o, aq_tensor *t, aq_error *err) {
     const aq_layout *l = &t->layout;
@@ -19021,7 +19048,9 @@ static aq_status aqi_tensor_from_chunks(const aq_model *m, const aqi_model_entry
     t.owned = o;
     for (i = 0; i < e->num_chunks && status == AQ_OK; i++) { /* before memory is taken */
         status = aqi_entry_tensor(m, &e->chunks[i], &c, err);
-        if (status == AQ_OK) aq_tensor_release(&c);
+        if (status != AQ_OK) break;
+        status = aqi_tensor_verify(m, &c, err);
+        aq_tensor_release(&c);
     }
     if (status == AQ_OK) status = aqi_tensor_alloc(o, &t, err);
     if (status == AQ_OK) aqi_parts_of(&t, whole);
@@ -19173,6 +19202,7 @@ struct aq_model_writer {
     int64_t *offsets;    /* safetensors: of each tensor's data */
     char *directory, *temp_directory; /* the latter NULL before it exists    */
     size_t directory_bytes, temp_bytes;
+    uint64_t directory_file_bytes; /* of the finished files */
     const aq_key_value *metadata; /* a directory: of each file; in the arena  */
     size_t num_metadata;
     aqi_arena arena;
@@ -19677,6 +19707,7 @@ static aq_status aqi_model_writer_commit(aq_model_writer *w, aqi_out_row *row,
                                          aq_error *err) {
     const bool last = row->chunk + 1 == row->num_chunks;
     aq_status status = AQ_OK;
+    int64_t bytes = 0;
     size_t i;
     if (w->format != AQ_MODEL_SAFETENSORS) {
         status = aqi_output_seek(row->out, row->start, err);
@@ -19685,7 +19716,8 @@ static aq_status aqi_model_writer_commit(aq_model_writer *w, aqi_out_row *row,
     if (w->format == AQ_MODEL_DIRECTORY && last && status == AQ_OK) {
         for (i = 0; w->files[i] != row->file;) i++;
         w->files[i] = w->files[--w->num_files];
-        status = aq_writer_finish(row->file, err);
+        status = aqi_writer_finish(row->file, &bytes, err);
+        w->directory_file_bytes += (uint64_t)bytes;
     }
     if (status != AQ_OK) {
         w->failed = status;
@@ -19847,6 +19879,9 @@ static aq_status aqi_directory_begin(aq_model_writer *w, const char *path,
                                      aq_error *err) {
     size_t n = strlen(path);
     struct stat st;
+    if (w->num_tensors == 0)
+        return aqi_fail(err, AQ_E_UNSUPPORTED,
+                        "a directory of no files would be no model; write one file");
     while (n > 1 && path[n - 1] == '/') n--;
     w->directory_bytes = n + 1;
     w->directory = (char *)aqi_alloc(&w->allocator, n + 1);
@@ -20184,6 +20219,7 @@ typedef struct aqi_job {
     bool merge;
     bool resuming;
     size_t num_resumed; /* tensors that an earlier run has committed */
+    uint64_t directory_bytes; /* of all files, where they are many    */
     /* The line; the lock guards all below. */
     aqi_mutex lock;
     aqi_cond changed;
@@ -20549,6 +20585,8 @@ static aq_status aqi_piece_work(const aqi_job *j, aqi_slot *s, aq_buffer buffers
     if (w->entry->chunks != NULL && w->in.data == NULL) {
         const aqi_model_entry *e = aqi_chunk_with(w, unit, &first, &units);
         status = aqi_entry_tensor(j->model, e, chunk, err);
+        if (status == AQ_OK && unit == first)
+            status = aqi_tensor_verify(j->model, chunk, err);
         if (status != AQ_OK) return status;
         in = *chunk;
         unit -= first;
@@ -20556,6 +20594,8 @@ static aq_status aqi_piece_work(const aqi_job *j, aqi_slot *s, aq_buffer buffers
         s->in_bytes = p->units * w->in_unit;
     } else {
         status = aqi_piece_input(j, s, &buffers[0], &src, err);
+        if (status == AQ_OK && unit == 0 && p->col == 0 && p->range == w->ranges)
+            status = aqi_tensor_verify(j->model, &w->in, err);
         if (status != AQ_OK) return status;
         if (w->in.data == NULL) { /* the buffer has this piece only */
             in.data = src;
@@ -20978,6 +21018,7 @@ static bool aqi_journal_describe(aqi_job *j) {
             numbers[0] = (uint64_t)st.st_size;
             numbers[1] = (uint64_t)st.st_mtime;
             numbers[2] = (uint64_t)st.st_ino;
+            numbers[3] = (uint64_t)st.st_ctime;
         }
         ok = aqi_record_put(j, numbers, sizeof numbers);
     }
@@ -21375,7 +21416,8 @@ static aq_status aqi_job_line(aqi_job *j, aq_error *err) {
     aqi_run(j->tasks, j->width, aqi_job_thread, j);
     w = j->works;
     if (j->journal != NULL && j->writer != NULL && j->status != AQ_OK &&
-        j->writer->failed == AQ_OK) {
+        j->writer->failed == AQ_OK &&
+        (j->journal->offset > 0 || j->current > 0 || (w != NULL && w->in_bytes > 0))) {
         /* The next run goes on here; the error that is reported is the first one. */
         if ((w == NULL || !w->ready || w->in_bytes == 0 ||
              aqi_journal_note(j, w, false, NULL) == AQ_OK) &&
@@ -21826,6 +21868,7 @@ static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
     if (status == AQ_OK && writer->format == AQ_MODEL_PARQUET)
         status = aqi_job_lineage(j, writer->parquet, err);
     if (status == AQ_OK) {
+        j->directory_bytes = writer->directory_file_bytes;
         status = aq_model_writer_finish(writer, err);
         aqi_journal_close(j, status == AQ_OK);
         return status;
@@ -21977,7 +22020,8 @@ static void aqi_job_summarize(const aqi_job *j, aq_job_report *r) {
     }
     r->file_bytes_in = aq_model_file_bytes(j->model);
     if (!j->options.dry_run && stat(j->output, &st) == 0)
-        r->file_bytes_out = (uint64_t)st.st_size;
+        r->file_bytes_out =
+            S_ISDIR(st.st_mode) ? j->directory_bytes : (uint64_t)st.st_size;
     aq_pool_get_stats(j->pool, &r->pool);
 }
 

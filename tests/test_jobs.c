@@ -1123,6 +1123,61 @@ Test(jobs, output_over_input_or_older_output) {
     file_free(&after);
 }
 
+/* ---- damaged input ---- */
+
+/* A flipped bit in any stored value must not become the values of a file with valid
+ * checksums, whatever reads it. */
+Test(jobs, damage_does_not_pass) {
+    static float w[40 * 128];
+    aq_job_options q = {.no_sync = true, .threads = 1};
+    aq_tensor t;
+    const uint64_t shape[] = {40, 128};
+    for (size_t i = 0; i < COUNT_OF(w); i++) w[i] = (float)((i * 7919) % 1000) * 0.01f;
+    ASSERT_OK(aq_tensor_init(&t, "w", AQ_F32, shape, 2, w, &err));
+    ASSERT_OK(aq_model_save(in_dir("m.safetensors"), &t, 1, &fast, &err));
+    for (int form = 0; form < 3; form++) { /* plain, small parameters, chunks */
+        aq_tensor in;
+        aq_model *m;
+        size_t places[3] = {0}, num_places = 0;
+        file whole;
+        q.quant.params = form == 1 ? AQ_PARAMS_U8 : AQ_PARAMS_F32;
+        q.chunk_bytes = form == 2 ? 700 : 0;
+        ASSERT_OK(
+            aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &q, NULL, &err));
+        whole = file_read(in_dir("q.parquet"));
+        ASSERT_OK(aq_model_open(in_dir("q.parquet"), NULL, &m, &err));
+        ASSERT_OK(aq_model_tensor(m, 0, &in, &err));
+        for (size_t i = 0; i + 64 < whole.size; i++) { /* where the values lie */
+            if (num_places == 0 && memcmp(whole.data + i, in.data, 64) == 0)
+                places[num_places++] = i + 60;
+            if (num_places == 1 && form != 1 && memcmp(whole.data + i, in.scales, 8) == 0)
+                places[num_places++] = i;
+            if (num_places == 2 && form != 1 &&
+                memcmp(whole.data + i, in.zero_points, 8) == 0)
+                places[num_places++] = i;
+            if (num_places == 1 && form == 1 && memcmp(whole.data + i, in.params, 8) == 0)
+                places[num_places++] = i;
+        }
+        cr_assert_eq(num_places, form == 1 ? 2 : 3);
+        aq_tensor_release(&in);
+        aq_model_close(m);
+        for (size_t p = 0; p < num_places; p++) {
+            for (int k = 0; k < 8; k++) {
+                aq_job_options o = {.no_sync = true, .threads = (uint32_t)k / 4 + 1};
+                o.operation = k % 2 ? AQ_CONVERT : AQ_DEQUANTIZE;
+                o.mode = k / 2 % 2 ? AQ_JOB_PARALLEL : AQ_JOB_STREAMING;
+                whole.data[places[p]] ^= 1;
+                file_write(in_dir("q.parquet"), whole.data, whole.size);
+                cr_assert_eq(
+                    aq_job_run(in_dir("q.parquet"), in_dir("o.parquet"), &o, NULL, &err),
+                    AQ_E_CHECKSUM, "form %d, place %zu, %d: %s", form, p, k, err.message);
+                whole.data[places[p]] ^= 1;
+            }
+        }
+        file_free(&whole);
+    }
+}
+
 /* ---- no tensors ---- */
 
 Test(jobs, no_tensors) {
@@ -1142,15 +1197,19 @@ Test(jobs, no_tensors) {
                 o.progress.fn = watch;
                 o.progress.user = &w;
                 if (k % 3 == 0) o.target_bpw = 4;
+                if (k / 3 == 2) { /* a directory of no files could not be opened */
+                    cr_assert_eq(aq_job_run(in_dir(ins[i]), in_dir(out), &o, &r, &err),
+                                 AQ_E_UNSUPPORTED);
+                    cr_assert_eq(temp_dir_entries(here.path), i + 1, "%s", out);
+                    continue;
+                }
                 ASSERT_OK(aq_job_run(in_dir(ins[i]), in_dir(out), &o, &r, &err));
                 cr_assert(r.num_tensors == 0 && r.worst == SIZE_MAX && r.bytes_out == 0);
                 cr_assert_gt(w.finished, 0);
                 aq_job_report_deinit(&r);
-                if (k / 3 < 2) {
-                    ASSERT_OK(aq_model_open(in_dir(out), NULL, &m, &err));
-                    cr_assert_eq(aq_model_count(m), 0);
-                    aq_model_close(m);
-                }
+                ASSERT_OK(aq_model_open(in_dir(out), NULL, &m, &err));
+                cr_assert_eq(aq_model_count(m), 0);
+                aq_model_close(m);
                 temp_path_remove(in_dir(out));
                 temp_path_remove(in_dir("o"));
                 cr_assert_eq(temp_dir_entries(here.path), i + 1, "%s", out);
