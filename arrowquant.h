@@ -52,6 +52,7 @@
        [40] Tensors and models (public)
        [41] Jobs: a whole model in, a whole model out (public)
        [42] Batches: many arrays in one call (public)
+       [45] Arrow C Data Interface (public)
        [50] Platform (private)
        [51] Errors, log (private)
        [52] Checked sizes, byte cursor (private)
@@ -78,6 +79,7 @@
        [85] Models: writing (private)
        [86] Jobs (private)
        [87] Batches (private)
+       [88] Arrow: import and export (private)
        [90] End of the implementation
 
    Options: define them before the include.
@@ -1449,6 +1451,215 @@ AQ_API AQ_CHECKED aq_status aq_dequantize_batch(const aq_tensor *tensors, size_t
 AQ_API const aq_batch_item *aq_batch_find(const aq_batch *batch, const char *name);
 /* aq_batch_deinit - free what the items hold, and zero the struct; harmless twice. */
 AQ_API void aq_batch_deinit(aq_batch *batch);
+
+/*==========================================================================
+ * MARK: - [45] Arrow C Data Interface (public)
+ * Tables of other libraries in and out without copies of weights. The three structs are
+ * those of arrow.apache.org/docs/format/CDataInterface.html; a program that has them
+ * already keeps its own.
+ *========================================================================*/
+
+#ifndef ARROW_C_DATA_INTERFACE
+#define ARROW_C_DATA_INTERFACE
+
+#define ARROW_FLAG_DICTIONARY_ORDERED 1
+#define ARROW_FLAG_NULLABLE 2
+#define ARROW_FLAG_MAP_KEYS_SORTED 4
+
+struct ArrowSchema {
+  // Array type description
+  const char* format;
+  const char* name;
+  const char* metadata;
+  int64_t flags;
+  int64_t n_children;
+  struct ArrowSchema** children;
+  struct ArrowSchema* dictionary;
+
+  // Release callback
+  void (*release)(struct ArrowSchema*);
+  // Opaque producer-specific data
+  void* private_data;
+};
+
+struct ArrowArray {
+  // Array data description
+  int64_t length;
+  int64_t null_count;
+  int64_t offset;
+  int64_t n_buffers;
+  int64_t n_children;
+  const void** buffers;
+  struct ArrowArray** children;
+  struct ArrowArray* dictionary;
+
+  // Release callback
+  void (*release)(struct ArrowArray*);
+  // Opaque producer-specific data
+  void* private_data;
+};
+
+#endif  // ARROW_C_DATA_INTERFACE
+
+#ifndef ARROW_C_STREAM_INTERFACE
+#define ARROW_C_STREAM_INTERFACE
+
+struct ArrowArrayStream {
+  // Callback to get the stream type
+  // (will be the same for all arrays in the stream).
+  //
+  // Return value: 0 if successful, an `errno`-compatible error code otherwise.
+  //
+  // If successful, the ArrowSchema must be released independently from the stream.
+  int (*get_schema)(struct ArrowArrayStream*, struct ArrowSchema* out);
+
+  // Callback to get the next array
+  // (if no error and the array is released, the stream has ended)
+  //
+  // Return value: 0 if successful, an `errno`-compatible error code otherwise.
+  //
+  // If successful, the ArrowArray must be released independently from the stream.
+  int (*get_next)(struct ArrowArrayStream*, struct ArrowArray* out);
+
+  // Callback to get optional detailed error information.
+  // This must only be called if the last stream operation failed
+  // with a non-0 return code.
+  //
+  // Return value: pointer to a null-terminated character array describing
+  // the last error, or NULL if no description is available.
+  //
+  // The returned pointer is only valid until the next operation on this stream
+  // (including release).
+  const char* (*get_last_error)(struct ArrowArrayStream*);
+
+  // Release callback: release the stream's own resources.
+  // Note that arrays returned by `get_next` must be individually released.
+  void (*release)(struct ArrowArrayStream*);
+
+  // Opaque producer-specific data
+  void* private_data;
+};
+
+#endif  // ARROW_C_STREAM_INTERFACE
+
+/* A layer that is not in the output. */
+typedef struct aq_arrow_failure {
+    int64_t row;         /* of the input, counted over all batches of a stream         */
+    const char *name;    /* "" where it is null                                        */
+    aq_status status;
+    const char *message; /* with name and row                                          */
+} aq_arrow_failure;
+
+/* What was left out. One that is zeroed is empty; several calls add to it. */
+typedef struct aq_arrow_report {
+    aq_arrow_failure *failures; /* in the order of the rows                             */
+    size_t num_failures;
+    int64_t num_rows;       /* of the input, so far                                     */
+    aq_metrics total;       /* over all quantized layers that were measured, so far     */
+    aq_allocator allocator; /* private */
+    void *owned;            /* private */
+} aq_arrow_report;
+
+typedef struct aq_arrow_options {
+    aq_quant_options quant;        /* of every layer; src_stride must be 0            */
+    /* Called once a layer, in name order (of a batch), before any is quantized; may be
+     * NULL. It may change quant for this layer; false stops with AQ_E_CANCELLED. */
+    bool (*plan)(void *user, const aq_tensor *layer, aq_quant_options *quant);
+    void *plan_user;
+    bool no_metrics;               /* do not measure: cosine, ... are null            */
+    bool sort_by_name;             /* rows by name, byte by byte (each batch of a stream
+                                      for itself); false: as in the input             */
+    aq_arrow_report *report;       /* layers that fail are listed here and left out of
+                                      the output. NULL: the first one fails the call  */
+    aq_progress_hook progress;     /* called on the calling thread                    */
+    const aq_allocator *allocator; /* NULL = malloc                                   */
+    const aq_tasks *tasks;         /* NULL = threads of the call's own                */
+    uint32_t threads;              /* when tasks is NULL; 0 = one per processor       */
+} aq_arrow_options;
+
+/* aq_arrow_validate - check the structure of an array of any type against its schema, as
+ * far as can be told without the sizes of buffers: formats, numbers of buffers and
+ * children, lengths, offsets, null counts, indices of dictionaries, released parts,
+ * nesting (at most 64). Offsets and bitmaps are read, values are not.
+ * Returns  AQ_OK; AQ_E_ARG (released, NULL); AQ_E_FORMAT (what is wrong, in which
+ *          column); AQ_E_LIMIT (nesting); AQ_E_UNSUPPORTED (an unknown format). */
+AQ_API AQ_CHECKED aq_status aq_arrow_validate(const struct ArrowSchema *schema,
+                                              const struct ArrowArray *array,
+                                              aq_error *err);
+/* aq_quantize_arrow - quantize a table of weights, a layer a row.
+ *   schema, array  in   a struct ("+s") with the columns, in any order and beside others,
+ *                       layer_name  utf8, large_utf8 or utf8_view, or a dictionary of it
+ *                       weights     list, large_list, list_view, large_list_view or
+ *                                   fixed_size_list of float32, float16 or float64; also
+ *                                   the extension arrow.fixed_shape_tensor
+ *                       shape       optional: any list of integers; without it (also
+ *                                   where it is null) that of the fixed_shape_tensor,
+ *                                   else one dimension
+ *                       Borrowed for the call; the caller releases them.
+ *   options        in   NULL = defaults             err  out  may be NULL
+ *   out_schema, out_array  out  a struct with a row for each layer: layer_name utf8,
+ *                       quantized_data binary (large_binary over 2 GiB), scales and
+ *                       zero_points list<float32>, shape list<int64>, bit_width uint8,
+ *                       group_size, quant_axis uint64, packing, quant_type utf8, cosine,
+ *                       sqnr_db, max_abs_error float64; and where options.quant asks for
+ *                       small parameters or there is a plan hook: group_params (as
+ *                       quantized_data), params_type utf8, codebook binary.
+ *                       All mean what they do in model files (docs/FORMAT.md). Metadata:
+ *                       arrowquant.version, arrowquant.config (JSON). The caller calls
+ *                       release of both, in any order, on any thread.
+ * Returns  AQ_OK, also where layers failed: see report. AQ_E_ARG (released, NULL,
+ *          options); AQ_E_TYPE (a column is missing or has another type); AQ_E_FORMAT
+ *          (the structure lies); AQ_E_DUPLICATE; AQ_E_CANCELLED; AQ_E_NOMEM; AQ_E_LIMIT;
+ *          AQ_E_IO (no thread). Of a layer: AQ_E_FORMAT (a null; shape and number of
+ *          weights differ; the name is no text), AQ_E_NONFINITE (the message has the
+ *          index), AQ_E_ARG (the plan's options), AQ_E_LIMIT.
+ * Numeric  the bits of aq_quantize_into, for any number of threads.
+ * Memory   weights are read where they lie (on big-endian machines from a copy). The
+ *          result's buffers are the array's, AQ_ALIGNMENT-aligned. */
+AQ_API AQ_CHECKED aq_status aq_quantize_arrow(const struct ArrowSchema *schema,
+                                              const struct ArrowArray *array,
+                                              const aq_arrow_options *options,
+                                              struct ArrowSchema *out_schema,
+                                              struct ArrowArray *out_array,
+                                              aq_error *err);
+/* aq_quantize_arrow_stream - the same for a stream, batch by batch: out_stream's get_next
+ * takes the next batch of in_stream, quantizes it and releases it.
+ *   in_stream   in   taken: on AQ_OK it is moved (release is NULL), and released with
+ *                    out_stream; its schema is asked for in this call
+ *   options     in   copied; what it points to lives until out_stream is released
+ *   out_stream  out  batches of the schema above, with large_binary unless weights are a
+ *                    list with 32-bit offsets. Names must be unique in the whole stream.
+ *                    Its errors are errno values, get_last_error has the message. After
+ *                    an error every get_next gives that again. One thread at a time; not
+ *                    after its release.
+ * Memory   one batch and its result; the names of all layers. */
+AQ_API AQ_CHECKED aq_status aq_quantize_arrow_stream(struct ArrowArrayStream *in_stream,
+                                                     const aq_arrow_options *options,
+                                                     struct ArrowArrayStream *out_stream,
+                                                     aq_error *err);
+/* aq_dequantize_arrow - the reverse, by the same rules: a table as aq_quantize_arrow
+ * makes it (quantized_data may be called data, as in model files; bit_width 0 with dtype
+ * float32, float16, bfloat16 or float64 is data of that type) to layer_name utf8, weights
+ * list<float32> (large_list from 2^31 values on), shape list<int64>. quant, plan and
+ * no_metrics do not matter. */
+AQ_API AQ_CHECKED aq_status aq_dequantize_arrow(const struct ArrowSchema *schema,
+                                                const struct ArrowArray *array,
+                                                const aq_arrow_options *options,
+                                                struct ArrowSchema *out_schema,
+                                                struct ArrowArray *out_array,
+                                                aq_error *err);
+/* aq_model_export_arrow_stream - a model as a stream of tables, a tensor each, in name
+ * order. Columns as in model files: layer_name, shape list<uint64>, dtype, data
+ * large_binary, num_params, quant_type, scales, zero_points, quant_axis, group_size,
+ * bit_width, packing, cosine, sqnr_db, max_abs_error, group_params large_binary,
+ * params_type, codebook. The schema metadata is that of the model.
+ *   Cost     data, scales, zero_points and group_params point into the mapped file where
+ *            those of aq_model_tensor do.
+ *   Owns     stream and arrays keep the file open, also after aq_model_close. */
+AQ_API AQ_CHECKED aq_status aq_model_export_arrow_stream(
+    aq_model *model, struct ArrowArrayStream *out_stream, aq_error *err);
+/* aq_arrow_report_deinit - free what a report holds, and zero it; harmless twice. */
+AQ_API void aq_arrow_report_deinit(aq_arrow_report *report);
 
 #ifdef __cplusplus
 }
@@ -16283,6 +16494,23 @@ aq_status aq_matmul_i8(const aq_layout *layout, const aq_quantized_view *src,
 #pragma GCC pop_options
 #endif
 
+/* What was done, as JSON. */
+static void aqi_quant_config(const aq_quant_options *q, const char *operation, char *text,
+                             size_t room) {
+    static const char *const granularity[] = {"group", "channel", "tensor"};
+    static const char *const method[] = {"auto", "minmax", "refine", "search",
+                                         "weighted"};
+    static const char *const params[] = {"", ",\"params\":\"float16\"",
+                                         ",\"params\":\"uint8\""};
+    snprintf(
+        text, room,
+        "{\"operation\":\"%s\",\"bits\":%u,\"group_size\":%zu,\"granularity\":\"%s\","
+        "\"symmetric\":%s,\"method\":\"%s\"%s%s}",
+        operation, q->bits, q->group_size, granularity[q->granularity],
+        q->symmetric ? "true" : "false", method[q->method], params[q->params],
+        q->codebook ? ",\"codebook\":true" : "");
+}
+
 /*==========================================================================
  * MARK: - [82] JSON (private)
  * Strict reading of what file headers hold, and writing of strings. Source: RFC 8259.
@@ -16803,7 +17031,8 @@ struct aq_model {
     aq_key_value *pairs;
     size_t num_pairs;
     uint64_t file_bytes;
-    struct aqi_chunk_cache *cache; /* the only part that changes after opening */
+    struct aqi_chunk_cache *cache; /* changes after opening, as does: */
+    size_t refs;                   /* atomic: the handle, exports     */
 };
 
 /* Room for one more entry; NULL = no memory. */
@@ -18688,6 +18917,7 @@ static aq_status aqi_model_create(const aq_model_options *options, aq_model **ou
     m = (aq_model *)aqi_alloc(&a, sizeof *m);
     if (m == NULL) return aqi_fail_nomem(err, sizeof *m);
     memset(m, 0, sizeof *m);
+    m->refs = 1;
     m->allocator = a;
     m->log = o.log;
     m->io = o.io;
@@ -18720,10 +18950,16 @@ aq_status aq_model_open(const char *path, const aq_model_options *options,
     return AQ_OK;
 }
 
+/* Another aq_model_close will be needed. */
+static void aqi_model_retain(aq_model *model) {
+    __atomic_add_fetch(&model->refs, 1, __ATOMIC_RELAXED);
+}
+
 void aq_model_close(aq_model *model) {
     aq_allocator a;
     size_t i;
-    if (model == NULL) return;
+    if (model == NULL || __atomic_sub_fetch(&model->refs, 1, __ATOMIC_ACQ_REL) > 0)
+        return;
     a = model->allocator;
     aqi_chunk_cache_destroy(model->cache);
     for (i = 0; i < model->num_files; i++) {
@@ -21750,20 +21986,8 @@ static const char *aqi_base_name(const char *path) {
 
 /* How the tensors were treated, for the Parquet footer. */
 static void aqi_job_config(const aqi_job *j, char *text, size_t room) {
-    static const char *const granularity[] = {"group", "channel", "tensor"};
     static const char *const operation[] = {"quantize", "dequantize", "convert"};
-    static const char *const method[] = {"auto", "minmax", "refine", "search",
-                                         "weighted"};
-    static const char *const params[] = {"", ",\"params\":\"float16\"",
-                                         ",\"params\":\"uint8\""};
-    const aq_quant_options *q = &j->quant;
-    snprintf(
-        text, room,
-        "{\"operation\":\"%s\",\"bits\":%u,\"group_size\":%zu,\"granularity\":\"%s\","
-        "\"symmetric\":%s,\"method\":\"%s\"%s%s}",
-        operation[j->options.operation], q->bits, q->group_size,
-        granularity[q->granularity], q->symmetric ? "true" : "false", method[q->method],
-        params[q->params], q->codebook ? ",\"codebook\":true" : "");
+    aqi_quant_config(&j->quant, operation[j->options.operation], text, room);
 }
 
 /* Where the weights came from. */
@@ -22258,11 +22482,26 @@ typedef struct aqi_batch_key {
     size_t index;
 } aqi_batch_key;
 
+/* Of an array's result: codes or values, scales, zero points, params. */
+#define AQI_BATCH_BUFFERS 4
+
+/* The results of all arrays in common buffers, one behind the other; and inputs that
+ * their importer has found faults with. */
+typedef struct aqi_batch_joint {
+    const char *word;               /* what an input is called in messages            */
+    int64_t first;                  /* number of input 0 in messages                  */
+    const aq_error *const *refused; /* of each input: an error; NULL = none           */
+    bool by_name;                   /* order in the buffers: of names; else of inputs */
+    size_t *items;                  /* item of each input; the batch's                */
+    aqi_batch_block buffers[AQI_BATCH_BUFFERS]; /* freed by who made this           */
+} aqi_batch_joint;
+
 typedef struct aqi_batch {
     aq_batch_options options;
     bool quantize; /* arrays; else dequantize tensors */
     const aq_array *arrays;
     const aq_tensor *tensors;
+    aqi_batch_joint *joint; /* NULL: each result is a block of its own */
     aq_batch out;
     aqi_batch_owned *owned;
     aqi_batch_entry *entries;
@@ -22311,6 +22550,14 @@ static int aqi_compare_batch_keys(const void *a, const void *b) {
     return order != 0 ? order : (x->index > y->index) - (x->index < y->index);
 }
 
+static const char *aqi_batch_word(const aqi_batch *b) {
+    return b->joint != NULL ? b->joint->word : "input";
+}
+
+static long long aqi_batch_number(const aqi_batch *b, size_t index) {
+    return (long long)index + (b->joint != NULL ? b->joint->first : 0);
+}
+
 /* The input's names in order; inputs without one come first. */
 static aq_status aqi_batch_sort(const aqi_batch *b, aqi_batch_key *keys, aq_error *err) {
     size_t n = b->out.num_items, i;
@@ -22323,8 +22570,9 @@ static aq_status aqi_batch_sort(const aqi_batch *b, aqi_batch_key *keys, aq_erro
     for (i = 1; i < n; i++) {
         if (keys[i].name[0] == '\0' || strcmp(keys[i - 1].name, keys[i].name) != 0)
             continue;
-        aqi_fail(err, AQ_E_DUPLICATE, "inputs %zu and %zu have the same name",
-                 keys[i - 1].index, keys[i].index);
+        aqi_fail(err, AQ_E_DUPLICATE, "%ss %lld and %lld have the same name",
+                 aqi_batch_word(b), aqi_batch_number(b, keys[i - 1].index),
+                 aqi_batch_number(b, keys[i].index));
         return aqi_error_in_tensor(err, AQ_E_DUPLICATE, keys[i].name);
     }
     return AQ_OK;
@@ -22334,13 +22582,16 @@ static aq_status aqi_batch_sort(const aqi_batch *b, aqi_batch_key *keys, aq_erro
 static aq_status aqi_batch_name(aqi_batch *b, aqi_batch_key *keys, aq_error *err) {
     aqi_arena *arena = &b->owned->arena;
     size_t n = b->out.num_items, i;
-    void *items, *blocks;
+    void *items, *blocks, *places = NULL;
     aq_status status = aqi_batch_sort(b, keys, err);
     if (status == AQ_OK)
         status = aqi_arena_alloc(arena, n * sizeof *b->out.items, &items, err);
     if (status == AQ_OK)
         status = aqi_arena_alloc(arena, n * sizeof *b->owned->blocks, &blocks, err);
+    if (status == AQ_OK && b->joint != NULL)
+        status = aqi_arena_alloc(arena, n * sizeof *b->joint->items, &places, err);
     if (status != AQ_OK) return status;
+    if (b->joint != NULL) b->joint->items = (size_t *)places;
     b->out.items = (aq_batch_item *)items;
     b->owned->blocks = (aqi_batch_block *)blocks;
     b->owned->num_blocks = n;
@@ -22350,6 +22601,7 @@ static aq_status aqi_batch_name(aqi_batch *b, aqi_batch_key *keys, aq_error *err
         status = aqi_arena_string(arena, keys[i].name, strlen(keys[i].name), &name, err);
         item->name = name;
         item->index = keys[i].index;
+        if (b->joint != NULL) b->joint->items[item->index] = i;
         aqi_tensor_reset(&item->tensor);
     }
     return status;
@@ -22499,7 +22751,8 @@ static aq_status aqi_batch_fail(aqi_batch *b, size_t i, aq_error *what, aq_error
     if (status != AQ_OK) return status;
     if (what->name[0] == '\0' && item->name[0] != '\0')
         aqi_error_in_tensor(what, what->status, item->name);
-    aqi_error_locate(what, "input %zu", item->index);
+    aqi_error_locate(what, "%s %lld", aqi_batch_word(b),
+                     aqi_batch_number(b, item->index));
     *(aq_error *)p = *what;
     item->error = (const aq_error *)p;
     item->status = what->status;
@@ -22523,7 +22776,10 @@ static aq_status aqi_batch_plan(aqi_batch *b, aq_error *err) {
         aq_batch_item *item = &b->out.items[i];
         aq_error what;
         aqi_error_clear(&what);
-        if (b->quantize) {
+        if (b->joint != NULL && b->joint->refused[item->index] != NULL) {
+            what = *b->joint->refused[item->index];
+            status = what.status;
+        } else if (b->quantize) {
             status = aqi_batch_take_array(b, e, item, &b->owned->blocks[i].bytes, &what);
         } else {
             status = aqi_batch_take_tensor(b, e, item, &b->owned->blocks[i].bytes, &what);
@@ -22547,32 +22803,110 @@ static aq_status aqi_batch_plan(aqi_batch *b, aq_error *err) {
 
 /* ---- memory ---- */
 
+/* Where the parts of a result lie. */
+static void aqi_batch_point(const aqi_batch *b, size_t i,
+                            uint8_t *const at[AQI_BATCH_BUFFERS]) {
+    aqi_batch_entry *e = &b->entries[i];
+    aq_tensor *t = &b->out.items[i].tensor;
+    t->data = at[0];
+    e->values = at[0];
+    if (!b->quantize) return;
+    e->dst.codes = at[0];
+    if (e->layout.params == AQ_PARAMS_F32) {
+        e->dst.scales = (float *)(void *)at[1];
+        e->dst.zero_points = (float *)(void *)at[2];
+    } else {
+        e->dst.params = at[3];
+    }
+    t->scales = e->dst.scales;
+    t->zero_points = e->dst.zero_points;
+    t->params = e->dst.params;
+}
+
+/* Bytes of the parts of a result. */
+static void aqi_batch_sizes(const aq_tensor *t, size_t bytes[AQI_BATCH_BUFFERS]) {
+    const bool floats = t->layout.bits != 0 && t->layout.params == AQ_PARAMS_F32;
+    bytes[0] = t->data_bytes;
+    bytes[1] = bytes[2] = floats ? t->layout.num_groups * sizeof(float) : 0;
+    bytes[3] = t->layout.bits != 0 ? t->layout.params_bytes : 0;
+}
+
+/* The k-th item in the order of the common buffers. */
+static size_t aqi_batch_joint_item(const aqi_batch_joint *j, size_t k) {
+    return j->by_name ? k : j->items[k];
+}
+
+static aq_status aqi_batch_allocate_joint(aqi_batch *b, aq_error *err) {
+    const aq_allocator *a = &b->out.allocator;
+    size_t bytes[AQI_BATCH_BUFFERS] = {0}, used[AQI_BATCH_BUFFERS] = {0}, one[4], i, k;
+    uint8_t *at[AQI_BATCH_BUFFERS];
+    bool fits = true;
+    for (i = 0; i < b->out.num_items; i++) {
+        if (b->out.items[i].status != AQ_OK) continue;
+        aqi_batch_sizes(&b->out.items[i].tensor, one);
+        for (k = 0; k < AQI_BATCH_BUFFERS; k++)
+            fits = aqi_add_size(bytes[k], one[k], &bytes[k]) && fits;
+    }
+    for (k = 0; k < AQI_BATCH_BUFFERS; k++) {
+        aqi_batch_block *block = &b->joint->buffers[k];
+        fits = aqi_add_size(bytes[k], AQ_ALIGNMENT, &block->bytes) && fits;
+        if (!fits) return aqi_fail_nomem(err, SIZE_MAX);
+        block->bytes -= block->bytes % AQ_ALIGNMENT;
+        block->data = a->alloc(a->user, block->bytes, AQ_ALIGNMENT);
+        if (block->data == NULL) return aqi_fail_nomem(err, block->bytes);
+        memset((uint8_t *)block->data + bytes[k], 0, block->bytes - bytes[k]);
+    }
+    for (i = 0; i < b->out.num_items; i++) {
+        size_t item = aqi_batch_joint_item(b->joint, i);
+        if (b->out.items[item].status != AQ_OK) continue;
+        aqi_batch_sizes(&b->out.items[item].tensor, one);
+        for (k = 0; k < AQI_BATCH_BUFFERS; k++) {
+            at[k] = (uint8_t *)b->joint->buffers[k].data + used[k];
+            used[k] += one[k];
+        }
+        aqi_batch_point(b, item, at);
+    }
+    return AQ_OK;
+}
+
+/* Closes the gaps that arrays leave which failed late. */
+static void aqi_batch_compact(aqi_batch *b) {
+    size_t used[AQI_BATCH_BUFFERS] = {0}, one[AQI_BATCH_BUFFERS], i, k;
+    uint8_t *at[AQI_BATCH_BUFFERS];
+    for (i = 0; i < b->out.num_items; i++) {
+        size_t item = aqi_batch_joint_item(b->joint, i);
+        const aq_tensor *t = &b->out.items[item].tensor;
+        const void *from[AQI_BATCH_BUFFERS];
+        if (b->out.items[item].status != AQ_OK) continue;
+        aqi_batch_sizes(t, one);
+        from[0] = t->data;
+        from[1] = t->scales;
+        from[2] = t->zero_points;
+        from[3] = t->params;
+        for (k = 0; k < AQI_BATCH_BUFFERS; k++) {
+            at[k] = (uint8_t *)b->joint->buffers[k].data + used[k];
+            if (one[k] > 0 && at[k] != from[k]) memmove(at[k], from[k], one[k]);
+            used[k] += one[k];
+        }
+        aqi_batch_point(b, item, at);
+    }
+}
+
 static aq_status aqi_batch_allocate(aqi_batch *b, aq_error *err) {
     const aq_allocator *a = &b->out.allocator;
-    size_t i;
+    uint8_t *at[AQI_BATCH_BUFFERS];
+    size_t i, k;
+    if (b->joint != NULL) return aqi_batch_allocate_joint(b, err);
     for (i = 0; i < b->out.num_items; i++) {
-        aqi_batch_entry *e = &b->entries[i];
         aqi_batch_block *block = &b->owned->blocks[i];
-        aq_tensor *t = &b->out.items[i].tensor;
-        uint8_t *p;
         if (b->out.items[i].status != AQ_OK) continue;
         block->bytes = AQI_MAX(block->bytes, (size_t)AQ_ALIGNMENT);
         block->data = a->alloc(a->user, block->bytes, AQ_ALIGNMENT);
         if (block->data == NULL) return aqi_fail_nomem(err, block->bytes);
-        p = (uint8_t *)block->data;
-        t->data = p;
-        e->values = p;
-        if (!b->quantize) continue;
-        e->dst.codes = p;
-        if (e->layout.params == AQ_PARAMS_F32) {
-            e->dst.scales = (float *)(void *)(p + e->offset[0]);
-            e->dst.zero_points = (float *)(void *)(p + e->offset[1]);
-        } else {
-            e->dst.params = p + e->offset[2];
-        }
-        t->scales = e->dst.scales;
-        t->zero_points = e->dst.zero_points;
-        t->params = e->dst.params;
+        at[0] = (uint8_t *)block->data;
+        for (k = 1; k < AQI_BATCH_BUFFERS; k++)
+            at[k] = at[0] + b->entries[i].offset[k - 1];
+        aqi_batch_point(b, i, at);
     }
     return AQ_OK;
 }
@@ -22813,6 +23147,7 @@ static aq_status aqi_batch_work(aqi_batch *b, aq_error *err) {
     status = aqi_batch_pass(b, true, err);
     if (status == AQ_OK) status = aqi_batch_pass(b, false, err);
     if (status != AQ_OK || b->end < b->out.num_items) return status;
+    if (b->joint != NULL && b->out.num_failed > 0) aqi_batch_compact(b);
     for (i = 0; i < b->out.num_items; i++) {
         if (b->out.items[i].metrics.count > 0)
             aq_metrics_add(&b->out.total, &b->out.items[i].metrics);
@@ -22896,6 +23231,2311 @@ aq_status aq_dequantize_batch(const aq_tensor *tensors, size_t n,
     memset(&b, 0, sizeof b);
     b.tensors = tensors;
     return aqi_batch_run(&b, n, options, out_batch, err);
+}
+
+/*==========================================================================
+ * MARK: - [88] Arrow: import and export (private)
+ * In: arrays of other producers, whose structure is checked before it is used. Out: every
+ * array is a node of memory of its own, so that it can be moved and released alone.
+ * Source: CDataInterface.rst, CStreamInterface.rst, Columnar.rst. Uses [82] [84] [87].
+ *========================================================================*/
+
+/* ---- formats ---- */
+
+typedef enum aqi_arrow_kind {
+    AQI_ARROW_UNKNOWN,
+    AQI_ARROW_NULLS,
+    AQI_ARROW_FIXED,      /* values of one width                       */
+    AQI_ARROW_BYTES,      /* offsets, bytes                            */
+    AQI_ARROW_VIEWS,      /* 16 bytes a value, buffers of bytes        */
+    AQI_ARROW_LIST,       /* offsets                                   */
+    AQI_ARROW_LIST_VIEW,  /* offsets, sizes                            */
+    AQI_ARROW_FIXED_LIST,
+    AQI_ARROW_STRUCT,
+    AQI_ARROW_UNION,
+    AQI_ARROW_RUNS        /* run ends, values                          */
+} aqi_arrow_kind;
+
+typedef struct aqi_arrow_format {
+    aqi_arrow_kind kind;
+    char number;       /* the letter of a plain number, else 0                 */
+    size_t width;      /* bits of a FIXED value; bytes of an offset            */
+    int64_t list_size; /* FIXED_LIST                                           */
+    bool dense;        /* UNION                                                */
+    bool text;         /* BYTES, VIEWS                                         */
+} aqi_arrow_format;
+
+/* X(letter, bits, name) */
+#define AQI_ARROW_NUMBERS(X)                                                             \
+    X('b', 1, "bool") X('c', 8, "int8") X('C', 8, "uint8") X('s', 16, "int16")           \
+    X('S', 16, "uint16") X('i', 32, "int32") X('I', 32, "uint32") X('l', 64, "int64")    \
+    X('L', 64, "uint64") X('e', 16, "float16") X('f', 32, "float32")                     \
+    X('g', 64, "float64")
+
+/* A whole number that ends the text. */
+static bool aqi_arrow_decimal(const char *text, int64_t *out) {
+    size_t n = 0;
+    *out = 0;
+    for (; text[n] >= '0' && text[n] <= '9' && n < 10; n++)
+        *out = *out * 10 + (text[n] - '0');
+    return n > 0 && text[n] == '\0' && *out <= INT32_MAX;
+}
+
+/* Dates, times, timestamps, durations, intervals: bits of a value; 0 = none of them. */
+static size_t aqi_arrow_time_bits(const char *f) {
+    static const char *const narrow[] = {"tdD", "tts", "ttm", "tiM"};
+    static const char *const wide[] = {"tdm", "ttu", "ttn", "tDs",
+                                       "tDm", "tDu", "tDn", "tiD"};
+    size_t i;
+    for (i = 0; i < AQI_COUNT(narrow); i++) {
+        if (strcmp(f, narrow[i]) == 0) return 32;
+    }
+    for (i = 0; i < AQI_COUNT(wide); i++) {
+        if (strcmp(f, wide[i]) == 0) return 64;
+    }
+    if (strcmp(f, "tin") == 0) return 128;
+    return f[0] == 't' && f[1] == 's' && f[2] != '\0' && strchr("smun", f[2]) != NULL &&
+                   f[3] == ':'
+               ? 64
+               : 0;
+}
+
+static void aqi_arrow_parse_nested(const char *f, aqi_arrow_format *out) {
+    out->width = 4;
+    if (strcmp(f, "+l") == 0 || strcmp(f, "+m") == 0 || strcmp(f, "+L") == 0) {
+        out->kind = AQI_ARROW_LIST;
+        if (f[1] == 'L') out->width = 8;
+    } else if (strcmp(f, "+vl") == 0 || strcmp(f, "+vL") == 0) {
+        out->kind = AQI_ARROW_LIST_VIEW;
+        if (f[2] == 'L') out->width = 8;
+    } else if (strncmp(f, "+w:", 3) == 0 && aqi_arrow_decimal(f + 3, &out->list_size)) {
+        out->kind = AQI_ARROW_FIXED_LIST;
+    } else if (strcmp(f, "+s") == 0) {
+        out->kind = AQI_ARROW_STRUCT;
+    } else if (strncmp(f, "+ud:", 4) == 0 || strncmp(f, "+us:", 4) == 0) {
+        out->kind = AQI_ARROW_UNION;
+        out->dense = f[2] == 'd';
+    } else if (strcmp(f, "+r") == 0) {
+        out->kind = AQI_ARROW_RUNS;
+    }
+}
+
+/* The last of "d:precision,scale,bits"; 128 when it is left out. */
+static bool aqi_arrow_decimal_bits(const char *f, int64_t *out) {
+    const char *comma = strchr(f, ',');
+    if (comma == NULL) return false;
+    comma = strchr(comma + 1, ',');
+    *out = 128;
+    return comma == NULL || (aqi_arrow_decimal(comma + 1, out) && *out % 8 == 0);
+}
+
+static aqi_arrow_format aqi_arrow_parse(const char *f) {
+    aqi_arrow_format out;
+    int64_t n = 0;
+    memset(&out, 0, sizeof out);
+    if (f == NULL || f[0] == '\0') return out;
+    if (f[0] == '+') {
+        aqi_arrow_parse_nested(f, &out);
+        return out;
+    }
+    out.text = f[0] == 'u' || f[0] == 'U' || f[1] == 'u';
+    if (strcmp(f, "vu") == 0 || strcmp(f, "vz") == 0) out.kind = AQI_ARROW_VIEWS;
+    if (strncmp(f, "w:", 2) == 0 && aqi_arrow_decimal(f + 2, &n)) {
+        out.kind = AQI_ARROW_FIXED;
+        n *= 8;
+    }
+    if (strncmp(f, "d:", 2) == 0 && aqi_arrow_decimal_bits(f, &n))
+        out.kind = AQI_ARROW_FIXED;
+    if (f[0] == 't' && aqi_arrow_time_bits(f) > 0) {
+        n = (int64_t)aqi_arrow_time_bits(f);
+        out.kind = AQI_ARROW_FIXED;
+    }
+    out.width = (size_t)n;
+    if (f[1] != '\0') return out;
+    switch (f[0]) {
+#define AQ_X(letter, bits, name)                                                         \
+    case letter:                                                                         \
+        out.kind = AQI_ARROW_FIXED;                                                      \
+        out.number = letter;                                                             \
+        out.width = bits;                                                                \
+        break;
+        AQI_ARROW_NUMBERS(AQ_X)
+#undef AQ_X
+    case 'n':
+        out.kind = AQI_ARROW_NULLS;
+        break;
+    case 'u':
+    case 'z':
+    case 'U':
+    case 'Z':
+        out.kind = AQI_ARROW_BYTES;
+        out.width = f[0] == 'u' || f[0] == 'z' ? 4 : 8;
+        break;
+    default:
+        break;
+    }
+    return out;
+}
+
+static bool aqi_arrow_is_integer(const aqi_arrow_format *f) {
+    return f->number != 0 && strchr("cCsSiIlL", f->number) != NULL;
+}
+
+static aq_dtype aqi_arrow_float(const aqi_arrow_format *f) {
+    return f->number == 'f'   ? AQ_F32
+           : f->number == 'e' ? AQ_F16
+           : f->number == 'g' ? AQ_F64
+                              : AQ_DTYPE_NONE;
+}
+
+/* A format in words; one that has none as it is. */
+static const char *aqi_arrow_word(const char *f) {
+    static const char *const words[][2] = {{"n", "null"},
+                                           {"u", "utf8"},
+                                           {"U", "large_utf8"},
+                                           {"vu", "utf8_view"},
+                                           {"z", "binary"},
+                                           {"Z", "large_binary"},
+                                           {"vz", "binary_view"},
+                                           {"+l", "list"},
+                                           {"+L", "large_list"},
+                                           {"+vl", "list_view"},
+                                           {"+vL", "large_list_view"},
+                                           {"+s", "struct"},
+                                           {"+m", "map"},
+                                           {"+r", "run_end_encoded"}};
+    size_t i;
+    if (f == NULL) return "no format";
+#define AQ_X(letter, bits, name)                                                         \
+    if (f[0] == letter && f[1] == '\0') return name;
+    AQI_ARROW_NUMBERS(AQ_X)
+#undef AQ_X
+    for (i = 0; i < AQI_COUNT(words); i++) {
+        if (strcmp(f, words[i][0]) == 0) return words[i][1];
+    }
+    return strncmp(f, "+w:", 3) == 0 ? "fixed_size_list" : f;
+}
+
+/* "list<int32>". The schema has been checked. */
+static void aqi_arrow_describe(const struct ArrowSchema *s, char *text, size_t room) {
+    if (s->dictionary != NULL) {
+        snprintf(text, room, "dictionary<%.20s, %.40s>", aqi_arrow_word(s->format),
+                 aqi_arrow_word(s->dictionary->format));
+    } else if (s->n_children == 1) {
+        snprintf(text, room, "%.20s<%.40s>", aqi_arrow_word(s->format),
+                 aqi_arrow_word(s->children[0]->format));
+    } else {
+        snprintf(text, room, "%.60s", aqi_arrow_word(s->format));
+    }
+}
+
+/* ---- structure ---- */
+
+#define AQI_ARROW_DEPTH 64
+
+static int64_t aqi_arrow_offset(const void *offsets, size_t width, size_t i) {
+    return aqi_load_int((const uint8_t *)offsets + i * width, width);
+}
+
+AQI_INLINE bool aqi_arrow_bit(const void *bits, size_t at) {
+    return ((const uint8_t *)bits)[at / 8] >> (at % 8) & 1;
+}
+
+/* Whether the element at this place, which counts the array's offset, is null. */
+static bool aqi_arrow_null(const struct ArrowArray *a, size_t at) {
+    return a->n_buffers > 0 && a->null_count != 0 && a->buffers[0] != NULL &&
+           !aqi_arrow_bit(a->buffers[0], at);
+}
+
+/* The first null of n elements from a place on; n when there is none. */
+static size_t aqi_arrow_first_null(const struct ArrowArray *a, size_t at, size_t n) {
+    size_t i = 0;
+    if (a->null_count == 0 || a->buffers[0] == NULL) return n;
+    while (i < n) {
+        uint64_t word = 0;
+        if ((at + i) % 8 == 0 && n - i >= 64) {
+            memcpy(&word, (const uint8_t *)a->buffers[0] + (at + i) / 8, sizeof word);
+            if (word == UINT64_MAX) {
+                i += 64;
+                continue;
+            }
+        }
+        if (!aqi_arrow_bit(a->buffers[0], at + i)) return i;
+        i++;
+    }
+    return n;
+}
+
+static int64_t aqi_arrow_count_nulls(const struct ArrowArray *a) {
+    size_t at = (size_t)a->offset, n = (size_t)a->length, i;
+    int64_t nulls = 0;
+    for (i = 0; i < n; i++)
+        nulls += !aqi_arrow_bit(a->buffers[0], at + i);
+    return nulls;
+}
+
+/* An integer as int64; uint64 above its range as -1: no use of it is ever valid. */
+static int64_t aqi_arrow_int(const struct ArrowArray *a, char number, size_t at) {
+    const uint8_t *p = (const uint8_t *)a->buffers[1];
+    uint16_t half;
+    uint32_t word;
+    int64_t wide;
+    switch (number) {
+    case 'c':
+        return (int8_t)p[at];
+    case 'C':
+        return p[at];
+    case 's':
+    case 'S':
+        memcpy(&half, p + 2 * at, sizeof half);
+        return number == 's' ? (int64_t)(int16_t)half : (int64_t)half;
+    case 'i':
+    case 'I':
+        memcpy(&word, p + 4 * at, sizeof word);
+        return number == 'i' ? (int64_t)(int32_t)word : (int64_t)word;
+    default:
+        memcpy(&wide, p + 8 * at, sizeof wide);
+        return number == 'L' && wide < 0 ? -1 : wide;
+    }
+}
+
+/* Numbers of the structs that stand without a look at buffers. */
+static aq_status aqi_arrow_check_head(const struct ArrowSchema *s,
+                                      const struct ArrowArray *a, aq_error *err) {
+    int64_t end, i;
+    if (s == NULL || a == NULL) return aqi_fail(err, AQ_E_ARG, "schema or array missing");
+    if (s->release == NULL || a->release == NULL)
+        return aqi_fail(err, AQ_E_ARG, "the %s has been released",
+                        s->release == NULL ? "schema" : "array");
+    if (s->format == NULL) return aqi_fail(err, AQ_E_FORMAT, "schema without a format");
+    if (a->length < 0 || a->offset < 0 ||
+        __builtin_add_overflow(a->length, a->offset, &end) ||
+        (uint64_t)end > SIZE_MAX / 32 - 1)
+        return aqi_fail(err, AQ_E_FORMAT, "length %lld at offset %lld",
+                        (long long)a->length, (long long)a->offset);
+    if (a->null_count < -1 || a->null_count > a->length)
+        return aqi_fail(err, AQ_E_FORMAT, "null_count %lld of %lld elements",
+                        (long long)a->null_count, (long long)a->length);
+    if (s->n_children != a->n_children || s->n_children < 0)
+        return aqi_fail(err, AQ_E_FORMAT, "the schema has %lld children, the array %lld",
+                        (long long)s->n_children, (long long)a->n_children);
+    if (s->n_children > 0 && (s->children == NULL || a->children == NULL))
+        return aqi_fail(err, AQ_E_FORMAT, "children missing");
+    for (i = 0; i < s->n_children; i++) {
+        if (s->children[i] == NULL || a->children[i] == NULL)
+            return aqi_fail(err, AQ_E_FORMAT, "child %lld missing", (long long)i);
+    }
+    if ((s->dictionary == NULL) != (a->dictionary == NULL))
+        return aqi_fail(err, AQ_E_FORMAT, "the %s has a dictionary, the %s none",
+                        s->dictionary != NULL ? "schema" : "array",
+                        s->dictionary != NULL ? "array" : "schema");
+    return AQ_OK;
+}
+
+static aq_status aqi_arrow_check_children(const aqi_arrow_format *f,
+                                          const struct ArrowArray *a, aq_error *err) {
+    const int64_t n = a->n_children, end = a->offset + a->length;
+    int64_t want = f->kind == AQI_ARROW_LIST || f->kind == AQI_ARROW_LIST_VIEW ||
+                           f->kind == AQI_ARROW_FIXED_LIST
+                       ? 1
+                   : f->kind == AQI_ARROW_RUNS ? 2
+                                               : 0,
+            need = 0, i;
+    if (f->kind != AQI_ARROW_STRUCT && f->kind != AQI_ARROW_UNION && n != want)
+        return aqi_fail(err, AQ_E_FORMAT, "%lld children in place of %lld", (long long)n,
+                        (long long)want);
+    if (f->kind == AQI_ARROW_FIXED_LIST) {
+        if (__builtin_mul_overflow(end, f->list_size, &need)) need = INT64_MAX;
+    } else if (f->kind == AQI_ARROW_STRUCT || (f->kind == AQI_ARROW_UNION && !f->dense)) {
+        need = end;
+    }
+    for (i = 0; i < n; i++) {
+        if (a->children[i]->length < need)
+            return aqi_fail(err, AQ_E_FORMAT, "child %lld has %lld elements, %lld needed",
+                            (long long)i, (long long)a->children[i]->length,
+                            (long long)need);
+    }
+    return AQ_OK;
+}
+
+/* How many buffers there are, and that those with bytes have an address. */
+static aq_status aqi_arrow_check_buffers(const aqi_arrow_format *f,
+                                         const struct ArrowArray *a, aq_error *err) {
+    static const uint8_t counts[] = {0, 0, 2, 3, 3, 2, 3, 1, 1, 1, 0};
+    int64_t n = counts[f->kind], i, values = n;
+    if (f->kind == AQI_ARROW_UNION && f->dense) values = n = 2;
+    if (f->kind == AQI_ARROW_BYTES) values = 2; /* bytes: by the offsets */
+    if (f->kind == AQI_ARROW_VIEWS) values = 2; /* bytes: by the views   */
+    if (f->kind == AQI_ARROW_VIEWS ? a->n_buffers < n : a->n_buffers != n)
+        return aqi_fail(err, AQ_E_FORMAT, "%lld buffers in place of %lld",
+                        (long long)a->n_buffers, (long long)n);
+    if (n > 0 && a->buffers == NULL) return aqi_fail(err, AQ_E_FORMAT, "buffers missing");
+    if (a->length == 0 || n == 0) return AQ_OK;
+    if (a->buffers[0] == NULL && a->null_count > 0 && f->kind != AQI_ARROW_UNION)
+        return aqi_fail(err, AQ_E_FORMAT, "null_count %lld, but no validity bitmap",
+                        (long long)a->null_count);
+    for (i = f->kind == AQI_ARROW_UNION ? 0 : 1; i < values; i++) {
+        if (a->buffers[i] == NULL && !(f->kind == AQI_ARROW_FIXED && f->width == 0))
+            return aqi_fail(err, AQ_E_FORMAT, "buffer %lld missing", (long long)i);
+    }
+    return AQ_OK;
+}
+
+/* Offsets of lists or bytes: they begin at 0 or above and never fall. */
+static aq_status aqi_arrow_check_offsets(const aqi_arrow_format *f,
+                                         const struct ArrowArray *a, aq_error *err) {
+    const size_t at = (size_t)a->offset, n = (size_t)a->length;
+    int64_t last = aqi_arrow_offset(a->buffers[1], f->width, at), next, limit = INT64_MAX;
+    size_t i;
+    if (f->kind == AQI_ARROW_LIST) limit = a->children[0]->length;
+    if (last < 0)
+        return aqi_fail(err, AQ_E_FORMAT, "offsets begin at %lld", (long long)last);
+    for (i = 1; i <= n; i++, last = next) {
+        next = aqi_arrow_offset(a->buffers[1], f->width, at + i);
+        if (next < last)
+            return aqi_fail(err, AQ_E_FORMAT, "offsets fall from %lld to %lld at row %zu",
+                            (long long)last, (long long)next, i - 1);
+    }
+    if (last > limit || (uint64_t)last >= SIZE_MAX / 2)
+        return aqi_fail(err, AQ_E_FORMAT, "offsets reach %lld, the values end at %lld",
+                        (long long)last, (long long)limit);
+    if (f->kind == AQI_ARROW_BYTES && a->buffers[2] == NULL &&
+        last > aqi_arrow_offset(a->buffers[1], f->width, at))
+        return aqi_fail(err, AQ_E_FORMAT, "%lld bytes, but no buffer", (long long)last);
+    return AQ_OK;
+}
+
+static aq_status aqi_arrow_check_list_views(const aqi_arrow_format *f,
+                                            const struct ArrowArray *a, aq_error *err) {
+    const size_t at = (size_t)a->offset, n = (size_t)a->length;
+    const int64_t limit = a->children[0]->length;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        int64_t first = aqi_arrow_offset(a->buffers[1], f->width, at + i);
+        int64_t size = aqi_arrow_offset(a->buffers[2], f->width, at + i);
+        if (aqi_arrow_null(a, at + i)) continue;
+        if (first < 0 || size < 0 || first > limit || size > limit - first)
+            return aqi_fail(err, AQ_E_FORMAT,
+                            "row %zu has %lld values from %lld on, of %lld", i,
+                            (long long)size, (long long)first, (long long)limit);
+    }
+    return AQ_OK;
+}
+
+/* A view: int32 length; then the bytes, if at most 12, or 4 of them, int32 buffer, int32
+ * offset. The last buffer has the sizes of those between. */
+static aq_status aqi_arrow_check_views(const struct ArrowArray *a, aq_error *err) {
+    const size_t at = (size_t)a->offset, n = (size_t)a->length;
+    const int64_t pools = a->n_buffers - 3;
+    const void *sizes = a->buffers[a->n_buffers - 1];
+    size_t i;
+    for (i = 0; i < n; i++) {
+        int32_t v[4];
+        if (aqi_arrow_null(a, at + i)) continue;
+        memcpy(v, (const uint8_t *)a->buffers[1] + (at + i) * sizeof v, sizeof v);
+        if (v[0] >= 0 && v[0] <= 12) continue;
+        if (v[0] < 0 || v[2] < 0 || v[2] >= pools || v[3] < 0 || sizes == NULL ||
+            a->buffers[2 + v[2]] == NULL ||
+            (int64_t)v[3] + v[0] > aqi_arrow_offset(sizes, 8, (size_t)v[2]))
+            return aqi_fail(err, AQ_E_FORMAT,
+                            "row %zu has %d bytes from %d on in buffer %d of %lld", i,
+                            (int)v[0], (int)v[3], (int)v[2], (long long)pools);
+    }
+    return AQ_OK;
+}
+
+static aq_status aqi_arrow_check_indices(const aqi_arrow_format *f,
+                                         const struct ArrowArray *a, aq_error *err) {
+    const size_t at = (size_t)a->offset, n = (size_t)a->length;
+    size_t i;
+    if (!aqi_arrow_is_integer(f))
+        return aqi_fail(err, AQ_E_FORMAT, "indices of a dictionary that are no integers");
+    for (i = 0; i < n; i++) {
+        int64_t index;
+        if (aqi_arrow_null(a, at + i)) continue;
+        index = aqi_arrow_int(a, f->number, at + i);
+        if (index < 0 || index >= a->dictionary->length)
+            return aqi_fail(err, AQ_E_FORMAT, "row %zu is index %lld of %lld", i,
+                            (long long)index, (long long)a->dictionary->length);
+    }
+    return AQ_OK;
+}
+
+/* Run ends rise, and the last one is not before the end. They have been checked. */
+static aq_status aqi_arrow_check_runs(const struct ArrowSchema *s,
+                                      const struct ArrowArray *a, aq_error *err) {
+    const struct ArrowArray *ends = a->children[0];
+    aqi_arrow_format f = aqi_arrow_parse(s->children[0]->format);
+    int64_t last = 0, i;
+    if (!aqi_arrow_is_integer(&f) || s->children[0]->dictionary != NULL)
+        return aqi_fail(err, AQ_E_FORMAT, "run ends that are no integers");
+    for (i = 0; i < ends->length; i++) {
+        int64_t end = aqi_arrow_int(ends, f.number, (size_t)(ends->offset + i));
+        if (end <= last || aqi_arrow_null(ends, (size_t)(ends->offset + i)))
+            return aqi_fail(err, AQ_E_FORMAT, "run ends do not rise at %lld",
+                            (long long)i);
+        last = end;
+    }
+    if (last < a->offset + a->length || a->children[1]->length < ends->length)
+        return aqi_fail(err, AQ_E_FORMAT, "runs end at %lld, the array at %lld",
+                        (long long)last, (long long)(a->offset + a->length));
+    return AQ_OK;
+}
+
+/* What only a look into buffers shows. */
+static aq_status aqi_arrow_check_content(const aqi_arrow_format *f,
+                                         const struct ArrowArray *a, bool full,
+                                         aq_error *err) {
+    aq_status status = AQ_OK;
+    if (a->length == 0) return AQ_OK;
+    if (f->kind == AQI_ARROW_LIST || f->kind == AQI_ARROW_BYTES)
+        status = aqi_arrow_check_offsets(f, a, err);
+    if (f->kind == AQI_ARROW_LIST_VIEW) status = aqi_arrow_check_list_views(f, a, err);
+    if (f->kind == AQI_ARROW_VIEWS) status = aqi_arrow_check_views(a, err);
+    if (status == AQ_OK && a->dictionary != NULL)
+        status = aqi_arrow_check_indices(f, a, err);
+    if (status != AQ_OK || !full || a->n_buffers == 0 || f->kind == AQI_ARROW_UNION ||
+        a->buffers[0] == NULL || a->null_count < 0)
+        return status;
+    if (aqi_arrow_count_nulls(a) != a->null_count)
+        return aqi_fail(err, AQ_E_FORMAT, "null_count %lld, but %lld nulls",
+                        (long long)a->null_count, (long long)aqi_arrow_count_nulls(a));
+    return AQ_OK;
+}
+
+/* An array, its children and dictionary. Recursive; nesting <= AQI_ARROW_DEPTH. `full`:
+ * null counts too. */
+static aq_status aqi_arrow_check(const struct ArrowSchema *s, const struct ArrowArray *a,
+                                 int depth, bool full, aq_error *err) {
+    aqi_arrow_format f;
+    int64_t i;
+    aq_status status = aqi_arrow_check_head(s, a, err);
+    if (status != AQ_OK) return status;
+    if (depth > AQI_ARROW_DEPTH)
+        return aqi_fail(err, AQ_E_LIMIT, "nested over %d deep", AQI_ARROW_DEPTH);
+    f = aqi_arrow_parse(s->format);
+    if (f.kind == AQI_ARROW_UNKNOWN)
+        return aqi_fail(err, AQ_E_UNSUPPORTED, "format \"%.40s\" is not known",
+                        s->format);
+    status = aqi_arrow_check_children(&f, a, err);
+    if (status == AQ_OK) status = aqi_arrow_check_buffers(&f, a, err);
+    if (status == AQ_OK && s->dictionary != NULL)
+        status = aqi_arrow_check(s->dictionary, a->dictionary, depth + 1, full, err);
+    if (status == AQ_OK) status = aqi_arrow_check_content(&f, a, full, err);
+    for (i = 0; i < s->n_children && status == AQ_OK; i++) {
+        status = aqi_arrow_check(s->children[i], a->children[i], depth + 1, full, err);
+        if (status != AQ_OK && depth == 0 && s->children[i]->name != NULL)
+            aqi_error_locate(err, "column %.80s", s->children[i]->name);
+    }
+    if (status == AQ_OK && f.kind == AQI_ARROW_RUNS)
+        status = aqi_arrow_check_runs(s, a, err);
+    return status;
+}
+
+aq_status aq_arrow_validate(const struct ArrowSchema *schema,
+                            const struct ArrowArray *array, aq_error *err) {
+    aqi_error_clear(err);
+    return aqi_arrow_check(schema, array, 0, true, err);
+}
+
+/* ---- columns ---- */
+
+/* A column of a table; of a dictionary, `values` and `format` are those behind it. */
+typedef struct aqi_arrow_column {
+    const struct ArrowSchema *schema; /* NULL: the table has none                   */
+    const struct ArrowArray *array;
+    const struct ArrowArray *values;
+    aqi_arrow_format format;
+    aqi_arrow_format item;            /* of a list                                  */
+    char index;                       /* the letter of a dictionary's indices, or 0 */
+    size_t at;                        /* place of the table's row 0                 */
+} aqi_arrow_column;
+
+/* What a column may be. */
+typedef enum aqi_arrow_class {
+    AQI_ARROW_TEXT,
+    AQI_ARROW_BINARY,
+    AQI_ARROW_INTEGER,
+    AQI_ARROW_FLOAT_LIST,  /* of any float type   */
+    AQI_ARROW_FLOAT32_LIST,
+    AQI_ARROW_INTEGER_LIST
+} aqi_arrow_class;
+
+static bool aqi_arrow_fits(const aqi_arrow_column *c, aqi_arrow_class wanted) {
+    const aqi_arrow_kind kind = c->format.kind;
+    const bool bytes = kind == AQI_ARROW_BYTES || kind == AQI_ARROW_VIEWS;
+    const bool list = (kind == AQI_ARROW_LIST && c->schema->format[1] != 'm') ||
+                      kind == AQI_ARROW_LIST_VIEW || kind == AQI_ARROW_FIXED_LIST;
+    if (wanted == AQI_ARROW_TEXT || wanted == AQI_ARROW_BINARY)
+        return bytes && c->format.text == (wanted == AQI_ARROW_TEXT);
+    if (wanted == AQI_ARROW_INTEGER)
+        return c->index == 0 && aqi_arrow_is_integer(&c->format);
+    if (!list || c->schema->children[0]->dictionary != NULL) return false;
+    return wanted == AQI_ARROW_FLOAT32_LIST ? c->item.number == 'f'
+           : wanted == AQI_ARROW_FLOAT_LIST ? aqi_arrow_float(&c->item) != AQ_DTYPE_NONE
+                                            : aqi_arrow_is_integer(&c->item);
+}
+
+/* Checks a table's own numbers, not its columns. */
+static aq_status aqi_arrow_check_table(const struct ArrowSchema *s,
+                                       const struct ArrowArray *a, aq_error *err) {
+    aqi_arrow_format f;
+    aq_status status = aqi_arrow_check_head(s, a, err);
+    if (status != AQ_OK) return status;
+    f = aqi_arrow_parse(s->format);
+    if (f.kind != AQI_ARROW_STRUCT)
+        return aqi_fail(err, AQ_E_TYPE, "a table is a struct, this is %.60s",
+                        aqi_arrow_word(s->format));
+    status = aqi_arrow_check_children(&f, a, err);
+    return status == AQ_OK ? aqi_arrow_check_buffers(&f, a, err) : status;
+}
+
+static aq_status aqi_arrow_take_column(const struct ArrowSchema *s,
+                                       const struct ArrowArray *a, aqi_arrow_column *c,
+                                       aq_error *err) {
+    aq_status status = aqi_arrow_check(s, a, 1, false, err);
+    if (status != AQ_OK) return status;
+    c->schema = s;
+    c->array = a;
+    c->values = a;
+    c->format = aqi_arrow_parse(s->format);
+    c->at += (size_t)a->offset;
+    if (s->dictionary != NULL) {
+        c->index = c->format.number;
+        c->values = a->dictionary;
+        c->format = aqi_arrow_parse(s->dictionary->format);
+    }
+    if (s->n_children == 1) c->item = aqi_arrow_parse(s->children[0]->format);
+    return AQ_OK;
+}
+
+/* The column of that name, if there is one, checked. `wanted_words` names its type. */
+static aq_status aqi_arrow_find(const struct ArrowSchema *s, const struct ArrowArray *a,
+                                const char *name, aqi_arrow_class wanted,
+                                const char *wanted_words, aqi_arrow_column *c,
+                                aq_error *err) {
+    char text[80];
+    int64_t i;
+    aq_status status = AQ_OK;
+    memset(c, 0, sizeof *c);
+    c->at = (size_t)a->offset;
+    for (i = 0; i < s->n_children && status == AQ_OK; i++) {
+        const char *here = s->children[i]->name;
+        if (here == NULL || strcmp(here, name) != 0) continue;
+        if (c->schema != NULL) return aqi_fail(err, AQ_E_TYPE, "two columns %s", name);
+        status = aqi_arrow_take_column(s->children[i], a->children[i], c, err);
+        if (status == AQ_OK && !aqi_arrow_fits(c, wanted)) {
+            aqi_arrow_describe(s->children[i], text, sizeof text);
+            return aqi_fail(err, AQ_E_TYPE, "column %s is %s; it must be %s", name, text,
+                            wanted_words);
+        }
+    }
+    if (status != AQ_OK) aqi_error_locate(err, "column %s", name);
+    return status;
+}
+
+static bool aqi_arrow_row_null(const aqi_arrow_column *c, size_t row) {
+    return c->schema == NULL || aqi_arrow_null(c->array, c->at + row);
+}
+
+/* Text or bytes of a row; false when it is null or there is no such column. */
+static bool aqi_arrow_bytes(const aqi_arrow_column *c, size_t row, aq_bytes *out) {
+    const struct ArrowArray *a = c->values;
+    size_t at = c->at + row;
+    const uint8_t *base;
+    int64_t first;
+    memset(out, 0, sizeof *out);
+    if (aqi_arrow_row_null(c, row)) return false;
+    if (c->index != 0) {
+        at = (size_t)aqi_arrow_int(c->array, c->index, at) + (size_t)a->offset;
+        if (aqi_arrow_null(a, at)) return false;
+    }
+    if (c->format.kind == AQI_ARROW_VIEWS) {
+        int32_t v[4];
+        base = (const uint8_t *)a->buffers[1] + at * sizeof v;
+        memcpy(v, base, sizeof v);
+        out->size = (size_t)v[0];
+        out->data = v[0] <= 12 ? base + 4 : (const uint8_t *)a->buffers[2 + v[2]] + v[3];
+        return true;
+    }
+    first = aqi_arrow_offset(a->buffers[1], c->format.width, at);
+    out->size =
+        (size_t)(aqi_arrow_offset(a->buffers[1], c->format.width, at + 1) - first);
+    base = (const uint8_t *)a->buffers[2];
+    out->data = out->size == 0 ? (const uint8_t *)"" : base + first;
+    return true;
+}
+
+/* Where the values of a row's list begin in its child, whose offset counts, and how many
+ * they are; false when it is null or there is no such column. */
+static bool aqi_arrow_list(const aqi_arrow_column *c, size_t row, size_t *out_at,
+                           size_t *out_count) {
+    const struct ArrowArray *a = c->array;
+    const size_t at = c->at + row, width = c->format.width;
+    int64_t first, count;
+    *out_at = 0;
+    *out_count = 0;
+    if (aqi_arrow_row_null(c, row)) return false;
+    if (c->format.kind == AQI_ARROW_FIXED_LIST) {
+        count = c->format.list_size;
+        first = (int64_t)at * count;
+    } else {
+        first = aqi_arrow_offset(a->buffers[1], width, at);
+        count = c->format.kind == AQI_ARROW_LIST
+                    ? aqi_arrow_offset(a->buffers[1], width, at + 1) - first
+                    : aqi_arrow_offset(a->buffers[2], width, at);
+    }
+    *out_at = (size_t)(first + a->children[0]->offset);
+    *out_count = (size_t)count;
+    return true;
+}
+
+/* ---- extension types ---- */
+
+/* The value of a key of a schema's metadata; false when there is none. Source:
+ * CDataInterface.rst, ArrowSchema.metadata. */
+static aq_status aqi_arrow_metadata(const char *metadata, const char *key, aq_bytes *out,
+                                    aq_error *err) {
+    const uint8_t *p = (const uint8_t *)metadata;
+    int32_t pairs, i, n;
+    memset(out, 0, sizeof *out);
+    if (p == NULL) return AQ_OK;
+    memcpy(&pairs, p, sizeof pairs);
+    p += sizeof pairs;
+    if (pairs < 0) return aqi_fail(err, AQ_E_FORMAT, "metadata of %d pairs", (int)pairs);
+    for (i = 0; i < 2 * pairs; i++, p += n) {
+        memcpy(&n, p, sizeof n);
+        p += sizeof n;
+        if (n < 0) return aqi_fail(err, AQ_E_FORMAT, "metadata with a negative length");
+        if (i % 2 == 1 || (size_t)n != strlen(key) || memcmp(p, key, (size_t)n) != 0)
+            continue;
+        p += n;
+        memcpy(&n, p, sizeof n);
+        if (n < 0) return aqi_fail(err, AQ_E_FORMAT, "metadata with a negative length");
+        out->data = p + sizeof n;
+        out->size = (size_t)n;
+        return AQ_OK;
+    }
+    return AQ_OK;
+}
+
+/* A JSON list of whole numbers, AQ_MAX_DIMS at most. */
+static aq_status aqi_arrow_json_dims(aqi_json *j, uint64_t *dims, uint32_t *out_num,
+                                     aq_error *err) {
+    aq_status status = AQ_OK;
+    *out_num = 0;
+    if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no list");
+    while (status == AQ_OK && (*out_num > 0 || aqi_json_peek(j) != ']')) {
+        if (*out_num == AQ_MAX_DIMS)
+            return aqi_fail(err, AQ_E_LIMIT, "over %d dimensions", AQ_MAX_DIMS);
+        status = aqi_json_u64(j, &dims[(*out_num)++]);
+        if (status == AQ_OK && !aqi_json_take(j, ',')) break;
+    }
+    if (status == AQ_OK && !aqi_json_take(j, ']'))
+        status = aqi_json_fail(j, "list without an end");
+    return status;
+}
+
+/* {"shape":[2,3],"dim_names":[...],"permutation":[0,1]} */
+static aq_status aqi_arrow_tensor_shape(aqi_json *j, uint64_t *shape, uint32_t *out_dims,
+                                        aq_error *err) {
+    uint64_t order[AQ_MAX_DIMS];
+    uint32_t n = 0, i;
+    bool found = false;
+    aq_status status = AQ_OK;
+    if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "no object");
+    do {
+        const char *key;
+        status = aqi_json_key(j, &key, err);
+        if (status != AQ_OK) return status;
+        if (strcmp(key, "shape") == 0) {
+            found = true;
+            status = aqi_arrow_json_dims(j, shape, out_dims, err);
+        } else if (strcmp(key, "permutation") == 0 && aqi_json_peek(j) == '[') {
+            status = aqi_arrow_json_dims(j, order, &n, err);
+        } else {
+            status = aqi_json_skip(j, 0, err);
+        }
+    } while (status == AQ_OK && aqi_json_take(j, ','));
+    if (status != AQ_OK) return status;
+    if (!aqi_json_take(j, '}') || !found) return aqi_json_fail(j, "no shape");
+    for (i = 0; i < n; i++) {
+        if (order[i] != i)
+            return aqi_fail(err, AQ_E_UNSUPPORTED,
+                            "a tensor whose dimensions are permuted; give it a shape "
+                            "column, or its values in row-major order");
+    }
+    return AQ_OK;
+}
+
+/* ---- tables ---- */
+
+/* Names of all layers of a stream, with their rows: a hash table, and memory. */
+typedef struct aqi_arrow_name {
+    const char *text; /* NULL = free */
+    int64_t row;
+} aqi_arrow_name;
+
+typedef struct aqi_arrow_names {
+    aqi_arena arena;
+    aqi_arrow_name *slots; /* a power of two of them, half full at most */
+    size_t num_slots, used;
+} aqi_arrow_names;
+
+static size_t aqi_arrow_name_slot(const aqi_arrow_names *n, const char *text) {
+    uint64_t hash = 14695981039346656037u; /* FNV-1a */
+    const char *p = text;
+    size_t i;
+    for (; *p != '\0'; p++)
+        hash = (hash ^ (uint8_t)*p) * 1099511628211u;
+    i = (size_t)(hash ^ hash >> 32) & (n->num_slots - 1);
+    while (n->slots[i].text != NULL && strcmp(n->slots[i].text, text) != 0)
+        i = (i + 1) & (n->num_slots - 1);
+    return i;
+}
+
+static aq_status aqi_arrow_names_grow(aqi_arrow_names *n, aq_error *err) {
+    const aq_allocator *a = &n->arena.allocator;
+    aqi_arrow_names old = *n;
+    size_t bytes, i;
+    n->num_slots = AQI_MAX(old.num_slots * 2, (size_t)64);
+    if (!aqi_mul_size(n->num_slots, sizeof *n->slots, &bytes)) bytes = SIZE_MAX;
+    n->slots = (aqi_arrow_name *)aqi_alloc(a, bytes);
+    if (n->slots == NULL) {
+        *n = old;
+        return aqi_fail_nomem(err, bytes);
+    }
+    memset(n->slots, 0, bytes);
+    for (i = 0; i < old.num_slots; i++) {
+        if (old.slots[i].text != NULL)
+            n->slots[aqi_arrow_name_slot(n, old.slots[i].text)] = old.slots[i];
+    }
+    aqi_free(a, old.slots, old.num_slots * sizeof *old.slots);
+    return AQ_OK;
+}
+
+static void aqi_arrow_names_deinit(aqi_arrow_names *n) {
+    aqi_free(&n->arena.allocator, n->slots, n->num_slots * sizeof *n->slots);
+    n->slots = NULL;
+    n->num_slots = 0;
+    aqi_arena_deinit(&n->arena);
+}
+
+/* A name that may not have come before. */
+static aq_status aqi_arrow_names_add(aqi_arrow_names *n, const char *text, int64_t row,
+                                     aq_error *err) {
+    aqi_arrow_name *slot;
+    char *copy = NULL;
+    aq_status status = AQ_OK;
+    if (2 * n->used >= n->num_slots) status = aqi_arrow_names_grow(n, err);
+    if (status != AQ_OK) return status;
+    slot = &n->slots[aqi_arrow_name_slot(n, text)];
+    if (slot->text != NULL) {
+        aqi_fail(err, AQ_E_DUPLICATE, "table rows %lld and %lld have the same name",
+                 (long long)slot->row, (long long)row);
+        return aqi_error_in_tensor(err, AQ_E_DUPLICATE, text);
+    }
+    status = aqi_arena_string(&n->arena, text, strlen(text), &copy, err);
+    if (status != AQ_OK) return status;
+    slot->text = copy;
+    slot->row = row;
+    n->used++;
+    return AQ_OK;
+}
+
+/* Columns of both kinds of tables, X(member and name, class, words, must be there) */
+#define AQI_ARROW_FLOAT_COLUMNS(X)                                                       \
+    X(layer_name, AQI_ARROW_TEXT, "utf8", true)                                          \
+    X(weights, AQI_ARROW_FLOAT_LIST, "a list of float32, float16 or float64", true)      \
+    X(shape, AQI_ARROW_INTEGER_LIST, "a list of integers", false)
+#define AQI_ARROW_CODE_COLUMNS(X)                                                        \
+    X(layer_name, AQI_ARROW_TEXT, "utf8", true)                                          \
+    X(quantized_data, AQI_ARROW_BINARY, "binary", false)                                 \
+    X(data, AQI_ARROW_BINARY, "binary", false)                                           \
+    X(shape, AQI_ARROW_INTEGER_LIST, "a list of integers", true)                         \
+    X(bit_width, AQI_ARROW_INTEGER, "an integer", true)                                  \
+    X(scales, AQI_ARROW_FLOAT32_LIST, "a list of float32", true)                         \
+    X(zero_points, AQI_ARROW_FLOAT32_LIST, "a list of float32", true)                    \
+    X(dtype, AQI_ARROW_TEXT, "utf8", false)                                              \
+    X(quant_type, AQI_ARROW_TEXT, "utf8", false)                                         \
+    X(group_size, AQI_ARROW_INTEGER, "an integer", false)                                \
+    X(quant_axis, AQI_ARROW_INTEGER, "an integer", false)                                \
+    X(packing, AQI_ARROW_TEXT, "utf8", false)                                            \
+    X(group_params, AQI_ARROW_BINARY, "binary", false)                                   \
+    X(params_type, AQI_ARROW_TEXT, "utf8", false)                                        \
+    X(codebook, AQI_ARROW_BINARY, "binary", false)
+
+/* A table in work. */
+typedef struct aqi_arrow_table {
+    const struct ArrowSchema *schema;
+    const struct ArrowArray *array;
+    size_t num_rows;
+    int64_t first_row;     /* of a stream           */
+    aqi_arrow_names *seen; /* of a stream, or NULL  */
+    bool quantize;
+    aqi_arrow_column layer_name, weights, shape, quantized_data, data, bit_width, scales,
+        zero_points, dtype, quant_type, group_size, quant_axis, packing, group_params,
+        params_type, codebook;
+    uint64_t tensor_shape[AQ_MAX_DIMS]; /* of a fixed_shape_tensor */
+    uint32_t tensor_dims;
+    bool has_tensor_shape;
+    aqi_arena arena;
+    aq_array *arrays;   /* of the rows: to quantize   */
+    aq_tensor *tensors; /* of the rows: to dequantize */
+    const aq_error **refused;
+} aqi_arrow_table;
+
+static aq_status aqi_arrow_find_columns(aqi_arrow_table *t, aq_error *err) {
+    const char *missing = NULL;
+    aq_status status = AQ_OK;
+#define AQ_X(name, class_of, words, required)                                            \
+    if (status == AQ_OK)                                                                 \
+        status =                                                                         \
+            aqi_arrow_find(t->schema, t->array, #name, class_of, words, &t->name, err);  \
+    if (missing == NULL && t->name.schema == NULL && required) missing = #name;
+    if (t->quantize) {
+        AQI_ARROW_FLOAT_COLUMNS(AQ_X)
+    } else {
+        AQI_ARROW_CODE_COLUMNS(AQ_X)
+        if (status == AQ_OK && t->quantized_data.schema == NULL)
+            t->quantized_data = t->data;
+        if (missing == NULL && t->quantized_data.schema == NULL)
+            missing = "quantized_data";
+    }
+#undef AQ_X
+    if (status != AQ_OK || missing == NULL) return status;
+    return aqi_fail(
+        err, AQ_E_TYPE, "no column %s; expected %s", missing,
+        t->quantize ? "struct<layer_name: utf8, weights: list<float32>, shape: "
+                      "list<int64> (optional)>"
+                    : "struct<layer_name: utf8, quantized_data: binary, scales: "
+                      "list<float32>, zero_points: list<float32>, shape: list<int64>, "
+                      "bit_width: uint8, group_size: uint64, packing: utf8, ...>");
+}
+
+/* The shape of arrow.fixed_shape_tensor, in place of a column. */
+static aq_status aqi_arrow_find_tensor_shape(aqi_arrow_table *t, aq_error *err) {
+    const char *metadata;
+    uint64_t product = 1;
+    aqi_json j;
+    aq_bytes b;
+    uint32_t i;
+    aq_status status;
+    if (!t->quantize || t->weights.schema == NULL) return AQ_OK;
+    metadata = t->weights.schema->metadata;
+    status = aqi_arrow_metadata(metadata, "ARROW:extension:name", &b, err);
+    if (status != AQ_OK || !aqi_bytes_equal(&b, "arrow.fixed_shape_tensor"))
+        return status;
+    status = aqi_arrow_metadata(metadata, "ARROW:extension:metadata", &b, err);
+    if (status != AQ_OK) return status;
+    j.in = aqi_cursor_make(b.data, b.size, 0);
+    j.arena = &t->arena;
+    j.err = err;
+    status = aqi_arrow_tensor_shape(&j, t->tensor_shape, &t->tensor_dims, err);
+    if (status != AQ_OK) {
+        aqi_error_locate(err, "metadata of arrow.fixed_shape_tensor");
+        return status;
+    }
+    for (i = 0; i < t->tensor_dims; i++) {
+        if (__builtin_mul_overflow(product, t->tensor_shape[i], &product))
+            product = UINT64_MAX;
+    }
+    if (t->weights.format.kind != AQI_ARROW_FIXED_LIST ||
+        product != (uint64_t)t->weights.format.list_size)
+        return aqi_fail(
+            err, AQ_E_FORMAT, "arrow.fixed_shape_tensor of %llu values in %s of %lld",
+            (unsigned long long)product, aqi_arrow_word(t->weights.schema->format),
+            (long long)t->weights.format.list_size);
+    t->has_tensor_shape = true;
+    return AQ_OK;
+}
+
+/* The name of a row, NUL-terminated in the arena. */
+static aq_status aqi_arrow_row_name(aqi_arrow_table *t, size_t row, const char **out,
+                                    aq_error *err) {
+    aq_bytes b;
+    char *name = NULL;
+    aq_status status;
+    *out = "";
+    if (aqi_arrow_null(t->array, (size_t)t->array->offset + row))
+        return aqi_fail(err, AQ_E_FORMAT, "the row is null");
+    if (!aqi_arrow_bytes(&t->layer_name, row, &b))
+        return aqi_fail(err, AQ_E_FORMAT, "layer_name is null");
+    if (b.size == 0 || memchr(b.data, 0, b.size) != NULL ||
+        !aqi_utf8_valid(b.data, b.size))
+        return aqi_fail(err, AQ_E_FORMAT, "layer_name is empty or no UTF-8 text");
+    status = aqi_arena_string(&t->arena, b.data, b.size, &name, err);
+    if (status == AQ_OK) *out = name;
+    return status;
+}
+
+/* The integers of a row's list to the arena; at most AQ_MAX_DIMS. */
+static aq_status aqi_arrow_row_shape(aqi_arrow_table *t, size_t row,
+                                     const uint64_t **out_shape, uint32_t *out_dims,
+                                     bool *out_found, aq_error *err) {
+    const struct ArrowArray *child;
+    size_t at, n, i;
+    uint64_t *dims;
+    void *p;
+    aq_status status;
+    *out_found = aqi_arrow_list(&t->shape, row, &at, &n);
+    if (!*out_found) return AQ_OK;
+    if (n > AQ_MAX_DIMS)
+        return aqi_fail(err, AQ_E_LIMIT, "%zu dimensions; at most %d", n, AQ_MAX_DIMS);
+    status = aqi_arena_alloc(&t->arena, n * sizeof *dims, &p, err);
+    if (status != AQ_OK) return status;
+    dims = (uint64_t *)p;
+    child = t->shape.array->children[0];
+    for (i = 0; i < n; i++) {
+        int64_t d;
+        if (aqi_arrow_null(child, at + i))
+            return aqi_fail(err, AQ_E_FORMAT, "shape holds a null at index %zu", i);
+        d = aqi_arrow_int(child, t->shape.item.number, at + i);
+        if (d < 0)
+            return aqi_fail(err, AQ_E_FORMAT,
+                            "dimension %zu of its shape is below 0 or "
+                            "over 2^63",
+                            i);
+        dims[i] = (uint64_t)d;
+    }
+    *out_shape = dims;
+    *out_dims = (uint32_t)n;
+    return AQ_OK;
+}
+
+/* The values of a list are there, and as many as the shape says. */
+static aq_status aqi_arrow_check_weights(const aqi_arrow_table *t, const aq_array *a,
+                                         size_t at, size_t n, aq_error *err) {
+    size_t hole = aqi_arrow_first_null(t->weights.array->children[0], at, n);
+    uint64_t product = 1;
+    char text[160];
+    size_t used = 0;
+    bool empty = false, fits = true;
+    uint32_t i;
+    if (hole < n)
+        return aqi_fail(err, AQ_E_FORMAT, "weights hold a null at index %zu", hole);
+    text[0] = '\0';
+    for (i = 0; i < a->num_dims; i++) {
+        int k = snprintf(text + used, sizeof text - used, i > 0 ? ", %llu" : "%llu",
+                         (unsigned long long)a->shape[i]);
+        used = AQI_MIN(used + (size_t)AQI_MAX(k, 0), sizeof text - 1);
+        empty = empty || a->shape[i] == 0;
+        fits = fits && !__builtin_mul_overflow(product, a->shape[i], &product);
+    }
+    if (empty ? n == 0 : fits && product == n) return AQ_OK;
+    return aqi_fail(err, AQ_E_FORMAT, "shape [%s] does not fit %zu weights", text, n);
+}
+
+/* A row to quantize. */
+static aq_status aqi_arrow_take_weights(aqi_arrow_table *t, size_t row, aq_error *err) {
+    aq_array *a = &t->arrays[row];
+    const struct ArrowArray *child = t->weights.array->children[0];
+    const size_t width = aq_dtype_bytes(aqi_arrow_float(&t->weights.item));
+    size_t at, n;
+    uint64_t length;
+    void *p;
+    bool found;
+    aq_status status = aqi_arrow_row_name(t, row, &a->name, err);
+    if (status != AQ_OK) return status;
+    if (!aqi_arrow_list(&t->weights, row, &at, &n))
+        return aqi_fail(err, AQ_E_FORMAT, "weights are null");
+    a->dtype = aqi_arrow_float(&t->weights.item);
+    status = aqi_arrow_row_shape(t, row, &a->shape, &a->num_dims, &found, err);
+    if (status != AQ_OK) return status;
+    if (!found && t->has_tensor_shape) {
+        a->shape = t->tensor_shape;
+        a->num_dims = t->tensor_dims;
+    } else if (!found) {
+        length = n;
+        status = aqi_arena_alloc(&t->arena, sizeof length, &p, err);
+        if (status != AQ_OK) return status;
+        memcpy(p, &length, sizeof length);
+        a->shape = (const uint64_t *)p;
+        a->num_dims = 1;
+    }
+    status = aqi_arrow_check_weights(t, a, at, n, err);
+    if (status != AQ_OK || n == 0) return status;
+    a->data = (const uint8_t *)child->buffers[1] + at * width;
+    if (!AQI_BIG_ENDIAN) return AQ_OK;
+    status = aqi_arena_take(&t->arena, n * width, &p, err); /* kernels read LE */
+    if (status != AQ_OK) return status;
+    aqi_copy_le(p, a->data, n, width);
+    a->data = p;
+    return AQ_OK;
+}
+
+/* ---- rows of codes ---- */
+
+/* A row as the model reader sees one of a file, and what its cells point to. */
+typedef struct aqi_arrow_cells {
+    aqi_model_rows rows;
+    aq_column present; /* stands for: the column is there */
+    aq_bytes bytes[8];
+    int64_t numbers[8];
+    int64_t dims[AQ_MAX_DIMS];
+    size_t num_bytes, num_numbers;
+} aqi_arrow_cells;
+
+static void aqi_arrow_cell(aqi_arrow_cells *x, aqi_cells *cell, const void *values,
+                           size_t n, size_t width) {
+    cell->column = &x->present;
+    cell->span.values = values;
+    cell->span.num_values = (int64_t)n;
+    cell->span.num_rows = 1;
+    cell->width = width;
+}
+
+static void aqi_arrow_bytes_cell(aqi_arrow_cells *x, const aqi_arrow_column *c,
+                                 size_t row, aqi_cells *cell) {
+    aq_bytes *b = &x->bytes[x->num_bytes];
+    if (!aqi_arrow_bytes(c, row, b)) return;
+    x->num_bytes++;
+    aqi_arrow_cell(x, cell, b, 1, sizeof *b);
+}
+
+static void aqi_arrow_int_cell(aqi_arrow_cells *x, const aqi_arrow_column *c, size_t row,
+                               aqi_cells *cell) {
+    int64_t *n = &x->numbers[x->num_numbers];
+    if (aqi_arrow_row_null(c, row)) return;
+    *n = aqi_arrow_int(c->array, c->format.number, c->at + row);
+    x->num_numbers++;
+    aqi_arrow_cell(x, cell, n, 1, sizeof *n);
+}
+
+/* Scales or zero points: finite; copied where they are not aligned. */
+static aq_status aqi_arrow_floats(aqi_arrow_table *t, const aqi_arrow_column *c,
+                                  size_t row, const float **out, aq_error *err) {
+    const char *what = c->schema->name;
+    const struct ArrowArray *child = c->array->children[0];
+    const uint8_t *p;
+    size_t at, n, i;
+    void *copy;
+    float f;
+    aq_status status;
+    *out = NULL;
+    if (!aqi_arrow_list(c, row, &at, &n) || n == 0) return AQ_OK;
+    i = aqi_arrow_first_null(child, at, n);
+    if (i < n) return aqi_fail(err, AQ_E_FORMAT, "%s hold a null at group %zu", what, i);
+    p = (const uint8_t *)child->buffers[1] + at * sizeof f;
+    for (i = 0; i < n; i++) {
+        memcpy(&f, p + i * sizeof f, sizeof f);
+        if (!aqi_is_finite(f))
+            return aqi_fail(err, AQ_E_NONFINITE, "%s hold NaN or infinity at group %zu",
+                            what, i);
+    }
+    *out = (const float *)(const void *)p;
+    if ((uintptr_t)p % sizeof f == 0) return AQ_OK;
+    status = aqi_arena_take(&t->arena, n * sizeof f, &copy, err);
+    if (status != AQ_OK) return status;
+    memcpy(copy, p, n * sizeof f);
+    *out = (const float *)copy;
+    return AQ_OK;
+}
+
+/* What a row says about its tensor, by the rules of model files. */
+static aq_status aqi_arrow_describe_codes(const aqi_arrow_table *t, size_t row,
+                                          const uint64_t *shape, uint32_t num_dims,
+                                          aq_tensor *out, aq_error *err) {
+    aqi_arrow_cells x;
+    aqi_model_entry e;
+    size_t at, n;
+    aq_status status;
+    memset(&x, 0, sizeof x);
+    memset(&e, 0, sizeof e);
+    aqi_tensor_reset(&e.tensor);
+    memcpy(x.dims, shape, num_dims * sizeof *shape);
+    aqi_arrow_cell(&x, &x.rows.shape, x.dims, num_dims, sizeof x.dims[0]);
+    aqi_arrow_bytes_cell(&x, &t->dtype, row, &x.rows.dtype);
+    aqi_arrow_bytes_cell(&x, &t->quant_type, row, &x.rows.quant_type);
+    aqi_arrow_bytes_cell(&x, &t->packing, row, &x.rows.packing);
+    aqi_arrow_bytes_cell(&x, &t->group_params, row, &x.rows.group_params);
+    aqi_arrow_bytes_cell(&x, &t->params_type, row, &x.rows.params_type);
+    aqi_arrow_bytes_cell(&x, &t->codebook, row, &x.rows.codebook);
+    aqi_arrow_int_cell(&x, &t->bit_width, row, &x.rows.bit_width);
+    aqi_arrow_int_cell(&x, &t->group_size, row, &x.rows.group_size);
+    aqi_arrow_int_cell(&x, &t->quant_axis, row, &x.rows.quant_axis);
+    if (aqi_arrow_list(&t->scales, row, &at, &n))
+        aqi_arrow_cell(&x, &x.rows.scales, NULL, n, sizeof(float)); /* only counted */
+    status = aqi_model_row(&x.rows, 0, &e, err);
+    *out = e.tensor;
+    return status;
+}
+
+/* A row to dequantize. */
+static aq_status aqi_arrow_take_codes(aqi_arrow_table *t, size_t row, aq_error *err) {
+    aq_tensor *out = &t->tensors[row];
+    const uint64_t *shape = NULL;
+    const char *name;
+    size_t at, scales, zeros;
+    uint32_t dims = 0;
+    bool found;
+    aq_bytes b;
+    aq_status status = aqi_arrow_row_name(t, row, &name, err);
+    aqi_tensor_reset(out);
+    out->name = name;
+    if (status != AQ_OK) return status;
+    if (!aqi_arrow_bytes(&t->quantized_data, row, &b))
+        return aqi_fail(err, AQ_E_FORMAT, "%s is null", t->quantized_data.schema->name);
+    status = aqi_arrow_row_shape(t, row, &shape, &dims, &found, err);
+    if (status == AQ_OK && !found) status = aqi_fail(err, AQ_E_FORMAT, "shape is null");
+    if (status == AQ_OK && aqi_arrow_row_null(&t->bit_width, row))
+        status = aqi_fail(err, AQ_E_FORMAT, "bit_width is null");
+    if (status == AQ_OK) status = aqi_arrow_describe_codes(t, row, shape, dims, out, err);
+    out->name = name;
+    if (status != AQ_OK) return status;
+    if (b.size != out->data_bytes)
+        return aqi_fail(err, AQ_E_FORMAT, "%s has %zu bytes; its shape and type need %zu",
+                        t->quantized_data.schema->name, b.size, out->data_bytes);
+    out->data = b.data;
+    if (out->layout.bits == 0) return AQ_OK;
+    if (out->layout.params != AQ_PARAMS_F32) {
+        aqi_arrow_bytes(&t->group_params, row, &b);
+        out->params = b.data;
+        return b.size == 0 ? AQ_OK : aqi_params_validate(&out->layout, b.data, err);
+    }
+    aqi_arrow_list(&t->scales, row, &at, &scales);
+    aqi_arrow_list(&t->zero_points, row, &at, &zeros);
+    if (scales != zeros)
+        return aqi_fail(err, AQ_E_FORMAT, "%zu scales, but %zu zero points", scales,
+                        zeros);
+    status = aqi_arrow_floats(t, &t->scales, row, &out->scales, err);
+    if (status != AQ_OK) return status;
+    return aqi_arrow_floats(t, &t->zero_points, row, &out->zero_points, err);
+}
+
+/* ---- import ---- */
+
+/* All rows; those with a fault of their own are noted with it. */
+static aq_status aqi_arrow_take_rows(aqi_arrow_table *t, aq_error *err) {
+    size_t row;
+    aq_status status = AQ_OK;
+    for (row = 0; row < t->num_rows && status == AQ_OK; row++) {
+        const char *name;
+        aq_error what;
+        void *p;
+        aqi_error_clear(&what);
+        status = t->quantize ? aqi_arrow_take_weights(t, row, &what)
+                             : aqi_arrow_take_codes(t, row, &what);
+        if (status == AQ_E_NOMEM) {
+            if (err != NULL) *err = what;
+            return status;
+        }
+        if (status != AQ_OK) {
+            status = aqi_arena_alloc(&t->arena, sizeof what, &p, err);
+            if (status != AQ_OK) return status;
+            *(aq_error *)p = what;
+            t->refused[row] = (const aq_error *)p;
+        }
+        name = t->quantize ? t->arrays[row].name : t->tensors[row].name;
+        if (t->seen != NULL && name[0] != '\0')
+            status = aqi_arrow_names_add(t->seen, name, t->first_row + (int64_t)row, err);
+    }
+    return status;
+}
+
+static aq_status aqi_arrow_import(aqi_arrow_table *t, aq_error *err) {
+    size_t each = t->quantize ? sizeof *t->arrays : sizeof *t->tensors, bytes;
+    void *rows, *refused = NULL;
+    aq_status status = aqi_arrow_check_table(t->schema, t->array, err);
+    if (status == AQ_OK) status = aqi_arrow_find_columns(t, err);
+    if (status == AQ_OK) status = aqi_arrow_find_tensor_shape(t, err);
+    if (status != AQ_OK) return status;
+    t->num_rows = (size_t)t->array->length;
+    if (!aqi_mul_size(t->num_rows, each, &bytes)) return aqi_fail_nomem(err, SIZE_MAX);
+    status = aqi_arena_alloc(&t->arena, bytes, &rows, err);
+    if (status == AQ_OK)
+        status =
+            aqi_arena_alloc(&t->arena, t->num_rows * sizeof *t->refused, &refused, err);
+    if (status != AQ_OK) return status;
+    if (t->quantize) t->arrays = (aq_array *)rows;
+    if (!t->quantize) t->tensors = (aq_tensor *)rows;
+    t->refused = (const aq_error **)refused;
+    return aqi_arrow_take_rows(t, err);
+}
+
+/* ---- export: memory ---- */
+
+/* What arrays of one tensor of a model share. */
+typedef struct aqi_arrow_keeper {
+    aq_allocator allocator;
+    size_t refs; /* atomic */
+    aq_model *model;
+    aq_tensor tensor;
+} aqi_arrow_keeper;
+
+static void aqi_arrow_keeper_release(aqi_arrow_keeper *k) {
+    aq_allocator a;
+    if (k == NULL || __atomic_sub_fetch(&k->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
+    a = k->allocator;
+    aq_tensor_release(&k->tensor);
+    aq_model_close(k->model);
+    aqi_free(&a, k, sizeof *k);
+}
+
+#define AQI_ARROW_BUFFERS 3
+
+/* The private part of an exported array. Structs and pointers of its children follow. */
+typedef struct aqi_arrow_node {
+    aq_allocator allocator;
+    size_t bytes;                             /* of this                       */
+    aqi_batch_block owned[AQI_ARROW_BUFFERS]; /* AQ_ALIGNMENT-aligned          */
+    aqi_arrow_keeper *keeper;                 /* of what is not owned, or NULL */
+    const void *buffers[AQI_ARROW_BUFFERS];
+} aqi_arrow_node;
+
+/* Children that were moved away are not the array's any more: their release is NULL. */
+static void aqi_arrow_array_release(struct ArrowArray *array) {
+    aqi_arrow_node *node = (aqi_arrow_node *)array->private_data;
+    aq_allocator a = node->allocator;
+    int64_t i;
+    for (i = 0; i < array->n_children; i++) {
+        if (array->children[i]->release != NULL)
+            array->children[i]->release(array->children[i]);
+    }
+    for (i = 0; i < AQI_ARROW_BUFFERS; i++)
+        aqi_free(&a, node->owned[i].data, node->owned[i].bytes);
+    aqi_arrow_keeper_release(node->keeper);
+    aqi_free(&a, node, node->bytes);
+    array->release = NULL;
+}
+
+/* An array of no elements with children that are released. */
+static aq_status aqi_arrow_array_make(const aq_allocator *a, size_t num_children,
+                                      int64_t num_buffers, struct ArrowArray *out,
+                                      aq_error *err) {
+    const size_t head = aqi_round_up(sizeof(aqi_arrow_node), 16);
+    size_t bytes = head + num_children * (sizeof *out + sizeof(struct ArrowArray *)), i;
+    struct ArrowArray *children;
+    aqi_arrow_node *node = (aqi_arrow_node *)aqi_alloc(a, bytes);
+    if (node == NULL) return aqi_fail_nomem(err, bytes);
+    memset(node, 0, bytes);
+    memset(out, 0, sizeof *out);
+    node->allocator = *a;
+    node->bytes = bytes;
+    out->n_buffers = num_buffers;
+    out->buffers = node->buffers;
+    if (num_children > 0) {
+        children = (struct ArrowArray *)(void *)((uint8_t *)node + head);
+        out->n_children = (int64_t)num_children;
+        out->children = (struct ArrowArray **)(void *)(children + num_children);
+        for (i = 0; i < num_children; i++)
+            out->children[i] = &children[i];
+    }
+    out->release = aqi_arrow_array_release;
+    out->private_data = node;
+    return AQ_OK;
+}
+
+/* A buffer of an exported array; what is not written is zero. */
+static aq_status aqi_arrow_buffer(struct ArrowArray *array, int slot, size_t bytes,
+                                  void **out, aq_error *err) {
+    aqi_arrow_node *node = (aqi_arrow_node *)array->private_data;
+    aqi_batch_block *b = &node->owned[slot];
+    size_t room;
+    if (!aqi_add_size(bytes, AQ_ALIGNMENT, &room)) return aqi_fail_nomem(err, SIZE_MAX);
+    room -= room % AQ_ALIGNMENT;
+    b->data = node->allocator.alloc(node->allocator.user, room, AQ_ALIGNMENT);
+    if (b->data == NULL) return aqi_fail_nomem(err, room);
+    b->bytes = room;
+    memset(b->data, 0, room);
+    node->buffers[slot] = b->data;
+    *out = b->data;
+    return AQ_OK;
+}
+
+/* The private part of an exported schema; structs, pointers and metadata follow. */
+typedef struct aqi_arrow_schema_node {
+    aq_allocator allocator;
+    size_t bytes;
+} aqi_arrow_schema_node;
+
+static void aqi_arrow_schema_release(struct ArrowSchema *schema) {
+    aqi_arrow_schema_node *node = (aqi_arrow_schema_node *)schema->private_data;
+    aq_allocator a = node->allocator;
+    int64_t i;
+    for (i = 0; i < schema->n_children; i++) {
+        if (schema->children[i]->release != NULL)
+            schema->children[i]->release(schema->children[i]);
+    }
+    aqi_free(&a, node, node->bytes);
+    schema->release = NULL;
+}
+
+/* `format` and `name` live as long as the program; metadata is copied. */
+static aq_status aqi_arrow_schema_make(const aq_allocator *a, size_t num_children,
+                                       const aqi_bytes_builder *metadata,
+                                       struct ArrowSchema *out, aq_error *err) {
+    const size_t head = aqi_round_up(sizeof(aqi_arrow_schema_node), 16);
+    const size_t children_bytes =
+        num_children * (sizeof *out + sizeof(struct ArrowSchema *));
+    size_t bytes, i;
+    struct ArrowSchema *children;
+    aqi_arrow_schema_node *node;
+    uint8_t *text;
+    memset(out, 0, sizeof *out);
+    bytes = head + children_bytes;
+    if (metadata != NULL && !aqi_add_size(bytes, metadata->size, &bytes))
+        return aqi_fail_nomem(err, SIZE_MAX);
+    node = (aqi_arrow_schema_node *)aqi_alloc(a, bytes);
+    if (node == NULL) return aqi_fail_nomem(err, bytes);
+    memset(node, 0, bytes);
+    node->allocator = *a;
+    node->bytes = bytes;
+    if (num_children > 0) {
+        children = (struct ArrowSchema *)(void *)((uint8_t *)node + head);
+        out->n_children = (int64_t)num_children;
+        out->children = (struct ArrowSchema **)(void *)(children + num_children);
+        for (i = 0; i < num_children; i++)
+            out->children[i] = &children[i];
+    }
+    if (metadata != NULL && metadata->size > 0) {
+        text = (uint8_t *)node + head + children_bytes;
+        memcpy(text, metadata->data, metadata->size);
+        out->metadata = (const char *)text;
+    }
+    out->release = aqi_arrow_schema_release;
+    out->private_data = node;
+    return AQ_OK;
+}
+
+/* ---- export: columns ---- */
+
+typedef enum aqi_arrow_id {
+    AQI_ARROW_LAYER_NAME,
+    AQI_ARROW_DATA,
+    AQI_ARROW_SCALES,
+    AQI_ARROW_ZERO_POINTS,
+    AQI_ARROW_GROUP_PARAMS,
+    AQI_ARROW_WEIGHTS,
+    AQI_ARROW_SHAPE,
+    AQI_ARROW_DTYPE,
+    AQI_ARROW_NUM_PARAMS,
+    AQI_ARROW_QUANT_TYPE,
+    AQI_ARROW_BIT_WIDTH,
+    AQI_ARROW_GROUP_SIZE,
+    AQI_ARROW_QUANT_AXIS,
+    AQI_ARROW_PACKING,
+    AQI_ARROW_COSINE,
+    AQI_ARROW_SQNR_DB,
+    AQI_ARROW_MAX_ABS_ERROR,
+    AQI_ARROW_PARAMS_TYPE,
+    AQI_ARROW_CODEBOOK
+} aqi_arrow_id;
+
+typedef struct aqi_arrow_field {
+    aqi_arrow_id id;
+    const char *name;
+    const char *format; /* binary and lists: the narrow one */
+    const char *item;   /* format of a list's values        */
+    bool nullable;
+} aqi_arrow_field;
+
+static const aqi_arrow_field aqi_arrow_code_fields[] = {
+    {AQI_ARROW_LAYER_NAME, "layer_name", "u", NULL, false},
+    {AQI_ARROW_DATA, "quantized_data", "z", NULL, false},
+    {AQI_ARROW_SCALES, "scales", "+l", "f", false},
+    {AQI_ARROW_ZERO_POINTS, "zero_points", "+l", "f", false},
+    {AQI_ARROW_SHAPE, "shape", "+l", "l", false},
+    {AQI_ARROW_BIT_WIDTH, "bit_width", "C", NULL, false},
+    {AQI_ARROW_GROUP_SIZE, "group_size", "L", NULL, true},
+    {AQI_ARROW_QUANT_AXIS, "quant_axis", "L", NULL, true},
+    {AQI_ARROW_PACKING, "packing", "u", NULL, true},
+    {AQI_ARROW_QUANT_TYPE, "quant_type", "u", NULL, false},
+    {AQI_ARROW_COSINE, "cosine", "g", NULL, true},
+    {AQI_ARROW_SQNR_DB, "sqnr_db", "g", NULL, true},
+    {AQI_ARROW_MAX_ABS_ERROR, "max_abs_error", "g", NULL, true},
+    {AQI_ARROW_GROUP_PARAMS, "group_params", "z", NULL, true},
+    {AQI_ARROW_PARAMS_TYPE, "params_type", "u", NULL, true},
+    {AQI_ARROW_CODEBOOK, "codebook", "z", NULL, true}};
+/* Of them and of the next at the end: for small parameters. */
+#define AQI_ARROW_SMALL_FIELDS 3u
+
+static const aqi_arrow_field aqi_arrow_float_fields[] = {
+    {AQI_ARROW_LAYER_NAME, "layer_name", "u", NULL, false},
+    {AQI_ARROW_WEIGHTS, "weights", "+l", "f", false},
+    {AQI_ARROW_SHAPE, "shape", "+l", "l", false}};
+
+static const aqi_arrow_field aqi_arrow_model_fields[] = {
+    {AQI_ARROW_LAYER_NAME, "layer_name", "u", NULL, false},
+    {AQI_ARROW_SHAPE, "shape", "+l", "L", false},
+    {AQI_ARROW_DTYPE, "dtype", "u", NULL, false},
+    {AQI_ARROW_DATA, "data", "z", NULL, false},
+    {AQI_ARROW_NUM_PARAMS, "num_params", "L", NULL, false},
+    {AQI_ARROW_QUANT_TYPE, "quant_type", "u", NULL, false},
+    {AQI_ARROW_SCALES, "scales", "+l", "f", false},
+    {AQI_ARROW_ZERO_POINTS, "zero_points", "+l", "f", false},
+    {AQI_ARROW_QUANT_AXIS, "quant_axis", "L", NULL, true},
+    {AQI_ARROW_GROUP_SIZE, "group_size", "L", NULL, true},
+    {AQI_ARROW_BIT_WIDTH, "bit_width", "C", NULL, false},
+    {AQI_ARROW_PACKING, "packing", "u", NULL, true},
+    {AQI_ARROW_COSINE, "cosine", "g", NULL, true},
+    {AQI_ARROW_SQNR_DB, "sqnr_db", "g", NULL, true},
+    {AQI_ARROW_MAX_ABS_ERROR, "max_abs_error", "g", NULL, true},
+    {AQI_ARROW_GROUP_PARAMS, "group_params", "z", NULL, true},
+    {AQI_ARROW_PARAMS_TYPE, "params_type", "u", NULL, true},
+    {AQI_ARROW_CODEBOOK, "codebook", "z", NULL, true}};
+
+/* A table to be. */
+typedef struct aqi_arrow_out {
+    const aq_allocator *allocator;
+    const aqi_arrow_field *fields;
+    size_t num_fields;
+    bool large;                 /* data, group_params and weights with 64-bit offsets */
+    const aq_tensor **tensors;  /* rows                                               */
+    size_t num_rows;
+    aqi_batch_block *joint;     /* their parts in common buffers, to be moved; or NULL */
+    aqi_arrow_keeper *keeper;   /* else: of the only row                              */
+} aqi_arrow_out;
+
+static bool aqi_arrow_is_bulk(aqi_arrow_id id) {
+    return id == AQI_ARROW_DATA || id == AQI_ARROW_WEIGHTS ||
+           id == AQI_ARROW_GROUP_PARAMS;
+}
+
+static const char *aqi_arrow_out_format(const aqi_arrow_out *o,
+                                        const aqi_arrow_field *f) {
+    if (!o->large || !aqi_arrow_is_bulk(f->id)) return f->format;
+    return f->format[0] == 'z' ? "Z" : "+L";
+}
+
+/* ARROW_FLAG_NULLABLE, which a program that has the structs may not have. */
+#define AQI_ARROW_NULLABLE 2
+
+/* Metadata as CDataInterface.rst wants it. */
+static bool aqi_arrow_put_pair(const aq_allocator *a, aqi_bytes_builder *b,
+                               const char *key, const char *value, size_t value_bytes) {
+    int32_t count = 0, n = (int32_t)strlen(key);
+    if (b->size == 0 && !aqi_builder_append(a, b, &count, sizeof count)) return false;
+    if (value_bytes > INT32_MAX) return false;
+    if (!aqi_builder_append(a, b, &n, sizeof n) ||
+        !aqi_builder_append(a, b, key, (size_t)n))
+        return false;
+    n = (int32_t)value_bytes;
+    if (!aqi_builder_append(a, b, &n, sizeof n) ||
+        !aqi_builder_append(a, b, value, value_bytes))
+        return false;
+    memcpy(&count, b->data, sizeof count);
+    count++;
+    memcpy(b->data, &count, sizeof count);
+    return true;
+}
+
+static aq_status aqi_arrow_put_schema(const aqi_arrow_out *o,
+                                      const aqi_bytes_builder *metadata,
+                                      struct ArrowSchema *out, aq_error *err) {
+    struct ArrowSchema s;
+    size_t i;
+    aq_status status =
+        aqi_arrow_schema_make(o->allocator, o->num_fields, metadata, &s, err);
+    if (status != AQ_OK) return status;
+    s.format = "+s";
+    s.name = "";
+    for (i = 0; i < o->num_fields && status == AQ_OK; i++) {
+        const aqi_arrow_field *f = &o->fields[i];
+        struct ArrowSchema *child = s.children[i], *item;
+        status = aqi_arrow_schema_make(o->allocator, f->item != NULL, NULL, child, err);
+        if (status != AQ_OK) break;
+        child->format = aqi_arrow_out_format(o, f);
+        child->name = f->name;
+        child->flags = f->nullable ? AQI_ARROW_NULLABLE : 0;
+        if (f->item == NULL) continue;
+        item = child->children[0];
+        status = aqi_arrow_schema_make(o->allocator, 0, NULL, item, err);
+        if (status != AQ_OK) break;
+        item->format = f->item;
+        item->name = "item";
+    }
+    if (status == AQ_OK) {
+        *out = s;
+    } else {
+        s.release(&s);
+    }
+    return status;
+}
+
+/* Text of a cell; NULL = null. `room` is for what is made up. */
+static const char *aqi_arrow_text_of(const aq_tensor *t, aqi_arrow_id id, char room[16]) {
+    const aq_layout *l = &t->layout;
+    const bool rows = l->granularity == AQ_PER_GROUP && l->group_rows != 1;
+    if (id == AQI_ARROW_LAYER_NAME) return t->name;
+    if (id == AQI_ARROW_DTYPE) return aq_dtype_name(t->dtype);
+    if (id == AQI_ARROW_PACKING)
+        return l->bits != 0 && l->code_bits == l->bits && !rows ? "lsb" : NULL;
+    if (id == AQI_ARROW_QUANT_TYPE) {
+        if (l->bits == 0) return "none";
+        snprintf(room, 16, "%s%u", l->codebook ? "codebook" : "int",
+                 (unsigned)(l->bits % 10));
+        return room;
+    }
+    if (l->bits == 0 || l->params == AQ_PARAMS_F32) return NULL; /* PARAMS_TYPE */
+    return l->params == AQ_PARAMS_F16 ? "float16" : "uint8";
+}
+
+/* Bytes that a cell has of its own, not in a common buffer; false = null. */
+static bool aqi_arrow_bytes_of(const aq_tensor *t, aqi_arrow_id id, char room[16],
+                               aq_bytes *out) {
+    const char *text;
+    if (id == AQI_ARROW_CODEBOOK) {
+        out->data = (const uint8_t *)aq_codebook(t->layout.bits);
+        out->size = (size_t)1 << t->layout.bits;
+        return t->layout.bits != 0 && t->layout.codebook;
+    }
+    text = aqi_arrow_text_of(t, id, room);
+    out->data = (const uint8_t *)text;
+    out->size = text == NULL ? 0 : strlen(text);
+    return text != NULL;
+}
+
+/* A number of a cell, as 8 bytes; false = null. */
+static bool aqi_arrow_number_of(const aq_tensor *t, aqi_arrow_id id, uint64_t *out) {
+    const aq_layout *l = &t->layout;
+    const bool groups = l->bits != 0 && l->granularity == AQ_PER_GROUP;
+    double d = id == AQI_ARROW_COSINE    ? t->cosine
+               : id == AQI_ARROW_SQNR_DB ? t->sqnr_db
+                                         : t->max_abs_error;
+    switch (id) {
+    case AQI_ARROW_BIT_WIDTH:
+        *out = l->bits;
+        return true;
+    case AQI_ARROW_NUM_PARAMS:
+        *out = t->num_params;
+        return true;
+    case AQI_ARROW_GROUP_SIZE: /* without packing it counts rows */
+        *out =
+            l->group_rows != 1 || l->code_bits != l->bits ? l->group_rows : l->group_cols;
+        return groups;
+    case AQI_ARROW_QUANT_AXIS:
+        *out = 0;
+        return l->bits != 0 && l->granularity == AQ_PER_CHANNEL;
+    default:
+        memcpy(out, &d, sizeof d);
+        return d == d;
+    }
+}
+
+/* Notes that an element is null. */
+static aq_status aqi_arrow_put_null(struct ArrowArray *a, size_t at, aq_error *err) {
+    aqi_arrow_node *node = (aqi_arrow_node *)a->private_data;
+    void *p = node->owned[0].data;
+    aq_status status = AQ_OK;
+    if (p == NULL) {
+        status = aqi_arrow_buffer(a, 0, (size_t)a->length / 8 + 1, &p, err);
+        if (status != AQ_OK) return status;
+        memset(p, 0xff, (size_t)a->length / 8 + 1);
+    }
+    ((uint8_t *)p)[at / 8] &= (uint8_t)~(1u << (at % 8));
+    a->null_count++;
+    return status;
+}
+
+static aq_status aqi_arrow_put_numbers(const aqi_arrow_out *o, const aqi_arrow_field *f,
+                                       struct ArrowArray *a, aq_error *err) {
+    size_t width = f->format[0] == 'C' ? 1 : 8, i;
+    void *p;
+    aq_status status = aqi_arrow_buffer(a, 1, o->num_rows * width, &p, err);
+    for (i = 0; i < o->num_rows && status == AQ_OK; i++) {
+        uint64_t v = 0;
+        uint8_t narrow;
+        if (!aqi_arrow_number_of(o->tensors[i], f->id, &v)) {
+            status = aqi_arrow_put_null(a, i, err);
+        } else if (width == 8) {
+            memcpy((uint8_t *)p + i * 8, &v, sizeof v);
+        } else {
+            narrow = (uint8_t)v;
+            memcpy((uint8_t *)p + i, &narrow, 1);
+        }
+    }
+    return status;
+}
+
+static aq_status aqi_arrow_too_many(const aqi_arrow_field *f, aq_error *err) {
+    return aqi_fail(err, AQ_E_LIMIT,
+                    "column %s would have over 2^31 - 1 %s; give fewer layers at a time",
+                    f->name, f->item != NULL ? "values" : "bytes");
+}
+
+/* The offset at place i: 4 or 8 bytes. */
+static aq_status aqi_arrow_put_offset(const aqi_arrow_field *f, void *offsets, bool large,
+                                      size_t i, uint64_t value, aq_error *err) {
+    int64_t wide = (int64_t)value;
+    int32_t narrow = (int32_t)value;
+    if (!large && value > INT32_MAX) return aqi_arrow_too_many(f, err);
+    if (large) {
+        memcpy((uint8_t *)offsets + i * sizeof wide, &wide, sizeof wide);
+    } else {
+        memcpy((uint8_t *)offsets + i * sizeof narrow, &narrow, sizeof narrow);
+    }
+    return AQ_OK;
+}
+
+/* Short cells, whose bytes are copied. */
+static aq_status aqi_arrow_put_cells(const aqi_arrow_out *o, const aqi_arrow_field *f,
+                                     struct ArrowArray *a, aq_error *err) {
+    size_t total = 0, at = 0, i;
+    void *offsets, *p = NULL;
+    char room[16];
+    aq_bytes b;
+    aq_status status = aqi_arrow_buffer(a, 1, (o->num_rows + 1) * 4, &offsets, err);
+    if (status != AQ_OK) return status;
+    for (i = 0; i < o->num_rows; i++) {
+        if (aqi_arrow_bytes_of(o->tensors[i], f->id, room, &b)) total += b.size;
+    }
+    if (total > INT32_MAX) return aqi_arrow_too_many(f, err);
+    status = aqi_arrow_buffer(a, 2, total, &p, err);
+    for (i = 0; i < o->num_rows && status == AQ_OK; i++) {
+        if (!aqi_arrow_bytes_of(o->tensors[i], f->id, room, &b)) {
+            status = aqi_arrow_put_null(a, i, err);
+        } else if (b.size > 0) {
+            memcpy((uint8_t *)p + at, b.data, b.size);
+            at += b.size;
+        }
+        if (status == AQ_OK)
+            status = aqi_arrow_put_offset(f, offsets, false, i + 1, at, err);
+    }
+    return status;
+}
+
+/* Where the parts of a tensor are, and their bytes, in the order of common buffers. */
+static const void *aqi_arrow_part(const aq_tensor *t, int k, size_t *out_bytes) {
+    size_t bytes[AQI_BATCH_BUFFERS];
+    aqi_batch_sizes(t, bytes);
+    *out_bytes = bytes[k];
+    return k == 0   ? (const void *)t->data
+           : k == 1 ? (const void *)t->scales
+           : k == 2 ? (const void *)t->zero_points
+                    : (const void *)t->params;
+}
+
+/* Codes, values, scales, zero points, params: offsets, and the values where they lie. */
+static aq_status aqi_arrow_put_bulk(const aqi_arrow_out *o, const aqi_arrow_field *f,
+                                    struct ArrowArray *a, aq_error *err) {
+    const int k = f->id == AQI_ARROW_SCALES         ? 1
+                  : f->id == AQI_ARROW_ZERO_POINTS  ? 2
+                  : f->id == AQI_ARROW_GROUP_PARAMS ? 3
+                                                    : 0;
+    const bool large = o->large && aqi_arrow_is_bulk(f->id);
+    const size_t unit = f->item != NULL ? sizeof(float) : 1;
+    struct ArrowArray *to = f->item != NULL ? a->children[0] : a;
+    const int slot = f->item != NULL ? 1 : 2;
+    aqi_arrow_node *node;
+    const void *part = NULL;
+    uint64_t end = 0;
+    size_t i, bytes;
+    void *offsets;
+    aq_status status =
+        aqi_arrow_buffer(a, 1, (o->num_rows + 1) * (large ? 8 : 4), &offsets, err);
+    if (status == AQ_OK && f->item != NULL)
+        status = aqi_arrow_array_make(o->allocator, 0, 2, to, err);
+    for (i = 0; i < o->num_rows && status == AQ_OK; i++) {
+        const aq_tensor *t = o->tensors[i];
+        part = aqi_arrow_part(t, k, &bytes);
+        end += bytes / unit;
+        if (k == 3 && (t->layout.bits == 0 || t->layout.params == AQ_PARAMS_F32))
+            status = aqi_arrow_put_null(a, i, err);
+        if (status == AQ_OK)
+            status = aqi_arrow_put_offset(f, offsets, large, i + 1, end, err);
+    }
+    if (status != AQ_OK) return status;
+    node = (aqi_arrow_node *)to->private_data;
+    if (f->item != NULL) to->length = (int64_t)end;
+    if (o->joint != NULL) { /* moved: the array's from here on */
+        node->owned[slot] = o->joint[k];
+        node->buffers[slot] = o->joint[k].data;
+        o->joint[k].data = NULL;
+        return AQ_OK;
+    }
+    if (end == 0) return aqi_arrow_buffer(to, slot, 0, &offsets, err);
+    node->buffers[slot] = part;
+    node->keeper = o->keeper;
+    __atomic_add_fetch(&o->keeper->refs, 1, __ATOMIC_RELAXED);
+    return AQ_OK;
+}
+
+static aq_status aqi_arrow_put_shapes(const aqi_arrow_out *o, const aqi_arrow_field *f,
+                                      struct ArrowArray *a, aq_error *err) {
+    size_t total = 0, at = 0, i;
+    void *offsets, *p = NULL;
+    struct ArrowArray *item = a->children[0];
+    aq_status status = aqi_arrow_buffer(a, 1, (o->num_rows + 1) * 4, &offsets, err);
+    for (i = 0; i < o->num_rows; i++)
+        total += o->tensors[i]->num_dims;
+    if (status == AQ_OK) status = aqi_arrow_array_make(o->allocator, 0, 2, item, err);
+    if (status == AQ_OK) status = aqi_arrow_buffer(item, 1, total * 8, &p, err);
+    for (i = 0; i < o->num_rows && status == AQ_OK; i++) {
+        const aq_tensor *t = o->tensors[i];
+        memcpy((uint8_t *)p + at * 8, t->shape, t->num_dims * sizeof t->shape[0]);
+        at += t->num_dims;
+        status = aqi_arrow_put_offset(f, offsets, false, i + 1, at, err);
+    }
+    if (status == AQ_OK) item->length = (int64_t)total;
+    return status;
+}
+
+static aq_status aqi_arrow_put_column(const aqi_arrow_out *o, const aqi_arrow_field *f,
+                                      struct ArrowArray *a, aq_error *err) {
+    const bool text = f->format[0] == 'u' || f->format[0] == 'z';
+    aq_status status =
+        aqi_arrow_array_make(o->allocator, f->item != NULL, text ? 3 : 2, a, err);
+    if (status != AQ_OK) return status;
+    a->length = (int64_t)o->num_rows;
+    if (f->id == AQI_ARROW_SHAPE) return aqi_arrow_put_shapes(o, f, a, err);
+    if (aqi_arrow_is_bulk(f->id) || f->item != NULL)
+        return aqi_arrow_put_bulk(o, f, a, err);
+    return text ? aqi_arrow_put_cells(o, f, a, err) : aqi_arrow_put_numbers(o, f, a, err);
+}
+
+static aq_status aqi_arrow_put_array(const aqi_arrow_out *o, struct ArrowArray *out,
+                                     aq_error *err) {
+    struct ArrowArray a;
+    size_t i;
+    aq_status status = aqi_arrow_array_make(o->allocator, o->num_fields, 1, &a, err);
+    if (status != AQ_OK) return status;
+    a.length = (int64_t)o->num_rows;
+    for (i = 0; i < o->num_fields && status == AQ_OK; i++)
+        status = aqi_arrow_put_column(o, &o->fields[i], a.children[i], err);
+    if (status == AQ_OK) {
+        *out = a;
+    } else {
+        a.release(&a);
+    }
+    return status;
+}
+
+/* ---- reports ---- */
+
+/* What a report holds. */
+typedef struct aqi_arrow_report_owned {
+    aqi_arena arena; /* texts */
+    size_t room;     /* failures */
+} aqi_arrow_report_owned;
+
+void aq_arrow_report_deinit(aq_arrow_report *report) {
+    aqi_arrow_report_owned *owned;
+    aq_allocator a;
+    if (report == NULL) return;
+    owned = (aqi_arrow_report_owned *)report->owned;
+    a = report->allocator;
+    if (owned != NULL) {
+        aqi_free(&a, report->failures, owned->room * sizeof *report->failures);
+        aqi_arena_deinit(&owned->arena);
+        aqi_free(&a, owned, sizeof *owned);
+    }
+    memset(report, 0, sizeof *report);
+}
+
+/* Room for `extra` more failures. */
+static aq_status aqi_arrow_report_reserve(aq_arrow_report *r, const aq_allocator *a,
+                                          size_t extra, aq_error *err) {
+    aqi_arrow_report_owned *owned = (aqi_arrow_report_owned *)r->owned;
+    aq_arrow_failure *p;
+    size_t need, bytes;
+    if (extra == 0) return AQ_OK;
+    if (owned == NULL) {
+        owned = (aqi_arrow_report_owned *)aqi_alloc(a, sizeof *owned);
+        if (owned == NULL) return aqi_fail_nomem(err, sizeof *owned);
+        memset(owned, 0, sizeof *owned);
+        aqi_arena_init(&owned->arena, a);
+        r->allocator = *a;
+        r->owned = owned;
+    }
+    if (extra <= owned->room - r->num_failures) return AQ_OK;
+    need = AQI_MAX(owned->room * 2, r->num_failures + extra);
+    if (!aqi_mul_size(need, sizeof *p, &bytes)) bytes = SIZE_MAX;
+    p = (aq_arrow_failure *)aqi_alloc(&r->allocator, bytes);
+    if (p == NULL) return aqi_fail_nomem(err, bytes);
+    if (r->num_failures > 0) memcpy(p, r->failures, r->num_failures * sizeof *p);
+    aqi_free(&r->allocator, r->failures, owned->room * sizeof *p);
+    r->failures = p;
+    owned->room = need;
+    return AQ_OK;
+}
+
+/* Adds what a batch left out. Nothing is added unless all of it is. */
+static aq_status aqi_arrow_report_add(aq_arrow_report *r, const aq_batch *batch,
+                                      const aqi_batch_joint *joint, aq_error *err) {
+    aqi_arrow_report_owned *owned;
+    size_t i, n = r->num_failures;
+    aq_status status =
+        aqi_arrow_report_reserve(r, &batch->allocator, batch->num_failed, err);
+    if (status != AQ_OK) return status;
+    owned = (aqi_arrow_report_owned *)r->owned;
+    for (i = 0; i < batch->num_items && batch->num_failed > 0; i++) {
+        const aq_batch_item *item = &batch->items[joint->items[i]];
+        aq_arrow_failure *f = &r->failures[n];
+        char *name = NULL, *text = NULL;
+        if (item->status == AQ_OK) continue;
+        status =
+            aqi_arena_string(&owned->arena, item->name, strlen(item->name), &name, err);
+        if (status == AQ_OK)
+            status = aqi_arena_string(&owned->arena, item->error->message,
+                                      strlen(item->error->message), &text, err);
+        if (status != AQ_OK) return status;
+        f->row = joint->first + (int64_t)i;
+        f->name = name;
+        f->status = item->status;
+        f->message = text;
+        n++;
+    }
+    r->num_failures = n;
+    r->num_rows += (int64_t)batch->num_items;
+    if (batch->total.count > 0) aq_metrics_add(&r->total, &batch->total);
+    return AQ_OK;
+}
+
+/* ---- from table to table ---- */
+
+/* A call, or all calls of a stream. */
+typedef struct aqi_arrow_call {
+    aq_arrow_options options;
+    aq_allocator allocator;
+    aq_quant_options quant; /* resolved */
+    bool quantize;
+    const aq_tasks *tasks;
+    int64_t rows;          /* that came before */
+    aqi_arrow_names *seen; /* of a stream      */
+} aqi_arrow_call;
+
+static aq_status aqi_arrow_resolve(aqi_arrow_call *c, const aq_arrow_options *options,
+                                   aq_error *err) {
+    aq_status status;
+    if (options != NULL) c->options = *options;
+    c->tasks = c->options.tasks;
+    status = aqi_allocator_resolve(c->options.allocator, &c->allocator, err);
+    if (status != AQ_OK || !c->quantize) return status;
+    status = aqi_quant_options_resolve(&c->options.quant, &c->quant, err);
+    if (status == AQ_OK && c->quant.src_stride != 0)
+        status = aqi_fail(err, AQ_E_ARG,
+                          "rows %zu apart; weights of a table are "
+                          "contiguous",
+                          c->quant.src_stride);
+    return status;
+}
+
+static void aqi_arrow_out_init(const aqi_arrow_call *c, aqi_arrow_out *o) {
+    memset(o, 0, sizeof *o);
+    o->allocator = &c->allocator;
+    o->fields = aqi_arrow_float_fields;
+    o->num_fields = AQI_COUNT(aqi_arrow_float_fields);
+    if (!c->quantize) return;
+    o->fields = aqi_arrow_code_fields;
+    o->num_fields = AQI_COUNT(aqi_arrow_code_fields);
+    if (c->quant.params == AQ_PARAMS_F32 && c->options.plan == NULL)
+        o->num_fields -= AQI_ARROW_SMALL_FIELDS;
+}
+
+static aq_status aqi_arrow_out_schema(const aqi_arrow_call *c, const aqi_arrow_out *o,
+                                      struct ArrowSchema *out, aq_error *err) {
+    aqi_bytes_builder b = {NULL, 0, 0};
+    char text[512];
+    bool ok = aqi_arrow_put_pair(&c->allocator, &b, "arrowquant.version",
+                                 AQ_VERSION_STRING, strlen(AQ_VERSION_STRING));
+    aq_status status;
+    if (c->quantize) {
+        aqi_quant_config(&c->quant, "quantize", text, sizeof text);
+        ok = ok && aqi_arrow_put_pair(&c->allocator, &b, "arrowquant.config", text,
+                                      strlen(text));
+    }
+    status = ok ? aqi_arrow_put_schema(o, &b, out, err) : aqi_fail_nomem(err, 256);
+    aqi_builder_free(&c->allocator, &b);
+    return status;
+}
+
+/* Values of a result, which the kernels store little-endian, in the machine's order. */
+static void aqi_arrow_native(const aq_batch *batch) {
+    size_t i, k;
+    for (i = 0; AQI_BIG_ENDIAN && i < batch->num_items; i++) {
+        const aq_tensor *t = &batch->items[i].tensor;
+        uint8_t *p, value[sizeof(float)];
+        memcpy(&p, &t->data, sizeof p); /* memory of ours: not const */
+        for (k = 0; t->layout.bits == 0 && k < t->data_bytes; k += sizeof value) {
+            memcpy(value, p + k, sizeof value);
+            aqi_copy_le(p + k, value, 1, sizeof value);
+        }
+    }
+}
+
+/* The rows that came out well, in order, as a table; what did not is reported. */
+static aq_status aqi_arrow_finish(const aqi_arrow_call *c, const aq_batch *batch,
+                                  aqi_batch_joint *joint, aqi_arrow_out *o,
+                                  struct ArrowArray *out, aq_error *err) {
+    size_t bytes = batch->num_items * sizeof *o->tensors, i, part;
+    uint64_t codes = 0, params = 0;
+    aq_status status;
+    o->tensors = (const aq_tensor **)aqi_alloc(&c->allocator, bytes);
+    if (o->tensors == NULL) return aqi_fail_nomem(err, bytes);
+    for (i = 0; i < batch->num_items; i++) {
+        const aq_batch_item *item = &batch->items[aqi_batch_joint_item(joint, i)];
+        if (item->status != AQ_OK) continue;
+        o->tensors[o->num_rows++] = &item->tensor;
+        aqi_arrow_part(&item->tensor, 0, &part);
+        codes += c->quantize ? part : part / sizeof(float);
+        aqi_arrow_part(&item->tensor, 3, &part);
+        params += part;
+    }
+    aqi_arrow_native(batch);
+    /* The schema of a stream was made before. */
+    if (c->seen == NULL) o->large = AQI_MAX(codes, params) > INT32_MAX;
+    o->joint = joint->buffers;
+    status = aqi_arrow_put_array(o, out, err);
+    aqi_free(&c->allocator, o->tensors, bytes);
+    o->tensors = NULL;
+    if (status != AQ_OK || c->options.report == NULL) return status;
+    status = aqi_arrow_report_add(c->options.report, batch, joint, err);
+    if (status != AQ_OK) out->release(out);
+    return status;
+}
+
+/* The batch of a table's rows. */
+static aq_status aqi_arrow_run(const aqi_arrow_call *c, aqi_arrow_table *t,
+                               aqi_batch_joint *joint, aq_batch *out_batch,
+                               aq_error *err) {
+    aq_batch_options options;
+    aqi_batch b;
+    memset(&options, 0, sizeof options);
+    memset(&b, 0, sizeof b);
+    options.quant = c->options.quant;
+    options.plan = c->options.plan;
+    options.plan_user = c->options.plan_user;
+    options.no_metrics = c->options.no_metrics;
+    options.fail_fast = c->options.report == NULL;
+    options.progress = c->options.progress;
+    options.allocator = &c->allocator;
+    options.tasks = c->tasks;
+    options.threads = c->options.threads;
+    joint->word = "table row";
+    joint->first = t->first_row;
+    joint->refused = t->refused;
+    joint->by_name = c->options.sort_by_name;
+    b.quantize = c->quantize;
+    b.arrays = t->arrays;
+    b.tensors = t->tensors;
+    b.joint = joint;
+    return aqi_batch_run(&b, t->num_rows, &options, out_batch, err);
+}
+
+/* One table, its output described by *o, to which `large` is added. */
+static aq_status aqi_arrow_convert(const aqi_arrow_call *c,
+                                   const struct ArrowSchema *schema,
+                                   const struct ArrowArray *array, aqi_arrow_out *o,
+                                   struct ArrowArray *out, aq_error *err) {
+    aqi_arrow_table t;
+    aqi_batch_joint joint;
+    aq_batch batch;
+    size_t k;
+    aq_status status;
+    memset(&t, 0, sizeof t);
+    memset(&joint, 0, sizeof joint);
+    memset(&batch, 0, sizeof batch);
+    t.schema = schema;
+    t.array = array;
+    t.quantize = c->quantize;
+    t.first_row = c->rows;
+    t.seen = c->seen;
+    aqi_arena_init(&t.arena, &c->allocator);
+    status = aqi_arrow_import(&t, err);
+    if (status == AQ_OK) status = aqi_arrow_run(c, &t, &joint, &batch, err);
+    if (status == AQ_OK) status = aqi_arrow_finish(c, &batch, &joint, o, out, err);
+    for (k = 0; k < AQI_BATCH_BUFFERS; k++)
+        aqi_free(&c->allocator, joint.buffers[k].data, joint.buffers[k].bytes);
+    aq_batch_deinit(&batch);
+    aqi_arena_deinit(&t.arena);
+    return status;
+}
+
+static aq_status aqi_arrow_table_call(aqi_arrow_call *c, const struct ArrowSchema *schema,
+                                      const struct ArrowArray *array,
+                                      const aq_arrow_options *options,
+                                      struct ArrowSchema *out_schema,
+                                      struct ArrowArray *out_array, aq_error *err) {
+    struct ArrowArray a;
+    aqi_arrow_out o;
+    aq_status status;
+    aqi_error_clear(err);
+    memset(out_schema, 0, sizeof *out_schema);
+    memset(out_array, 0, sizeof *out_array);
+    status = aqi_arrow_resolve(c, options, err);
+    if (status != AQ_OK) return status;
+    aqi_arrow_out_init(c, &o);
+    status = aqi_arrow_convert(c, schema, array, &o, &a, err);
+    if (status != AQ_OK) return status;
+    status = aqi_arrow_out_schema(c, &o, out_schema, err);
+    if (status == AQ_OK) {
+        *out_array = a;
+    } else {
+        a.release(&a);
+    }
+    return status;
+}
+
+aq_status aq_quantize_arrow(const struct ArrowSchema *schema,
+                            const struct ArrowArray *array,
+                            const aq_arrow_options *options,
+                            struct ArrowSchema *out_schema, struct ArrowArray *out_array,
+                            aq_error *err) {
+    aqi_arrow_call c;
+    memset(&c, 0, sizeof c);
+    c.quantize = true;
+    return aqi_arrow_table_call(&c, schema, array, options, out_schema, out_array, err);
+}
+
+aq_status aq_dequantize_arrow(const struct ArrowSchema *schema,
+                              const struct ArrowArray *array,
+                              const aq_arrow_options *options,
+                              struct ArrowSchema *out_schema,
+                              struct ArrowArray *out_array, aq_error *err) {
+    aqi_arrow_call c;
+    memset(&c, 0, sizeof c);
+    return aqi_arrow_table_call(&c, schema, array, options, out_schema, out_array, err);
+}
+
+/* ---- streams ---- */
+
+/* The private part of every stream that we give out. */
+typedef struct aqi_arrow_stream {
+    aqi_arrow_call call;
+    struct ArrowArrayStream in; /* of tables to quantize */
+    struct ArrowSchema in_schema;
+    aqi_arrow_names names;
+    aq_threads *own_threads;
+    aqi_arrow_out out;
+    aq_model *model; /* or: a model, from this tensor on */
+    size_t next;
+    aq_error err; /* of the last call that failed */
+    bool failed;  /* in get_next: for good        */
+    bool ended;
+} aqi_arrow_stream;
+
+static int aqi_arrow_errno(const aq_error *err) {
+    if (err->status == AQ_OK) return 0;
+    if (err->os_errno != 0) return err->os_errno;
+    return err->status == AQ_E_NOMEM       ? ENOMEM
+           : err->status == AQ_E_IO        ? EIO
+           : err->status == AQ_E_CANCELLED ? ECANCELED
+                                           : EINVAL;
+}
+
+static const char *aqi_arrow_last_error(struct ArrowArrayStream *stream) {
+    const aqi_arrow_stream *s = (const aqi_arrow_stream *)stream->private_data;
+    return s->err.status == AQ_OK ? NULL : s->err.message;
+}
+
+static void aqi_arrow_stream_free(aqi_arrow_stream *s) {
+    aq_allocator a = s->call.allocator;
+    if (s->in_schema.release != NULL) s->in_schema.release(&s->in_schema);
+    if (s->in.release != NULL) s->in.release(&s->in);
+    aq_threads_destroy(s->own_threads);
+    aqi_arrow_names_deinit(&s->names);
+    aq_model_close(s->model);
+    aqi_free(&a, s, sizeof *s);
+}
+
+static void aqi_arrow_stream_release(struct ArrowArrayStream *stream) {
+    aqi_arrow_stream_free((aqi_arrow_stream *)stream->private_data);
+    stream->release = NULL;
+}
+
+/* What the producer says to a call that failed. */
+static aq_status aqi_arrow_fail_in(struct ArrowArrayStream *in, int code, aq_error *err) {
+    const char *text = in->get_last_error != NULL ? in->get_last_error(in) : NULL;
+    if (text == NULL) text = strerror(code);
+    aqi_fail(err, AQ_E_IO, "the input stream failed: %.400s", text);
+    if (err != NULL) err->os_errno = code;
+    return AQ_E_IO;
+}
+
+static int aqi_arrow_quantize_schema(struct ArrowArrayStream *stream,
+                                     struct ArrowSchema *out) {
+    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
+    aq_error what;
+    memset(out, 0, sizeof *out);
+    aqi_error_clear(&what);
+    if (aqi_arrow_out_schema(&s->call, &s->out, out, &what) != AQ_OK && !s->failed)
+        s->err = what;
+    return aqi_arrow_errno(&what);
+}
+
+static aq_status aqi_arrow_quantize_batch(aqi_arrow_stream *s, struct ArrowArray *out,
+                                          aq_error *err) {
+    struct ArrowArray in;
+    aqi_arrow_out o = s->out;
+    aq_status status;
+    int code;
+    memset(&in, 0, sizeof in);
+    code = s->in.get_next(&s->in, &in);
+    if (code != 0) return aqi_arrow_fail_in(&s->in, code, err);
+    s->ended = in.release == NULL;
+    if (s->ended) return AQ_OK;
+    status = aqi_arrow_convert(&s->call, &s->in_schema, &in, &o, out, err);
+    s->call.rows += in.length;
+    in.release(&in);
+    return status;
+}
+
+static int aqi_arrow_quantize_next(struct ArrowArrayStream *stream,
+                                   struct ArrowArray *out) {
+    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
+    memset(out, 0, sizeof *out);
+    if (s->failed) return aqi_arrow_errno(&s->err);
+    if (s->ended) return 0;
+    aqi_error_clear(&s->err);
+    s->failed = aqi_arrow_quantize_batch(s, out, &s->err) != AQ_OK;
+    return aqi_arrow_errno(&s->err);
+}
+
+/* The schema of the input, on which the output's depends; and threads. */
+static aq_status aqi_arrow_stream_begin(aqi_arrow_stream *s, struct ArrowArrayStream *in,
+                                        aq_error *err) {
+    const char *weights = "";
+    int64_t i;
+    aq_status status;
+    int code = in->get_schema(in, &s->in_schema);
+    if (code != 0) {
+        memset(&s->in_schema, 0, sizeof s->in_schema);
+        return aqi_arrow_fail_in(in, code, err);
+    }
+    if (s->in_schema.release == NULL || s->in_schema.format == NULL)
+        return aqi_fail(err, AQ_E_FORMAT, "the input stream gave no schema");
+    for (i = 0; i < s->in_schema.n_children; i++) {
+        const struct ArrowSchema *child = s->in_schema.children[i];
+        if (child != NULL && child->name != NULL && child->format != NULL &&
+            strcmp(child->name, "weights") == 0)
+            weights = child->format;
+    }
+    /* A list of at most 2^31 - 1 weights has no more bytes of codes. */
+    aqi_arrow_out_init(&s->call, &s->out);
+    s->out.large = strcmp(weights, "+l") != 0;
+    if (s->call.tasks != NULL || s->call.options.threads == 1) return AQ_OK;
+    status = aq_threads_create(s->call.options.threads, &s->call.allocator,
+                               &s->own_threads, err);
+    if (status == AQ_OK) s->call.tasks = aq_threads_tasks(s->own_threads);
+    return status;
+}
+
+aq_status aq_quantize_arrow_stream(struct ArrowArrayStream *in_stream,
+                                   const aq_arrow_options *options,
+                                   struct ArrowArrayStream *out_stream, aq_error *err) {
+    aqi_arrow_call c;
+    aqi_arrow_stream *s;
+    aq_status status;
+    aqi_error_clear(err);
+    memset(out_stream, 0, sizeof *out_stream);
+    memset(&c, 0, sizeof c);
+    c.quantize = true;
+    if (in_stream == NULL || in_stream->release == NULL)
+        return aqi_fail(err, AQ_E_ARG, "the input stream is missing or released");
+    status = aqi_arrow_resolve(&c, options, err);
+    if (status != AQ_OK) return status;
+    s = (aqi_arrow_stream *)aqi_alloc(&c.allocator, sizeof *s);
+    if (s == NULL) return aqi_fail_nomem(err, sizeof *s);
+    memset(s, 0, sizeof *s);
+    s->call = c;
+    s->call.seen = &s->names;
+    aqi_error_clear(&s->err);
+    aqi_arena_init(&s->names.arena, &c.allocator);
+    status = aqi_arrow_stream_begin(s, in_stream, err);
+    if (status != AQ_OK) {
+        aqi_arrow_stream_free(s);
+        return status;
+    }
+    s->in = *in_stream;
+    in_stream->release = NULL;
+    out_stream->get_schema = aqi_arrow_quantize_schema;
+    out_stream->get_next = aqi_arrow_quantize_next;
+    out_stream->get_last_error = aqi_arrow_last_error;
+    out_stream->release = aqi_arrow_stream_release;
+    out_stream->private_data = s;
+    return AQ_OK;
+}
+
+/* ---- models as streams ---- */
+
+static int aqi_arrow_model_schema(struct ArrowArrayStream *stream,
+                                  struct ArrowSchema *out) {
+    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
+    const aq_allocator *a = &s->call.allocator;
+    aqi_bytes_builder b = {NULL, 0, 0};
+    aq_error what;
+    aq_key_value pair;
+    size_t i;
+    bool ok = true;
+    memset(out, 0, sizeof *out);
+    aqi_error_clear(&what);
+    for (i = 0; ok && aq_model_metadata(s->model, i, &pair); i++)
+        ok = pair.value == NULL ||
+             aqi_arrow_put_pair(a, &b, pair.key, pair.value, pair.value_bytes);
+    if (!ok) {
+        aqi_fail_nomem(&what, b.size);
+    } else if (aqi_arrow_put_schema(&s->out, &b, out, &what) != AQ_OK) {
+        ok = false;
+    }
+    if (!ok && !s->failed) s->err = what;
+    aqi_builder_free(a, &b);
+    return aqi_arrow_errno(&what);
+}
+
+static aq_status aqi_arrow_model_batch(aqi_arrow_stream *s, struct ArrowArray *out,
+                                       aq_error *err) {
+    aqi_arrow_keeper *k;
+    aqi_arrow_out o = s->out;
+    const aq_tensor *tensor;
+    aq_status status;
+    s->ended = s->next == aq_model_count(s->model);
+    if (s->ended) return AQ_OK;
+    k = (aqi_arrow_keeper *)aqi_alloc(&s->call.allocator, sizeof *k);
+    if (k == NULL) return aqi_fail_nomem(err, sizeof *k);
+    memset(k, 0, sizeof *k);
+    k->allocator = s->call.allocator;
+    k->refs = 1;
+    status = aq_model_tensor(s->model, s->next, &k->tensor, err);
+    if (status == AQ_OK) {
+        aqi_model_retain(s->model);
+        k->model = s->model;
+        tensor = &k->tensor;
+        o.tensors = &tensor;
+        o.num_rows = 1;
+        o.keeper = k;
+        status = aqi_arrow_put_array(&o, out, err);
+    }
+    aqi_arrow_keeper_release(k); /* arrays that point into the tensor have theirs */
+    if (status == AQ_OK) s->next++;
+    return status;
+}
+
+static int aqi_arrow_model_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
+    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
+    memset(out, 0, sizeof *out);
+    if (s->failed) return aqi_arrow_errno(&s->err);
+    if (s->ended) return 0;
+    aqi_error_clear(&s->err);
+    s->failed = aqi_arrow_model_batch(s, out, &s->err) != AQ_OK;
+    return aqi_arrow_errno(&s->err);
+}
+
+aq_status aq_model_export_arrow_stream(aq_model *model,
+                                       struct ArrowArrayStream *out_stream,
+                                       aq_error *err) {
+    aqi_arrow_stream *s;
+    aqi_error_clear(err);
+    memset(out_stream, 0, sizeof *out_stream);
+    if (model == NULL) return aqi_fail(err, AQ_E_ARG, "model missing");
+    s = (aqi_arrow_stream *)aqi_alloc(&model->allocator, sizeof *s);
+    if (s == NULL) return aqi_fail_nomem(err, sizeof *s);
+    memset(s, 0, sizeof *s);
+    s->call.allocator = model->allocator;
+    aqi_error_clear(&s->err);
+    aqi_arena_init(&s->names.arena, &model->allocator);
+    aqi_model_retain(model);
+    s->model = model;
+    s->out.allocator = &s->call.allocator;
+    s->out.fields = aqi_arrow_model_fields;
+    s->out.num_fields = AQI_COUNT(aqi_arrow_model_fields);
+    s->out.large = true;
+    out_stream->get_schema = aqi_arrow_model_schema;
+    out_stream->get_next = aqi_arrow_model_next;
+    out_stream->get_last_error = aqi_arrow_last_error;
+    out_stream->release = aqi_arrow_stream_release;
+    out_stream->private_data = s;
+    return AQ_OK;
 }
 
 /*==========================================================================
