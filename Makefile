@@ -204,7 +204,7 @@ run-check:
 # tests/fuzz/TARGET.c by clang's libFuzzer; build/fuzz/replay is all of them without it.
 
 .PHONY: fuzz fuzz-smoke
-FUZZ_TARGETS := thrift footer page file roundtrip model safetensors shards npy json
+FUZZ_TARGETS := thrift footer page file roundtrip model safetensors shards npy json arrow
 FUZZ_CC      := clang
 TARGET       := file
 SECONDS      := 60

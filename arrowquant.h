@@ -1132,7 +1132,8 @@ typedef struct aq_model_options {
 } aq_model_options;
 
 /* aq_model_open - open a model: a Parquet model file (ours or the "Parquet V2" schema
- * of other tools), a directory of such files, a safetensors file, safetensors in shards
+ * of other tools), a Parquet table (layer_name, weights: a list of float32, float64 or
+ * float16, perhaps shape), a directory of such files, a safetensors file, shards of it
  * (the path of their model.safetensors.index.json, or of their directory), or a .npy file
  * (one tensor, with the file's name). What index and shards disagree on is an error; a
  * wrong total_size of the index is a line of the log.
@@ -16997,6 +16998,7 @@ typedef struct aqi_model_columns {
 #define AQ_X(name, type, lists, required) int32_t name;
     AQI_MODEL_COLUMNS(AQ_X)
 #undef AQ_X
+    int32_t weights; /* of a table, which has layer_name and shape of the others */
 } aqi_model_columns;
 
 typedef struct aqi_model_file {
@@ -17156,6 +17158,200 @@ static double aqi_cells_f64(const aqi_cells *c, int64_t row) {
     return v;
 }
 
+/* ---- lists of weights ---- */
+
+/* The weights of a row group, a list in each row. Where lists do not go over the end of a
+ * page, they stay in their pages. */
+typedef struct aqi_row_weights {
+    aq_column *column;
+    const aq_span *spans;
+    size_t num_spans, width;         /* bytes of a value               */
+    int64_t *span_first, *row_first; /* value where each begins, and the end */
+    int64_t num_rows;
+} aqi_row_weights;
+
+/* Where a walk over the levels of a column of lists is. */
+typedef struct aqi_list_walk {
+    const aq_field *field;
+    uint8_t empty_def; /* see aqi_list_empty_def */
+    int64_t *row_first;
+    int64_t num_rows, row, value; /* rows and values that have begun */
+} aqi_list_walk;
+
+/* The definition level of an empty list; below it the list is null. */
+static uint8_t aqi_list_empty_def(const aq_parquet *f, const aq_field *leaf) {
+    const aq_field *field = leaf;
+    while (field->repetition != AQ_REPEATED && field->parent > 0)
+        field = &f->schema.fields[field->parent];
+    return field->repetition == AQ_REPEATED ? (uint8_t)(field->max_def - 1)
+                                            : leaf->max_def;
+}
+
+static aqi_list_walk aqi_list_walk_of(const aq_parquet *f, int32_t column,
+                                      int64_t *row_first, int64_t num_rows) {
+    aqi_list_walk w;
+    memset(&w, 0, sizeof w);
+    w.field = aq_parquet_column_field(f, column);
+    w.empty_def = aqi_list_empty_def(f, w.field);
+    w.row_first = row_first;
+    w.num_rows = num_rows;
+    return w;
+}
+
+static aq_status aqi_list_walk_span(aqi_list_walk *w, const aq_span *s, aq_error *err) {
+    int64_t i, row = w->row, value = w->value;
+    /* The values of one list need no more than one look. */
+    const bool one = s->single_list && s->def_levels == NULL && s->num_levels > 0;
+    for (i = 0; i < (one ? 1 : s->num_levels); i++) {
+        if (s->single_list ? i == 0 : s->rep_levels[i] == 0) {
+            if (row == w->num_rows)
+                return aqi_fail(err, AQ_E_FORMAT, "more lists than rows");
+            w->row_first[row++] = value;
+        }
+        if (row == 0)
+            return aqi_fail(err, AQ_E_FORMAT, "the first list has no beginning");
+        if (s->def_levels != NULL && s->def_levels[i] != w->field->max_def) {
+            if (s->def_levels[i] == w->empty_def) continue;
+            return aqi_fail(err, AQ_E_FORMAT,
+                            s->def_levels[i] < w->empty_def
+                                ? "the weights of row %lld are null"
+                                : "null inside the weights of row %lld",
+                            (long long)(row - 1));
+        }
+        value += one ? s->num_values : 1;
+    }
+    w->row = row;
+    w->value = value;
+    return AQ_OK;
+}
+
+static aq_status aqi_list_walk_end(const aqi_list_walk *w, aq_error *err) {
+    if (w->row != w->num_rows)
+        return aqi_fail(err, AQ_E_FORMAT, "%lld lists in %lld rows", (long long)w->row,
+                        (long long)w->num_rows);
+    w->row_first[w->row] = w->value;
+    return AQ_OK;
+}
+
+/* Where each list begins, and the end: num_rows + 1 numbers. One page at a time is in
+ * memory. */
+static aq_status aqi_row_weights_count(const aq_parquet *f, int32_t row_group,
+                                       int32_t column, int64_t *row_first,
+                                       aq_error *err) {
+    aqi_list_walk w =
+        aqi_list_walk_of(f, column, row_first, aqi_row_group_at(f, row_group)->num_rows);
+    aq_column *c;
+    aq_span span;
+    aq_status status = aq_column_open(f, row_group, column, &c, err);
+    if (status != AQ_OK) return status;
+    do {
+        status = aq_column_next(c, &span, err);
+        if (status != AQ_OK) break;
+        status = aqi_column_located(c, aqi_list_walk_span(&w, &span, err), err);
+    } while (status == AQ_OK && span.num_levels > 0);
+    if (status == AQ_OK) status = aqi_column_located(c, aqi_list_walk_end(&w, err), err);
+    aq_column_close(c);
+    return status;
+}
+
+static void aqi_row_weights_close(aqi_row_weights *w) {
+    aq_column_close(w->column);
+    memset(w, 0, sizeof *w);
+}
+
+static aq_status aqi_row_weights_index(aqi_row_weights *w, aqi_list_walk *walk,
+                                       aq_error *err) {
+    size_t i;
+    aq_status status;
+    for (i = 0; i < w->num_spans; i++) {
+        w->span_first[i] = walk->value;
+        status = aqi_list_walk_span(walk, &w->spans[i], err);
+        if (status != AQ_OK) return status;
+    }
+    w->span_first[i] = walk->value;
+    return aqi_list_walk_end(walk, err);
+}
+
+/* A file without such a column has none. */
+static aq_status aqi_row_weights_open(const aq_parquet *f, int32_t row_group,
+                                      int32_t column, aqi_row_weights *w, aq_error *err) {
+    aqi_list_walk walk;
+    void *rows = NULL, *spans = NULL;
+    aq_status status;
+    memset(w, 0, sizeof *w);
+    if (column < 0) return AQ_OK;
+    w->num_rows = aqi_row_group_at(f, row_group)->num_rows;
+    status = aq_column_open(f, row_group, column, &w->column, err);
+    if (status == AQ_OK)
+        status = aq_column_spans(w->column, &w->spans, &w->num_spans, err);
+    if (status != AQ_OK) return status;
+    status = aqi_arena_take(&w->column->kept, ((size_t)w->num_rows + 1) * sizeof(int64_t),
+                            &rows, err);
+    if (status == AQ_OK)
+        status = aqi_arena_take(&w->column->kept, (w->num_spans + 1) * sizeof(int64_t),
+                                &spans, err);
+    if (status != AQ_OK) return status;
+    w->row_first = (int64_t *)rows;
+    w->span_first = (int64_t *)spans;
+    walk = aqi_list_walk_of(f, column, w->row_first, w->num_rows);
+    w->width = aqi_value_bytes(walk.field->type, walk.field->type_length);
+    return aqi_column_located(w->column, aqi_row_weights_index(w, &walk, err), err);
+}
+
+/* The last span that begins at this value or before it. */
+static size_t aqi_row_weights_span(const aqi_row_weights *w, int64_t value) {
+    size_t low = 0, high = w->num_spans;
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        if (w->span_first[middle] <= value) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* Values [first, first + count) where they lie; NULL when that is in several pieces. */
+static const uint8_t *aqi_row_weights_view(const aqi_row_weights *w, int64_t first,
+                                           int64_t count, bool *out_mapped) {
+    size_t i = count > 0 ? aqi_row_weights_span(w, first) : 0;
+    *out_mapped = count == 0 || w->spans[i].mapped;
+    if (count == 0 || w->span_first[i + 1] - first < count) return NULL;
+    return (const uint8_t *)w->spans[i].values +
+           (size_t)(first - w->span_first[i]) * w->width;
+}
+
+/* Copies values [first, first + count), little-endian. */
+static void aqi_row_weights_copy(const aqi_row_weights *w, int64_t first, int64_t count,
+                                 uint8_t *dst) {
+    const size_t swap =
+        aqi_swap_width(aq_parquet_column_field(w->column->file, w->column->column)->type);
+    size_t i = aqi_row_weights_span(w, first), bytes;
+    for (; count > 0; i++) {
+        int64_t n = AQI_MIN(w->span_first[i + 1] - first, count);
+        bytes = (size_t)n * w->width;
+        if (bytes > 0)
+            aqi_copy_le(dst,
+                        (const uint8_t *)w->spans[i].values +
+                            (size_t)(first - w->span_first[i]) * w->width,
+                        bytes / swap, swap);
+        dst += bytes;
+        first += n;
+        count -= n;
+    }
+}
+
+/* The type of tensors from such a column; AQ_DTYPE_NONE: it is no list of floats. */
+static aq_dtype aqi_row_weights_dtype(const aq_field *field) {
+    if (field->max_rep != 1) return AQ_DTYPE_NONE;
+    if (field->type == AQ_FLOAT) return AQ_F32;
+    if (field->type == AQ_DOUBLE) return AQ_F64;
+    return field->logical == AQ_LOGICAL_FLOAT16 && field->type_length == 2
+               ? AQ_F16
+               : AQ_DTYPE_NONE;
+}
+
 /* True when a BYTE_ARRAY cell is this text. */
 static bool aqi_bytes_equal(const aq_bytes *b, const char *text) {
     size_t n = strlen(text);
@@ -17186,6 +17382,34 @@ static bool aqi_model_type_fits(const aq_field *field, aq_physical_type wanted,
             (integer && (wanted == AQ_INT32 || wanted == AQ_INT64)));
 }
 
+/* A table has layer_name, weights (a list of floats), and perhaps shape; its other
+ * columns mean nothing here. */
+static aq_status aqi_table_columns_find(aqi_model_file *f, aq_error *err) {
+    const int32_t name = f->columns.layer_name, shape = f->columns.shape;
+    const int32_t weights = f->columns.weights;
+    const char *wrong = NULL;
+    if (name < 0)
+        return aqi_fail(err, AQ_E_TYPE,
+                        "Parquet, but no table of weights: no column layer_name; a table "
+                        "has layer_name, weights, and may have shape");
+    if (!aqi_model_type_fits(aq_parquet_column_field(f->parquet, name), AQ_BYTE_ARRAY, 0))
+        wrong = "layer_name has another type than text";
+    if (shape >= 0 &&
+        !aqi_model_type_fits(aq_parquet_column_field(f->parquet, shape), AQ_INT64, 1))
+        wrong = "shape has another type than list of integers";
+    if (aqi_row_weights_dtype(aq_parquet_column_field(f->parquet, weights)) ==
+        AQ_DTYPE_NONE)
+        wrong = "weights has another type than list of float, double or float16";
+    if (wrong != NULL)
+        return aqi_fail(err, AQ_E_TYPE, "Parquet, but no table of weights: column %s",
+                        wrong);
+    memset(&f->columns, 0xFF, sizeof f->columns);
+    f->columns.layer_name = name;
+    f->columns.shape = shape;
+    f->columns.weights = weights;
+    return AQ_OK;
+}
+
 static aq_status aqi_model_columns_find(aqi_model_file *f, aq_error *err) {
     const char *missing = NULL, *mistyped = NULL, *type = "";
 #define AQ_X(name, wanted, lists, required)                                              \
@@ -17199,10 +17423,14 @@ static aq_status aqi_model_columns_find(aqi_model_file *f, aq_error *err) {
     }
     AQI_MODEL_COLUMNS(AQ_X)
 #undef AQ_X
+    f->columns.weights = aqi_model_leaf(f->parquet, "weights");
+    if (f->columns.data < 0 && f->columns.weights >= 0)
+        return aqi_table_columns_find(f, err);
+    f->columns.weights = -1;
     if (missing != NULL)
         return aqi_fail(err, AQ_E_TYPE,
                         "Parquet, but not a model: no column %s; a model has layer_name, "
-                        "shape, data",
+                        "shape, data; a table of weights has layer_name, weights",
                         missing);
     if (mistyped != NULL)
         return aqi_fail(err, AQ_E_TYPE,
@@ -17415,6 +17643,70 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aqi_model_e
     return AQ_OK;
 }
 
+/* What the row of a table says beside name and place. A row without a shape is one
+ * dimension of all its `weights`; they are -1 where there is a shape. */
+static aq_status aqi_table_row(const aqi_model_file *f, const aqi_model_rows *r,
+                               int64_t row, int64_t weights, aqi_model_entry *e,
+                               aq_error *err) {
+    aq_tensor *t = &e->tensor;
+    aq_status status;
+    e->num_chunks = 1;
+    t->dtype =
+        aqi_row_weights_dtype(aq_parquet_column_field(f->parquet, f->columns.weights));
+    if (weights < 0) {
+        status = aqi_model_shape(&r->shape, row, t, err);
+    } else {
+        t->num_dims = 1;
+        t->shape[0] = (uint64_t)weights;
+        status = aqi_tensor_geometry(t, err);
+    }
+    if (status == AQ_OK) t->data_bytes = (size_t)t->num_params * aq_dtype_bytes(t->dtype);
+    return status;
+}
+
+/* Whether a row has a shape, even an empty one; asked row by row, *level goes along. */
+static bool aqi_table_has_shape(const aqi_model_file *f, const aqi_cells *shape,
+                                int64_t row, int64_t *level) {
+    const uint8_t *def = shape->span.def_levels;
+    const int64_t at = *level;
+    int64_t first, count;
+    if (shape->column == NULL) return false;
+    aqi_cells_row(shape, row, &first, &count);
+    *level += AQI_MAX(count, (int64_t)1);
+    if (count > 0 || def == NULL || at >= shape->span.num_levels) return true;
+    return def[at] >= aqi_list_empty_def(f->parquet, aq_parquet_column_field(
+                                                         f->parquet, f->columns.shape));
+}
+
+/* The number of weights of each row without a shape, -1 for the others; one number more
+ * is there. NULL when all have shapes: the weights are not looked at. */
+static aq_status aqi_table_counts(const aq_model *m, const aqi_model_file *f,
+                                  int32_t row_group, const aqi_model_rows *r,
+                                  int64_t **out_counts, aq_error *err) {
+    const int64_t rows = aqi_row_group_at(f->parquet, row_group)->num_rows;
+    const size_t bytes = ((size_t)rows + 1) * sizeof(int64_t);
+    int64_t row = 0, level = 0, *counts;
+    aq_status status;
+    *out_counts = NULL;
+    while (row < rows && aqi_table_has_shape(f, &r->shape, row, &level))
+        row++;
+    if (row == rows) return AQ_OK;
+    counts = (int64_t *)aqi_alloc(&m->allocator, bytes);
+    if (counts == NULL) return aqi_fail_nomem(err, bytes);
+    status =
+        aqi_row_weights_count(f->parquet, row_group, f->columns.weights, counts, err);
+    if (status != AQ_OK) {
+        aqi_free(&m->allocator, counts, bytes);
+        return status;
+    }
+    for (row = 0, level = 0; row < rows; row++) {
+        counts[row] = counts[row + 1] - counts[row];
+        if (aqi_table_has_shape(f, &r->shape, row, &level)) counts[row] = -1;
+    }
+    *out_counts = counts;
+    return AQ_OK;
+}
+
 /* A few stored bytes can repeat a name for millions of rows: what the descriptions may
  * take is bounded by the size of the files: one that is no repetition stores more. */
 static aq_status aqi_model_afford(const aq_model *m, uint64_t rows, uint64_t name_bytes,
@@ -17436,6 +17728,7 @@ static aq_status aqi_model_read_row_group(aq_model *m, uint32_t file, int32_t ro
     const aqi_model_file *f = &m->files[file];
     int64_t row, rows = aqi_row_group_at(f->parquet, row_group)->num_rows;
     uint64_t name_bytes = 0;
+    int64_t *weights = NULL; /* see aqi_table_counts */
     const aq_bytes *name;
     aqi_model_rows r;
     aq_status status = aqi_model_afford(m, (uint64_t)rows, 0, err);
@@ -17446,6 +17739,8 @@ static aq_status aqi_model_read_row_group(aq_model *m, uint32_t file, int32_t ro
         name_bytes += name == NULL ? 0 : name->size;
     }
     status = aqi_model_afford(m, (uint64_t)rows, name_bytes, err);
+    if (status == AQ_OK && f->columns.weights >= 0)
+        status = aqi_table_counts(m, f, row_group, &r, &weights, err);
     for (row = 0; row < rows && status == AQ_OK; row++) {
         aqi_model_entry *e;
         char *copy = NULL;
@@ -17468,8 +17763,15 @@ static aq_status aqi_model_read_row_group(aq_model *m, uint32_t file, int32_t ro
         e->file = file;
         e->row_group = row_group;
         e->row = row;
-        status = aqi_error_in_tensor(err, aqi_model_row(&r, row, e, err), copy);
+        if (f->columns.weights >= 0) {
+            status =
+                aqi_table_row(f, &r, row, weights == NULL ? -1 : weights[row], e, err);
+        } else {
+            status = aqi_model_row(&r, row, e, err);
+        }
+        status = aqi_error_in_tensor(err, status, copy);
     }
+    aqi_free(&m->allocator, weights, ((size_t)rows + 1) * sizeof *weights);
     aqi_model_rows_close(&r);
     return status;
 }
@@ -18061,6 +18363,7 @@ typedef struct aqi_model_chunk {
     uint32_t file;
     int32_t row_group;
     aqi_cells data, scales, zero_points, group_params;
+    aqi_row_weights weights;
 } aqi_model_chunk;
 
 typedef struct aqi_chunk_cache {
@@ -18081,6 +18384,7 @@ static void aqi_chunk_release(aqi_chunk_cache *cache, aqi_model_chunk *chunk) {
     aqi_cells_close(&chunk->scales);
     aqi_cells_close(&chunk->zero_points);
     aqi_cells_close(&chunk->group_params);
+    aqi_row_weights_close(&chunk->weights);
     aqi_free(&cache->allocator, chunk, sizeof *chunk);
 }
 
@@ -18127,6 +18431,9 @@ static aq_status aqi_chunk_open(const aq_model *m, const aqi_model_entry *e,
     if (s == AQ_OK)
         s = aqi_cells_open(f, e->row_group, f->columns.group_params, &c->group_params,
                            err);
+    if (s == AQ_OK)
+        s = aqi_row_weights_open(f->parquet, e->row_group, f->columns.weights,
+                                 &c->weights, err);
     if (s != AQ_OK) {
         aqi_chunk_release(m->cache, c);
         return s;
@@ -19171,12 +19478,36 @@ static aq_status aqi_tensor_from_sibling(const aq_model *m, const aqi_model_file
     return aqi_tensor_from_source(o, &o->file, 0, t, err);
 }
 
+/* The list of a row: where it lies, or a copy of what lies in several pages or is not
+ * little-endian. */
+static aq_status aqi_tensor_from_weights(aqi_tensor_owned *o, int64_t row, aq_tensor *t,
+                                         aq_error *err) {
+    const aqi_row_weights *w = &o->chunk->weights;
+    int64_t first = w->row_first[row], count = w->row_first[row + 1] - first;
+    if ((uint64_t)count != t->num_params)
+        return aqi_fail(err, AQ_E_FORMAT, "%lld weights; its shape needs %llu",
+                        (long long)count, (unsigned long long)t->num_params);
+    t->data = aqi_row_weights_view(w, first, count, &t->mapped);
+    if (count == 0 || (t->data != NULL && (!AQI_BIG_ENDIAN || t->dtype == AQ_F16)))
+        return AQ_OK;
+    t->mapped = false;
+    o->copy_bytes = t->data_bytes;
+    o->copy =
+        (uint8_t *)o->allocator.alloc(o->allocator.user, o->copy_bytes, AQ_ALIGNMENT);
+    if (o->copy == NULL) return aqi_fail_nomem(err, t->data_bytes);
+    t->data = o->copy;
+    aqi_row_weights_copy(w, first, count, o->copy);
+    return AQ_OK;
+}
+
 static aq_status aqi_tensor_from_parquet(const aq_model *m, const aqi_model_entry *e,
                                          aqi_tensor_owned *o, aq_tensor *t,
                                          aq_error *err) {
     const aq_bytes *data;
     aq_status status = aqi_chunk_acquire(m, e, &o->chunk, err);
     if (status != AQ_OK) return status;
+    if (m->files[e->file].columns.weights >= 0)
+        return aqi_tensor_from_weights(o, e->row, t, err);
     data = aqi_cells_bytes(&o->chunk->data, e->row);
     if ((data == NULL || data->size == 0) && t->data_bytes > 0 && t->layout.bits == 0)
         return aqi_tensor_from_sibling(m, &m->files[e->file], o, t, err);
@@ -23648,8 +23979,6 @@ static aq_status aqi_arrow_check_indices(const aqi_arrow_format *f,
                                          const struct ArrowArray *a, aq_error *err) {
     const size_t at = (size_t)a->offset, n = (size_t)a->length;
     size_t i;
-    if (!aqi_arrow_is_integer(f))
-        return aqi_fail(err, AQ_E_FORMAT, "indices of a dictionary that are no integers");
     for (i = 0; i < n; i++) {
         int64_t index;
         if (aqi_arrow_null(a, at + i)) continue;
@@ -23687,6 +24016,8 @@ static aq_status aqi_arrow_check_content(const aqi_arrow_format *f,
                                          const struct ArrowArray *a, bool full,
                                          aq_error *err) {
     aq_status status = AQ_OK;
+    if (a->dictionary != NULL && !aqi_arrow_is_integer(f))
+        return aqi_fail(err, AQ_E_FORMAT, "indices of a dictionary that are no integers");
     if (a->length == 0) return AQ_OK;
     if (f->kind == AQI_ARROW_LIST || f->kind == AQI_ARROW_BYTES)
         status = aqi_arrow_check_offsets(f, a, err);

@@ -29,7 +29,7 @@ list() {
     for script in tests/interop/run.sh tests/[!i]*/run.sh; do
         name=$(basename "$(dirname "$script")")
         [ "$name" = cross ] && continue # make cross
-        case $set-$name in fast-interop | fast-thrift | fast-docs | fast-fuzz) continue ;; esac
+        case $set-$name in fast-interop | fast-arrow | fast-thrift | fast-docs | fast-fuzz) continue ;; esac
         echo "$name"
     done
     if [ "$set" = all ]; then

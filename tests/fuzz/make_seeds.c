@@ -544,7 +544,7 @@ static void seeds_large_page(const char *directory) {
 static void seeds_write(const char *root) {
     static const char *const targets[] = {"thrift", "footer",      "page",   "file",
                                           "model",  "safetensors", "shards", "npy",
-                                          "json",   "roundtrip"};
+                                          "json",   "arrow",       "roundtrip"};
     char path[512], name[600];
     struct dirent *entry;
     fuzz_whole flat;
@@ -557,6 +557,8 @@ static void seeds_write(const char *root) {
     }
     seeds_recipes(path);
     seeds_large_page(path);
+    snprintf(path, sizeof path, "%s/arrow", root);
+    seeds_recipes(path);
     snprintf(path, sizeof path, "%s/file", root);
     seeds_encodings(path, false);
     seeds_encodings(path, true);

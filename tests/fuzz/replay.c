@@ -17,6 +17,7 @@
 #include "shards.c"
 #include "npy.c"
 #include "json.c"
+#include "arrow.c"
 #include "make_seeds.c"
 
 #include <signal.h>
@@ -35,7 +36,7 @@ static const replay_target replay_targets[] = {
     {"thrift", fuzz_thrift}, {"footer", fuzz_footer},           {"page", fuzz_page},
     {"file", fuzz_file},     {"roundtrip", fuzz_roundtrip},     {"model", fuzz_model},
     {"json", fuzz_json},     {"safetensors", fuzz_safetensors}, {"shards", fuzz_shards},
-    {"npy", fuzz_npy},
+    {"npy", fuzz_npy},       {"arrow", fuzz_arrow},
 };
 
 /* What the child tells the parent. */

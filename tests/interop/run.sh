@@ -6,7 +6,6 @@
 set -eu
 cd "$(dirname "$0")/../.."
 here=tests/interop
-build=build/interop
 AQ=${AQ:-build/aq}
 export AQ
 if [ "${1:-}" = --update ]; then export INTEROP_UPDATE=1; fi
@@ -17,25 +16,7 @@ skip_all() {
     exit 0
 }
 
-# What npm's log has when there is no way to the registry.
-unreachable='ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|E(NET|HOST)UNREACH|TIMED?_?OUT'
-
-# Installs the pinned packages, unless the last install was of this very lock file. The mark
-# of an install lies inside of what npm ci begins by removing.
-install_packages() {
-    installed=$build/node_modules/.installed-lock.json
-    cmp -s $here/package-lock.json $installed && return
-    cp $here/package.json $here/package-lock.json $build/
-    if ! (cd $build && npm ci --ignore-scripts --no-audit --no-fund --prefer-offline \
-            --fetch-retries=1 --fetch-retry-mintimeout=1000) >$build/npm.log 2>&1; then
-        if grep -qE "$unreachable" $build/npm.log; then
-            skip_all "the package registry cannot be reached"
-        fi
-        cat $build/npm.log >&2
-        exit 2
-    fi
-    cp $here/package-lock.json $installed
-}
+. $here/packages.sh
 
 # The program that writes our files; with every codec, whatever the build at large has.
 compile() {
@@ -48,14 +29,10 @@ compile() {
 
 # Two runs may start at a time; the second waits for the first one's install and compiler.
 prepare() {
-    mkdir -p $build
-    if command -v flock >/dev/null; then
-        exec 9>$build/lock
-        flock 9
-    fi
+    lock_packages
     install_packages
     compile
-    exec 9>&-
+    unlock_packages
 }
 
 # Runs one test program; a program that dies without a FAIL line is a failure too.
@@ -73,12 +50,6 @@ count() {
     grep -c "^$1 " "$run/all.txt" || true
 }
 
-for tool in node npm; do
-    command -v $tool >/dev/null || skip_all "there is no $tool"
-done
-# The lock file pins readers that are compiled for this platform.
-[ "$(node -p 'process.platform + process.arch')" = linuxx64 ] ||
-    skip_all "the readers are pinned for Linux on x86-64"
 [ -x "$AQ" ] || { echo "$AQ is missing: build it first" >&2; exit 2; }
 prepare
 run=$(mktemp -d "$PWD/$build/run.XXXXXX")
