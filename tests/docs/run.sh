@@ -139,8 +139,13 @@ run_document() {
     if [ "$update" = yes ]; then update_document "$2" "$base/steps"; fi
 }
 
+# Programs of an earlier run would hide those of build/examples; a compiler called cc, if
+# not named by its path, would call itself.
+rm -rf "$work/bin"
 mkdir -p "$work/bin"
-printf '#!/bin/sh\nexec %s "$@"\n' "${CC:-gcc}" >"$work/bin/cc"
+compiler=${CC:-gcc}
+[ "$compiler" != cc ] || compiler=$(command -v cc)
+printf '#!/bin/sh\nexec %s "$@"\n' "$compiler" >"$work/bin/cc"
 chmod +x "$work/bin/cc"
 PATH=$work/bin:$PWD/build:$PWD/build/examples:$PATH
 NO_COLOR=1
