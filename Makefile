@@ -204,7 +204,8 @@ run-check:
 # tests/fuzz/TARGET.c by clang's libFuzzer; build/fuzz/replay is all of them without it.
 
 .PHONY: fuzz fuzz-smoke
-FUZZ_TARGETS := thrift footer page file roundtrip model safetensors shards npy json arrow
+FUZZ_TARGETS := thrift footer page file roundtrip model safetensors shards npy json arrow \
+                calibration
 FUZZ_CC      := clang
 TARGET       := file
 SECONDS      := 60

@@ -52,6 +52,7 @@
        [40] Tensors and models (public)
        [41] Jobs: a whole model in, a whole model out (public)
        [42] Batches: many arrays in one call (public)
+       [43] Diffusion: time-aware, spatial, thermodynamic (public)
        [45] Arrow C Data Interface (public)
        [50] Platform (private)
        [51] Errors, log (private)
@@ -73,10 +74,11 @@
        [76] Parquet reader: pages and column chunks (private)
        [77] Parquet writer (private)
        [80] Quantization, dequantization, dot, metrics (private)
-       [82] JSON (private)
-       [83] Tensors (private)
-       [84] Models: reading (private)
-       [85] Models: writing (private)
+       [81] JSON (private)
+       [82] Tensors (private)
+       [83] Models: reading (private)
+       [84] Models: writing (private)
+       [85] Diffusion (private)
        [86] Jobs (private)
        [87] Batches (private)
        [88] Arrow: import and export (private)
@@ -96,6 +98,7 @@
        AQ_NO_MMAP                 off      always read, never map         implementation
        AQ_NO_THREADS              off      no pthreads                    implementation
        AQ_NO_WRITER               off      nothing that writes files      yes
+       AQ_NO_DIFFUSION            off      nothing of [43]                yes
        AQ_KERNELS                 all      or'ed AQ_KERNEL_ bits          implementation
        AQ_ASSERT(x)               assert   facts the code itself ensures  implementation
    ("implementation": it matters in the file with ARROWQUANT_IMPLEMENTATION only.)
@@ -1092,6 +1095,53 @@ AQ_API void aq_metrics_add(aq_metrics *total, const aq_metrics *part);
  * MARK: - [40] Tensors and models (public)
  *========================================================================*/
 
+/* ---- what a file says of a diffusion model; see [43] ---- */
+
+/* How a value becomes a code of `bits` bits:
+ *   q = clamp(round half to even (x / scale + zero_point), 0, 2^bits - 1)
+ * and comes back: x' = (q - zero_point) * scale. */
+typedef struct aq_affine {
+    float scale;      /* > 0, at least FLT_MIN                                       */
+    float zero_point; /* a whole number in 0..2^bits - 1                             */
+    uint32_t bits;    /* 4..8                                                        */
+} aq_affine;
+
+/* Parameters of the activations at timesteps [start, end). */
+typedef struct aq_time_group {
+    int64_t start, end;
+    aq_affine params;    /* of other writers' files the zero point may be no whole one */
+    uint64_t group_size; /* recorded for other readers; nothing here goes by it      */
+} aq_time_group;
+
+typedef struct aq_time_aware {
+    bool enabled;
+    const aq_time_group *groups; /* in order; each begins where the one before ends  */
+    size_t num_groups;
+} aq_time_aware;
+
+/* With scales s the codes stand for W[r][c] / s[c]. aq_tensor_rows_f32, _dot, _matvec and
+ * _matmul undo that; products in integers want x[c] * s[c] (aq_tensor_scale_input). */
+typedef struct aq_spatial {
+    bool enabled, channel_equalization, activation_smoothing;
+    const float *scales; /* equalization_scales: > 0, one for each column; or none   */
+    size_t num_scales;
+} aq_spatial;
+
+/* Of a tensor's input, for each timestep. */
+typedef struct aq_activation_stats {
+    const int64_t *timesteps;    /* rising; NULL: 0, 1, 2, ...                       */
+    const float *mean, *std, *min, *max;
+    size_t count;
+} aq_activation_stats;
+
+/* aq_tensor.diffusion: what a model file says about a tensor of a diffusion model. */
+typedef struct aq_diffusion {
+    const char *modality;             /* "text", "code", "image", "audio"; NULL       */
+    const aq_time_aware *time_aware;  /* NULL = the file has none                     */
+    const aq_spatial *spatial;        /* the same                                     */
+    const aq_activation_stats *stats; /* the same                                     */
+} aq_diffusion;
+
 /* A tensor, as a view. `data` holds packed codes when layout.bits != 0, else the original
  * little-endian values. */
 typedef struct aq_tensor {
@@ -1111,6 +1161,8 @@ typedef struct aq_tensor {
     double max_abs_error;
     bool mapped;                  /* data and parameters lie in the mapping           */
     void *owned;                  /* private: what aq_tensor_release gives back       */
+    const aq_diffusion *diffusion; /* lives as long as the model, or is the caller's;
+                                     NULL = none                                      */
 } aq_tensor;
 
 typedef enum aq_model_format {
@@ -1308,6 +1360,17 @@ typedef struct aq_job_options {
     aq_io io;
     bool dry_run;                  /* plan and report sizes; write nothing            */
     bool no_sync;
+#ifndef AQ_NO_DIFFUSION
+    /* Quantizing: a calibration ([43]), by its path or opened, not both. Its tensors get
+     * time groups and statistics; with quant.method AUTO or AQ_WEIGHTED (that one without
+     * importance) their columns count by it, other tensors are refined. */
+    const char *calibration_path;
+    const struct aq_calibration *calibration;
+    const struct aq_time_options *time; /* NULL = defaults; groups 0 = 10, or as many as
+                                           there are timesteps; timesteps 0 = to the last
+                                           of all tensors                             */
+    const char *modality;               /* NULL = aq_model_modality of the input      */
+#endif
 } aq_job_options;
 
 #define AQ_MAX_ATTEMPTS 8
@@ -1452,6 +1515,254 @@ AQ_API AQ_CHECKED aq_status aq_dequantize_batch(const aq_tensor *tensors, size_t
 AQ_API const aq_batch_item *aq_batch_find(const aq_batch *batch, const char *name);
 /* aq_batch_deinit - free what the items hold, and zero the struct; harmless twice. */
 AQ_API void aq_batch_deinit(aq_batch *batch);
+
+/*==========================================================================
+ * MARK: - [43] Diffusion: time-aware, spatial, thermodynamic (public)
+ * A diffusion model runs one network at many timesteps. Its activations change along
+ * them, so their 8-bit (or narrower) codes get parameters for each group of timesteps.
+ *========================================================================*/
+
+#ifndef AQ_NO_DIFFUSION
+
+/* aq_tensor_time_group - the group of a timestep.
+ *   out_group  out  its index; may be NULL         out_params  out  may be NULL
+ * Returns  AQ_OK; AQ_E_NOT_FOUND (the tensor has no time groups, or they are not
+ *          enabled); AQ_E_ARG (a timestep outside of all). Cost: a binary search. */
+AQ_API AQ_CHECKED aq_status aq_tensor_time_group(const aq_tensor *tensor,
+                                                 int64_t timestep, size_t *out_group,
+                                                 aq_affine *out_params, aq_error *err);
+
+/* aq_model_modality - "text", "code", "image" or "audio": what the metadata "modality"
+ * says, else what "architecture" or "model_type" have in their names, else what most
+ * tensors' names sound like; NULL when nothing does. */
+AQ_API const char *aq_model_modality(const aq_model *model);
+
+/* ---- integer products with parameters known before ---- */
+
+/* aq_activations_init_static - as aq_activations_init, with given parameters in place of
+ * those of the values. The int8 code is q - zero_point up to 7 bits: then aq_matmul_i8
+ * gives the product with x'. At 8 bits it is q - 128, and the caller owes
+ * y[r] += aq_affine_offset(params) * row_sum[r] (aq_tensor_row_sums): it can go into the
+ * bias, once for each time group.
+ * Numeric  x * (1 / scale) + zero_point in float32, half to even. Values beyond the range
+ *          become its ends.
+ * Returns  as aq_activations_init; AQ_E_ARG (params, the zero point not whole). */
+AQ_API AQ_CHECKED aq_status aq_activations_init_static(
+    const aq_layout *layout, const float *x, size_t count, const aq_affine *params,
+    void *memory, aq_activations *out_activations, aq_error *err);
+/* aq_affine_offset - what x' is more than the int8 codes of aq_activations_init_static
+ * times scale: scale * (128 - zero_point) at 8 bits, else 0. */
+AQ_API float aq_affine_offset(const aq_affine *params);
+/* aq_tensor_row_sums - the sum of each row of w', in double and in order; layout.rows
+ * floats. With equalization scales: of what the codes stand for. AQ_E_ARG; AQ_E_TYPE. */
+AQ_API AQ_CHECKED aq_status aq_tensor_row_sums(const aq_tensor *tensor, float *out_sums,
+                                               const aq_tasks *tasks, aq_error *err);
+/* aq_tensor_scale_input - dst[c] = x[c] * s[c] for `count` vectors; a copy where the
+ * tensor has no equalization scales. dst may be x. Returns AQ_OK; AQ_E_ARG. */
+AQ_API AQ_CHECKED aq_status aq_tensor_scale_input(const aq_tensor *tensor, const float *x,
+                                                  size_t count, float *dst,
+                                                  aq_error *err);
+
+/* ---- calibration ---- */
+
+/* Statistics of the inputs of a model's tensors, from a Parquet file with the columns
+ * layer_name STRING, timestep INT32 or INT64, activations LIST<FLOAT>: a row has one or
+ * several input vectors of a tensor at a timestep. Rows in any order. */
+typedef struct aq_calibration aq_calibration;
+
+typedef struct aq_calibration_options {
+    const aq_allocator *allocator; /* NULL = malloc                                   */
+    aq_log log;
+    aq_io io;
+    const aq_model *model; /* every layer_name must be a tensor of it, every list whole
+                              vectors of its columns; NULL: the first list of a tensor is
+                              one vector                                              */
+    uint32_t bins;         /* of a histogram, 16..65536; 0 = 1024                     */
+    size_t max_bytes;      /* memory of the statistics; 0 = 1 GiB                     */
+} aq_calibration_options;
+
+/* Values of a tensor's input at one timestep. */
+typedef struct aq_step_stats {
+    int64_t timestep;
+    uint64_t count;
+    float min, max;
+    double mean, std;      /* sums in double, in the file's order                     */
+    const uint32_t *bins;  /* of all values: num_bins equal parts of the tensor's
+                              min..max                                                */
+} aq_step_stats;
+
+typedef struct aq_calibrated {
+    const char *name;
+    size_t cols;
+    const aq_step_stats *steps;  /* timesteps rising                                  */
+    size_t num_steps;
+    uint32_t num_bins;
+    uint64_t count;
+    float min, max;
+    const float *mean_square;    /* cols: aq_quant_options.importance                 */
+    const float *absmax;         /* cols                                              */
+} aq_calibrated;
+
+/* aq_calibration_open - read a calibration file, a page at a time, twice.
+ * Returns  AQ_OK; AQ_E_IO; AQ_E_TYPE (no calibration file: its columns); AQ_E_FORMAT
+ *          (nulls, an empty list, a list that is no whole vectors, no rows);
+ *          AQ_E_NOT_FOUND (a name that the model lacks); AQ_E_NONFINITE (the message has
+ *          timestep and index); AQ_E_LIMIT (max_bytes; 2^32 values at a timestep).
+ * Memory   max_bytes, and two decoded pages. */
+AQ_API AQ_CHECKED aq_status aq_calibration_open(const char *path,
+                                                const aq_calibration_options *options,
+                                                aq_calibration **out_calibration,
+                                                aq_error *err);
+/* aq_calibration_close - NULL-safe. */
+AQ_API void aq_calibration_close(aq_calibration *calibration);
+/* aq_calibration_count - number of tensors. */
+AQ_API size_t aq_calibration_count(const aq_calibration *calibration);
+/* aq_calibration_tensor - i-th tensor in name order; NULL when out of range. It lives as
+ * long as the calibration. */
+AQ_API const aq_calibrated *aq_calibration_tensor(const aq_calibration *calibration,
+                                                  size_t index);
+/* aq_calibration_find - the tensor of that name; NULL when there is none. */
+AQ_API const aq_calibrated *aq_calibration_find(const aq_calibration *calibration,
+                                                const char *name);
+
+/* ---- time groups ---- */
+
+typedef enum aq_time_split {
+    AQ_SPLIT_SIMILAR = 0, /* the boundaries of the least expected squared error, by
+                             dynamic programming                                      */
+    AQ_SPLIT_EQUAL = 1    /* the same number of calibrated timesteps each, within one */
+} aq_time_split;
+
+typedef enum aq_range_rule {
+    AQ_RANGE_MSE = 0,   /* narrower than min..max where clipping at most 2% of the values
+                           on a side (4 bits; a quarter of that for each more bit) makes
+                           the expected squared error less                            */
+    AQ_RANGE_MINMAX = 1
+} aq_range_rule;
+
+typedef struct aq_time_options {
+    uint32_t groups;     /* 0 = 10; 1 = one set of parameters for all timesteps       */
+    uint32_t bits;       /* 4..8; 0 = 8                                               */
+    aq_time_split split;
+    aq_range_rule rule;
+    int64_t timesteps;   /* the groups cover [0, timesteps); 0 = to the last calibrated */
+    uint64_t group_size; /* recorded in each group; 0 = 1                             */
+} aq_time_options;
+
+/* aq_time_groups_make - split the timesteps of a tensor into groups; the parameters of
+ * each are those of all values at its calibrated timesteps. A boundary between two of
+ * these lies in their middle. Ranges always hold 0. Inputs that are all 0: scale 1, zero
+ * point 0.
+ *   out_groups  out  options->groups of them (10 where that is 0)
+ * Returns  AQ_OK; AQ_E_ARG (options; more groups than calibrated timesteps; a calibrated
+ *          timestep beyond `timesteps`); AQ_E_NOMEM.
+ * Numeric  expected error: scale^2 / 12 for a value inside, its distance squared outside;
+ *          over 256 calibrated timesteps, boundaries between blocks of them. */
+AQ_API AQ_CHECKED aq_status aq_time_groups_make(const aq_calibration *calibration,
+                                                const aq_calibrated *tensor,
+                                                const aq_time_options *options,
+                                                aq_time_group *out_groups, aq_error *err);
+/* aq_time_groups_error - mean squared error of x' over all calibrated values, by the true
+ * quantizer; values are taken as spread evenly over their bin. out_errors: of each group
+ * (sum over its values); may be NULL. AQ_E_ARG (a calibrated timestep of no group). */
+AQ_API AQ_CHECKED aq_status aq_time_groups_error(const aq_calibrated *tensor,
+                                                 const aq_time_group *groups,
+                                                 size_t num_groups, double *out_errors,
+                                                 double *out_mse, aq_error *err);
+
+/* ---- thermodynamic: how parameters go over from group to group ---- */
+
+typedef enum aq_severity {
+    AQ_SEVERITY_NONE = 0,
+    AQ_SEVERITY_LOW = 1,
+    AQ_SEVERITY_MEDIUM = 2, /* scale_jump > 0.3 */
+    AQ_SEVERITY_HIGH = 3    /* > 0.5            */
+} aq_severity;
+
+/* From a group to the next. */
+typedef struct aq_transition {
+    double scale_jump;      /* |s2 - s1| / s1                                         */
+    double zero_point_jump; /* |z2 - z1| / 255                                        */
+    double score;           /* 1 - min(1, mean of both)                               */
+    aq_severity severity;   /* not NONE: scale_jump > threshold, a violation          */
+} aq_transition;
+
+typedef struct aq_smoothness {
+    double smoothness;      /* 1 - min(1, sum of all jumps / (2 (n - 1)))             */
+    size_t num_violations;
+    double worst_score;     /* of one group both scores are 1                         */
+} aq_smoothness;
+
+/* aq_time_groups_check - scores of consecutive groups.
+ *   threshold        in   0 = 0.3
+ *   out_transitions  out  num_groups - 1 of them; may be NULL
+ * Returns  AQ_OK; AQ_E_ARG (a scale not > 0, or parameters not finite). */
+AQ_API AQ_CHECKED aq_status aq_time_groups_check(const aq_time_group *groups,
+                                                 size_t num_groups, double threshold,
+                                                 aq_transition *out_transitions,
+                                                 aq_smoothness *out_smoothness,
+                                                 aq_error *err);
+
+typedef enum aq_interpolation {
+    AQ_LINEAR = 0,
+    AQ_CUBIC = 1,  /* 3 a^2 - 2 a^3              */
+    AQ_SIGMOID = 2 /* 1 / (1 + e^(-10 (a - .5))) */
+} aq_interpolation;
+
+typedef struct aq_smooth_options {
+    aq_interpolation interpolation;
+    uint32_t window; /* groups on each side of a boundary, 1..20; 0 = 1                */
+    double max_rise; /* a boundary is left alone where smoothing it would make the
+                        measured error more than (1 + max_rise) times as large; 0 = not
+                        larger                                                        */
+} aq_smooth_options;
+
+typedef struct aq_tuning {
+    double mse_before, mse_after; /* as aq_time_groups_error                          */
+    size_t changed;               /* boundaries smoothed; steps taken                 */
+    size_t refused;               /* boundaries left alone; 0 from the optimizer      */
+} aq_tuning;
+
+/* aq_time_groups_smooth - interpolate the parameters around each boundary, one after the
+ * other, where the measured error of the groups in the window allows it. Zero points stay
+ * whole.
+ * Returns  AQ_OK; AQ_E_ARG. out_tuning may be NULL. */
+AQ_API AQ_CHECKED aq_status aq_time_groups_smooth(const aq_calibrated *tensor,
+                                                  aq_time_group *groups,
+                                                  size_t num_groups,
+                                                  const aq_smooth_options *options,
+                                                  aq_tuning *out_tuning, aq_error *err);
+/* aq_time_groups_optimize - coordinate descent on the measured error over the scale and
+ * the zero point of every group: a step is taken where the error of the group falls, so
+ * that none ever rises. Returns AQ_OK; AQ_E_ARG. out_tuning may be NULL. */
+AQ_API AQ_CHECKED aq_status aq_time_groups_optimize(const aq_calibrated *tensor,
+                                                    aq_time_group *groups,
+                                                    size_t num_groups,
+                                                    aq_tuning *out_tuning, aq_error *err);
+
+/* ---- spatial ---- */
+
+typedef struct aq_spatial_options {
+    bool equalize; /* s = sqrt(weight_absmax / input_absmax)                          */
+    float alpha;   /* smoothing, 0..1: then s *= (m / v)^alpha, v the input_absmax * s so
+                      far and m the geometric mean of all v; 0 = none                 */
+} aq_spatial_options;
+
+/* aq_spatial_scales - factors s of the columns of a matrix from the largest magnitudes in
+ * each column of it, and of its input. s is 1 where one of them is 0; it lies in
+ * 2^-20..2^20. Returns AQ_OK; AQ_E_ARG; AQ_E_NONFINITE. */
+AQ_API AQ_CHECKED aq_status aq_spatial_scales(const float *weight_absmax,
+                                              const float *input_absmax, size_t cols,
+                                              const aq_spatial_options *options,
+                                              float *out_scales, aq_error *err);
+/* aq_tensor_column_absmax - the largest magnitude of each column, layout.cols floats.
+ * Returns AQ_OK; AQ_E_ARG; AQ_E_TYPE; AQ_E_NONFINITE. */
+AQ_API AQ_CHECKED aq_status aq_tensor_column_absmax(const aq_tensor *tensor,
+                                                    float *out_absmax, aq_error *err);
+/* aq_spatial_fold - w[r][c] /= scales[c], in place: what is to be quantized. */
+AQ_API void aq_spatial_fold(float *w, size_t rows, size_t cols, const float *scales);
+
+#endif /* AQ_NO_DIFFUSION */
 
 /*==========================================================================
  * MARK: - [45] Arrow C Data Interface (public)
@@ -16513,7 +16824,7 @@ static void aqi_quant_config(const aq_quant_options *q, const char *operation, c
 }
 
 /*==========================================================================
- * MARK: - [82] JSON (private)
+ * MARK: - [81] JSON (private)
  * Strict reading of what file headers hold, and writing of strings. Source: RFC 8259.
  *========================================================================*/
 
@@ -16521,9 +16832,13 @@ typedef struct aqi_json {
     aqi_cursor in;
     aqi_arena *arena; /* for strings */
     aq_error *err;
+    bool column; /* the text is a value of a column, no header of a file */
 } aqi_json;
 
 static aq_status aqi_json_fail(aqi_json *j, const char *what) {
+    if (j->column)
+        return aqi_fail(j->err, AQ_E_FORMAT, "JSON: %s at character %lld", what,
+                        (long long)aqi_offset(&j->in));
     return aqi_fail_at(j->err, AQ_E_FORMAT, aqi_offset(&j->in),
                        "JSON header: %s at offset %lld", what,
                        (long long)aqi_offset(&j->in));
@@ -16690,10 +17005,132 @@ static aq_status aqi_json_u64(aqi_json *j, uint64_t *out) {
     return AQ_OK;
 }
 
+/* "key": */
+static aq_status aqi_json_key(aqi_json *j, const char **out, aq_error *err) {
+    aq_status status = aqi_json_string(j, out, err);
+    if (status == AQ_OK && !aqi_json_take(j, ':')) return aqi_json_fail(j, "no colon");
+    return status;
+}
+
+/* true, false, null or a number. */
+static aq_status aqi_json_word(aqi_json *j) {
+    static const char *const words[] = {"true", "false", "null"};
+    const uint8_t *p = j->in.p, *digits;
+    size_t i;
+    int part;
+    for (i = 0; i < AQI_COUNT(words); i++) {
+        size_t n = strlen(words[i]);
+        if (aqi_remaining(&j->in) < n || memcmp(p, words[i], n) != 0) continue;
+        j->in.p += n;
+        return AQ_OK;
+    }
+    /* -12.5e+3: whole part, fraction, exponent; each has digits. */
+    if (p < j->in.end && *p == '-') p++;
+    for (part = 0; part < 3; part++) {
+        if (part == 1 && (p == j->in.end || *p != '.')) continue;
+        if (part == 2 && (p == j->in.end || (*p != 'e' && *p != 'E'))) continue;
+        if (part > 0) p++;
+        if (part == 2 && p < j->in.end && (*p == '+' || *p == '-')) p++;
+        for (digits = p; p < j->in.end && *p >= '0' && *p <= '9'; p++)
+            continue;
+        if (p == digits || (part == 0 && *digits == '0' && p - digits > 1))
+            return aqi_json_fail(j, "no value");
+    }
+    j->in.p = p;
+    return AQ_OK;
+}
+
+/* Checks any value and leaves it behind. Nesting is bounded, and so is the recursion. */
+static aq_status aqi_json_skip(aqi_json *j, int32_t depth, aq_error *err) {
+    const uint8_t open = aqi_json_peek(j);
+    const char close = open == '{' ? '}' : ']', *text;
+    aq_status status = AQ_OK;
+    if (open == '"') return aqi_json_string(j, &text, err);
+    if (open != '{' && open != '[') return aqi_json_word(j);
+    if (depth == 64) return aqi_fail(err, AQ_E_LIMIT, "JSON nested over 64 deep");
+    j->in.p++;
+    if (aqi_json_take(j, close)) return AQ_OK;
+    do {
+        if (open == '{') status = aqi_json_key(j, &text, err);
+        if (status == AQ_OK) status = aqi_json_skip(j, depth + 1, err);
+    } while (status == AQ_OK && aqi_json_take(j, ','));
+    if (status == AQ_OK && !aqi_json_take(j, close))
+        status = aqi_json_fail(j, "value without an end");
+    return status;
+}
+
+/* A number as double: exact to a few ulp, whatever the locale. */
+static aq_status aqi_json_number(aqi_json *j, double *out) {
+    const uint8_t *p, *end;
+    uint64_t digits = 0;
+    int64_t shift = 0, exponent = 0;
+    bool minus, fraction = false, down = false;
+    double v;
+    uint8_t c = aqi_json_peek(j);
+    aq_status status;
+    if (c != '-' && (c < '0' || c > '9')) return aqi_json_fail(j, "no number");
+    p = j->in.p;
+    status = aqi_json_word(j);
+    if (status != AQ_OK) return status;
+    minus = *p == '-';
+    end = j->in.p;
+    for (p += minus; p < end && *p != 'e' && *p != 'E'; p++) {
+        if (*p == '.') {
+            fraction = true;
+        } else if (digits < (uint64_t)100000000000000000) { /* later ones are no matter */
+            digits = digits * 10 + (uint64_t)(*p - '0');
+            shift -= fraction;
+        } else {
+            shift += !fraction;
+        }
+    }
+    if (p < end && (*++p == '-' || *p == '+')) down = *p++ == '-';
+    for (; p < end; p++) exponent = AQI_MIN(exponent * 10 + (*p - '0'), (int64_t)100000);
+    shift += down ? -exponent : exponent;
+    v = (double)digits;
+    for (; shift > 0 && v > 0.0 && v < 1e300; shift--) v *= 10.0;
+    if (shift < 0 && v > 0.0) { /* one division by an exact power where there is one */
+        double power = 1.0;
+        for (; shift < -22 && v > 0.0; shift++) v /= 10.0;
+        for (; shift < 0; shift++) power *= 10.0;
+        v /= power;
+    }
+    if (shift > 0 && v > 0.0) return aqi_json_fail(j, "number too large");
+    *out = minus ? -v : v;
+    return AQ_OK;
+}
+
+static aq_status aqi_json_float(aqi_json *j, float *out) {
+    const double most = (double)FLT_MAX;
+    double v = 0.0;
+    aq_status status = aqi_json_number(j, &v);
+    if (status == AQ_OK && fabs(v) > most * (1.0 + 1e-8)) /* 9 digits of the largest */
+        return aqi_json_fail(j, "number beyond float32");
+    *out = (float)AQI_MIN(AQI_MAX(v, -most), most);
+    return status;
+}
+
+static aq_status aqi_json_bool(aqi_json *j, bool *out) {
+    *out = aqi_json_peek(j) == 't';
+    if (!*out && aqi_json_peek(j) != 'f')
+        return aqi_json_fail(j, "neither true nor false");
+    return aqi_json_word(j);
+}
+
 #ifndef AQ_NO_WRITER
 
 static bool aqi_put_text(const aq_allocator *a, aqi_bytes_builder *b, const char *text) {
     return aqi_builder_append(a, b, text, strlen(text));
+}
+
+/* A float that reads back as the same; C's locale may have a comma in it. */
+static bool aqi_put_json_float(const aq_allocator *a, aqi_bytes_builder *b, float v) {
+    char text[32], *c;
+    snprintf(text, sizeof text, "%.9g", (double)v);
+    for (c = text; *c != '\0'; c++) {
+        if (strchr("+-0123456789eE", *c) == NULL) *c = '.';
+    }
+    return aqi_put_text(a, b, text);
 }
 
 /* Appends a quoted JSON string. `text` is valid UTF-8. */
@@ -16718,7 +17155,7 @@ static bool aqi_put_json_string(const aq_allocator *a, aqi_bytes_builder *b,
 #endif /* AQ_NO_WRITER */
 
 /*==========================================================================
- * MARK: - [83] Tensors (private)
+ * MARK: - [82] Tensors (private)
  *========================================================================*/
 
 static aq_dtype aqi_dtype_of(const char *text, bool safetensors) {
@@ -16794,6 +17231,15 @@ static aq_quantized_view aqi_tensor_view(const aq_tensor *t) {
     return v;
 }
 
+/* What the columns were divided by before they were quantized; NULL = nothing. */
+static const float *aqi_tensor_scales(const aq_tensor *t) {
+    const aq_spatial *s = t->diffusion == NULL ? NULL : t->diffusion->spatial;
+    return t->layout.bits != 0 && s != NULL && s->enabled &&
+                   s->num_scales == t->layout.cols
+               ? s->scales
+               : NULL;
+}
+
 static aq_status aqi_tensor_check_float(const aq_tensor *t, aq_error *err) {
     if (t->num_params > 0 && t->data == NULL)
         return aqi_fail(err, AQ_E_ARG, "tensor has no data; use aq_model_tensor");
@@ -16801,6 +17247,16 @@ static aq_status aqi_tensor_check_float(const aq_tensor *t, aq_error *err) {
         return aqi_fail(err, AQ_E_TYPE, "tensor \"%.80s\" is %s, not a float type",
                         t->name, aq_dtype_name(t->dtype));
     return AQ_OK;
+}
+
+/* Takes back that columns were divided. */
+static void aqi_columns_scale(const aq_tensor *t, size_t num_rows, float *rows) {
+    const float *s = aqi_tensor_scales(t);
+    const size_t cols = t->layout.cols;
+    size_t row, c;
+    for (row = 0; s != NULL && row < num_rows; row++) {
+        for (c = 0; c < cols; c++) rows[row * cols + c] *= s[c];
+    }
 }
 
 aq_status aq_tensor_rows_f32(const aq_tensor *tensor, size_t first_row, size_t num_rows,
@@ -16811,8 +17267,11 @@ aq_status aq_tensor_rows_f32(const aq_tensor *tensor, size_t first_row, size_t n
     aqi_error_clear(err);
     status = aqi_tensor_check_float(tensor, err);
     if (status != AQ_OK) return status;
-    if (l->bits != 0)
-        return aq_dequantize_rows(l, &view, first_row, num_rows, dst, tasks, err);
+    if (l->bits != 0) {
+        status = aq_dequantize_rows(l, &view, first_row, num_rows, dst, tasks, err);
+        if (status == AQ_OK) aqi_columns_scale(tensor, num_rows, dst);
+        return status;
+    }
     if (first_row > l->rows || num_rows > l->rows - first_row)
         return aqi_fail(err, AQ_E_ARG, "rows %zu to %zu of %zu", first_row,
                         first_row + num_rows, l->rows);
@@ -16821,10 +17280,32 @@ aq_status aq_tensor_rows_f32(const aq_tensor *tensor, size_t first_row, size_t n
                      tensor->dtype, num_rows * l->cols, dst, err);
 }
 
-/* A row of a float tensor with the lanes of aq_dot_row. */
+/* A row of codes whose columns were divided by s: the bits of aq_dot_row with x * s, made
+ * a piece at a time. */
+static float aqi_scaled_dot(const aq_tensor *t, const float *s, size_t row,
+                            const float *x) {
+    const aq_quantized_view view = aqi_tensor_view(t);
+    float room[AQI_PIECE], lanes[AQI_DOT_LANES] = {0};
+    size_t col, i, n;
+    for (col = 0; col < t->layout.cols; col += n) {
+        size_t done;
+        aqi_span span;
+        n = AQI_MIN(t->layout.cols - col, (size_t)AQI_PIECE);
+        for (i = 0; i < n; i++) room[i] = x[col + i] * s[col + i];
+        for (done = 0; done < n; done += span.row.n) {
+            aqi_span_at(&t->layout, &view, row, col + done, col + n, &span);
+            aqi_k()->dot_row(&span.row, room + done, lanes);
+        }
+    }
+    return aqi_close32(lanes);
+}
+
+/* A row of a float tensor, or of one with scaled columns, as aq_dot_row has it. */
 static float aqi_float_dot(const aq_tensor *t, size_t row, const float *x) {
     float room[AQI_PIECE], lanes[AQI_DOT_LANES] = {0};
+    const float *s = aqi_tensor_scales(t);
     size_t col;
+    if (s != NULL) return aqi_scaled_dot(t, s, row, x);
     for (col = 0; col < t->layout.cols; col += AQI_PIECE) {
         size_t n = AQI_MIN(t->layout.cols - col, (size_t)AQI_PIECE);
         const float *w =
@@ -16842,8 +17323,10 @@ aq_status aq_tensor_dot(const aq_tensor *tensor, size_t row, const float *x,
     *out_dot = 0.0f;
     status = aqi_tensor_check_float(tensor, err);
     if (status != AQ_OK) return status;
-    if (tensor->layout.bits != 0)
+    if (tensor->layout.bits != 0 && aqi_tensor_scales(tensor) == NULL)
         return aq_dot_row(&tensor->layout, &view, row, x, out_dot, err);
+    if (tensor->layout.bits != 0) status = aqi_view_check(&tensor->layout, &view, err);
+    if (status != AQ_OK) return status;
     if (row >= tensor->layout.rows || (tensor->layout.cols > 0 && x == NULL))
         return aqi_fail(err, AQ_E_ARG, "row %zu of %zu, or no vector", row,
                         tensor->layout.rows);
@@ -16877,7 +17360,10 @@ aq_status aq_tensor_matmul(const aq_tensor *tensor, const float *x, size_t count
     aqi_error_clear(err);
     status = aqi_tensor_check_float(tensor, err);
     if (status != AQ_OK) return status;
-    if (l->bits != 0) return aq_matmul(l, &view, x, count, y, tasks, err);
+    if (l->bits != 0 && aqi_tensor_scales(tensor) == NULL)
+        return aq_matmul(l, &view, x, count, y, tasks, err);
+    if (l->bits != 0) status = aqi_view_check(l, &view, err);
+    if (status != AQ_OK) return status;
     if (l->rows == 0 || count == 0) return AQ_OK;
     if (y == NULL || (l->cols > 0 && x == NULL))
         return aqi_fail(err, AQ_E_ARG, "vector missing");
@@ -16966,7 +17452,7 @@ static void aqi_parts_of(const aq_tensor *t, aqi_part parts[AQI_PARTS]) {
 }
 
 /*==========================================================================
- * MARK: - [84] Models: reading (private)
+ * MARK: - [83] Models: reading (private)
  * Opening reads the metadata of all tensors; data is found when a tensor is asked for.
  *========================================================================*/
 
@@ -16992,7 +17478,12 @@ static void aqi_parts_of(const aq_tensor *t, aqi_part parts[AQI_PARTS]) {
     X(chunk_count, AQ_INT32, 0, false)                                                   \
     X(group_params, AQ_BYTE_ARRAY, 0, false)                                             \
     X(params_type, AQ_BYTE_ARRAY, 0, false)                                              \
-    X(codebook, AQ_BYTE_ARRAY, 0, false)
+    X(codebook, AQ_BYTE_ARRAY, 0, false)                                                 \
+    X(is_diffusion_model, AQ_BOOLEAN, 0, false)                                          \
+    X(modality, AQ_BYTE_ARRAY, 0, false)                                                 \
+    X(time_aware_quant_json, AQ_BYTE_ARRAY, 0, false)                                    \
+    X(spatial_quant_json, AQ_BYTE_ARRAY, 0, false)                                       \
+    X(activation_stats_json, AQ_BYTE_ARRAY, 0, false)
 
 typedef struct aqi_model_columns {
 #define AQ_X(name, type, lists, required) int32_t name;
@@ -17443,14 +17934,16 @@ static aq_status aqi_model_columns_find(aqi_model_file *f, aq_error *err) {
 typedef struct aqi_model_rows {
     aqi_cells layer_name, shape, dtype, num_params, quant_type, scales, quant_axis,
         group_size, bit_width, packing, cosine, sqnr_db, max_abs_error, chunk_index,
-        chunk_count, group_params, params_type, codebook;
+        chunk_count, group_params, params_type, codebook, is_diffusion_model, modality,
+        time_aware_quant_json, spatial_quant_json, activation_stats_json;
 } aqi_model_rows;
 
 #define AQI_MODEL_ROWS(X)                                                                \
     X(layer_name) X(shape) X(dtype) X(num_params) X(quant_type) X(scales)                \
     X(quant_axis) X(group_size) X(bit_width) X(packing) X(cosine) X(sqnr_db)             \
     X(max_abs_error) X(chunk_index) X(chunk_count) X(group_params) X(params_type)        \
-    X(codebook)
+    X(codebook) X(is_diffusion_model) X(modality) X(time_aware_quant_json)               \
+    X(spatial_quant_json) X(activation_stats_json)
 
 static void aqi_model_rows_close(aqi_model_rows *r) {
 #define AQ_X(name) aqi_cells_close(&r->name);
@@ -17585,6 +18078,324 @@ static aq_status aqi_model_shape(const aqi_cells *cells, int64_t row, aq_tensor 
             (const uint8_t *)cells->span.values + (size_t)(first + i) * cells->width,
             cells->width);
     return aqi_tensor_geometry(t, err);
+}
+
+/* ---- columns of diffusion models ---- */
+
+/* Numbers between [ and ]: at most as many as there are commas, and one. */
+static aq_status aqi_json_floats(aqi_json *j, aqi_arena *arena, const float **out,
+                                 size_t *out_count, aq_error *err) {
+    const uint8_t *p;
+    size_t most = 1, n = 0;
+    float *values;
+    void *room;
+    aq_status status;
+    if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no list");
+    for (p = j->in.p; p < j->in.end && *p != ']'; p++) most += *p == ',';
+    status = aqi_arena_alloc(arena, most * sizeof *values, &room, err);
+    if (status != AQ_OK) return status;
+    values = (float *)room;
+    if (!aqi_json_take(j, ']')) {
+        do {
+            if (n == most) return aqi_json_fail(j, "list without an end");
+            status = aqi_json_float(j, &values[n++]);
+            if (status != AQ_OK) return status;
+        } while (aqi_json_take(j, ','));
+        if (!aqi_json_take(j, ']')) return aqi_json_fail(j, "list without an end");
+    }
+    *out = values;
+    *out_count = n;
+    return AQ_OK;
+}
+
+static aq_status aqi_json_i64(aqi_json *j, int64_t *out) {
+    uint64_t v = 0;
+    aq_status status = aqi_json_u64(j, &v);
+    if (status == AQ_OK && v > INT64_MAX)
+        return aqi_json_fail(j, "number over 63 bits");
+    *out = (int64_t)v;
+    return status;
+}
+
+/* Which of up to 32 keys, each of which may come once; -1 = another, left to be
+ * skipped. */
+static aq_status aqi_json_which(aqi_json *j, const char *const *keys, int count,
+                                uint32_t *seen, int *out, aq_error *err) {
+    const char *key = "";
+    aq_status status = aqi_json_key(j, &key, err);
+    int i;
+    *out = -1;
+    for (i = 0; i < count && status == AQ_OK; i++) {
+        if (strcmp(key, keys[i]) != 0) continue;
+        if (*seen >> i & 1) return aqi_json_fail(j, "a key comes twice");
+        *seen |= 1u << i;
+        *out = i;
+    }
+    return status;
+}
+
+/* {"time_range":[0,100],"scale":0.1,"zero_point":3,"group_size":1,"bits":8} */
+static aq_status aqi_json_time_group(aqi_json *j, aq_time_group *g, aq_error *err) {
+    static const char *const keys[] = {"time_range", "scale", "zero_point", "group_size",
+                                       "bits"};
+    uint64_t bits = 8;
+    uint32_t seen = 0;
+    int key;
+    aq_status s = AQ_OK;
+    if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "no time group");
+    do {
+        s = aqi_json_which(j, keys, 5, &seen, &key, err);
+        if (s != AQ_OK) return s;
+        if (key == 0) {
+            if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no time_range");
+            s = aqi_json_i64(j, &g->start);
+            if (s == AQ_OK && !aqi_json_take(j, ',')) s = aqi_json_fail(j, "no comma");
+            if (s == AQ_OK) s = aqi_json_i64(j, &g->end);
+            if (s == AQ_OK && !aqi_json_take(j, ']'))
+                s = aqi_json_fail(j, "time_range without an end");
+        }
+        if (key == 1) s = aqi_json_float(j, &g->params.scale);
+        if (key == 2) s = aqi_json_float(j, &g->params.zero_point);
+        if (key == 3) s = aqi_json_u64(j, &g->group_size);
+        if (key == 4) s = aqi_json_u64(j, &bits);
+        if (key < 0) s = aqi_json_skip(j, 0, err);
+    } while (s == AQ_OK && aqi_json_take(j, ','));
+    if (s == AQ_OK && !aqi_json_take(j, '}'))
+        s = aqi_json_fail(j, "time group without an end");
+    if (s != AQ_OK) return s;
+    if ((seen & 15) != 15)
+        return aqi_json_fail(j, "a time group lacks time_range, scale, zero_point or "
+                                "group_size");
+    if (bits < 1 || bits > 8 || !(g->params.scale > 0.0f) || g->start >= g->end)
+        return aqi_json_fail(j, "a time group with a scale, bits or time_range that "
+                                "cannot be");
+    g->params.bits = (uint32_t)bits;
+    return AQ_OK;
+}
+
+static aq_status aqi_json_time_groups(aqi_json *j, aqi_arena *arena, aq_time_aware *t,
+                                      aq_error *err) {
+    const uint8_t *p;
+    size_t most = 0;
+    aq_time_group *groups;
+    void *room;
+    aq_status s;
+    if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no list of time groups");
+    for (p = j->in.p; p < j->in.end; p++) most += *p == '{';
+    s = aqi_arena_alloc(arena, most * sizeof *groups, &room, err);
+    if (s != AQ_OK) return s;
+    groups = (aq_time_group *)room;
+    t->groups = groups;
+    if (aqi_json_take(j, ']')) return AQ_OK;
+    do {
+        aq_time_group *g = &groups[t->num_groups];
+        if (t->num_groups == most) return aqi_json_fail(j, "no time group");
+        s = aqi_json_time_group(j, g, err);
+        if (s == AQ_OK && t->num_groups > 0 && g->start != g[-1].end)
+            s = aqi_json_fail(j, "a time group does not begin where the last one ends");
+        t->num_groups++;
+    } while (s == AQ_OK && aqi_json_take(j, ','));
+    if (s == AQ_OK && !aqi_json_take(j, ']'))
+        s = aqi_json_fail(j, "time groups without an end");
+    return s;
+}
+
+static aq_status aqi_json_time_aware(aqi_json *j, aqi_arena *arena, aq_time_aware *t,
+                                     aq_error *err) {
+    static const char *const keys[] = {"enabled", "num_time_groups", "time_group_params"};
+    uint64_t count = 0;
+    uint32_t seen = 0;
+    int key;
+    aq_status s = AQ_OK;
+    do {
+        s = aqi_json_which(j, keys, 3, &seen, &key, err);
+        if (s != AQ_OK) return s;
+        if (key == 0) s = aqi_json_bool(j, &t->enabled);
+        if (key == 1) s = aqi_json_u64(j, &count);
+        if (key == 2) s = aqi_json_time_groups(j, arena, t, err);
+        if (key < 0) s = aqi_json_skip(j, 0, err);
+    } while (s == AQ_OK && aqi_json_take(j, ','));
+    if (s == AQ_OK && seen != 7)
+        s = aqi_json_fail(j, "enabled, num_time_groups or time_group_params missing");
+    if (s == AQ_OK && count != t->num_groups)
+        s = aqi_json_fail(j, "num_time_groups is not the number of time groups");
+    return s;
+}
+
+static aq_status aqi_json_spatial(aqi_json *j, aqi_arena *arena, size_t cols,
+                                  aq_spatial *t, aq_error *err) {
+    static const char *const keys[] = {"enabled", "channel_equalization",
+                                       "activation_smoothing", "equalization_scales"};
+    uint32_t seen = 0;
+    size_t i;
+    int key;
+    aq_status s = AQ_OK;
+    do {
+        s = aqi_json_which(j, keys, 4, &seen, &key, err);
+        if (s != AQ_OK) return s;
+        if (key == 0) s = aqi_json_bool(j, &t->enabled);
+        if (key == 1) s = aqi_json_bool(j, &t->channel_equalization);
+        if (key == 2) s = aqi_json_bool(j, &t->activation_smoothing);
+        if (key == 3) s = aqi_json_floats(j, arena, &t->scales, &t->num_scales, err);
+        if (key < 0) s = aqi_json_skip(j, 0, err);
+    } while (s == AQ_OK && aqi_json_take(j, ','));
+    if (s == AQ_OK && seen != 15)
+        s = aqi_json_fail(j, "enabled, channel_equalization, activation_smoothing or "
+                             "equalization_scales missing");
+    if (s != AQ_OK) return s;
+    if (t->num_scales != 0 && t->num_scales != cols)
+        return aqi_json_fail(j, "equalization_scales are not one for each column");
+    for (i = 0; i < t->num_scales; i++) {
+        if (!(t->scales[i] > 0.0f))
+            return aqi_json_fail(j, "an equalization scale is not above 0");
+    }
+    return AQ_OK;
+}
+
+static aq_status aqi_json_timesteps(aqi_json *j, aqi_arena *arena, const int64_t **out,
+                                    size_t *out_count, aq_error *err) {
+    const uint8_t *p;
+    size_t most = 1, n = 0;
+    int64_t *values;
+    void *room;
+    aq_status s;
+    if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no list");
+    for (p = j->in.p; p < j->in.end && *p != ']'; p++) most += *p == ',';
+    s = aqi_arena_alloc(arena, most * sizeof *values, &room, err);
+    if (s != AQ_OK) return s;
+    values = (int64_t *)room;
+    if (!aqi_json_take(j, ']')) {
+        do {
+            if (n == most) return aqi_json_fail(j, "list without an end");
+            s = aqi_json_i64(j, &values[n]);
+            if (s == AQ_OK && n > 0 && values[n] <= values[n - 1])
+                s = aqi_json_fail(j, "timesteps do not rise");
+            if (s != AQ_OK) return s;
+            n++;
+        } while (aqi_json_take(j, ','));
+        if (!aqi_json_take(j, ']')) return aqi_json_fail(j, "list without an end");
+    }
+    *out = values;
+    *out_count = n;
+    return AQ_OK;
+}
+
+static aq_status aqi_json_stats(aqi_json *j, aqi_arena *arena, aq_activation_stats *t,
+                                aq_error *err) {
+    static const char *const keys[] = {"mean", "std", "min", "max", "timesteps"};
+    const float **lists[4];
+    size_t counts[5] = {0, 0, 0, 0, 0};
+    uint32_t seen = 0;
+    int key;
+    aq_status s = AQ_OK;
+    lists[0] = &t->mean;
+    lists[1] = &t->std;
+    lists[2] = &t->min;
+    lists[3] = &t->max;
+    do {
+        s = aqi_json_which(j, keys, 5, &seen, &key, err);
+        if (s != AQ_OK) return s;
+        if (key < 0) s = aqi_json_skip(j, 0, err);
+        if (key == 4) s = aqi_json_timesteps(j, arena, &t->timesteps, &counts[4], err);
+        if (key >= 0 && key < 4)
+            s = aqi_json_floats(j, arena, lists[key], &counts[key], err);
+    } while (s == AQ_OK && aqi_json_take(j, ','));
+    if (s == AQ_OK && (seen & 15) != 15)
+        s = aqi_json_fail(j, "mean, std, min or max missing");
+    if (s != AQ_OK) return s;
+    t->count = counts[0];
+    if (counts[1] != t->count || counts[2] != t->count || counts[3] != t->count ||
+        ((seen >> 4 & 1) != 0 && counts[4] != t->count))
+        return aqi_json_fail(j, "lists of different lengths");
+    return AQ_OK;
+}
+
+enum { AQI_JSON_TIME, AQI_JSON_SPATIAL, AQI_JSON_STATS };
+
+/* One of the three columns; *out stays NULL where the row has null. */
+static aq_status aqi_diffusion_json(aqi_arena *arena, const aqi_cells *cells, int64_t row,
+                                    int which, size_t cols, void **out, aq_error *err) {
+    static const char *const names[] = {"time_aware_quant_json", "spatial_quant_json",
+                                        "activation_stats_json"};
+    static const size_t sizes[] = {sizeof(aq_time_aware), sizeof(aq_spatial),
+                                   sizeof(aq_activation_stats)};
+    const aq_bytes *text = aqi_cells_bytes(cells, row);
+    aqi_json j;
+    void *p;
+    aq_status s;
+    *out = NULL;
+    if (text == NULL) return AQ_OK;
+    s = aqi_arena_alloc(arena, sizes[which], &p, err);
+    if (s != AQ_OK) return s;
+    j.in = aqi_cursor_make(text->data, text->size, 0);
+    j.arena = arena;
+    j.err = err;
+    j.column = true;
+    if (!aqi_json_take(&j, '{')) {
+        s = aqi_json_fail(&j, "no object");
+    } else if (which == AQI_JSON_TIME) {
+        s = aqi_json_time_aware(&j, arena, (aq_time_aware *)p, err);
+    } else if (which == AQI_JSON_SPATIAL) {
+        s = aqi_json_spatial(&j, arena, cols, (aq_spatial *)p, err);
+    } else {
+        s = aqi_json_stats(&j, arena, (aq_activation_stats *)p, err);
+    }
+    if (s == AQ_OK && !aqi_json_take(&j, '}')) s = aqi_json_fail(&j, "no end");
+    if (s == AQ_OK && (aqi_json_peek(&j) != 0 || aqi_remaining(&j.in) != 0))
+        s = aqi_json_fail(&j, "something after the end");
+    if (s != AQ_OK) aqi_error_locate(err, "column %s", names[which]);
+    *out = p;
+    return s;
+}
+
+/* Memory that the columns of a row may come to take. */
+static uint64_t aqi_diffusion_bytes(const aqi_model_rows *r, int64_t row) {
+    const aqi_cells *cells[4];
+    uint64_t sum = 0;
+    int i;
+    cells[0] = &r->modality;
+    cells[1] = &r->time_aware_quant_json;
+    cells[2] = &r->spatial_quant_json;
+    cells[3] = &r->activation_stats_json;
+    for (i = 0; i < 4; i++) {
+        const aq_bytes *b = aqi_cells_bytes(cells[i], row);
+        sum += b == NULL ? 0 : 4 * (uint64_t)b->size + 256;
+    }
+    return sum;
+}
+
+static aq_status aqi_diffusion_read(aqi_arena *arena, const aqi_model_rows *r,
+                                    int64_t row, aqi_model_entry *e, aq_error *err) {
+    const uint8_t *flag = (const uint8_t *)aqi_cells_value(&r->is_diffusion_model, row);
+    const aq_bytes *modality = aqi_cells_bytes(&r->modality, row);
+    aq_diffusion *d;
+    char *text = NULL;
+    void *p, *parts[3] = {NULL, NULL, NULL};
+    aq_status s = AQ_OK;
+    if ((flag == NULL || *flag == 0) && aqi_diffusion_bytes(r, row) == 0) return AQ_OK;
+    s = aqi_diffusion_json(arena, &r->time_aware_quant_json, row, AQI_JSON_TIME, 0,
+                           &parts[0], err);
+    if (s == AQ_OK)
+        s = aqi_diffusion_json(arena, &r->spatial_quant_json, row, AQI_JSON_SPATIAL,
+                               e->tensor.layout.cols, &parts[1], err);
+    if (s == AQ_OK)
+        s = aqi_diffusion_json(arena, &r->activation_stats_json, row, AQI_JSON_STATS, 0,
+                               &parts[2], err);
+    if (s == AQ_OK && modality != NULL &&
+        (memchr(modality->data, 0, modality->size) != NULL ||
+         !aqi_utf8_valid(modality->data, modality->size)))
+        s = aqi_fail(err, AQ_E_FORMAT, "modality is no text");
+    if (s == AQ_OK && modality != NULL)
+        s = aqi_arena_string(arena, modality->data, modality->size, &text, err);
+    if (s == AQ_OK) s = aqi_arena_alloc(arena, sizeof *d, &p, err);
+    if (s != AQ_OK) return s;
+    d = (aq_diffusion *)p;
+    d->modality = text;
+    d->time_aware = (const aq_time_aware *)parts[0];
+    d->spatial = (const aq_spatial *)parts[1];
+    d->stats = (const aq_activation_stats *)parts[2];
+    e->tensor.diffusion = d;
+    return AQ_OK;
 }
 
 /* What the row says beside name and place. */
@@ -17737,6 +18548,7 @@ static aq_status aqi_model_read_row_group(aq_model *m, uint32_t file, int32_t ro
     for (row = 0; row < rows; row++) {
         name = aqi_cells_bytes(&r.layer_name, row);
         name_bytes += name == NULL ? 0 : name->size;
+        name_bytes += aqi_diffusion_bytes(&r, row);
     }
     status = aqi_model_afford(m, (uint64_t)rows, name_bytes, err);
     if (status == AQ_OK && f->columns.weights >= 0)
@@ -17768,6 +18580,8 @@ static aq_status aqi_model_read_row_group(aq_model *m, uint32_t file, int32_t ro
                 aqi_table_row(f, &r, row, weights == NULL ? -1 : weights[row], e, err);
         } else {
             status = aqi_model_row(&r, row, e, err);
+            if (status == AQ_OK)
+                status = aqi_diffusion_read(&m->arena, &r, row, e, err);
         }
         status = aqi_error_in_tensor(err, status, copy);
     }
@@ -17828,60 +18642,6 @@ static aq_status aqi_model_read_parquet(aq_model *m, uint32_t file, aq_error *er
 /* ---- safetensors ---- */
 
 #define AQI_SAFETENSORS_HEADER_LIMIT 100000000u
-
-/* "key": */
-static aq_status aqi_json_key(aqi_json *j, const char **out, aq_error *err) {
-    aq_status status = aqi_json_string(j, out, err);
-    if (status == AQ_OK && !aqi_json_take(j, ':')) return aqi_json_fail(j, "no colon");
-    return status;
-}
-
-/* true, false, null or a number. */
-static aq_status aqi_json_word(aqi_json *j) {
-    static const char *const words[] = {"true", "false", "null"};
-    const uint8_t *p = j->in.p, *digits;
-    size_t i;
-    int part;
-    for (i = 0; i < AQI_COUNT(words); i++) {
-        size_t n = strlen(words[i]);
-        if (aqi_remaining(&j->in) < n || memcmp(p, words[i], n) != 0) continue;
-        j->in.p += n;
-        return AQ_OK;
-    }
-    /* -12.5e+3: whole part, fraction, exponent; each has digits. */
-    if (p < j->in.end && *p == '-') p++;
-    for (part = 0; part < 3; part++) {
-        if (part == 1 && (p == j->in.end || *p != '.')) continue;
-        if (part == 2 && (p == j->in.end || (*p != 'e' && *p != 'E'))) continue;
-        if (part > 0) p++;
-        if (part == 2 && p < j->in.end && (*p == '+' || *p == '-')) p++;
-        for (digits = p; p < j->in.end && *p >= '0' && *p <= '9'; p++)
-            continue;
-        if (p == digits || (part == 0 && *digits == '0' && p - digits > 1))
-            return aqi_json_fail(j, "no value");
-    }
-    j->in.p = p;
-    return AQ_OK;
-}
-
-/* Checks any value and leaves it behind. Nesting is bounded, and so is the recursion. */
-static aq_status aqi_json_skip(aqi_json *j, int32_t depth, aq_error *err) {
-    const uint8_t open = aqi_json_peek(j);
-    const char close = open == '{' ? '}' : ']', *text;
-    aq_status status = AQ_OK;
-    if (open == '"') return aqi_json_string(j, &text, err);
-    if (open != '{' && open != '[') return aqi_json_word(j);
-    if (depth == 64) return aqi_fail(err, AQ_E_LIMIT, "JSON nested over 64 deep");
-    j->in.p++;
-    if (aqi_json_take(j, close)) return AQ_OK;
-    do {
-        if (open == '{') status = aqi_json_key(j, &text, err);
-        if (status == AQ_OK) status = aqi_json_skip(j, depth + 1, err);
-    } while (status == AQ_OK && aqi_json_take(j, ','));
-    if (status == AQ_OK && !aqi_json_take(j, close))
-        status = aqi_json_fail(j, "value without an end");
-    return status;
-}
 
 /* {"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}. Offsets end in e->offset and
  * size. */
@@ -18102,6 +18862,7 @@ static aq_status aqi_model_read_safetensors(aq_model *m, uint32_t file, aq_error
     j.in = aqi_cursor_make((const uint8_t *)header, (size_t)bytes, 8);
     j.arena = &m->arena;
     j.err = err;
+    j.column = false;
     if (bytes == 0 || *j.in.p != '{') return aqi_json_fail(&j, "no { at its begin");
     status = aqi_safetensors_header(m, file, &j, 8 + (int64_t)bytes, err);
     if (status != AQ_OK) return status;
@@ -18906,6 +19667,7 @@ static aq_status aqi_index_read(aq_model *m, aqi_shards *x, aq_error *err) {
     j.in = aqi_cursor_make((const uint8_t *)text, bytes, 0);
     j.arena = &x->arena;
     j.err = err;
+    j.column = false;
     status = aqi_index_parse(m, x, &j, err);
     return status == AQ_OK ? aqi_index_files(m, x, err) : status;
 }
@@ -19681,7 +20443,7 @@ aq_status aq_model_find(const aq_model *model, const char *name, aq_tensor *out_
 #ifndef AQ_NO_WRITER
 
 /*==========================================================================
- * MARK: - [85] Models: writing (private)
+ * MARK: - [84] Models: writing (private)
  * Parquet: a row group per tensor, a page per column. Safetensors: a header, then data.
  *========================================================================*/
 
@@ -19733,9 +20495,21 @@ static const aq_field_spec aqi_model_fields[] = {
                    false),
     AQI_LEAF_FIELD("codebook", AQ_OPTIONAL, AQ_BYTE_ARRAY, AQ_LOGICAL_NONE, 0, false,
                    false),
+    AQI_LEAF_FIELD("is_diffusion_model", AQ_REQUIRED, AQ_BOOLEAN, AQ_LOGICAL_NONE, 0,
+                   false, false),
+    AQI_LEAF_FIELD("modality", AQ_OPTIONAL, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0, false,
+                   false),
+    AQI_LEAF_FIELD("time_aware_quant_json", AQ_OPTIONAL, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING,
+                   0, false, false),
+    AQI_LEAF_FIELD("spatial_quant_json", AQ_OPTIONAL, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING, 0,
+                   false, false),
+    AQI_LEAF_FIELD("activation_stats_json", AQ_OPTIONAL, AQ_BYTE_ARRAY, AQ_LOGICAL_STRING,
+                   0, false, false),
 };
-/* Of them at the end; only in files with a tensor that needs them. */
+/* Of them at the end, the one before the other; only in files with a tensor that needs
+ * them. */
 #define AQI_SMALL_FIELDS 3u
+#define AQI_DIFFUSION_FIELDS 5u
 
 /* A row of a model file: a tensor, or a chunk of one. Where its values go is known before
  * they are: they may be written in any order, by any thread. */
@@ -19754,7 +20528,7 @@ typedef struct aqi_out_row {
 struct aq_model_writer {
     aq_allocator allocator;
     aq_model_format format;
-    bool small_params, no_sync;
+    bool small_params, diffusion, no_sync;
     size_t chunk_bytes;
     const aq_tensor *tensors; /* the caller's descriptions */
     size_t num_tensors, next;
@@ -20033,6 +20807,160 @@ static aq_status aqi_put_params(aq_writer *f, aqi_out_row *row, aq_error *err) {
     return s;
 }
 
+/* ---- columns of diffusion models ---- */
+
+static bool aqi_put_json_u64(const aq_allocator *a, aqi_bytes_builder *b, uint64_t v) {
+    char text[24];
+    snprintf(text, sizeof text, "%llu", (unsigned long long)v);
+    return aqi_put_text(a, b, text);
+}
+
+/* ,"key":[...] */
+static bool aqi_put_json_floats(const aq_allocator *a, aqi_bytes_builder *b,
+                                const char *key, const float *values, size_t count) {
+    bool ok = aqi_put_text(a, b, key);
+    size_t i;
+    for (i = 0; i < count && ok; i++)
+        ok = aqi_put_text(a, b, i > 0 ? "," : "[") && aqi_put_json_float(a, b, values[i]);
+    return ok && aqi_put_text(a, b, count == 0 ? "[]" : "]");
+}
+
+static bool aqi_put_time_aware(const aq_allocator *a, aqi_bytes_builder *b,
+                               const aq_time_aware *t) {
+    bool ok = aqi_put_text(a, b, "{\"enabled\":") &&
+              aqi_put_text(a, b, t->enabled ? "true" : "false") &&
+              aqi_put_text(a, b, ",\"num_time_groups\":") &&
+              aqi_put_json_u64(a, b, t->num_groups) &&
+              aqi_put_text(a, b, ",\"time_group_params\":[");
+    size_t i;
+    for (i = 0; i < t->num_groups && ok; i++) {
+        const aq_time_group *g = &t->groups[i];
+        ok = aqi_put_text(a, b, i > 0 ? ",{\"time_range\":[" : "{\"time_range\":[") &&
+             aqi_put_json_u64(a, b, (uint64_t)g->start) && aqi_put_text(a, b, ",") &&
+             aqi_put_json_u64(a, b, (uint64_t)g->end) &&
+             aqi_put_text(a, b, "],\"scale\":") &&
+             aqi_put_json_float(a, b, g->params.scale) &&
+             aqi_put_text(a, b, ",\"zero_point\":") &&
+             aqi_put_json_float(a, b, g->params.zero_point) &&
+             aqi_put_text(a, b, ",\"group_size\":") &&
+             aqi_put_json_u64(a, b, g->group_size) && aqi_put_text(a, b, ",\"bits\":") &&
+             aqi_put_json_u64(a, b, g->params.bits) && aqi_put_text(a, b, "}");
+    }
+    return ok && aqi_put_text(a, b, "]}");
+}
+
+static bool aqi_put_spatial(const aq_allocator *a, aqi_bytes_builder *b,
+                            const aq_spatial *t) {
+    return aqi_put_text(a, b, "{\"enabled\":") &&
+           aqi_put_text(a, b, t->enabled ? "true" : "false") &&
+           aqi_put_text(a, b, ",\"channel_equalization\":") &&
+           aqi_put_text(a, b, t->channel_equalization ? "true" : "false") &&
+           aqi_put_text(a, b, ",\"activation_smoothing\":") &&
+           aqi_put_text(a, b, t->activation_smoothing ? "true" : "false") &&
+           aqi_put_json_floats(a, b, ",\"equalization_scales\":", t->scales,
+                               t->num_scales) &&
+           aqi_put_text(a, b, "}");
+}
+
+static bool aqi_put_stats(const aq_allocator *a, aqi_bytes_builder *b,
+                          const aq_activation_stats *t) {
+    bool ok = aqi_put_json_floats(a, b, "{\"mean\":", t->mean, t->count) &&
+              aqi_put_json_floats(a, b, ",\"std\":", t->std, t->count) &&
+              aqi_put_json_floats(a, b, ",\"min\":", t->min, t->count) &&
+              aqi_put_json_floats(a, b, ",\"max\":", t->max, t->count);
+    size_t i;
+    if (t->timesteps != NULL) ok = ok && aqi_put_text(a, b, ",\"timesteps\":[");
+    for (i = 0; t->timesteps != NULL && i < t->count && ok; i++)
+        ok = (i == 0 || aqi_put_text(a, b, ",")) &&
+             aqi_put_json_u64(a, b, (uint64_t)t->timesteps[i]);
+    return ok && aqi_put_text(a, b, t->timesteps != NULL ? "]}" : "}");
+}
+
+/* The columns of AQI_DIFFUSION_FIELDS. Of a tensor in chunks the first has the JSON. The
+ * text depends on the description alone: it is the same when places are looked for. */
+static aq_status aqi_put_diffusion(const aq_model_writer *w, aq_writer *f,
+                                   const aqi_out_row *row, aq_error *err) {
+    const aq_allocator *a = &w->allocator;
+    const aq_diffusion *d = row->t.diffusion;
+    const bool whole = d != NULL && row->chunk == 0;
+    const uint8_t flag = d != NULL;
+    aqi_bytes_builder b = {NULL, 0, 0};
+    int k;
+    aq_status s = aqi_put_cell(f, &flag, false, err);
+    if (s == AQ_OK)
+        s = d != NULL && d->modality != NULL
+                ? aqi_put_bytes(f, d->modality, strlen(d->modality), true, err)
+                : aqi_put_cell(f, NULL, true, err);
+    for (k = 0; k < 3 && s == AQ_OK; k++) {
+        bool ok = true;
+        b.size = 0;
+        if (whole && k == 0 && d->time_aware != NULL)
+            ok = aqi_put_time_aware(a, &b, d->time_aware);
+        if (whole && k == 1 && d->spatial != NULL)
+            ok = aqi_put_spatial(a, &b, d->spatial);
+        if (whole && k == 2 && d->stats != NULL) ok = aqi_put_stats(a, &b, d->stats);
+        if (!ok) {
+            s = aqi_fail_nomem(err, b.size);
+        } else if (b.size == 0) {
+            s = aqi_put_cell(f, NULL, true, err);
+        } else {
+            s = aqi_put_bytes(f, b.data, b.size, true, err);
+        }
+    }
+    aqi_builder_free(a, &b);
+    return s;
+}
+
+static bool aqi_floats_finite(const float *v, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        if (!aqi_is_finite(v[i])) return false;
+    }
+    return true;
+}
+
+/* Only what can be read back is written. */
+static aq_status aqi_diffusion_check(const aq_tensor *t, aq_error *err) {
+    const aq_diffusion *d = t->diffusion;
+    size_t i;
+    if (d == NULL) return AQ_OK;
+    if (d->modality != NULL && !aqi_utf8_valid(d->modality, strlen(d->modality)))
+        return aqi_fail(err, AQ_E_ARG, "modality is no UTF-8");
+    for (i = 0; d->time_aware != NULL && i < d->time_aware->num_groups; i++) {
+        const aq_time_group *g = &d->time_aware->groups[i];
+        if (g->start < 0 || g->start >= g->end || (i > 0 && g->start != g[-1].end) ||
+            !(g->params.scale > 0.0f) || !aqi_is_finite(g->params.scale) ||
+            !aqi_is_finite(g->params.zero_point) || g->params.bits < 1 ||
+            g->params.bits > 8)
+            return aqi_fail(err, AQ_E_ARG,
+                            "time group %zu does not follow the one before, or has "
+                            "parameters that cannot be",
+                            i);
+    }
+    if (d->spatial != NULL && d->spatial->num_scales != 0) {
+        if (d->spatial->num_scales != t->layout.cols)
+            return aqi_fail(err, AQ_E_ARG, "%zu equalization scales for %zu columns",
+                            d->spatial->num_scales, t->layout.cols);
+        for (i = 0; i < d->spatial->num_scales; i++) {
+            if (!(d->spatial->scales[i] > 0.0f) || !aqi_is_finite(d->spatial->scales[i]))
+                return aqi_fail(err, AQ_E_ARG,
+                                "equalization scale %zu is not above 0 and finite", i);
+        }
+    }
+    if (d->stats == NULL) return AQ_OK;
+    for (i = 0; d->stats->timesteps != NULL && i < d->stats->count; i++) {
+        if (d->stats->timesteps[i] < 0 ||
+            (i > 0 && d->stats->timesteps[i] <= d->stats->timesteps[i - 1]))
+            return aqi_fail(err, AQ_E_ARG, "timesteps of the statistics do not rise");
+    }
+    if (!aqi_floats_finite(d->stats->mean, d->stats->count) ||
+        !aqi_floats_finite(d->stats->std, d->stats->count) ||
+        !aqi_floats_finite(d->stats->min, d->stats->count) ||
+        !aqi_floats_finite(d->stats->max, d->stats->count))
+        return aqi_fail(err, AQ_E_NONFINITE, "statistics hold NaN or infinity");
+    return AQ_OK;
+}
+
 static aq_status aqi_put_row(aq_model_writer *w, aq_writer *f, aqi_out_row *row,
                              aq_error *err) {
     const aq_tensor *t = &row->t;
@@ -20077,6 +21005,7 @@ static aq_status aqi_put_row(aq_model_writer *w, aq_writer *f, aqi_out_row *row,
     if (s == AQ_OK) s = aqi_put_cell(f, &chunk, false, err);
     if (s == AQ_OK) s = aqi_put_cell(f, &num_chunks, false, err);
     if (s == AQ_OK && w->small_params) s = aqi_put_params(f, row, err);
+    if (s == AQ_OK && w->diffusion) s = aqi_put_diffusion(w, f, row, err);
     if (s == AQ_OK) s = aq_writer_end_row_group(f, 1, err);
     return s;
 }
@@ -20183,13 +21112,20 @@ static aq_status aqi_model_file_open(aq_model_writer *w, const char *path,
                                      const aqi_output_options *output, aq_writer **out,
                                      aq_error *err) {
     aq_writer_options wo;
-    size_t num_fields = AQI_COUNT(aqi_model_fields), i;
+    aq_field_spec fields[AQI_COUNT(aqi_model_fields)];
+    const size_t most = AQI_COUNT(aqi_model_fields);
+    const size_t base = most - AQI_SMALL_FIELDS - AQI_DIFFUSION_FIELDS;
+    size_t num_fields = 0, i;
     aq_status status;
-    if (!w->small_params) num_fields -= AQI_SMALL_FIELDS;
+    for (i = 0; i < most; i++) {
+        if (i >= most - AQI_DIFFUSION_FIELDS ? w->diffusion
+                                             : i < base || w->small_params)
+            fields[num_fields++] = aqi_model_fields[i];
+    }
     memset(&wo, 0, sizeof wo);
     wo.allocator = &w->allocator;
     wo.no_sync = output->no_sync;
-    status = aqi_writer_open(path, output, aqi_model_fields, num_fields, &wo, out, err);
+    status = aqi_writer_open(path, output, fields, num_fields, &wo, out, err);
     if (status == AQ_OK && !output->counting)
         status = aq_writer_add_key_value(*out, "arrowquant.format", "1", err);
     for (i = 0; i < w->num_metadata && !output->counting && status == AQ_OK; i++)
@@ -20487,6 +21423,7 @@ static aq_status aqi_directory_finish(aq_model_writer *w, aq_error *err) {
 typedef struct aqi_model_writer_extra {
     bool part;         /* the temporary file is found, and kept, by its name */
     bool small_params; /* some tensor may come to have them                  */
+    bool diffusion;    /* the same of their columns                          */
 } aqi_model_writer_extra;
 
 static aq_status aqi_model_writer_begin(aq_model_writer *w, const char *path,
@@ -20509,8 +21446,10 @@ static aq_status aqi_model_writer_begin(aq_model_writer *w, const char *path,
         return status == AQ_OK ? aqi_safetensors_begin(w, o, err) : status;
     }
     w->small_params = x->small_params;
+    w->diffusion = x->diffusion;
     for (i = 0; i < w->num_tensors; i++) {
         const aq_layout *l = &w->tensors[i].layout;
+        if (w->tensors[i].diffusion != NULL) w->diffusion = true;
         if (l->bits != 0 && l->params != AQ_PARAMS_F32) w->small_params = true;
     }
     if (w->format == AQ_MODEL_DIRECTORY) {
@@ -20565,7 +21504,7 @@ static aq_status aqi_model_writer_open(const char *path, const aq_tensor *tensor
 aq_status aq_model_writer_open(const char *path, const aq_tensor *tensors,
                                size_t num_tensors, const aq_model_writer_options *options,
                                aq_model_writer **out_writer, aq_error *err) {
-    static const aqi_model_writer_extra none = {false, false};
+    static const aqi_model_writer_extra none = {false, false, false};
     aq_model_writer_options o;
     aqi_error_clear(err);
     *out_writer = NULL;
@@ -20590,9 +21529,12 @@ static aq_status aqi_model_put_check(const aq_model_writer *w, const aq_tensor *
     if (t->name == NULL || strcmp(t->name, want->name) != 0 || t->dtype != want->dtype ||
         t->num_dims != want->num_dims || l->bits != want->layout.bits ||
         l->params != want->layout.params || l->codebook != want->layout.codebook ||
-        memcmp(t->shape, want->shape, t->num_dims * sizeof t->shape[0]) != 0)
+        memcmp(t->shape, want->shape, t->num_dims * sizeof t->shape[0]) != 0 ||
+        (t->diffusion != NULL && !w->diffusion && w->format != AQ_MODEL_SAFETENSORS))
         return aqi_fail(err, AQ_E_ARG, "tensor differs from the one announced, \"%.80s\"",
                         want->name);
+    status = aqi_diffusion_check(t, err);
+    if (status != AQ_OK) return status;
     if (l->bits != 0) {
         status = aqi_layout_check(l, err);
         if (status != AQ_OK) return status;
@@ -20696,6 +21638,1540 @@ aq_status aq_model_save(const char *path, const aq_tensor *tensors, size_t num_t
     return status;
 }
 
+#endif /* AQ_NO_WRITER */
+
+/*==========================================================================
+ * MARK: - [85] Diffusion (private)
+ * Calibration files become statistics, statistics become parameters of groups of
+ * timesteps. Sums are in double and in a fixed order: the same on every machine.
+ *========================================================================*/
+
+#ifndef AQ_NO_DIFFUSION
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+/* ---- calibration: rows ---- */
+
+/* A hash table of numbers of items; those who look compare the items. */
+typedef struct aqi_hashed_slot {
+    uint64_t hash;
+    uint32_t item; /* and 1; 0 = free */
+} aqi_hashed_slot;
+
+typedef struct aqi_hashed {
+    aqi_hashed_slot *slots;
+    size_t room, used; /* room: a power of 2 */
+} aqi_hashed;
+
+/* Makes room for one more. */
+static aq_status aqi_hashed_reserve(aqi_hashed *s, aqi_arena *arena, aq_error *err) {
+    size_t room = AQI_MAX(s->room * 2, (size_t)64), i, k;
+    aqi_hashed_slot *slots;
+    void *p;
+    aq_status status;
+    if (s->used + 1 <= s->room / 2) return AQ_OK;
+    status = aqi_arena_alloc(arena, room * sizeof *slots, &p, err);
+    if (status != AQ_OK) return status;
+    slots = (aqi_hashed_slot *)p;
+    for (i = 0; i < s->room; i++) {
+        if (s->slots[i].item == 0) continue;
+        for (k = (size_t)s->slots[i].hash & (room - 1); slots[k].item != 0;)
+            k = (k + 1) & (room - 1);
+        slots[k] = s->slots[i];
+    }
+    s->slots = slots;
+    s->room = room;
+    return AQ_OK;
+}
+
+static void aqi_hashed_put(aqi_hashed *s, uint64_t hash, size_t item) {
+    size_t k = (size_t)hash & (s->room - 1);
+    while (s->slots[k].item != 0)
+        k = (k + 1) & (s->room - 1);
+    s->slots[k].hash = hash;
+    s->slots[k].item = (uint32_t)(item + 1);
+    s->used++;
+}
+
+/* A tensor while its rows come. */
+typedef struct aqi_fed_tensor {
+    aq_calibrated out;
+    size_t name_bytes;
+    uint32_t rank; /* in name order */
+    uint64_t vectors;
+    double *squares;
+    float *absmax;
+    double first, per_unit; /* of its bins: bin = (x - first) * per_unit */
+} aqi_fed_tensor;
+
+/* A tensor at a timestep. */
+typedef struct aqi_fed_step {
+    uint32_t tensor, rank;
+    aq_step_stats out;
+    double sum, squares; /* squares of distances from the mean */
+    uint32_t *bins;
+} aqi_fed_step;
+
+struct aq_calibration {
+    aq_allocator allocator;
+    aqi_arena arena;
+    aq_calibrated *tensors; /* in name order */
+    size_t num_tensors;
+};
+
+enum { AQI_FED_NAME, AQI_FED_TIMESTEP, AQI_FED_VALUES, AQI_FED_COLUMNS };
+
+/* What reading a calibration file knows. */
+typedef struct aqi_feed {
+    aq_calibration *to;
+    const aq_model *model;
+    uint32_t num_bins;
+    aq_parquet *file;
+    int32_t columns[AQI_FED_COLUMNS];
+    aqi_arena arena; /* until all is read; counts against the other's budget */
+    aqi_fed_tensor *tensors;
+    size_t num_tensors, tensors_room;
+    aqi_fed_step *steps;
+    size_t num_steps, steps_room;
+    aqi_hashed names, places;
+    bool second; /* pass */
+} aqi_feed;
+
+/* Room for one more item of an array in the arena; doubles it. */
+static aq_status aqi_feed_reserve(aqi_feed *f, void **items, size_t *room, size_t used,
+                                  size_t item_bytes, aq_error *err) {
+    size_t more = AQI_MAX(*room * 2, (size_t)16), bytes;
+    void *p;
+    aq_status status;
+    if (used < *room) return AQ_OK;
+    if (used >= UINT32_MAX / 4 || !aqi_mul_size(more, item_bytes, &bytes))
+        return aqi_fail(err, AQ_E_LIMIT, "over %u tensors or timesteps", UINT32_MAX / 4);
+    status = aqi_arena_alloc(&f->arena, bytes, &p, err);
+    if (status != AQ_OK) return status;
+    if (used > 0) memcpy(p, *items, used * item_bytes);
+    *items = p;
+    *room = more;
+    return AQ_OK;
+}
+
+static uint64_t aqi_fed_hash(const uint8_t *p, size_t n) {
+    uint64_t h = 0xcbf29ce484222325u;
+    while (n-- > 0)
+        h = (h ^ *p++) * 0x100000001b3u;
+    return h ^ h >> 32;
+}
+
+/* A tensor that was not seen before. */
+static aq_status aqi_feed_add_tensor(aqi_feed *f, const aq_bytes *name, uint64_t hash,
+                                     aq_error *err) {
+    void *p = f->tensors;
+    aqi_fed_tensor *t;
+    char *copy;
+    size_t index;
+    aq_status status;
+    if (memchr(name->data, 0, name->size) != NULL ||
+        !aqi_utf8_valid(name->data, name->size))
+        return aqi_fail(err, AQ_E_FORMAT, "layer_name is no text");
+    status = aqi_feed_reserve(f, &p, &f->tensors_room, f->num_tensors, sizeof *t, err);
+    f->tensors = (aqi_fed_tensor *)p;
+    if (status == AQ_OK) status = aqi_hashed_reserve(&f->names, &f->arena, err);
+    if (status == AQ_OK)
+        status = aqi_arena_string(&f->to->arena, name->data, name->size, &copy, err);
+    if (status != AQ_OK) return status;
+    t = &f->tensors[f->num_tensors];
+    memset(t, 0, sizeof *t);
+    t->out.name = copy;
+    t->out.num_bins = f->num_bins;
+    t->name_bytes = name->size;
+    if (f->model != NULL) {
+        index = aq_model_index(f->model, copy);
+        if (index == SIZE_MAX) {
+            status = aqi_fail(err, AQ_E_NOT_FOUND,
+                              "the model has no such tensor; was the calibration made "
+                              "with another model?");
+            return aqi_error_in_tensor(err, status, copy);
+        }
+        t->out.cols = f->model->entries[index].tensor.layout.cols;
+        if (t->out.cols == 0)
+            return aqi_error_in_tensor(
+                err, aqi_fail(err, AQ_E_FORMAT, "activations of an empty tensor"), copy);
+    }
+    aqi_hashed_put(&f->names, hash, f->num_tensors++);
+    return AQ_OK;
+}
+
+static aq_status aqi_feed_tensor(aqi_feed *f, const aq_bytes *name, size_t *out,
+                                 aq_error *err) {
+    uint64_t hash;
+    size_t k;
+    if (name->size == 0) return aqi_fail(err, AQ_E_FORMAT, "layer_name is empty");
+    hash = aqi_fed_hash(name->data, name->size);
+    for (k = (size_t)hash; f->names.room > 0; k++) {
+        const aqi_hashed_slot *s = &f->names.slots[k & (f->names.room - 1)];
+        if (s->item == 0) break;
+        *out = s->item - 1;
+        if (s->hash == hash && f->tensors[*out].name_bytes == name->size &&
+            memcmp(f->tensors[*out].out.name, name->data, name->size) == 0)
+            return AQ_OK;
+    }
+    *out = f->num_tensors;
+    if (f->second)
+        return aqi_fail(err, AQ_E_FORMAT, "the file changed while it was read");
+    return aqi_feed_add_tensor(f, name, hash, err);
+}
+
+static aq_status aqi_feed_step(aqi_feed *f, size_t tensor, int64_t timestep, size_t *out,
+                               aq_error *err) {
+    uint64_t hash = ((uint64_t)timestep << 20 ^ (uint64_t)tensor) * 0x9e3779b97f4a7c15u;
+    aqi_fed_step *s;
+    size_t k;
+    void *p = f->steps;
+    aq_status status;
+    hash ^= hash >> 32;
+    for (k = (size_t)hash; f->places.room > 0; k++) {
+        const aqi_hashed_slot *slot = &f->places.slots[k & (f->places.room - 1)];
+        if (slot->item == 0) break;
+        *out = slot->item - 1;
+        if (f->steps[*out].tensor == tensor && f->steps[*out].out.timestep == timestep)
+            return AQ_OK;
+    }
+    if (f->second)
+        return aqi_fail(err, AQ_E_FORMAT, "the file changed while it was read");
+    if (timestep < 0 || timestep > INT32_MAX)
+        return aqi_fail(err, AQ_E_FORMAT, "timestep %lld; from 0 to 2147483647",
+                        (long long)timestep);
+    status = aqi_feed_reserve(f, &p, &f->steps_room, f->num_steps, sizeof *s, err);
+    f->steps = (aqi_fed_step *)p;
+    if (status == AQ_OK) status = aqi_hashed_reserve(&f->places, &f->arena, err);
+    if (status != AQ_OK) return status;
+    *out = f->num_steps++;
+    s = &f->steps[*out];
+    memset(s, 0, sizeof *s);
+    s->tensor = (uint32_t)tensor;
+    s->out.timestep = timestep;
+    s->out.min = FLT_MAX;
+    s->out.max = -FLT_MAX;
+    aqi_hashed_put(&f->places, hash, *out);
+    return AQ_OK;
+}
+
+/* First pass: extremes and the sum. `at` is the index in the list. */
+static aq_status aqi_feed_first(aqi_feed *f, aqi_fed_step *s, const float *v, size_t n,
+                                uint64_t at, aq_error *err) {
+    aqi_range range;
+    double sum = s->sum;
+    size_t i, bad = 0;
+    (void)f;
+    if (!aqi_range_add(v, n, true, &range, &bad))
+        return aqi_fail(err, AQ_E_NONFINITE,
+                        "activation %llu at timestep %lld is NaN or infinite",
+                        (unsigned long long)(at + bad), (long long)s->out.timestep);
+    for (i = 0; i < n; i++)
+        sum += (double)v[i];
+    s->sum = sum;
+    s->out.count += n;
+    s->out.min = AQI_MIN(s->out.min, range.min);
+    s->out.max = AQI_MAX(s->out.max, range.max);
+    if (s->out.count > UINT32_MAX)
+        return aqi_fail(err, AQ_E_LIMIT, "over 2^32 - 1 values at timestep %lld",
+                        (long long)s->out.timestep);
+    return AQ_OK;
+}
+
+/* Second pass: what needs range, mean and columns. A file that changed meanwhile gives
+ * wrong numbers at worst. */
+static void aqi_feed_second(aqi_feed *f, aqi_fed_step *s, const float *v, size_t n,
+                            uint64_t at) {
+    aqi_fed_tensor *t = &f->tensors[s->tensor];
+    const double last = (double)f->num_bins - 1.0, mean = s->out.mean;
+    size_t i, c = (size_t)(at % t->out.cols);
+    for (i = 0; i < n; i++) {
+        double x = (double)v[i], d = x - mean, bin = (x - t->first) * t->per_unit;
+        float magnitude = v[i] < 0.0f ? -v[i] : v[i];
+        bin = bin > 0.0 ? bin : 0.0;
+        s->bins[(size_t)(bin < last ? bin : last)]++;
+        s->squares += d * d;
+        t->squares[c] += x * x;
+        if (magnitude > t->absmax[c]) t->absmax[c] = magnitude;
+        if (++c == t->out.cols) c = 0;
+    }
+}
+
+/* Where a column chunk is being read. */
+typedef struct aqi_fed_column {
+    aq_column *column;
+    const aq_field *field;
+    aq_span span;
+    int64_t level, value; /* of the span */
+} aqi_fed_column;
+
+/* Gets the next page where the last one is used up; *out_end after the last. */
+static aq_status aqi_fed_fill(aqi_fed_column *c, bool *out_end, aq_error *err) {
+    aq_status status = AQ_OK;
+    while (c->level == c->span.num_levels && status == AQ_OK) {
+        status = aq_column_next(c->column, &c->span, err);
+        c->level = c->value = 0;
+        if (c->span.num_levels == 0 && c->span.values == NULL) break;
+    }
+    *out_end = status != AQ_OK || c->span.num_levels == 0;
+    return status;
+}
+
+static int32_t aqi_fed_rep(const aqi_fed_column *c, int64_t level) {
+    if (c->span.rep_levels != NULL) return c->span.rep_levels[level];
+    return c->span.single_list && level > 0 ? c->field->max_rep : 0;
+}
+
+static bool aqi_fed_null(const aqi_fed_column *c, int64_t level) {
+    return c->span.def_levels != NULL && c->span.def_levels[level] != c->field->max_def;
+}
+
+/* The value of the next row of a column without lists. */
+static aq_status aqi_fed_next(aqi_fed_column *c, const void **out, aq_error *err) {
+    size_t width = aqi_value_bytes(c->field->type, 0);
+    bool end;
+    aq_status status = aqi_fed_fill(c, &end, err);
+    if (status != AQ_OK) return status;
+    if (end || aqi_fed_null(c, c->level))
+        return aqi_fail(err, AQ_E_FORMAT, "%s is null, or the column too short",
+                        c->field->name);
+    *out = (const uint8_t *)c->span.values + (size_t)c->value * width;
+    c->level++;
+    c->value++;
+    return AQ_OK;
+}
+
+/* The values of the next list, as they come, to a step. */
+static aq_status aqi_fed_list(aqi_feed *f, aqi_fed_column *c, size_t step,
+                              uint64_t *out_count, aq_error *err) {
+    float piece[AQI_PIECE];
+    uint64_t at = 0;
+    bool end;
+    aq_status status = AQ_OK;
+    for (;;) {
+        int64_t n = 0, done, part;
+        status = aqi_fed_fill(c, &end, err);
+        if (status != AQ_OK) return status;
+        if (end || (at > 0 && aqi_fed_rep(c, c->level) == 0)) break;
+        if (aqi_fed_null(c, c->level))
+            return aqi_fail(err, AQ_E_FORMAT, "activations are null or empty");
+        if (c->span.single_list && c->span.def_levels == NULL) {
+            n = c->span.num_levels - c->level;
+        } else {
+            do
+                n++;
+            while (c->level + n < c->span.num_levels &&
+                   aqi_fed_rep(c, c->level + n) != 0 && !aqi_fed_null(c, c->level + n));
+        }
+        for (done = 0; done < n && status == AQ_OK; done += part) {
+            part = AQI_MIN(n - done, (int64_t)AQI_PIECE);
+            memcpy(piece,
+                   (const uint8_t *)c->span.values +
+                       (size_t)(c->value + done) * sizeof(float),
+                   (size_t)part * sizeof(float));
+            if (f->second) {
+                aqi_feed_second(f, &f->steps[step], piece, (size_t)part, at);
+            } else {
+                status = aqi_feed_first(f, &f->steps[step], piece, (size_t)part, at, err);
+            }
+            at += (uint64_t)part;
+        }
+        c->level += n;
+        c->value += n;
+        if (status != AQ_OK) return status;
+    }
+    *out_count = at;
+    return at > 0 ? AQ_OK : aqi_fail(err, AQ_E_FORMAT, "activations end too early");
+}
+
+static aq_status aqi_feed_row(aqi_feed *f, aqi_fed_column *columns, aq_error *err) {
+    const void *name = NULL, *time = NULL;
+    size_t tensor = 0, step = 0;
+    uint64_t count = 0;
+    aqi_fed_tensor *t;
+    aq_status status = aqi_fed_next(&columns[AQI_FED_NAME], &name, err);
+    if (status == AQ_OK) status = aqi_fed_next(&columns[AQI_FED_TIMESTEP], &time, err);
+    if (status == AQ_OK)
+        status = aqi_feed_tensor(f, (const aq_bytes *)name, &tensor, err);
+    if (status != AQ_OK) return status;
+    t = &f->tensors[tensor];
+    status = aqi_feed_step(
+        f, tensor,
+        aqi_load_int(time, aqi_value_bytes(columns[AQI_FED_TIMESTEP].field->type, 0)),
+        &step, err);
+    if (status == AQ_OK)
+        status = aqi_fed_list(f, &columns[AQI_FED_VALUES], step, &count, err);
+    if (status == AQ_OK && t->out.cols == 0) t->out.cols = (size_t)count;
+    if (status == AQ_OK && count % t->out.cols != 0)
+        status = aqi_fail(err, AQ_E_FORMAT,
+                          "%llu activations at timestep %lld are no whole vectors of %zu",
+                          (unsigned long long)count,
+                          (long long)f->steps[step].out.timestep, t->out.cols);
+    if (status == AQ_OK && !f->second) t->vectors += count / t->out.cols;
+    return aqi_error_in_tensor(err, status, t->out.name);
+}
+
+/* All rows of the file, once. */
+static aq_status aqi_feed_pass(aqi_feed *f, aq_error *err) {
+    aqi_fed_column columns[AQI_FED_COLUMNS];
+    aq_parquet_info info;
+    aq_row_group_info group;
+    int32_t g;
+    int64_t row;
+    size_t k;
+    aq_status status = AQ_OK;
+    aq_parquet_get_info(f->file, &info);
+    for (g = 0; g < info.num_row_groups && status == AQ_OK; g++) {
+        memset(columns, 0, sizeof columns);
+        status = aq_parquet_get_row_group(f->file, g, &group, err);
+        for (k = 0; k < AQI_FED_COLUMNS && status == AQ_OK; k++) {
+            columns[k].field = aq_parquet_column_field(f->file, f->columns[k]);
+            status = aq_column_open(f->file, g, f->columns[k], &columns[k].column, err);
+        }
+        for (row = 0; status == AQ_OK && row < group.num_rows; row++) {
+            status = aqi_feed_row(f, columns, err);
+            if (status != AQ_OK)
+                aqi_error_locate(err, "row %lld of row group %d", (long long)row, (int)g);
+        }
+        for (k = 0; k < AQI_FED_COLUMNS; k++)
+            aq_column_close(columns[k].column);
+    }
+    return status;
+}
+
+/* ---- calibration: statistics ---- */
+
+/* Between the passes: means, ranges, and room for what needs them. */
+static aq_status aqi_feed_turn(aqi_feed *f, aq_error *err) {
+    aqi_arena *arena = &f->to->arena;
+    size_t i;
+    void *p;
+    aq_status status = AQ_OK;
+    for (i = 0; i < f->num_steps && status == AQ_OK; i++) {
+        aqi_fed_step *s = &f->steps[i];
+        aqi_fed_tensor *t = &f->tensors[s->tensor];
+        s->out.mean = s->sum / (double)s->out.count;
+        if (t->out.num_steps++ == 0 || s->out.min < t->out.min) t->out.min = s->out.min;
+        if (t->out.num_steps == 1 || s->out.max > t->out.max) t->out.max = s->out.max;
+        t->out.count += s->out.count;
+        status = aqi_arena_alloc(arena, f->num_bins * sizeof *s->bins, &p, err);
+        s->bins = (uint32_t *)p;
+        s->out.bins = s->bins;
+    }
+    for (i = 0; i < f->num_tensors && status == AQ_OK; i++) {
+        aqi_fed_tensor *t = &f->tensors[i];
+        double width = (double)t->out.max - (double)t->out.min;
+        size_t bytes;
+        t->first = (double)t->out.min;
+        t->per_unit = width > 0.0 ? (double)f->num_bins / width : 0.0;
+        if (!aqi_mul_size(t->out.cols, sizeof(double), &bytes))
+            return aqi_fail_nomem(err, t->out.cols);
+        status = aqi_arena_alloc(&f->arena, bytes, &p, err);
+        t->squares = (double *)p;
+        if (status == AQ_OK) status = aqi_arena_alloc(arena, bytes / 2, &p, err);
+        t->absmax = (float *)p;
+        t->out.absmax = t->absmax;
+        if (status == AQ_OK) status = aqi_arena_alloc(arena, bytes / 2, &p, err);
+        t->out.mean_square = (float *)p;
+    }
+    return status;
+}
+
+static int aqi_compare_fed_tensors(const void *a, const void *b) {
+    return strcmp((*(aqi_fed_tensor *const *)a)->out.name,
+                  (*(aqi_fed_tensor *const *)b)->out.name);
+}
+
+static int aqi_compare_fed_steps(const void *a, const void *b) {
+    const aqi_fed_step *x = (const aqi_fed_step *)a, *y = (const aqi_fed_step *)b;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    return (x->out.timestep > y->out.timestep) - (x->out.timestep < y->out.timestep);
+}
+
+static aq_status aqi_feed_columns_finish(aqi_fed_tensor *t, aq_error *err) {
+    float *mean_square;
+    size_t c;
+    memcpy(&mean_square, &t->out.mean_square, sizeof mean_square); /* ours: not const */
+    for (c = 0; c < t->out.cols; c++) {
+        double m = t->squares[c] / (double)t->vectors;
+        if (!(m <= (double)FLT_MAX))
+            return aqi_error_in_tensor(
+                err,
+                aqi_fail(err, AQ_E_LIMIT, "the mean square of column %zu overflows", c),
+                t->out.name);
+        mean_square[c] = (float)m;
+    }
+    return AQ_OK;
+}
+
+/* Tensors in name order, their steps in that of time. */
+static aq_status aqi_feed_finish(aqi_feed *f, aq_error *err) {
+    aq_calibration *to = f->to;
+    aqi_fed_tensor **order;
+    aq_step_stats *steps;
+    size_t i, at = 0;
+    void *p;
+    aq_status status =
+        aqi_arena_alloc(&f->arena, f->num_tensors * sizeof *order, &p, err);
+    if (status != AQ_OK) return status;
+    order = (aqi_fed_tensor **)p;
+    status = aqi_arena_alloc(&to->arena, f->num_steps * sizeof *steps, &p, err);
+    steps = (aq_step_stats *)p;
+    if (status == AQ_OK)
+        status =
+            aqi_arena_alloc(&to->arena, f->num_tensors * sizeof *to->tensors, &p, err);
+    if (status != AQ_OK) return status;
+    to->tensors = (aq_calibrated *)p;
+    to->num_tensors = f->num_tensors;
+    for (i = 0; i < f->num_tensors; i++)
+        order[i] = &f->tensors[i];
+    qsort(order, f->num_tensors, sizeof(aqi_fed_tensor *), aqi_compare_fed_tensors);
+    for (i = 0; i < f->num_tensors; i++)
+        order[i]->rank = (uint32_t)i;
+    for (i = 0; i < f->num_steps; i++)
+        f->steps[i].rank = f->tensors[f->steps[i].tensor].rank;
+    qsort(f->steps, f->num_steps, sizeof *f->steps, aqi_compare_fed_steps);
+    for (i = 0; i < f->num_steps; i++) {
+        steps[i] = f->steps[i].out;
+        steps[i].std = sqrt(f->steps[i].squares / (double)steps[i].count);
+    }
+    for (i = 0; i < f->num_tensors && status == AQ_OK; i++) {
+        status = aqi_feed_columns_finish(order[i], err);
+        to->tensors[i] = order[i]->out;
+        to->tensors[i].steps = steps + at;
+        at += order[i]->out.num_steps;
+    }
+    return status;
+}
+
+static aq_status aqi_feed_find_columns(aqi_feed *f, aq_error *err) {
+    static const char *const names[] = {"layer_name", "timestep", "activations"};
+    static const char *const types[] = {"a STRING", "an INT32 or INT64",
+                                        "a LIST of FLOAT"};
+    size_t k;
+    for (k = 0; k < AQI_FED_COLUMNS; k++) {
+        const aq_field *field;
+        aq_physical_type type;
+        f->columns[k] = aqi_model_leaf(f->file, names[k]);
+        if (f->columns[k] < 0)
+            return aqi_fail(err, AQ_E_TYPE,
+                            "Parquet, but no calibration: no column %s; it has "
+                            "layer_name, timestep, activations",
+                            names[k]);
+        field = aq_parquet_column_field(f->file, f->columns[k]);
+        type = field->type == AQ_INT64 ? AQ_INT32 : field->type;
+        if (field->max_rep != (k == AQI_FED_VALUES) ||
+            type != (k == AQI_FED_NAME       ? AQ_BYTE_ARRAY
+                     : k == AQI_FED_TIMESTEP ? AQ_INT32
+                                             : AQ_FLOAT))
+            return aqi_fail(err, AQ_E_TYPE,
+                            "Parquet, but no calibration: column %s is not %s", names[k],
+                            types[k]);
+    }
+    return AQ_OK;
+}
+
+static aq_status aqi_feed_read(aqi_feed *f, const char *path,
+                               const aq_calibration_options *o, aq_error *err) {
+    aq_parquet_options po;
+    aq_status status;
+    memset(&po, 0, sizeof po);
+    po.allocator = &f->to->allocator;
+    po.log = o->log;
+    po.io = o->io;
+    status = aq_parquet_open(path, &po, &f->file, err);
+    if (status == AQ_OK) status = aqi_feed_find_columns(f, err);
+    if (status == AQ_OK) status = aqi_feed_pass(f, err);
+    if (status == AQ_OK && f->num_steps == 0)
+        status = aqi_fail(err, AQ_E_FORMAT, "a calibration without rows");
+    if (status == AQ_OK) status = aqi_feed_turn(f, err);
+    f->second = true;
+    if (status == AQ_OK) status = aqi_feed_pass(f, err);
+    if (status == AQ_OK) status = aqi_feed_finish(f, err);
+    return status;
+}
+
+aq_status aq_calibration_open(const char *path, const aq_calibration_options *options,
+                              aq_calibration **out_calibration, aq_error *err) {
+    aq_calibration_options o;
+    aq_allocator a;
+    aqi_feed f;
+    aq_status status;
+    aqi_error_clear(err);
+    *out_calibration = NULL;
+    memset(&o, 0, sizeof o);
+    if (options != NULL) o = *options;
+    if (o.bins == 0) o.bins = 1024;
+    if (o.max_bytes == 0) o.max_bytes = (size_t)1 << 30;
+    if (path == NULL) return aqi_fail(err, AQ_E_ARG, "path missing");
+    if (o.bins < 16 || o.bins > 65536)
+        return aqi_fail(err, AQ_E_ARG, "%u bins; choose 16 to 65536", o.bins);
+    status = aqi_allocator_resolve(o.allocator, &a, err);
+    if (status != AQ_OK) return status;
+    memset(&f, 0, sizeof f);
+    f.to = (aq_calibration *)aqi_alloc(&a, sizeof *f.to);
+    if (f.to == NULL) return aqi_fail_nomem(err, sizeof *f.to);
+    memset(f.to, 0, sizeof *f.to);
+    f.to->allocator = a;
+    aqi_arena_init(&f.to->arena, &a);
+    aqi_arena_limit(&f.to->arena, o.max_bytes, "max_bytes");
+    aqi_arena_init(&f.arena, &a);
+    aqi_arena_share(&f.arena, &f.to->arena);
+    f.model = o.model;
+    f.num_bins = o.bins;
+    status = aqi_feed_read(&f, path, &o, err);
+    aq_parquet_close(f.file);
+    aqi_arena_deinit(&f.arena);
+    if (status != AQ_OK) {
+        aq_calibration_close(f.to);
+        return aqi_error_in_file(err, status, path);
+    }
+    *out_calibration = f.to;
+    return AQ_OK;
+}
+
+void aq_calibration_close(aq_calibration *calibration) {
+    aq_allocator a;
+    if (calibration == NULL) return;
+    a = calibration->allocator;
+    aqi_arena_deinit(&calibration->arena);
+    aqi_free(&a, calibration, sizeof *calibration);
+}
+
+size_t aq_calibration_count(const aq_calibration *calibration) {
+    return calibration->num_tensors;
+}
+
+const aq_calibrated *aq_calibration_tensor(const aq_calibration *calibration,
+                                           size_t index) {
+    return index < calibration->num_tensors ? &calibration->tensors[index] : NULL;
+}
+
+const aq_calibrated *aq_calibration_find(const aq_calibration *calibration,
+                                         const char *name) {
+    size_t low = 0, high = calibration->num_tensors;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(calibration->tensors[middle].name, name);
+        if (order == 0) return &calibration->tensors[middle];
+        if (order < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return NULL;
+}
+
+/* ---- time groups ---- */
+
+#define AQI_TIME_BLOCKS 256u /* of timesteps, between which a boundary may lie */
+
+/* The values of consecutive timesteps: their bins added up, and their range. */
+typedef struct aqi_joined {
+    uint64_t *bins;
+    uint32_t num_bins;
+    double first, width; /* of the first bin; of each */
+    double low, high;    /* exact                     */
+    uint64_t count;
+} aqi_joined;
+
+static void aqi_joined_begin(aqi_joined *j, const aq_calibrated *t, uint64_t *bins) {
+    memset(j, 0, sizeof *j);
+    j->bins = bins;
+    j->num_bins = t->num_bins;
+    memset(bins, 0, t->num_bins * sizeof *bins);
+    j->first = (double)t->min;
+    j->width = ((double)t->max - (double)t->min) / (double)t->num_bins;
+}
+
+static void aqi_joined_add(aqi_joined *j, const aq_step_stats *s) {
+    uint32_t i;
+    for (i = 0; i < j->num_bins; i++)
+        j->bins[i] += s->bins[i];
+    if (j->count == 0 || (double)s->min < j->low) j->low = (double)s->min;
+    if (j->count == 0 || (double)s->max > j->high) j->high = (double)s->max;
+    j->count += s->count;
+}
+
+/* One end of a range drawn in, bin by bin: which gives the least expected error, given
+ * the other end at distance `rest` from zero and what is lost beyond that one. */
+typedef struct aqi_end {
+    double at;     /* distance from zero, >= 0   */
+    double beyond; /* values beyond it           */
+    double lost;   /* the squares they are off   */
+} aqi_end;
+
+static double aqi_expected(const aqi_joined *j, const aqi_end *a, const aqi_end *b,
+                           double codes) {
+    double scale = (a->at + b->at) / codes;
+    return scale * scale / 12.0 * ((double)j->count - a->beyond - b->beyond) + a->lost +
+           b->lost;
+}
+
+static void aqi_end_search(const aqi_joined *j, bool upper, const aqi_end *other,
+                           double codes, double most, aqi_end *best) {
+    const double w = j->width;
+    double least = aqi_expected(j, best, other, codes), d1 = 0.0;
+    const double whole = upper ? AQI_MAX(j->high, 0.0) : AQI_MAX(-j->low, 0.0);
+    aqi_end e;
+    uint32_t k;
+    memset(&e, 0, sizeof e);
+    for (k = 0; k < j->num_bins && w > 0.0; k++) {
+        uint32_t bin = upper ? j->num_bins - 1 - k : k;
+        double n = (double)j->bins[bin];
+        /* The end goes over this bin: those beyond are w farther away. */
+        e.at = upper ? j->first + (double)bin * w : -(j->first + (double)(bin + 1) * w);
+        e.lost += 2.0 * w * d1 + w * w * e.beyond + n * w * w / 3.0;
+        d1 += w * e.beyond + n * w / 2.0;
+        e.beyond += n;
+        if (e.at < 0.0 || e.beyond > most) return;
+        if (e.at < whole) {
+            double error = aqi_expected(j, &e, other, codes);
+            if (error < least) {
+                least = error;
+                *best = e;
+            }
+        }
+    }
+}
+
+/* The range with the least expected error, or all; returns that error. */
+static double aqi_range_choose(const aqi_joined *j, uint32_t bits, aq_range_rule rule,
+                               double *out_low, double *out_high) {
+    const double codes = (double)((1u << bits) - 1);
+    const double share = 0.02 / (double)(1u << (2 * (bits - 4)));
+    aqi_end ends[2];
+    int round;
+    memset(ends, 0, sizeof ends);
+    ends[0].at = AQI_MAX(-j->low, 0.0);
+    ends[1].at = AQI_MAX(j->high, 0.0);
+    for (round = 0; round < 4 && rule == AQ_RANGE_MSE; round++) {
+        int k = 1 - round % 2;
+        aqi_end_search(j, k == 1, &ends[1 - k], codes, share * (double)j->count,
+                       &ends[k]);
+    }
+    *out_low = -ends[0].at;
+    *out_high = ends[1].at;
+    return aqi_expected(j, &ends[0], &ends[1], codes);
+}
+
+static float aqi_round_even(double x) { return (float)nearbyint(x); }
+
+/* Scale and whole zero point of a range that holds 0. */
+static aq_affine aqi_affine_of(double low, double high, uint32_t bits) {
+    const double codes = (double)((1u << bits) - 1);
+    double scale = (high - low) / codes, zero;
+    aq_affine p;
+    p.bits = bits;
+    p.scale = 1.0f;
+    p.zero_point = 0.0f;
+    if (!(scale > 0.0)) return p;
+    p.scale = (float)AQI_MAX(scale, (double)FLT_MIN);
+    zero = -low / (double)p.scale;
+    p.zero_point = aqi_round_even(AQI_MIN(AQI_MAX(zero, 0.0), codes));
+    return p;
+}
+
+/* Integral of the squared distance from the nearest code, from 0 to u. */
+static double aqi_code_integral(double u, double codes) {
+    double k = floor(u + 0.5), d;
+    k = AQI_MIN(AQI_MAX(k, 0.0), codes);
+    d = u - k;
+    return k / 12.0 + d * d * d / 3.0;
+}
+
+/* Squared error of the values of a step, by the true quantizer: values lie evenly in
+ * their bin, and within the step's range. */
+static double aqi_step_error(const aq_calibrated *t, const aq_step_stats *s,
+                             const aq_affine *p) {
+    const double codes = (double)((1u << p->bits) - 1), scale = (double)p->scale;
+    const double zero = (double)p->zero_point;
+    const double width = ((double)t->max - (double)t->min) / (double)t->num_bins;
+    double sum = 0.0;
+    uint32_t i;
+    for (i = 0; i < t->num_bins; i++) {
+        double a, b, k;
+        if (s->bins[i] == 0) continue;
+        a = (double)t->min + (double)i * width;
+        b = AQI_MIN(a + width, (double)s->max) / scale + zero;
+        a = AQI_MAX(a, (double)s->min) / scale + zero;
+        if (b - a > 1e-6) {
+            sum +=
+                (double)s->bins[i] *
+                ((aqi_code_integral(b, codes) - aqi_code_integral(a, codes)) / (b - a));
+        } else {
+            k = AQI_MIN(AQI_MAX(floor(a + 0.5), 0.0), codes);
+            sum += (double)s->bins[i] * ((a - k) * (a - k));
+        }
+    }
+    return sum * scale * scale;
+}
+
+/* The same of all calibrated timesteps in [start, end). */
+static double aqi_time_error(const aq_calibrated *t, const aq_time_group *g) {
+    double sum = 0.0;
+    size_t i;
+    for (i = 0; i < t->num_steps; i++) {
+        if (t->steps[i].timestep < g->start || t->steps[i].timestep >= g->end) continue;
+        sum += aqi_step_error(t, &t->steps[i], &g->params);
+    }
+    return sum;
+}
+
+static bool aqi_affine_good(const aq_affine *p) {
+    return p->bits >= 4 && p->bits <= 8 && p->scale >= FLT_MIN &&
+           aqi_is_finite(p->scale) && p->zero_point >= 0.0f &&
+           p->zero_point <= (float)((1u << p->bits) - 1) &&
+           p->zero_point == aqi_round_even((double)p->zero_point);
+}
+
+/* Groups that follow each other, with parameters that can be used; together they hold
+ * every calibrated timestep. */
+static aq_status aqi_time_groups_valid(const aq_calibrated *t,
+                                       const aq_time_group *groups, size_t n,
+                                       aq_error *err) {
+    size_t i;
+    if (t == NULL || groups == NULL || n == 0)
+        return aqi_fail(err, AQ_E_ARG, "tensor or groups missing");
+    for (i = 0; i < n; i++) {
+        if (groups[i].start >= groups[i].end ||
+            (i > 0 && groups[i].start != groups[i - 1].end))
+            return aqi_fail(err, AQ_E_ARG,
+                            "time group %zu does not follow the one before", i);
+        if (!aqi_affine_good(&groups[i].params))
+            return aqi_fail(err, AQ_E_ARG,
+                            "time group %zu: 4 to 8 bits, a scale of at least 2^-126 and "
+                            "a whole zero point among the codes",
+                            i);
+    }
+    if (t->num_steps > 0 && (t->steps[0].timestep < groups[0].start ||
+                             t->steps[t->num_steps - 1].timestep >= groups[n - 1].end))
+        return aqi_fail(err, AQ_E_ARG, "a calibrated timestep lies outside all groups");
+    return AQ_OK;
+}
+
+aq_status aq_time_groups_error(const aq_calibrated *tensor, const aq_time_group *groups,
+                               size_t num_groups, double *out_errors, double *out_mse,
+                               aq_error *err) {
+    double sum = 0.0;
+    size_t i;
+    aq_status status;
+    aqi_error_clear(err);
+    if (out_mse != NULL) *out_mse = 0.0;
+    status = aqi_time_groups_valid(tensor, groups, num_groups, err);
+    if (status != AQ_OK) return status;
+    for (i = 0; i < num_groups; i++) {
+        double e = aqi_time_error(tensor, &groups[i]);
+        if (out_errors != NULL) out_errors[i] = e;
+        sum += e;
+    }
+    if (out_mse != NULL) *out_mse = sum / (double)tensor->count;
+    return AQ_OK;
+}
+
+static aq_status aqi_time_options_resolve(const aq_time_options *in,
+                                          const aq_calibrated *t, aq_time_options *o,
+                                          aq_error *err) {
+    memset(o, 0, sizeof *o);
+    if (in != NULL) *o = *in;
+    if (o->groups == 0) o->groups = 10;
+    if (o->bits == 0) o->bits = 8;
+    if (o->group_size == 0) o->group_size = 1;
+    if (o->bits < 4 || o->bits > 8)
+        return aqi_fail(err, AQ_E_ARG, "activations of %u bits; choose 4 to 8", o->bits);
+    if (o->groups > AQI_TIME_BLOCKS)
+        return aqi_fail(err, AQ_E_ARG, "%u time groups; choose 1 to 256", o->groups);
+    if ((int)o->split < AQ_SPLIT_SIMILAR || o->split > AQ_SPLIT_EQUAL ||
+        (int)o->rule < AQ_RANGE_MSE || o->rule > AQ_RANGE_MINMAX)
+        return aqi_fail(err, AQ_E_ARG, "no such split or rule");
+    if (o->groups > t->num_steps)
+        return aqi_fail(err, AQ_E_ARG,
+                        "%u time groups for %zu calibrated timesteps; choose fewer",
+                        o->groups, t->num_steps);
+    if (o->timesteps == 0) o->timesteps = t->steps[t->num_steps - 1].timestep + 1;
+    if (t->steps[t->num_steps - 1].timestep >= o->timesteps)
+        return aqi_fail(err, AQ_E_ARG, "calibrated timestep %lld of %lld",
+                        (long long)t->steps[t->num_steps - 1].timestep,
+                        (long long)o->timesteps);
+    return AQ_OK;
+}
+
+/* Where groups begin, as indices of steps; bounds[groups] = num_steps. */
+typedef struct aqi_split {
+    const aq_calibrated *tensor;
+    const aq_time_options *o;
+    aqi_joined joined;
+    size_t blocks;
+    double *cost;  /* blocks x blocks: of [i, j]                                  */
+    double *least; /* groups x (blocks + 1)                                       */
+    size_t *from;  /* the same: where the last group begins                       */
+    size_t *bounds;
+} aqi_split;
+
+static size_t aqi_block_begin(const aqi_split *s, size_t block) {
+    return (size_t)((uint64_t)block * s->tensor->num_steps / s->blocks);
+}
+
+/* Expected errors of all runs of blocks. */
+static void aqi_split_costs(aqi_split *s) {
+    size_t i, k, step;
+    double low, high;
+    for (i = 0; i < s->blocks; i++) {
+        aqi_joined_begin(&s->joined, s->tensor, s->joined.bins);
+        for (k = i; k < s->blocks; k++) {
+            for (step = aqi_block_begin(s, k); step < aqi_block_begin(s, k + 1); step++)
+                aqi_joined_add(&s->joined, &s->tensor->steps[step]);
+            s->cost[i * s->blocks + k] =
+                aqi_range_choose(&s->joined, s->o->bits, s->o->rule, &low, &high);
+        }
+    }
+}
+
+/* least[g][end]: the first `end` blocks in g + 1 groups, none empty. */
+static void aqi_split_similar(aqi_split *s) {
+    const size_t m = s->blocks, groups = s->o->groups;
+    size_t g, end, i;
+    aqi_split_costs(s);
+    for (g = 0; g < groups; g++) {
+        double *least = s->least + g * (m + 1);
+        const double *before = g == 0 ? NULL : least - (m + 1);
+        for (end = g + 1; end <= m; end++) {
+            if (g == 0) {
+                least[end] = s->cost[end - 1];
+                s->from[end] = 0;
+                continue;
+            }
+            for (i = g; i < end; i++) {
+                double e = before[i] + s->cost[i * m + end - 1];
+                if (i > g && !(e < least[end])) continue;
+                least[end] = e;
+                s->from[g * (m + 1) + end] = i;
+            }
+        }
+    }
+    for (g = groups, end = m; g-- > 0; end = s->from[g * (m + 1) + end])
+        s->bounds[g] = aqi_block_begin(s, s->from[g * (m + 1) + end]);
+}
+
+static void aqi_split_groups(aqi_split *s, aq_time_group *out) {
+    const aq_calibrated *t = s->tensor;
+    size_t g, i;
+    for (g = 0; g < s->o->groups; g++) {
+        size_t begin = s->bounds[g], end = s->bounds[g + 1];
+        double low, high;
+        aq_affine clipped;
+        memset(&out[g], 0, sizeof out[g]);
+        out[g].group_size = s->o->group_size;
+        out[g].start =
+            g == 0 ? 0
+                   : (t->steps[begin - 1].timestep + t->steps[begin].timestep + 1) / 2;
+        if (g > 0) out[g - 1].end = out[g].start;
+        aqi_joined_begin(&s->joined, t, s->joined.bins);
+        for (i = begin; i < end; i++)
+            aqi_joined_add(&s->joined, &t->steps[i]);
+        aqi_range_choose(&s->joined, s->o->bits, AQ_RANGE_MINMAX, &low, &high);
+        out[g].params = aqi_affine_of(low, high, s->o->bits);
+        if (s->o->rule == AQ_RANGE_MSE) {
+            /* What is expected has to hold for the whole zero point too. */
+            double whole = 0.0, less = 0.0;
+            aqi_range_choose(&s->joined, s->o->bits, AQ_RANGE_MSE, &low, &high);
+            clipped = aqi_affine_of(low, high, s->o->bits);
+            for (i = begin; i < end; i++) {
+                whole += aqi_step_error(t, &t->steps[i], &out[g].params);
+                less += aqi_step_error(t, &t->steps[i], &clipped);
+            }
+            if (less < whole) out[g].params = clipped;
+        }
+    }
+    out[s->o->groups - 1].end = s->o->timesteps;
+}
+
+aq_status aq_time_groups_make(const aq_calibration *calibration,
+                              const aq_calibrated *tensor, const aq_time_options *options,
+                              aq_time_group *out_groups, aq_error *err) {
+    aq_time_options o;
+    aqi_arena arena;
+    aqi_split s;
+    size_t g, table;
+    void *p[5];
+    aq_status status;
+    aqi_error_clear(err);
+    if (calibration == NULL || tensor == NULL || out_groups == NULL)
+        return aqi_fail(err, AQ_E_ARG, "calibration, tensor or groups missing");
+    status = aqi_time_options_resolve(options, tensor, &o, err);
+    if (status != AQ_OK) return aqi_error_in_tensor(err, status, tensor->name);
+    memset(&s, 0, sizeof s);
+    s.tensor = tensor;
+    s.o = &o;
+    s.blocks = AQI_MIN(tensor->num_steps, (size_t)AQI_TIME_BLOCKS);
+    table = o.split == AQ_SPLIT_EQUAL ? 1 : (size_t)o.groups * (s.blocks + 1);
+    aqi_arena_init(&arena, &calibration->allocator);
+    status = aqi_arena_alloc(&arena, tensor->num_bins * sizeof(uint64_t), &p[0], err);
+    if (status == AQ_OK)
+        status =
+            aqi_arena_alloc(&arena, ((size_t)o.groups + 1) * sizeof(size_t), &p[1], err);
+    if (status == AQ_OK)
+        status = aqi_arena_alloc(&arena, table * sizeof(double), &p[2], err);
+    if (status == AQ_OK)
+        status = aqi_arena_alloc(&arena, table * sizeof(size_t), &p[3], err);
+    if (status == AQ_OK)
+        status = aqi_arena_alloc(
+            &arena, table == 1 ? 1 : s.blocks * s.blocks * sizeof(double), &p[4], err);
+    if (status == AQ_OK) {
+        s.joined.bins = (uint64_t *)p[0];
+        s.bounds = (size_t *)p[1];
+        s.least = (double *)p[2];
+        s.from = (size_t *)p[3];
+        s.cost = (double *)p[4];
+        s.bounds[o.groups] = tensor->num_steps;
+        if (o.split == AQ_SPLIT_SIMILAR) {
+            aqi_split_similar(&s);
+        } else {
+            for (g = 0; g < o.groups; g++)
+                s.bounds[g] = (size_t)((uint64_t)g * tensor->num_steps / o.groups);
+        }
+        aqi_split_groups(&s, out_groups);
+    }
+    aqi_arena_deinit(&arena);
+    return status;
+}
+
+aq_status aq_tensor_time_group(const aq_tensor *tensor, int64_t timestep,
+                               size_t *out_group, aq_affine *out_params, aq_error *err) {
+    const aq_time_aware *t;
+    size_t low = 0, high;
+    aqi_error_clear(err);
+    if (out_group != NULL) *out_group = 0;
+    if (out_params != NULL) memset(out_params, 0, sizeof *out_params);
+    if (tensor == NULL) return aqi_fail(err, AQ_E_ARG, "tensor missing");
+    t = tensor->diffusion == NULL ? NULL : tensor->diffusion->time_aware;
+    if (t == NULL || !t->enabled || t->num_groups == 0)
+        return aqi_error_in_tensor(
+            err, aqi_fail(err, AQ_E_NOT_FOUND, "the tensor has no time groups"),
+            tensor->name);
+    if (timestep < t->groups[0].start || timestep >= t->groups[t->num_groups - 1].end)
+        return aqi_error_in_tensor(
+            err,
+            aqi_fail(err, AQ_E_ARG, "timestep %lld; the groups cover %lld to %lld",
+                     (long long)timestep, (long long)t->groups[0].start,
+                     (long long)t->groups[t->num_groups - 1].end - 1),
+            tensor->name);
+    high = t->num_groups;
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        if (t->groups[middle].start <= timestep) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    if (out_group != NULL) *out_group = low;
+    if (out_params != NULL) *out_params = t->groups[low].params;
+    return AQ_OK;
+}
+
+/* ---- modality ---- */
+
+static const char *const aqi_modalities[] = {"text", "code", "image", "audio"};
+
+/* Whether a name has one of the words, which are in lower case. */
+static bool aqi_name_has(const char *name, const char *const *words, size_t count) {
+    size_t i, k;
+    for (; *name != '\0'; name++) {
+        for (i = 0; i < count; i++) {
+            for (k = 0; words[i][k] != '\0'; k++) {
+                char c = name[k];
+                if (c >= 'A' && c <= 'Z') c = (char)(c - 'A' + 'a');
+                if (c != words[i][k]) break;
+            }
+            if (words[i][k] == '\0') return true;
+        }
+    }
+    return false;
+}
+
+/* Of an architecture. "code" comes before "text": codegen is no gpt. */
+static const char *aqi_modality_of_name(const char *name) {
+    static const char *const code[] = {"codegen", "starcoder", "coder", "codellama"};
+    static const char *const audio[] = {"audio",   "whisper", "musicgen",
+                                        "wav2vec", "encodec", "vocoder"};
+    static const char *const image[] = {"unet",
+                                        "stable-diffusion",
+                                        "stablediffusion",
+                                        "vae",
+                                        "pixart",
+                                        "flux",
+                                        "ditmodel",
+                                        "image"};
+    static const char *const text[] = {"gpt",  "llama",   "bert", "llada", "dream",
+                                       "qwen", "mistral", "t5",   "text"};
+    if (aqi_name_has(name, code, AQI_COUNT(code))) return aqi_modalities[1];
+    if (aqi_name_has(name, audio, AQI_COUNT(audio))) return aqi_modalities[3];
+    if (aqi_name_has(name, image, AQI_COUNT(image))) return aqi_modalities[2];
+    if (aqi_name_has(name, text, AQI_COUNT(text))) return aqi_modalities[0];
+    return NULL;
+}
+
+/* Of tensors: the kind of which there are most; of as many, the first. */
+static const char *aqi_modality_of_tensors(const aq_model *m) {
+    static const char *const text[] = {"embed_tokens", "lm_head", "wte.", "token_emb",
+                                       "word_embeddings"};
+    static const char *const image[] = {"down_blocks", "up_blocks", "mid_block",
+                                        "conv_in",     "conv_out",  "patch_embed",
+                                        "pixel"};
+    static const char *const audio[] = {"mel_", "audio", "wav", "vocoder"};
+    size_t counts[3] = {0, 0, 0}, i, best = 0;
+    for (i = 0; i < m->num_entries; i++) {
+        const char *name = m->entries[i].tensor.name;
+        counts[0] += aqi_name_has(name, text, AQI_COUNT(text));
+        counts[1] += aqi_name_has(name, image, AQI_COUNT(image));
+        counts[2] += aqi_name_has(name, audio, AQI_COUNT(audio));
+    }
+    for (i = 1; i < 3; i++) {
+        if (counts[i] > counts[best]) best = i;
+    }
+    if (counts[best] == 0) return NULL;
+    return aqi_modalities[best == 0 ? 0 : best + 1];
+}
+
+const char *aq_model_modality(const aq_model *model) {
+    const char *found = NULL;
+    aq_key_value pair;
+    size_t i, k;
+    for (i = 0; aq_model_metadata(model, i, &pair); i++) {
+        if (pair.value == NULL || strcmp(pair.key, "modality") != 0) continue;
+        for (k = 0; k < AQI_COUNT(aqi_modalities); k++) {
+            if (strcmp(pair.value, aqi_modalities[k]) == 0) return aqi_modalities[k];
+        }
+    }
+    for (i = 0; found == NULL && aq_model_metadata(model, i, &pair); i++) {
+        if (pair.value != NULL && (strcmp(pair.key, "architecture") == 0 ||
+                                   strcmp(pair.key, "model_type") == 0))
+            found = aqi_modality_of_name(pair.value);
+    }
+    return found != NULL ? found : aqi_modality_of_tensors(model);
+}
+
+/* ---- integer products with parameters known before ---- */
+
+float aq_affine_offset(const aq_affine *params) {
+    return params->bits == 8 ? params->scale * (128.0f - params->zero_point) : 0.0f;
+}
+
+/* Codes of n values, and what they add up to. */
+static bool aqi_static_segment(const float *x, size_t n, const aq_affine *p,
+                               uint8_t *codes, int64_t *out_sum, size_t *out_bad) {
+    const int32_t shift = p->bits == 8 ? 128 : (int32_t)p->zero_point;
+    aqi_range range;
+    aqi_encode how;
+    int64_t sum = 0;
+    size_t i;
+    if (!aqi_range_add(x, n, true, &range, out_bad)) return false;
+    how.base = 0.0f;
+    how.inverse = 1.0f / p->scale;
+    how.bias = p->zero_point;
+    how.max_code = (float)((1u << p->bits) - 1);
+    aqi_k()->encode(x, n, &how, codes);
+    for (i = 0; i < n; i++) {
+        int32_t code = (int32_t)codes[i] - shift;
+        sum += code;
+        codes[i] = (uint8_t)code;
+    }
+    *out_sum = sum;
+    return true;
+}
+
+aq_status aq_activations_init_static(const aq_layout *layout, const float *x,
+                                     size_t count, const aq_affine *params, void *memory,
+                                     aq_activations *out_activations, aq_error *err) {
+    aq_activations a;
+    uint8_t piece[AQI_PIECE];
+    float *scales = (float *)memory, *sums;
+    int8_t *codes;
+    size_t bytes, v, s, at, n, i;
+    int64_t sum;
+    aq_status status;
+    aqi_error_clear(err);
+    memset(out_activations, 0, sizeof *out_activations);
+    status = aqi_layout_check(layout, err);
+    if (status != AQ_OK) return status;
+    if (params == NULL || !aqi_affine_good(params))
+        return aqi_fail(err, AQ_E_ARG,
+                        "parameters need 4 to 8 bits, a scale of at least 2^-126 and a "
+                        "whole zero point among the codes");
+    if (!aqi_activations_shape(layout, count, &a, &bytes))
+        return aqi_fail(err, AQ_E_LIMIT, "%zu vectors are too many for this machine",
+                        count);
+    if (bytes > 0 && (x == NULL || memory == NULL || (uintptr_t)memory % 4 != 0))
+        return aqi_fail(err, AQ_E_ARG,
+                        "vectors or their memory missing, or not aligned to 4");
+    if (bytes > 0 && a.segment > AQI_PIECE)
+        return aqi_fail(err, AQ_E_UNSUPPORTED, "groups of %zu elements; use aq_matmul",
+                        a.segment);
+    sums = scales + count * a.segments;
+    codes = (int8_t *)(sums + count * a.segments);
+    if (bytes > 0) memset(codes, 0, count * a.room);
+    for (v = 0; v < count && bytes > 0; v++) {
+        for (s = 0; s < a.segments; s++) {
+            at = s * a.segment;
+            n = AQI_MIN(a.segment, a.cols - at);
+            if (!aqi_static_segment(x + v * a.cols + at, n, params, piece, &sum, &i))
+                return aqi_fail(err, AQ_E_NONFINITE,
+                                "vector %zu: value %zu is NaN or infinite", v, at + i);
+            scales[v * a.segments + s] = params->scale;
+            sums[v * a.segments + s] = params->scale * (float)sum;
+            if (!aqi_is_finite(sums[v * a.segments + s]))
+                return aqi_fail(err, AQ_E_LIMIT, "a scale too large to add codes up");
+            for (i = 0; i < n; i++)
+                codes[v * a.room + aqi_x8_place(a.code_bits, at + i)] = (int8_t)piece[i];
+        }
+    }
+    a.codes = bytes == 0 ? NULL : codes;
+    a.scales = bytes == 0 ? NULL : scales;
+    a.sums = bytes == 0 ? NULL : sums;
+    *out_activations = a;
+    return AQ_OK;
+}
+
+typedef struct aqi_row_sums_task {
+    const aq_tensor *tensor;
+    float *sums;
+    size_t tile_rows;
+} aqi_row_sums_task;
+
+static void aqi_row_sums_tile(void *arg, size_t index) {
+    const aqi_row_sums_task *t = (const aqi_row_sums_task *)arg;
+    const aq_layout *l = &t->tensor->layout;
+    const aq_quantized_view view = aqi_tensor_view(t->tensor);
+    size_t row = index * t->tile_rows, end = AQI_MIN(row + t->tile_rows, l->rows);
+    float room[AQI_PIECE];
+    for (; row < end; row++) {
+        double sum = 0.0;
+        size_t col, n, i;
+        for (col = 0; col < l->cols; col += n) {
+            const float *w = room;
+            n = AQI_MIN(l->cols - col, (size_t)AQI_PIECE);
+            if (l->bits == 0) {
+                w = aqi_floats_at(t->tensor->data, t->tensor->dtype, row * l->cols + col,
+                                  n, room);
+            } else {
+                aqi_span s;
+                aqi_span_at(l, &view, row, col, col + n, &s);
+                n = s.row.n;
+                aqi_k()->expand(&s.row, room);
+            }
+            for (i = 0; i < n; i++)
+                sum += (double)w[i];
+        }
+        t->sums[row] = (float)sum;
+    }
+}
+
+aq_status aq_tensor_row_sums(const aq_tensor *tensor, float *out_sums,
+                             const aq_tasks *tasks, aq_error *err) {
+    const aq_layout *l = &tensor->layout;
+    const aq_quantized_view view = aqi_tensor_view(tensor);
+    aqi_row_sums_task t;
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_tensor_check_float(tensor, err);
+    if (status == AQ_OK && l->bits != 0) status = aqi_view_check(l, &view, err);
+    if (status != AQ_OK) return status;
+    if (l->rows == 0) return AQ_OK;
+    if (out_sums == NULL) return aqi_fail(err, AQ_E_ARG, "sums missing");
+    t.tensor = tensor;
+    t.sums = out_sums;
+    t.tile_rows = AQI_MAX(AQI_TILE_VALUES / AQI_MAX(l->cols, (size_t)1), (size_t)1);
+    aqi_run(tasks, (l->rows - 1) / t.tile_rows + 1, aqi_row_sums_tile, &t);
+    return AQ_OK;
+}
+
+aq_status aq_tensor_scale_input(const aq_tensor *tensor, const float *x, size_t count,
+                                float *dst, aq_error *err) {
+    const float *s = aqi_tensor_scales(tensor);
+    const size_t cols = tensor->layout.cols;
+    size_t v, c;
+    aqi_error_clear(err);
+    if (cols == 0 || count == 0) return AQ_OK;
+    if (x == NULL || dst == NULL) return aqi_fail(err, AQ_E_ARG, "vector missing");
+    for (v = 0; v < count; v++) {
+        for (c = 0; c < cols; c++)
+            dst[v * cols + c] = s == NULL ? x[v * cols + c] : x[v * cols + c] * s[c];
+    }
+    return AQ_OK;
+}
+
+/* ---- thermodynamic ---- */
+
+static aq_transition aqi_transition(const aq_affine *a, const aq_affine *b,
+                                    double threshold) {
+    aq_transition t;
+    double mean;
+    t.scale_jump = fabs((double)b->scale - (double)a->scale) / (double)a->scale;
+    t.zero_point_jump = fabs((double)b->zero_point - (double)a->zero_point) / 255.0;
+    mean = (t.scale_jump + t.zero_point_jump) / 2.0;
+    t.score = 1.0 - AQI_MIN(1.0, mean);
+    t.severity = AQ_SEVERITY_NONE;
+    if (t.scale_jump > threshold)
+        t.severity = t.scale_jump > 0.5   ? AQ_SEVERITY_HIGH
+                     : t.scale_jump > 0.3 ? AQ_SEVERITY_MEDIUM
+                                          : AQ_SEVERITY_LOW;
+    return t;
+}
+
+aq_status aq_time_groups_check(const aq_time_group *groups, size_t num_groups,
+                               double threshold, aq_transition *out_transitions,
+                               aq_smoothness *out_smoothness, aq_error *err) {
+    aq_smoothness r;
+    double sum = 0.0;
+    size_t i;
+    aqi_error_clear(err);
+    memset(out_smoothness, 0, sizeof *out_smoothness);
+    memset(&r, 0, sizeof r);
+    r.smoothness = r.worst_score = 1.0;
+    if (threshold == 0.0) threshold = 0.3;
+    if (groups == NULL || num_groups == 0 || !(threshold > 0.0))
+        return aqi_fail(err, AQ_E_ARG, "groups missing, or a threshold below 0");
+    for (i = 0; i < num_groups; i++) {
+        if (!(groups[i].params.scale > 0.0f) || !aqi_is_finite(groups[i].params.scale) ||
+            !aqi_is_finite(groups[i].params.zero_point))
+            return aqi_fail(err, AQ_E_ARG,
+                            "time group %zu has a scale that is not above 0, or "
+                            "parameters that are not finite",
+                            i);
+    }
+    for (i = 0; i + 1 < num_groups; i++) {
+        aq_transition t =
+            aqi_transition(&groups[i].params, &groups[i + 1].params, threshold);
+        sum += t.scale_jump + t.zero_point_jump;
+        r.num_violations += t.severity != AQ_SEVERITY_NONE;
+        r.worst_score = AQI_MIN(r.worst_score, t.score);
+        if (out_transitions != NULL) out_transitions[i] = t;
+    }
+    if (num_groups > 1)
+        r.smoothness = 1.0 - AQI_MIN(1.0, sum / (2.0 * (double)(num_groups - 1)));
+    *out_smoothness = r;
+    return AQ_OK;
+}
+
+static double aqi_interpolate(aq_interpolation how, double a) {
+    if (how == AQ_CUBIC) return a * a * (3.0 - 2.0 * a);
+    if (how == AQ_SIGMOID) return 1.0 / (1.0 + exp(-10.0 * (a - 0.5)));
+    return a;
+}
+
+#define AQI_SMOOTH_MOST 20u /* groups on each side of a boundary */
+
+/* Parameters of `n` groups between those of the first and of the last; false where the
+ * error would rise too much. */
+static bool aqi_smooth_boundary(const aq_calibrated *t, aq_time_group *groups, size_t n,
+                                const aq_smooth_options *o) {
+    aq_affine now[2 * AQI_SMOOTH_MOST];
+    const aq_affine a = groups[0].params, b = groups[n - 1].params;
+    double before = 0.0, after = 0.0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const double codes = (double)((1u << groups[i].params.bits) - 1);
+        double at = aqi_interpolate(o->interpolation, (double)(i + 1) / (double)(n + 1));
+        double zero = (1.0 - at) * (double)a.zero_point + at * (double)b.zero_point;
+        aq_time_group g = groups[i];
+        before += aqi_time_error(t, &g);
+        g.params.scale = (float)((1.0 - at) * (double)a.scale + at * (double)b.scale);
+        g.params.zero_point = aqi_round_even(AQI_MIN(zero, codes));
+        after += aqi_time_error(t, &g);
+        now[i] = g.params;
+    }
+    if (!(after <= before * (1.0 + o->max_rise))) return false;
+    for (i = 0; i < n; i++)
+        groups[i].params = now[i];
+    return true;
+}
+
+aq_status aq_time_groups_smooth(const aq_calibrated *tensor, aq_time_group *groups,
+                                size_t num_groups, const aq_smooth_options *options,
+                                aq_tuning *out_tuning, aq_error *err) {
+    aq_smooth_options o;
+    aq_tuning r;
+    size_t b, left, right;
+    aq_status status;
+    memset(&o, 0, sizeof o);
+    memset(&r, 0, sizeof r);
+    if (out_tuning != NULL) *out_tuning = r;
+    if (options != NULL) o = *options;
+    if (o.window == 0) o.window = 1;
+    status = aq_time_groups_error(tensor, groups, num_groups, NULL, &r.mse_before, err);
+    if (status != AQ_OK) return status;
+    if (o.window > AQI_SMOOTH_MOST || !(o.max_rise >= 0.0) ||
+        (int)o.interpolation < AQ_LINEAR || o.interpolation > AQ_SIGMOID)
+        return aqi_fail(err, AQ_E_ARG,
+                        "a window of over 20 groups, no such interpolation, or max_rise "
+                        "below 0");
+    for (b = 0; b + 1 < num_groups; b++) {
+        left = AQI_MIN((size_t)o.window, b + 1);
+        right = AQI_MIN((size_t)o.window, num_groups - 1 - b);
+        if (aqi_smooth_boundary(tensor, groups + b + 1 - left, left + right, &o)) {
+            r.changed++;
+        } else {
+            r.refused++;
+        }
+    }
+    status = aq_time_groups_error(tensor, groups, num_groups, NULL, &r.mse_after, err);
+    if (out_tuning != NULL) *out_tuning = r;
+    return status;
+}
+
+/* One step from *p in one coordinate; taken where the error falls. */
+static bool aqi_descend(const aq_calibrated *t, aq_time_group *g, float scale, float zero,
+                        double *error) {
+    aq_time_group trial = *g;
+    double e;
+    trial.params.scale = scale;
+    trial.params.zero_point = zero;
+    if (!aqi_affine_good(&trial.params)) return false;
+    e = aqi_time_error(t, &trial);
+    if (!(e < *error)) return false;
+    *error = e;
+    *g = trial;
+    return true;
+}
+
+aq_status aq_time_groups_optimize(const aq_calibrated *tensor, aq_time_group *groups,
+                                  size_t num_groups, aq_tuning *out_tuning,
+                                  aq_error *err) {
+    aq_tuning r;
+    size_t i, taken;
+    aq_status status;
+    memset(&r, 0, sizeof r);
+    if (out_tuning != NULL) *out_tuning = r;
+    status = aq_time_groups_error(tensor, groups, num_groups, NULL, &r.mse_before, err);
+    if (status != AQ_OK) return status;
+    for (i = 0; i < num_groups; i++) {
+        aq_time_group *g = &groups[i];
+        double error = aqi_time_error(tensor, g), step = 0.1;
+        int rounds;
+        for (rounds = 0; rounds < 64 && step > 1e-4 && error > 0.0; rounds++) {
+            float s = g->params.scale, up = (float)((double)s * (1.0 + step)),
+                  down = (float)((double)s / (1.0 + step));
+            taken = aqi_descend(tensor, g, up, g->params.zero_point, &error) ||
+                    aqi_descend(tensor, g, down, g->params.zero_point, &error);
+            s = g->params.scale;
+            taken += aqi_descend(tensor, g, s, g->params.zero_point + 1.0f, &error) ||
+                     aqi_descend(tensor, g, s, g->params.zero_point - 1.0f, &error);
+            r.changed += taken;
+            if (taken == 0) step /= 2.0;
+        }
+    }
+    status = aq_time_groups_error(tensor, groups, num_groups, NULL, &r.mse_after, err);
+    if (out_tuning != NULL) *out_tuning = r;
+    return status;
+}
+
+/* ---- spatial ---- */
+
+static float aqi_spatial_bound(double s) {
+    return (float)AQI_MIN(AQI_MAX(s, 1.0 / 1048576.0), 1048576.0);
+}
+
+aq_status aq_spatial_scales(const float *weight_absmax, const float *input_absmax,
+                            size_t cols, const aq_spatial_options *options,
+                            float *out_scales, aq_error *err) {
+    aq_spatial_options o;
+    double logs = 0.0, middle;
+    size_t c, live = 0;
+    aqi_error_clear(err);
+    memset(&o, 0, sizeof o);
+    if (options != NULL) o = *options;
+    if (!(o.alpha >= 0.0f) || o.alpha > 1.0f)
+        return aqi_fail(err, AQ_E_ARG, "alpha %g; choose 0 to 1", (double)o.alpha);
+    if (cols == 0) return AQ_OK;
+    if (weight_absmax == NULL || input_absmax == NULL || out_scales == NULL)
+        return aqi_fail(err, AQ_E_ARG, "magnitudes or scales missing");
+    for (c = 0; c < cols; c++) {
+        double w = (double)weight_absmax[c], x = (double)input_absmax[c];
+        if (!aqi_is_finite(weight_absmax[c]) || !aqi_is_finite(input_absmax[c]) ||
+            w < 0.0 || x < 0.0)
+            return aqi_fail(err, AQ_E_NONFINITE,
+                            "the magnitude of column %zu is below 0, NaN or infinite", c);
+        out_scales[c] = 1.0f;
+        if (w == 0.0 || x == 0.0) continue;
+        if (o.equalize) out_scales[c] = aqi_spatial_bound(sqrt(w / x));
+        logs += log(x * (double)out_scales[c]);
+        live++;
+    }
+    if (o.alpha == 0.0f || live == 0) return AQ_OK;
+    middle = logs / (double)live;
+    for (c = 0; c < cols; c++) {
+        double x = (double)input_absmax[c] * (double)out_scales[c];
+        if (weight_absmax[c] == 0.0f || x == 0.0) continue;
+        out_scales[c] = aqi_spatial_bound((double)out_scales[c] *
+                                          exp((double)o.alpha * (middle - log(x))));
+    }
+    return AQ_OK;
+}
+
+aq_status aq_tensor_column_absmax(const aq_tensor *tensor, float *out_absmax,
+                                  aq_error *err) {
+    const aq_layout *l = &tensor->layout;
+    const aq_quantized_view view = aqi_tensor_view(tensor);
+    float room[AQI_PIECE];
+    size_t row, col, n, i;
+    aq_status status;
+    aqi_error_clear(err);
+    status = aqi_tensor_check_float(tensor, err);
+    if (status == AQ_OK && l->bits != 0) status = aqi_view_check(l, &view, err);
+    if (status != AQ_OK || l->cols == 0) return status;
+    if (out_absmax == NULL) return aqi_fail(err, AQ_E_ARG, "magnitudes missing");
+    for (i = 0; i < l->cols; i++)
+        out_absmax[i] = 0.0f;
+    for (row = 0; row < l->rows; row++) {
+        for (col = 0; col < l->cols; col += n) {
+            const float *w = room;
+            n = AQI_MIN(l->cols - col, (size_t)AQI_PIECE);
+            if (l->bits == 0) {
+                w = aqi_floats_at(tensor->data, tensor->dtype, row * l->cols + col, n,
+                                  room);
+            } else {
+                aqi_span s;
+                aqi_span_at(l, &view, row, col, col + n, &s);
+                n = s.row.n;
+                aqi_k()->expand(&s.row, room);
+            }
+            for (i = 0; i < n; i++) {
+                float magnitude = w[i] < 0.0f ? -w[i] : w[i];
+                if (!aqi_is_finite(w[i]))
+                    return aqi_fail(err, AQ_E_NONFINITE, "value %zu is NaN or infinite",
+                                    row * l->cols + col + i);
+                if (magnitude > out_absmax[col + i]) out_absmax[col + i] = magnitude;
+            }
+        }
+    }
+    return AQ_OK;
+}
+
+void aq_spatial_fold(float *w, size_t rows, size_t cols, const float *scales) {
+    size_t row, col;
+    for (row = 0; row < rows; row++) {
+        for (col = 0; col < cols; col++)
+            w[row * cols + col] /= scales[col];
+    }
+}
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT DEFAULT
+#else
+#pragma GCC pop_options
+#endif
+
+#endif /* AQ_NO_DIFFUSION */
+
+#ifndef AQ_NO_WRITER
+
 /*==========================================================================
  * MARK: - [86] Jobs (private)
  * A job is a line of pieces, in the order of the output. Threads take pieces, work on
@@ -20772,6 +23248,14 @@ typedef struct aqi_job {
     aqi_arena *arena; /* of the report */
     aq_tensor_report *reports;
     aq_plan *plans;
+    bool *described;    /* reports[i] has a diffusion description of its own */
+#ifndef AQ_NO_DIFFUSION
+    const aq_calibration *calibration;
+    aq_calibration *own_calibration;
+    aq_time_options time;
+    const char *modality;
+    bool weighted; /* by the calibration */
+#endif
     aq_tensor *outputs; /* descriptions for the writer */
     size_t num_tensors; /* of this shard               */
     size_t first;       /* index of its first in the model */
@@ -20842,14 +23326,210 @@ static void aqi_tensor_set_float32(aq_tensor *t) {
     t->max_abs_error = (double)NAN;
 }
 
+static aq_status aqi_copy_bytes(aqi_arena *arena, const void *from, size_t count,
+                                size_t item_bytes, const void **out, aq_error *err) {
+    void *p;
+    aq_status status = aqi_arena_take(arena, count * item_bytes, &p, err);
+    if (status != AQ_OK) return status;
+    if (count > 0) memcpy(p, from, count * item_bytes);
+    *out = p;
+    return AQ_OK;
+}
+
+/* A description for the report, which outlives the model; without `spatial` for values
+ * whose columns are not scaled (any more). */
+static aq_status aqi_diffusion_copy(aqi_arena *arena, const aq_diffusion *from,
+                                    bool spatial, const aq_diffusion **out,
+                                    aq_error *err) {
+    aq_diffusion d = *from;
+    aq_time_aware time;
+    aq_spatial scales;
+    aq_activation_stats stats;
+    const void *p = d.modality;
+    aq_status s = AQ_OK;
+    if (p != NULL) s = aqi_copy_bytes(arena, p, strlen(d.modality) + 1, 1, &p, err);
+    d.modality = (const char *)p;
+    if (!spatial) d.spatial = NULL;
+    if (s == AQ_OK && d.time_aware != NULL) {
+        time = *d.time_aware;
+        s = aqi_copy_bytes(arena, time.groups, time.num_groups, sizeof *time.groups, &p,
+                           err);
+        time.groups = (const aq_time_group *)p;
+        if (s == AQ_OK) s = aqi_copy_bytes(arena, &time, 1, sizeof time, &p, err);
+        d.time_aware = (const aq_time_aware *)p;
+    }
+    if (s == AQ_OK && d.spatial != NULL) {
+        scales = *d.spatial;
+        s = aqi_copy_bytes(arena, scales.scales, scales.num_scales, sizeof(float), &p,
+                           err);
+        scales.scales = (const float *)p;
+        if (s == AQ_OK) s = aqi_copy_bytes(arena, &scales, 1, sizeof scales, &p, err);
+        d.spatial = (const aq_spatial *)p;
+    }
+    if (s == AQ_OK && d.stats != NULL) {
+        const float **lists[4];
+        int k;
+        stats = *d.stats;
+        lists[0] = &stats.mean;
+        lists[1] = &stats.std;
+        lists[2] = &stats.min;
+        lists[3] = &stats.max;
+        for (k = 0; k < 4 && s == AQ_OK; k++) {
+            s = aqi_copy_bytes(arena, *lists[k], stats.count, sizeof(float), &p, err);
+            *lists[k] = (const float *)p;
+        }
+        if (s == AQ_OK && stats.timesteps != NULL) {
+            s = aqi_copy_bytes(arena, stats.timesteps, stats.count, sizeof(int64_t), &p,
+                               err);
+            stats.timesteps = (const int64_t *)p;
+        }
+        if (s == AQ_OK) s = aqi_copy_bytes(arena, &stats, 1, sizeof stats, &p, err);
+        d.stats = (const aq_activation_stats *)p;
+    }
+    if (s == AQ_OK) s = aqi_copy_bytes(arena, &d, 1, sizeof d, &p, err);
+    if (s == AQ_OK) *out = (const aq_diffusion *)p;
+    return s;
+}
+
+#ifndef AQ_NO_DIFFUSION
+
+/* Opens the calibration, or sees that it is one of this model. */
+static aq_status aqi_job_calibrate(aqi_job *j, aq_error *err) {
+    const aq_job_options *o = &j->options;
+    const aq_calibrated *t;
+    aq_calibration_options co;
+    aq_status status;
+    size_t i, k;
+    if (o->time != NULL) j->time = *o->time;
+    j->modality = o->modality != NULL ? o->modality : aq_model_modality(j->model);
+    j->calibration = o->calibration;
+    if (o->calibration_path != NULL) {
+        memset(&co, 0, sizeof co);
+        co.allocator = &j->allocator;
+        co.log = o->log;
+        co.io = o->io;
+        co.model = j->model;
+        status =
+            aq_calibration_open(o->calibration_path, &co, &j->own_calibration, err);
+        if (status != AQ_OK) return status;
+        j->calibration = j->own_calibration;
+    }
+    for (i = 0; i < aq_calibration_count(j->calibration); i++) {
+        int64_t end;
+        t = aq_calibration_tensor(j->calibration, i);
+        k = aq_model_index(j->model, t->name);
+        end = t->steps[t->num_steps - 1].timestep + 1;
+        if (o->time == NULL || o->time->timesteps == 0)
+            j->time.timesteps = AQI_MAX(j->time.timesteps, end);
+        status = AQ_OK;
+        if (k == SIZE_MAX) {
+            status = aqi_fail(err, AQ_E_NOT_FOUND,
+                              "the model has no such tensor; was the calibration made "
+                              "with another model?");
+        } else if (j->model->entries[k].tensor.layout.cols != t->cols) {
+            status = aqi_fail(err, AQ_E_FORMAT,
+                              "activations of %zu columns, the model's tensor has %zu",
+                              t->cols, j->model->entries[k].tensor.layout.cols);
+        }
+        if (status != AQ_OK) return aqi_error_in_tensor(err, status, t->name);
+    }
+    return AQ_OK;
+}
+
+/* Float32 numbers of a calibrated tensor's steps. */
+static aq_status aqi_job_stats(aqi_job *j, const aq_calibrated *c,
+                               const aq_activation_stats **out, aq_error *err) {
+    aq_activation_stats *stats;
+    float *values;
+    int64_t *timesteps;
+    size_t i, n = c->num_steps;
+    void *p;
+    aq_status status = aqi_arena_alloc(j->arena, sizeof *stats, &p, err);
+    if (status != AQ_OK) return status;
+    stats = (aq_activation_stats *)p;
+    status = aqi_arena_alloc(j->arena, 4 * n * sizeof *values, &p, err);
+    if (status != AQ_OK) return status;
+    values = (float *)p;
+    status = aqi_arena_alloc(j->arena, n * sizeof *timesteps, &p, err);
+    if (status != AQ_OK) return status;
+    timesteps = (int64_t *)p;
+    for (i = 0; i < n; i++) {
+        timesteps[i] = c->steps[i].timestep;
+        values[i] = (float)c->steps[i].mean;
+        values[n + i] = (float)c->steps[i].std;
+        values[2 * n + i] = c->steps[i].min;
+        values[3 * n + i] = c->steps[i].max;
+    }
+    stats->timesteps = timesteps;
+    stats->mean = values;
+    stats->std = values + n;
+    stats->min = values + 2 * n;
+    stats->max = values + 3 * n;
+    stats->count = n;
+    *out = stats;
+    return AQ_OK;
+}
+
+/* What the calibration says of a tensor, if it does: time groups and statistics. */
+static aq_status aqi_job_calibrated(aqi_job *j, size_t i, aq_error *err) {
+    aq_tensor *t = &j->reports[i].tensor;
+    const aq_calibrated *c = aq_calibration_find(j->calibration, t->name);
+    const aq_activation_stats *stats = NULL;
+    aq_time_options o = j->time;
+    aq_diffusion *d;
+    aq_time_aware *time;
+    aq_time_group *groups;
+    void *p;
+    aq_status status;
+    if (c == NULL) return AQ_OK;
+    if (o.groups == 0) o.groups = (uint32_t)AQI_MIN(c->num_steps, (size_t)10);
+    status = aqi_arena_alloc(j->arena, o.groups * sizeof *groups, &p, err);
+    if (status != AQ_OK) return status;
+    groups = (aq_time_group *)p;
+    status = aq_time_groups_make(j->calibration, c, &o, groups, err);
+    if (status == AQ_OK) status = aqi_job_stats(j, c, &stats, err);
+    if (status == AQ_OK) status = aqi_arena_alloc(j->arena, sizeof *time, &p, err);
+    if (status != AQ_OK) return status;
+    time = (aq_time_aware *)p;
+    time->enabled = true;
+    time->groups = groups;
+    time->num_groups = o.groups;
+    status = aqi_arena_alloc(j->arena, sizeof *d, &p, err);
+    if (status != AQ_OK) return status;
+    d = (aq_diffusion *)p;
+    d->time_aware = time;
+    d->stats = stats;
+    if (j->modality != NULL) {
+        char *text = NULL;
+        status = aqi_arena_string(j->arena, j->modality, strlen(j->modality), &text, err);
+        d->modality = text;
+    }
+    t->diffusion = d;
+    j->described[i] = true;
+    return status;
+}
+
+/* The columns of a tensor count by the calibration, where nobody chose otherwise. */
+static void aqi_job_weigh(const aqi_job *j, const aq_tensor *t, aq_plan *plan) {
+    const aq_calibrated *c =
+        j->calibration == NULL ? NULL : aq_calibration_find(j->calibration, t->name);
+    if (c == NULL || !j->weighted || plan->quant.method != j->quant.method) return;
+    plan->quant.method = AQ_WEIGHTED;
+    plan->quant.importance = c->mean_square;
+}
+
+#endif /* AQ_NO_DIFFUSION */
+
 /* The description of what plans[i] makes of a tensor. */
 static aq_status aqi_job_apply_plan(aqi_job *j, size_t i, aq_error *err) {
     aq_tensor t, *out = &j->reports[i].tensor;
     const aq_plan *plan = &j->plans[i];
     aq_layout layout;
+    bool same; /* codes */
     aq_status status = aq_model_describe(j->model, j->first + i, &t, err);
     if (status != AQ_OK) return status;
     t.name = j->reports[i].name;
+    same = t.layout.bits != 0 && j->options.operation != AQ_DEQUANTIZE;
     if (j->options.operation == AQ_DEQUANTIZE && t.layout.bits != 0)
         aqi_tensor_set_float32(&t);
     if (j->options.operation == AQ_QUANTIZE && !plan->keep) {
@@ -20858,6 +23538,13 @@ static aq_status aqi_job_apply_plan(aqi_job *j, size_t i, aq_error *err) {
         aqi_tensor_set_layout(&t, &layout);
         if (layout.params != AQ_PARAMS_F32) j->small_params = true;
     }
+    if (t.diffusion != NULL && !j->described[i]) {
+        status =
+            aqi_diffusion_copy(j->arena, t.diffusion, same, &out->diffusion, err);
+        if (status != AQ_OK) return status;
+        j->described[i] = true;
+    }
+    t.diffusion = out->diffusion;
     *out = t;
     j->reports[i].bytes_out = aqi_tensor_bytes(&t);
     return AQ_OK;
@@ -20875,6 +23562,11 @@ static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
         plan->quant = j->quant;
         if (j->options.plan != NULL && !j->options.plan(j->options.plan_user, t, plan))
             return aqi_fail(err, AQ_E_CANCELLED, "the plan hook asked to stop");
+#ifndef AQ_NO_DIFFUSION
+        aqi_job_weigh(j, t, plan);
+        if (j->calibration != NULL) status = aqi_job_calibrated(j, i, err);
+        if (status != AQ_OK) return aqi_error_in_tensor(err, status, t->name);
+#endif
         if (!plan->keep && t->layout.bits != 0)
             status = aqi_fail(err, AQ_E_TYPE,
                               "is quantized already; dequantize the model first, "
@@ -20930,6 +23622,9 @@ static aq_status aqi_job_plan(aqi_job *j, aq_error *err) {
     status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->plans, &p, err);
     if (status != AQ_OK) return status;
     j->plans = (aq_plan *)p;
+    status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->described, &p, err);
+    if (status != AQ_OK) return status;
+    j->described = (bool *)p;
     for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
         aq_tensor *t = &j->reports[i].tensor;
         char *name = NULL;
@@ -21156,6 +23851,7 @@ static aq_status aqi_piece_work(const aqi_job *j, aqi_slot *s, aq_buffer buffers
             status = aqi_tensor_verify(j->model, chunk, err);
         if (status != AQ_OK) return status;
         in = *chunk;
+        in.diffusion = w->entry->tensor.diffusion; /* chunks may have less of it */
         unit -= first;
         src = in.data + unit * w->in_unit;
         s->in_bytes = p->units * w->in_unit;
@@ -21561,6 +24257,21 @@ static bool aqi_journal_is_empty(const aqi_job *j) {
     return f != NULL && f->owned && fstat(f->fd, &st) == 0 && st.st_size == 0;
 }
 
+/* Of what the columns of diffusion models will hold. */
+static bool aqi_diffusion_crc(const aq_allocator *a, const aq_diffusion *d,
+                              uint64_t *out) {
+    aqi_bytes_builder b = {NULL, 0, 0};
+    bool ok = true;
+    if (d == NULL) return true;
+    if (d->modality != NULL) ok = aqi_put_text(a, &b, d->modality);
+    if (d->time_aware != NULL) ok = ok && aqi_put_time_aware(a, &b, d->time_aware);
+    if (d->spatial != NULL) ok = ok && aqi_put_spatial(a, &b, d->spatial);
+    if (d->stats != NULL) ok = ok && aqi_put_stats(a, &b, d->stats);
+    if (ok && b.size > 0) *out = aqi_crc32(UINT32_MAX, b.data, b.size);
+    aqi_builder_free(a, &b);
+    return ok;
+}
+
 /* All that a job's bytes depend on, as its first record. */
 static bool aqi_journal_describe(aqi_job *j) {
     const aq_job_options *o = &j->options;
@@ -21600,7 +24311,11 @@ static bool aqi_journal_describe(aqi_job *j) {
         numbers[4] = (uint64_t)q->granularity << 32 | (uint64_t)q->method;
         numbers[5] = (uint64_t)q->symmetric << 1 | q->codebook;
         numbers[6] = (uint64_t)q->params;
-        ok = aqi_record_put(j, t->name, strlen(t->name) + 1) &&
+        if (q->importance != NULL)
+            numbers[7] = aqi_crc32(UINT32_MAX, (const uint8_t *)q->importance,
+                                   t->layout.cols * sizeof(float));
+        ok = aqi_diffusion_crc(&j->allocator, t->diffusion, &numbers[8]) &&
+             aqi_record_put(j, t->name, strlen(t->name) + 1) &&
              aqi_record_put(j, numbers, sizeof numbers);
     }
     if (ok) aqi_record_end(j);
@@ -22318,7 +25033,11 @@ static const char *aqi_base_name(const char *path) {
 /* How the tensors were treated, for the Parquet footer. */
 static void aqi_job_config(const aqi_job *j, char *text, size_t room) {
     static const char *const operation[] = {"quantize", "dequantize", "convert"};
-    aqi_quant_config(&j->quant, operation[j->options.operation], text, room);
+    aq_quant_options q = j->quant;
+#ifndef AQ_NO_DIFFUSION
+    if (j->weighted) q.method = AQ_WEIGHTED;
+#endif
+    aqi_quant_config(&q, operation[j->options.operation], text, room);
 }
 
 /* Where the weights came from. */
@@ -22583,7 +25302,16 @@ static void aqi_job_summarize(const aqi_job *j, aq_job_report *r) {
 static aq_status aqi_job_start(aqi_job *j, aq_error *err) {
     aq_model_options mo;
     aq_pool_options po;
-    aq_status status = aqi_quant_options_resolve(&j->options.quant, &j->quant, err);
+    aq_quant_options quant = j->options.quant;
+    aq_status status;
+#ifndef AQ_NO_DIFFUSION
+    j->weighted =
+        (j->options.calibration != NULL || j->options.calibration_path != NULL) &&
+        quant.importance == NULL &&
+        (quant.method == AQ_METHOD_AUTO || quant.method == AQ_WEIGHTED);
+    if (j->weighted) quant.method = AQ_METHOD_AUTO;
+#endif
+    status = aqi_quant_options_resolve(&quant, &j->quant, err);
     if (status != AQ_OK) return status;
     memset(&mo, 0, sizeof mo);
     memset(&po, 0, sizeof po);
@@ -22604,6 +25332,11 @@ static aq_status aqi_job_start(aqi_job *j, aq_error *err) {
         status = aq_model_open(j->input, &mo, &j->own_model, err);
         j->model = j->own_model;
     }
+#ifndef AQ_NO_DIFFUSION
+    if (status == AQ_OK &&
+        (j->options.calibration != NULL || j->options.calibration_path != NULL))
+        status = aqi_job_calibrate(j, err);
+#endif
     if (status == AQ_OK && j->pool == NULL) {
         status = aq_pool_create(&po, &j->own_pool, err);
         j->pool = j->own_pool;
@@ -22640,6 +25373,14 @@ static aq_status aqi_job_options_check(const aq_job_options *o, const char *outp
                         o->min_cosine, o->target_bpw);
     if (o->target_bpw > 0.0 && o->target_bytes > 0)
         return aqi_fail(err, AQ_E_ARG, "target_bpw and target_bytes exclude each other");
+#ifndef AQ_NO_DIFFUSION
+    if (o->calibration != NULL && o->calibration_path != NULL)
+        return aqi_fail(err, AQ_E_ARG, "calibration and calibration_path exclude each "
+                                       "other");
+    if (o->operation != AQ_QUANTIZE &&
+        (o->calibration != NULL || o->calibration_path != NULL))
+        return aqi_fail(err, AQ_E_ARG, "a calibration is for quantizing only");
+#endif
     if (o->resume && output != NULL && aqi_ends_with(output, "/"))
         return aqi_fail(
             err, AQ_E_UNSUPPORTED,
@@ -22702,6 +25443,14 @@ static aq_status aqi_job_run(aqi_job *j, const aq_job_options *options,
         aqi_mutex_deinit(&j->lock);
     }
     report.seconds = aqi_seconds() - start;
+#ifndef AQ_NO_DIFFUSION
+    if (j->own_calibration != NULL) { /* the reports outlive it */
+        size_t i;
+        for (i = 0; i < report.num_tensors; i++)
+            report.tensors[i].tensor.layout.importance = NULL;
+        aq_calibration_close(j->own_calibration);
+    }
+#endif
     aq_model_close(j->own_model);
     aq_threads_destroy(j->own_threads);
     aq_pool_destroy(j->own_pool);
@@ -22768,7 +25517,7 @@ aq_status aq_merge(const char *const *shards, size_t num_shards, const char *out
  * MARK: - [87] Batches (private)
  * The tiles of all arrays, in name order, are one list that is worked on in waves:
  * neither many small arrays nor a large one among them leave threads idle. Uses [80]
- * [83].
+ * [82].
  *========================================================================*/
 
 /* Tiles of a wave: AQI_WAVE of them, up to this number as long as they are small. */
@@ -22783,6 +25532,7 @@ typedef struct aqi_batch_entry {
     aqi_tiling tiling;
     aq_quantized dst;
     uint8_t *values;
+    const float *scales;  /* of columns, to be multiplied with; NULL = none  */
     size_t offset[3];     /* of scales, zero points, params in the block */
     aqi_range range;      /* of a tensor with one scale                  */
     aqi_group group;      /* the same                                    */
@@ -23058,6 +25808,7 @@ static aq_status aqi_batch_take_tensor(const aqi_batch *b, aqi_batch_entry *e,
     e->dtype = in->dtype;
     e->bytes = bytes;
     e->layout = in->layout;
+    e->scales = aqi_tensor_scales(in);
     if (in->layout.bits != 0) {
         e->bytes += in->layout.params_bytes;
         e->bytes += 2 * (uint64_t)aqi_param_floats_bytes(&in->layout);
@@ -23314,6 +26065,16 @@ static void aqi_batch_dequantize_tile(const aqi_batch_entry *e, size_t index) {
     t.dtype = AQ_F32;
     t.dst = e->values;
     aqi_dequantize_tile(&t, index);
+    if (e->scales == NULL) return;
+    tile = aqi_tile_at(&e->tiling, &e->layout, e->layout.rows, index);
+    for (; tile.row < tile.row_end; tile.row++) {
+        size_t col;
+        for (col = tile.col; col < tile.col_end; col++) {
+            uint8_t *at = e->values + (tile.row * e->layout.cols + col) * sizeof(float);
+            float v = aqi_load_f32(at) * e->scales[col];
+            aqi_floats_to(&v, 1, AQ_F32, at);
+        }
+    }
 }
 
 static void aqi_batch_tile(void *arg, size_t index) {
@@ -23568,7 +26329,7 @@ aq_status aq_dequantize_batch(const aq_tensor *tensors, size_t n,
  * MARK: - [88] Arrow: import and export (private)
  * In: arrays of other producers, whose structure is checked before it is used. Out: every
  * array is a node of memory of its own, so that it can be moved and released alone.
- * Source: CDataInterface.rst, CStreamInterface.rst, Columnar.rst. Uses [82] [84] [87].
+ * Source: CDataInterface.rst, CStreamInterface.rst, Columnar.rst. Uses [81] [83] [87].
  *========================================================================*/
 
 /* ---- formats ---- */

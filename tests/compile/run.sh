@@ -52,7 +52,7 @@ has_header() { echo "#include <$1>" | gcc -E -x c - >/dev/null 2>&1; }
 # Whether the header asks for a macro or defines it.
 knows() { grep -Eq "^ *# *(if|elif|ifdef|ifndef|define).*$1([^A-Z0-9_]|\$)" "$header"; }
 
-configurations='AQ_STATIC AQ_NO_MMAP AQ_NO_THREADS AQ_NO_WRITER AQ_KERNELS=AQ_KERNEL_REF
+configurations='AQ_STATIC AQ_NO_MMAP AQ_NO_THREADS AQ_NO_WRITER AQ_NO_DIFFUSION AQ_KERNELS=AQ_KERNEL_REF
     AQ_KERNELS=(AQ_KERNEL_REF|AQ_KERNEL_AVX2) AQ_KERNELS=(AQ_KERNEL_REF|AQ_KERNEL_AVX512)'
 libraries='AQ_WITH_ZSTD zstd.h -lzstd
 AQ_WITH_SNAPPY snappy-c.h -lsnappy
@@ -171,7 +171,7 @@ while [ $# -gt 0 ]; do
             clang -std=c99 $c '-D$first' '-D$second' -fsyntax-only implementation.c"
     done
 done
-for macro in AQ_NO_MMAP AQ_NO_THREADS AQ_NO_WRITER AQ_KERNELS=AQ_KERNEL_REF; do
+for macro in AQ_NO_MMAP AQ_NO_THREADS AQ_NO_WRITER AQ_NO_DIFFUSION AQ_KERNELS=AQ_KERNEL_REF; do
     out=$tmp/link-$macro
     compiles "link $macro" "gcc -D$macro program.c -o $out -pthread -lm && $out"
 done

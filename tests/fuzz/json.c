@@ -35,6 +35,7 @@ static void fuzz_json_again(const aq_allocator *a, aqi_arena *arena, const char 
     j.in = aqi_cursor_make(b.data, b.size, 0);
     j.arena = arena;
     j.err = &err;
+    j.column = false;
     FUZZ_CHECK_ERR(aqi_json_string(&j, &again, &err) == AQ_OK, &err);
     FUZZ_CHECK(strcmp(again, text) == 0 && aqi_remaining(&j.in) == 0);
     aqi_builder_free(a, &b);
@@ -73,6 +74,7 @@ static void fuzz_json(const uint8_t *data, size_t size) {
     j.in = aqi_cursor_make(data, size, 0);
     j.arena = &arena;
     j.err = &err;
+    j.column = false;
     fuzz_json_walk(&j, &memory.hooks, &err);
     aqi_arena_deinit(&arena);
     fuzz_memory_check(&memory);

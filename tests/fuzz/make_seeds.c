@@ -476,6 +476,83 @@ static void seeds_models(const char *root) {
     }
 }
 
+/* Tensors "a" and "b" at three timesteps, in two row groups. */
+static void seeds_calibration_rows(const char *path) {
+    const aq_field_spec fields[] = {
+        {.name = "layer_name", .type = AQ_BYTE_ARRAY},
+        {.name = "timestep", .type = AQ_INT32},
+        {.name = "activations",
+         .type = AQ_GROUP,
+         .num_children = 1,
+         .logical = AQ_LOGICAL_LIST},
+        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
+        {.name = "element", .type = AQ_FLOAT},
+    };
+    static const uint8_t text[] = "ab";
+    const aq_bytes names[6] = {{text, 1},     {text + 1, 1}, {text, 1},
+                               {text + 1, 1}, {text, 1},     {text + 1, 1}};
+    const int32_t times[6] = {80, 80, 40, 40, 0, 0};
+    const int32_t offsets[7] = {0, 3, 5, 11, 13, 16, 20};
+    float values[20];
+    aq_column_values columns[3] = {{names, 6, NULL, .num_levels = 0},
+                                   {times, 6, NULL, .num_levels = 0},
+                                   {values, 20, NULL, .num_levels = 0}};
+    aq_writer *w;
+    aq_error err;
+    int i;
+    for (i = 0; i < 20; i++)
+        values[i] = (float)(i * 7 % 20) - 8.0f;
+    columns[2].list_offsets = offsets;
+    columns[2].num_lists = 6;
+    FUZZ_CHECK_ERR(
+        aq_writer_open(path, fields, AQI_COUNT(fields), NULL, &w, &err) == AQ_OK, &err);
+    for (i = 0; i < 2; i++) {
+        FUZZ_CHECK_ERR(aq_writer_put_columns(w, columns, 3, &err) == AQ_OK, &err);
+        FUZZ_CHECK_ERR(aq_writer_end_row_group(w, 6, &err) == AQ_OK, &err);
+    }
+    FUZZ_CHECK_ERR(aq_writer_finish(w, &err) == AQ_OK, &err);
+}
+
+/* A model that says all about its only tensor. */
+static void seeds_diffusion(const char *path) {
+    static const float w[6] = {1, 2, 3, 4, 5, 6}, stats[2] = {0.25f, 3};
+    static const int64_t timesteps[2] = {40, 80};
+    const uint64_t shape[2] = {2, 3};
+    aq_time_group groups[2] = {{0, 60, {0.5f, 3, 4}, 1}, {60, 100, {0.25f, 7, 8}, 64}};
+    aq_time_aware time = {true, groups, 2};
+    aq_spatial spatial = {true, true, false, w, 3};
+    aq_activation_stats all = {timesteps, stats, stats, stats, stats, 2};
+    aq_diffusion d = {"image", &time, &spatial, &all};
+    aq_tensor t;
+    aq_error err;
+    FUZZ_CHECK(aq_tensor_init(&t, "w", AQ_F32, shape, 2, w, &err) == AQ_OK);
+    t.diffusion = &d;
+    FUZZ_CHECK_ERR(aq_model_save(path, &t, 1, NULL, &err) == AQ_OK, &err);
+}
+
+static void seeds_calibration(const char *root) {
+    static const char time[] =
+        "{\"enabled\":true,\"num_time_groups\":2,\"time_group_params\":[{\"time_range\":"
+        "[0,5],\"scale\":0.5,\"zero_point\":1.5e1,\"group_size\":1,\"bits\":4},"
+        "{\"time_range\":[5,10],\"scale\":1e-3,\"zero_point\":3,\"group_size\":1,\"k\":"
+        "[]}]}";
+    static const char spatial[] =
+        "{\"enabled\":true,\"channel_equalization\":true,\"activation_smoothing\":false,"
+        "\"equalization_scales\":[0.5,1,2.25]}";
+    static const char stats[] =
+        "{\"mean\":[1,2],\"std\":[0,1],\"min\":[-1,-2.5],\"max\":[3,4],\"timesteps\":"
+        "[1,9]}";
+    char path[512];
+    snprintf(path, sizeof path, "%s/calibration/rows", root);
+    seeds_calibration_rows(path);
+    snprintf(path, sizeof path, "%s/model/diffusion", root);
+    seeds_diffusion(path);
+    snprintf(path, sizeof path, "%s/calibration", root);
+    seeds_put(path, "time", time, sizeof time - 1);
+    seeds_put(path, "spatial", spatial, sizeof spatial - 1);
+    seeds_put(path, "stats", stats, sizeof stats - 1);
+}
+
 /* The JSON of a safetensors file: for json, and alone for safetensors. */
 static void seeds_json(const char *root) {
     static const char text[] =
@@ -542,9 +619,9 @@ static void seeds_large_page(const char *directory) {
 
 /* Fills root/TARGET for every target; the directories are made. */
 static void seeds_write(const char *root) {
-    static const char *const targets[] = {"thrift", "footer",      "page",   "file",
-                                          "model",  "safetensors", "shards", "npy",
-                                          "json",   "arrow",       "roundtrip"};
+    static const char *const targets[] = {
+        "thrift", "footer", "page", "file",  "model",       "safetensors",
+        "shards", "npy",    "json", "arrow", "calibration", "roundtrip"};
     char path[512], name[600];
     struct dirent *entry;
     fuzz_whole flat;
@@ -575,6 +652,7 @@ static void seeds_write(const char *root) {
     seeds_models(root);
     seeds_json(root);
     seeds_inputs(root);
+    seeds_calibration(root);
     snprintf(path, sizeof path, "%s/file", root);
     all = opendir(path);
     FUZZ_CHECK(all != NULL);

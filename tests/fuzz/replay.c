@@ -16,6 +16,7 @@
 #include "safetensors.c"
 #include "shards.c"
 #include "npy.c"
+#include "calibration.c"
 #include "json.c"
 #include "arrow.c"
 #include "make_seeds.c"
@@ -33,10 +34,12 @@ typedef struct replay_target {
 } replay_target;
 
 static const replay_target replay_targets[] = {
-    {"thrift", fuzz_thrift}, {"footer", fuzz_footer},           {"page", fuzz_page},
-    {"file", fuzz_file},     {"roundtrip", fuzz_roundtrip},     {"model", fuzz_model},
-    {"json", fuzz_json},     {"safetensors", fuzz_safetensors}, {"shards", fuzz_shards},
-    {"npy", fuzz_npy},       {"arrow", fuzz_arrow},
+    {"thrift", fuzz_thrift},       {"footer", fuzz_footer},
+    {"page", fuzz_page},           {"file", fuzz_file},
+    {"roundtrip", fuzz_roundtrip}, {"model", fuzz_model},
+    {"json", fuzz_json},           {"safetensors", fuzz_safetensors},
+    {"shards", fuzz_shards},       {"npy", fuzz_npy},
+    {"arrow", fuzz_arrow},         {"calibration", fuzz_calibration},
 };
 
 /* What the child tells the parent. */

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The fuzz targets without libFuzzer: inputs that once found a defect, the seeds, and changed
-# copies of nine valid files, under AddressSanitizer and UBSan.
+# copies of twelve valid files, under AddressSanitizer and UBSan.
 #
 # Environment: COUNT, changed copies of each file (2000); SEED, the first one's (1).
 set -u
@@ -39,7 +39,7 @@ step() {
     esac
 }
 
-for target in thrift footer page file roundtrip model safetensors shards npy json arrow; do
+for target in thrift footer page file roundtrip model safetensors shards npy json arrow calibration; do
     step run $target "$seeds/$target"
     [ ! -d tests/fuzz/regressions/$target ] || step run $target tests/fuzz/regressions/$target
 done
@@ -54,6 +54,9 @@ step mutate shards "$seeds/shards/index" "$COUNT" "$SEED"
 step mutate npy "$seeds/npy/array" "$COUNT" "$SEED"
 step mutate arrow "$seeds/arrow/recipe0" "$COUNT" "$SEED"
 step mutate arrow "$seeds/arrow/recipe63" "$COUNT" "$SEED"
+step mutate calibration "$seeds/calibration/rows" "$COUNT" "$SEED"
+step mutate calibration "$seeds/calibration/time" "$COUNT" "$SEED"
+step mutate model "$seeds/model/diffusion" "$COUNT" "$SEED"
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
