@@ -1964,7 +1964,8 @@ AQ_API AQ_CHECKED aq_status aq_dequantize_arrow(const struct ArrowSchema *schema
  * order. Columns as in model files: layer_name, shape list<uint64>, dtype, data
  * large_binary, num_params, quant_type, scales, zero_points, quant_axis, group_size,
  * bit_width, packing, cosine, sqnr_db, max_abs_error, group_params large_binary,
- * params_type, codebook. The schema metadata is that of the model.
+ * params_type, codebook. The schema metadata is that of the model. A tensor with
+ * equalization scales is an error of the stream (EINVAL, with a message).
  *   Cost     data, scales, zero_points and group_params point into the mapped file where
  *            those of aq_model_tensor do.
  *   Owns     stream and arrays keep the file open, also after aq_model_close. */
@@ -28586,7 +28587,14 @@ static aq_status aqi_arrow_model_batch(aqi_arrow_stream *s, struct ArrowArray *o
         o.tensors = &tensor;
         o.num_rows = 1;
         o.keeper = k;
-        status = aqi_arrow_put_array(&o, out, err);
+        if (aqi_tensor_scales(tensor) != NULL) /* no column of the table has them */
+            status = aqi_error_in_tensor(
+                err,
+                aqi_fail(err, AQ_E_UNSUPPORTED,
+                         "columns are equalized, which a table cannot say; dequantize "
+                         "the model first"),
+                tensor->name);
+        if (status == AQ_OK) status = aqi_arrow_put_array(&o, out, err);
     }
     aqi_arrow_keeper_release(k); /* arrays that point into the tensor have theirs */
     if (status == AQ_OK) s->next++;

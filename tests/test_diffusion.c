@@ -1240,6 +1240,18 @@ Test(diffusion, equalized_columns_are_undone) {
     ASSERT_STATUS(aq_tensor_dot(&t, D_ROWS, x, &dot, &err), AQ_E_ARG);
     aq_tensor_release(&t);
     aq_model_close(m);
+    /* A table of codes could not say it. */
+    struct ArrowArrayStream stream;
+    struct ArrowArray array;
+    ASSERT_OK(aq_model_open(path, NULL, &m, &err));
+    ASSERT_OK(aq_model_export_arrow_stream(m, &stream, &err));
+    aq_model_close(m);
+    cr_assert_eq(stream.get_next(&stream, &array), 0); /* "v" */
+    array.release(&array);
+    cr_assert_neq(stream.get_next(&stream, &array), 0);
+    cr_assert_not_null(strstr(stream.get_last_error(&stream), "equalized"));
+    cr_assert_not_null(strstr(stream.get_last_error(&stream), "\"w\""));
+    stream.release(&stream);
     for (int op = 0; op < 2; op++) { /* dequantize, convert */
         aq_job_options o = {.operation = op == 0 ? AQ_DEQUANTIZE : AQ_CONVERT,
                             .no_sync = true,
