@@ -27224,6 +27224,7 @@ static aq_status aqi_arrow_find_tensor_shape(aqi_arrow_table *t, aq_error *err) 
     j.in = aqi_cursor_make(b.data, b.size, 0);
     j.arena = &t->arena;
     j.err = err;
+    j.column = false;
     status = aqi_arrow_tensor_shape(&j, t->tensor_shape, &t->tensor_dims, err);
     if (status != AQ_OK) {
         aqi_error_locate(err, "metadata of arrow.fixed_shape_tensor");
