@@ -406,7 +406,7 @@ Test(diffusion, every_failed_allocation_is_an_error) {
 
 /* ---- time groups ---- */
 
-/* A calibration of one tensor "w" of `cols` columns: at step i, timestep i * every, values
+/* A calibration of one tensor "w" of 16 columns: at step i, timestep i * every, values
  * spread over +-sizes[i]. */
 static aq_calibration *spread(const float *sizes, size_t steps, int64_t every,
                               size_t vectors, float shift) {
