@@ -18174,10 +18174,13 @@ static aq_status aqi_json_time_group(aqi_json *j, aq_time_group *g, aq_error *er
     return AQ_OK;
 }
 
+/* Groups follow each other: [0,500] [500,1000]; or, as older programs have it, each to
+ * its last timestep: [0,499] [500,999], which is the same. */
 static aq_status aqi_json_time_groups(aqi_json *j, aqi_arena *arena, aq_time_aware *t,
                                       aq_error *err) {
     const uint8_t *p;
     size_t most = 0;
+    bool to_last = false;
     aq_time_group *groups;
     void *room;
     aq_status s;
@@ -18192,12 +18195,15 @@ static aq_status aqi_json_time_groups(aqi_json *j, aqi_arena *arena, aq_time_awa
         aq_time_group *g = &groups[t->num_groups];
         if (t->num_groups == most) return aqi_json_fail(j, "no time group");
         s = aqi_json_time_group(j, g, err);
+        if (s == AQ_OK && t->num_groups == 1 && g->start == g[-1].end + 1) to_last = true;
+        if (s == AQ_OK && t->num_groups > 0 && to_last) g[-1].end++;
         if (s == AQ_OK && t->num_groups > 0 && g->start != g[-1].end)
             s = aqi_json_fail(j, "a time group does not begin where the last one ends");
         t->num_groups++;
     } while (s == AQ_OK && aqi_json_take(j, ','));
     if (s == AQ_OK && !aqi_json_take(j, ']'))
         s = aqi_json_fail(j, "time groups without an end");
+    if (s == AQ_OK && to_last) groups[t->num_groups - 1].end++;
     return s;
 }
 
@@ -24355,7 +24361,7 @@ static aq_status aqi_journal_open(aqi_job *j, aq_error *err) {
     if (f == NULL) return aqi_fail_nomem(err, sizeof *f);
     memset(f, 0, sizeof *f);
     f->fd = -1;
-    f->seconds = aqi_seconds();
+    f->seconds = -1e300; /* the first checkpoint comes when there is enough */
     j->journal = f;
     f->path =
         aqi_hidden_path(&j->allocator, j->output, "aq-journal", &f->path_bytes);

@@ -1418,7 +1418,9 @@ Test(diffusion, damaged_json_is_an_error_that_names_the_tensor) {
         {TIME_AWARE("1", TIME_GROUP("[0,5]", ",\"bits\":9")), NULL, NULL, "cannot be"},
         {TIME_AWARE("1", TIME_GROUP("[0,5]", ",\"scale\":1")), NULL, NULL, "twice"},
         {TIME_AWARE("1", TIME_GROUP("[-1,5]", "")), NULL, NULL, "no whole number"},
-        {TIME_AWARE("2", TIME_GROUP("[0,5]", "") "," TIME_GROUP("[6,7]", "")), NULL, NULL,
+        {TIME_AWARE("2", TIME_GROUP("[0,5]", "") "," TIME_GROUP("[7,8]", "")), NULL, NULL,
+         "does not begin where"},
+        {TIME_AWARE("2", TIME_GROUP("[0,5]", "") "," TIME_GROUP("[4,8]", "")), NULL, NULL,
          "does not begin where"},
         {TIME_AWARE("1", "{\"time_range\":[0,5],\"scale\":null,\"zero_point\":0,"
                          "\"group_size\":1}"),
