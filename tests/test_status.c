@@ -124,8 +124,18 @@ static aq_status name_twice(void) {
 }
 
 static aq_status not_a_number(void) {
+    const aq_job_options o = {.fail_fast = true};
     make_matrix((float)NAN);
-    return quantize_matrix(NULL);
+    return quantize_matrix(&o);
+}
+
+static aq_status too_far_off(void) {
+    const aq_job_options o = {
+        .fail_fast = true, .min_cosine = 1, .quant = {.bits = 2}};
+    const float values[16] = {1, 2, 4, 7, 11, 16, 22, 29};
+    aq_tensor t = matrix_of("w", 2, 8, values);
+    ASSERT_OK(aq_model_save(in_dir("m.parquet"), &t, 1, NULL, &err));
+    return quantize_matrix(&o);
 }
 
 static aq_status out_of_order(void) {
@@ -145,7 +155,7 @@ static aq_status stopped(void) {
 static aq_status (*const causes[])(void) = {
     success,    bad_argument,      no_memory,    missing_file,   no_parquet,
     encrypted,  too_much_metadata, damaged_page, table_as_model, unknown_tensor,
-    name_twice, not_a_number,      out_of_order, stopped};
+    name_twice, not_a_number,      out_of_order, stopped,        too_far_off};
 
 static const struct {
     aq_status status;
