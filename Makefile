@@ -117,6 +117,8 @@ $(foreach name,plain asan tsan,$(eval $(call configuration,$(name))))
 
 # --- The aq command, examples, benches --------------------------------------------------
 
+DEMO := $(addprefix build/examples/,train_digits run_digits train_diffusion tiny_diffusion)
+
 .PHONY: all aq examples demo bench bench-peers
 all: aq examples
 aq: build/aq ;
@@ -155,7 +157,7 @@ build/bench/peers: $(PEERS) $(wildcard bench/*.h bench/peers/*.h) \
 # The recursive make sees what deps.sh has installed.
 demo:
 	@sh tools/deps.sh demo
-	@$(MAKE) -j $(JOBS) build/aq build/examples/train_digits build/examples/run_digits
+	@$(MAKE) -j $(JOBS) build/aq $(DEMO)
 	@CC='$(CC)' sh tools/demo.sh
 
 # bench_quality takes two minutes with its default of 64 Mi values.
