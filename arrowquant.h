@@ -2336,6 +2336,14 @@ AQ_PRINTF(2, 3) static void aqi_log(const aq_log *log, const char *format, ...) 
  * MARK: - [52] Checked sizes, byte cursor (private)
  *========================================================================*/
 
+/* The 64-bit FNV-1a hash. */
+AQI_INLINE uint64_t aqi_fnv1a(const void *bytes, size_t n) {
+    const uint8_t *p = (const uint8_t *)bytes;
+    uint64_t h = 0xcbf29ce484222325u;
+    while (n-- > 0) h = (h ^ *p++) * 0x100000001b3u;
+    return h;
+}
+
 AQI_INLINE bool aqi_mul_size(size_t a, size_t b, size_t *out) {
     return !__builtin_mul_overflow(a, b, out);
 }
@@ -12328,7 +12336,7 @@ static uint32_t aqi_crc32_times(uint32_t a, uint32_t b) {
  * a is shifted by as many bits, which is times x^(8 bytes). */
 static uint32_t aqi_crc32_join(uint32_t a, uint32_t b, uint64_t bytes) {
     uint32_t power = 0x00800000u; /* x^8 */
-    for (; bytes > 0; bytes >>= 1) {
+    for (; bytes > 0 && a != 0; bytes >>= 1) { /* 0 stays 0: nothing came before */
         if (bytes & 1) a = aqi_crc32_times(power, a);
         power = aqi_crc32_times(power, power);
     }
@@ -19071,9 +19079,10 @@ static aq_status aqi_npy_find_header(const aqi_source *s, int64_t *out_begin,
     return AQ_OK;
 }
 
+/* What follows the last slash; of a path that ends in one, all of it. */
 static const char *aqi_leaf_name(const char *path) {
     const char *slash = strrchr(path, '/');
-    return slash == NULL ? path : slash + 1;
+    return slash == NULL || slash[1] == '\0' ? path : slash + 1;
 }
 
 /* The tensor is named after the file: "w" of "dir/w.npy". */
@@ -20527,7 +20536,7 @@ typedef struct aqi_out_row {
     uint32_t chunk, num_chunks;
     aq_writer *file;         /* Parquet                                                 */
     aqi_output *out;         /* where the values go                                     */
-    int64_t start, end;      /* of the row group, with room for the longest headers     */
+    int64_t start;           /* of the row group                                        */
     int64_t at[AQI_PARTS];   /* file offsets                                            */
     uint32_t crc[AQI_PARTS]; /* of the values                                           */
 } aqi_out_row;
@@ -21017,6 +21026,11 @@ static aq_status aqi_put_row(aq_model_writer *w, aq_writer *f, aqi_out_row *row,
     return s;
 }
 
+/* Where the values of rows placed next go; of a directory there are many. */
+static aqi_output *aqi_model_writer_output(aq_model_writer *w) {
+    return w->parquet != NULL ? &w->parquet->out : &w->out;
+}
+
 /* ---- rows of a tensor, and their places ---- */
 
 #define AQI_PAGE_MOST ((size_t)INT32_MAX - 4096) /* values of a page */
@@ -21087,14 +21101,13 @@ static aq_status aqi_cut_row(const aq_tensor *t, size_t first, size_t count,
 static void aqi_file_name(const char *name, char *out) {
     static const char digits[] = "0123456789abcdef";
     const size_t most = 200;
-    uint64_t hash = 0xcbf29ce484222325u;
+    const uint64_t hash = aqi_fnv1a(name, strlen(name));
     size_t n = 0, i;
     for (i = 0; name[i] != '\0'; i++) {
         uint8_t c = (uint8_t)name[i];
         bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
                      (c >= '0' && c <= '9') || c == '_' || c == '-' ||
                      (c == '.' && i > 0);
-        hash = (hash ^ c) * 0x100000001b3u;
         if (n + 3 > most) {
             n = most + 1;
             continue;
@@ -21190,22 +21203,21 @@ static aq_status aqi_model_writer_place(aq_model_writer *w, aqi_out_row *row,
     aq_writer *c = w->counter;
     aq_status status = AQ_OK;
     if (w->format == AQ_MODEL_SAFETENSORS) {
-        row->out = &w->out;
+        row->out = aqi_model_writer_output(w);
         row->start = w->out.offset + w->offsets[w->planned_next];
         row->at[AQI_PART_DATA] = row->start;
-        row->end = row->start + (int64_t)row->t.data_bytes;
     } else {
         if (w->format == AQ_MODEL_DIRECTORY && row->chunk == 0)
             status = aqi_directory_next_file(w, row->t.name, err);
         if (status != AQ_OK) return status;
         row->file = w->parquet;
-        row->out = &w->parquet->out;
+        row->out = aqi_model_writer_output(w);
         row->start = c->out.offset = w->planned;
         c->columns.out.size = c->row_groups.out.size = 0;
         c->num_row_groups = 0;
         c->column = 0;
         status = aqi_put_row(w, c, row, err);
-        row->end = w->planned = c->out.offset;
+        w->planned = c->out.offset;
     }
     if (row->chunk + 1 == row->num_chunks) w->planned_next++;
     return aqi_error_in_tensor(err, status, row->t.name);
@@ -21767,9 +21779,7 @@ static aq_status aqi_feed_reserve(aqi_feed *f, void **items, size_t *room, size_
 }
 
 static uint64_t aqi_fed_hash(const uint8_t *p, size_t n) {
-    uint64_t h = 0xcbf29ce484222325u;
-    while (n-- > 0)
-        h = (h ^ *p++) * 0x100000001b3u;
+    uint64_t h = aqi_fnv1a(p, n);
     return h ^ h >> 32;
 }
 
@@ -23209,7 +23219,6 @@ typedef struct aqi_work {
     size_t units, unit_step; /* in all; of a piece                                   */
     size_t col_step;         /* < cols: a piece is so much of one row                */
     int64_t planned;         /* where its row groups begin                           */
-    uint32_t next_row;       /* to be placed                                         */
     bool ready;                /* it could be opened                               */
     bool ranges; /* one scale for all: pieces go through it twice                    */
     /* What the committed pieces gave: */
@@ -24377,11 +24386,10 @@ static aq_status aqi_journal_open(aqi_job *j, aq_error *err) {
 /* Makes all that is committed durable, then says so. The lock is held. */
 static aq_status aqi_journal_checkpoint(aqi_job *j, aq_error *err) {
     aqi_journal *f = j->journal;
-    aqi_output *out = &j->writer->out;
+    aqi_output *out = aqi_model_writer_output(j->writer);
     const uint8_t *p = f->waiting.data;
     size_t left = f->waiting.size;
     aq_status status;
-    if (j->writer->parquet != NULL) out = &j->writer->parquet->out;
     status = aqi_output_flush(out, err);
     if (status == AQ_OK && !j->options.no_sync && fsync(out->fd) != 0)
         status = aqi_fail_os(err, errno, "cannot sync", out->path);
@@ -24821,8 +24829,7 @@ static aq_status aqi_resume_tensor(aqi_job *j, const uint8_t *record, size_t byt
 /* All that the journal has; the line will go on behind it. */
 static aq_status aqi_job_resume(aqi_job *j, aq_error *err) {
     aqi_journal *f = j->journal;
-    aqi_output *out =
-        j->writer->parquet != NULL ? &j->writer->parquet->out : &j->writer->out;
+    aqi_output *out = aqi_model_writer_output(j->writer);
     const uint8_t *record;
     struct stat st;
     aq_plan plan;
@@ -25032,11 +25039,6 @@ static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
 
 /* ---- writing ---- */
 
-static const char *aqi_base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash == NULL || slash[1] == '\0' ? path : slash + 1;
-}
-
 /* How the tensors were treated, for the Parquet footer. */
 static void aqi_job_config(const aqi_job *j, char *text, size_t room) {
     static const char *const operation[] = {"quantize", "dequantize", "convert"};
@@ -25075,7 +25077,7 @@ static aq_status aqi_job_lineage(const aqi_job *j, aq_writer *parquet, aq_error 
     snprintf(text, sizeof text, ",\"bytes\":%llu,\"tensors_crc32\":\"%08x\"}",
              (unsigned long long)aq_model_file_bytes(j->model), (unsigned)j->crc);
     ok = aqi_put_text(&j->allocator, &b, "{\"file\":") &&
-         aqi_put_json_string(&j->allocator, &b, aqi_base_name(j->input)) &&
+         aqi_put_json_string(&j->allocator, &b, aqi_leaf_name(j->input)) &&
          aqi_put_text(&j->allocator, &b, text) &&
          aqi_builder_append(&j->allocator, &b, "", 1);
     status = ok ? aq_writer_add_key_value(parquet, "arrowquant.source",
