@@ -6,9 +6,9 @@
  * Needs DuckDB's C library: see tests/arrow/duckdb.h.
  *   bench_arrow [DIRECTORY]           where the model is made (default: build) */
 #include "measure.h"
+#include "private_memory.h"
 #include "../tests/arrow/duckdb.h"
 
-#include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -131,31 +131,6 @@ static void bench_quantize(void) {
 
 /* ---- a model of 1 GiB ---- */
 
-static volatile bool watching;
-static volatile long peak_kib;
-
-/* RssAnon: pages of this process that no file backs. */
-static long private_kib(void) {
-    char line[256];
-    long kib = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        if (strncmp(line, "RssAnon:", 8) == 0) kib = atol(line + 8);
-    }
-    if (f != NULL) fclose(f);
-    return kib;
-}
-
-static void *watch(void *arg) {
-    (void)arg;
-    while (watching) {
-        long now = private_kib();
-        if (now > peak_kib) peak_kib = now;
-        usleep(1000);
-    }
-    return NULL;
-}
-
 static void make_model(const char *path) {
     float *weights = malloc((size_t)SIDE * SIDE * sizeof(float));
     aq_tensor *list = calloc(TENSORS, sizeof *list);
@@ -228,22 +203,17 @@ static void run_apart(const char *what, void (*fn)(const char *path), const char
     child = fork();
     if (child == 0) {
         double times[3];
-        long before;
-        pthread_t watcher;
+        memory_watcher memory;
         if (duckdb) duck_start();
-        before = private_kib();
-        watching = true;
-        if (pthread_create(&watcher, NULL, watch, NULL) != 0) exit(1);
+        if (!memory_watch(&memory)) exit(1);
         for (int i = 0; i < 3; i++) {
             double start = seconds_now();
             fn(path);
             times[i] = seconds_now() - start;
         }
-        watching = false;
-        pthread_join(watcher, NULL);
         qsort(times, 3, sizeof *times, compare_doubles);
         printf("%-44s %.3f s, %.1f MiB of private memory\n", what, times[1],
-               (double)(peak_kib - before) / 1024);
+               (double)memory_peak(&memory) / 1024);
         fflush(stdout);
         _exit(0);
     }

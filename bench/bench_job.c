@@ -10,9 +10,9 @@
  * private: the system takes it back at will. Where others use the machine, the processor
  * time says more than the time. */
 #include "measure.h"
+#include "private_memory.h"
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -68,33 +68,6 @@ static void demand(bool good, const char *what) {
     if (good) return;
     perror(what);
     exit(1);
-}
-
-/* ---- memory ---- */
-
-/* RssAnon: pages of this process that no file backs. */
-static long private_kib(void) {
-    char line[256];
-    long kib = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        if (strncmp(line, "RssAnon:", 8) == 0) kib = atol(line + 8);
-    }
-    if (f != NULL) fclose(f);
-    return kib;
-}
-
-static bool watching;
-static long peak_kib;
-
-static void *watch(void *arg) {
-    (void)arg;
-    while (__atomic_load_n(&watching, __ATOMIC_RELAXED)) {
-        long now = private_kib();
-        if (now > peak_kib) peak_kib = now;
-        usleep(1000);
-    }
-    return NULL;
 }
 
 static double cpu_seconds(const struct rusage *u) {
@@ -194,10 +167,8 @@ static outcome run_here(const setup *s, uint64_t max_memory, int64_t bytes_out,
                         bool look) {
     struct rusage before, after;
     outcome out = {.bytes_out = bytes_out};
-    pthread_t watcher;
-    long start_kib = private_kib();
-    watching = look;
-    if (look) demand(pthread_create(&watcher, NULL, watch, NULL) == 0, "thread");
+    memory_watcher memory;
+    if (look) demand(memory_watch(&memory), "thread");
     getrusage(RUSAGE_SELF, &before);
     out.wall = seconds_now();
     if (s->threads == 0) {
@@ -207,11 +178,9 @@ static outcome run_here(const setup *s, uint64_t max_memory, int64_t bytes_out,
     }
     out.wall = seconds_now() - out.wall;
     getrusage(RUSAGE_SELF, &after);
-    __atomic_store_n(&watching, false, __ATOMIC_RELAXED);
-    if (look) pthread_join(watcher, NULL);
+    if (look) out.peak_kib = memory_peak(&memory);
     out.cpu = cpu_seconds(&after) - cpu_seconds(&before);
     out.faults = after.ru_minflt - before.ru_minflt;
-    out.peak_kib = peak_kib - start_kib;
     return out;
 }
 

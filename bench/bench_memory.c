@@ -2,6 +2,7 @@
  * grow with the model. The mapped input is not private: the system takes it back at will.
  *   bench_memory [DIRECTORY]          where the files are made (default: build) */
 #include "measure.h"
+#include "private_memory.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -9,18 +10,6 @@
 enum { SIDE = 1024 };
 
 static long peak_kib;
-
-/* RssAnon: pages of this process that no file backs. */
-static long private_kib(void) {
-    char line[256];
-    long kib = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        if (strncmp(line, "RssAnon:", 8) == 0) kib = atol(line + 8);
-    }
-    if (f != NULL) fclose(f);
-    return kib;
-}
 
 static bool watch(void *user, const aq_progress *progress) {
     long now = private_kib();
