@@ -111,4 +111,18 @@ SUPPORT aq_tensor matrix_of(const char *name, uint64_t rows, uint64_t cols,
     return tensor_of(name, AQ_F32, shape, 2, data);
 }
 
+/* Opens a model and takes all its tensors; the first error. */
+SUPPORT aq_status model_read_all(const char *path, const aq_model_options *options) {
+    aq_model *m;
+    aq_tensor t;
+    aq_status status = aq_model_open(path, options, &m, &err);
+    if (status != AQ_OK) return status;
+    for (size_t i = 0; i < aq_model_count(m) && status == AQ_OK; i++) {
+        status = aq_model_tensor(m, i, &t, &err);
+        aq_tensor_release(&t);
+    }
+    aq_model_close(m);
+    return status;
+}
+
 #endif

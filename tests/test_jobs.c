@@ -1,6 +1,7 @@
 /* test_jobs.c - jobs: the same bytes for any mode, threads, memory and way of reading,
  * and those of aq_quantize_into; tensors done again; sizes met; directories; shards;
  * damage; and nothing left by what fails. */
+#include "cells.h"
 #include "jobs.h"
 
 #include <errno.h>
@@ -1230,45 +1231,14 @@ typedef struct row {
     size_t short_by; /* bytes that the data lacks */
 } row;
 
-#define LEAF(n, t)                                                                       \
-    { .name = n, .repetition = AQ_OPTIONAL, .type = t }
-#define LIST(n, t)                                                                       \
-    {.name = n, .type = AQ_GROUP, .num_children = 1},                                    \
-        {.name = "list",                                                                 \
-         .type = AQ_GROUP,                                                               \
-         .repetition = AQ_REPEATED,                                                      \
-         .num_children = 1},                                                             \
-    {                                                                                    \
-        .name = "element", .type = t                                                     \
-    }
-
-static void put_cell(aq_writer *w, const void *value) {
-    uint8_t def = value != NULL;
-    aq_column_values v = {value, value != NULL, &def, .num_levels = 1};
-    ASSERT_OK(aq_writer_put_column(w, &v, &err));
-}
-
-static void put_text(aq_writer *w, const char *text) {
-    aq_bytes b = {(const uint8_t *)text, text == NULL ? 0 : strlen(text)};
-    put_cell(w, text == NULL ? NULL : &b);
-}
-
-static void put_list(aq_writer *w, const void *values, int64_t count) {
-    const int64_t offsets[2] = {0, count};
-    aq_column_values v = {.values = values, .num_values = count};
-    v.large_list_offsets = offsets;
-    v.num_lists = 1;
-    ASSERT_OK(aq_writer_put_column(w, &v, &err));
-}
-
 static void save_rows(const char *path, const row *rows, size_t n) {
     static const aq_field_spec specs[] = {
-        LEAF("layer_name", AQ_BYTE_ARRAY), LIST("shape", AQ_INT64),
-        LEAF("dtype", AQ_BYTE_ARRAY),      LEAF("data", AQ_BYTE_ARRAY),
-        LEAF("num_params", AQ_INT64),      LEAF("bit_width", AQ_INT32),
-        LEAF("packing", AQ_BYTE_ARRAY),    LEAF("group_size", AQ_INT64),
-        LIST("scales", AQ_FLOAT),          LIST("zero_points", AQ_FLOAT),
-        LEAF("chunk_index", AQ_INT64),     LEAF("chunk_count", AQ_INT64)};
+        CELL_LEAF("layer_name", AQ_BYTE_ARRAY), CELL_LIST("shape", AQ_INT64),
+        CELL_LEAF("dtype", AQ_BYTE_ARRAY),      CELL_LEAF("data", AQ_BYTE_ARRAY),
+        CELL_LEAF("num_params", AQ_INT64),      CELL_LEAF("bit_width", AQ_INT32),
+        CELL_LEAF("packing", AQ_BYTE_ARRAY),    CELL_LEAF("group_size", AQ_INT64),
+        CELL_LIST("scales", AQ_FLOAT),          CELL_LIST("zero_points", AQ_FLOAT),
+        CELL_LEAF("chunk_index", AQ_INT64),     CELL_LEAF("chunk_count", AQ_INT64)};
     static const uint8_t zeros[4096];
     static const float ones[64] = {1, 1, 1, 1, 1, 1, 1, 1};
     aq_writer *w;
@@ -1517,20 +1487,6 @@ static const struct {
 };
 /* clang-format on */
 
-/* What reading every tensor, and a job over it, return. */
-static aq_status read_all(const char *path) {
-    aq_model *m;
-    aq_tensor t;
-    aq_status status = aq_model_open(path, NULL, &m, &err);
-    if (status != AQ_OK) return status;
-    for (size_t i = 0; i < aq_model_count(m) && status == AQ_OK; i++) {
-        status = aq_model_tensor(m, i, &t, &err);
-        aq_tensor_release(&t);
-    }
-    aq_model_close(m);
-    return status;
-}
-
 Test(jobs, chunks_that_contradict_each_other) {
     for (size_t i = 0; i < COUNT_OF(chunk_cases); i++) {
         const char *what = chunk_cases[i].what;
@@ -1540,7 +1496,7 @@ Test(jobs, chunks_that_contradict_each_other) {
             aq_status status;
             o.mode = (aq_job_mode)(k / 3);
             if (k < 6 && k % 3 == 0 && chunk_cases[i].rows[0].bits != 0) continue;
-            status = k == 6 ? read_all(in_dir("m.parquet"))
+            status = k == 6 ? model_read_all(in_dir("m.parquet"), NULL)
                             : aq_job_run(in_dir("m.parquet"), in_dir("o.parquet"), &o,
                                          NULL, &err);
             cr_expect_eq(status, chunk_cases[i].wanted, "%s: %s", what, err.message);

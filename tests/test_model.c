@@ -1,7 +1,7 @@
 /* test_model.c - models and jobs: tensors come from the mapping without copies, files
  * come back as they were saved, jobs give the same bytes whatever runs them, and what
  * fails or is cancelled leaves nothing. */
-#include "files.h"
+#include "cells.h"
 
 #include <math.h>
 
@@ -988,54 +988,22 @@ typedef struct cells {
     int64_t num_scales, num_zero_points;
 } cells;
 
-#define CELL_LEAF(n, r, t)                                                               \
-    { .name = n, .repetition = r, .type = t }
-#define CELL_LIST(n, t)                                                                  \
-    {.name = n, .type = AQ_GROUP, .num_children = 1},                                    \
-        {.name = "list",                                                                 \
-         .type = AQ_GROUP,                                                               \
-         .repetition = AQ_REPEATED,                                                      \
-         .num_children = 1},                                                             \
-    {                                                                                    \
-        .name = "element", .type = t                                                     \
-    }
-
-static void put_list(aq_writer *w, const void *values, int64_t count) {
-    uint8_t rep[8] = {0}, def[8] = {0};
-    aq_column_values v = {values, count, def, rep, .num_levels = count > 0 ? count : 1};
-    cr_assert_leq(count, (int64_t)sizeof rep);
-    memset(rep + 1, 1, sizeof rep - 1);
-    memset(def, count > 0, sizeof def);
-    ASSERT_OK(aq_writer_put_column(w, &v, &err));
-}
-
-static void put_cell(aq_writer *w, const void *value) {
-    uint8_t def = value != NULL;
-    aq_column_values v = {value, value != NULL, &def, .num_levels = 1};
-    ASSERT_OK(aq_writer_put_column(w, &v, &err));
-}
-
-static void put_text(aq_writer *w, const char *text) {
-    aq_bytes b = {(const uint8_t *)text, text == NULL ? 0 : strlen(text)};
-    put_cell(w, text == NULL ? NULL : &b);
-}
-
 /* A tensor "odd" of 2 x 32 with these cells and codes of zeros. */
 static void save_cells(const char *path, const cells *c) {
     static const aq_field_spec specs[] = {
-        CELL_LEAF("layer_name", AQ_OPTIONAL, AQ_BYTE_ARRAY),
+        CELL_LEAF("layer_name", AQ_BYTE_ARRAY),
         CELL_LIST("shape", AQ_INT64),
-        CELL_LEAF("data", AQ_OPTIONAL, AQ_BYTE_ARRAY),
-        CELL_LEAF("quant_type", AQ_OPTIONAL, AQ_BYTE_ARRAY),
-        CELL_LEAF("bit_width", AQ_OPTIONAL, AQ_INT32),
-        CELL_LEAF("packing", AQ_OPTIONAL, AQ_BYTE_ARRAY),
-        CELL_LEAF("group_size", AQ_OPTIONAL, AQ_INT64),
-        CELL_LEAF("quant_axis", AQ_OPTIONAL, AQ_INT64),
+        CELL_LEAF("data", AQ_BYTE_ARRAY),
+        CELL_LEAF("quant_type", AQ_BYTE_ARRAY),
+        CELL_LEAF("bit_width", AQ_INT32),
+        CELL_LEAF("packing", AQ_BYTE_ARRAY),
+        CELL_LEAF("group_size", AQ_INT64),
+        CELL_LEAF("quant_axis", AQ_INT64),
         CELL_LIST("scales", AQ_FLOAT),
         CELL_LIST("zero_points", AQ_FLOAT),
-        CELL_LEAF("group_params", AQ_OPTIONAL, AQ_BYTE_ARRAY),
-        CELL_LEAF("params_type", AQ_OPTIONAL, AQ_BYTE_ARRAY),
-        CELL_LEAF("codebook", AQ_OPTIONAL, AQ_BYTE_ARRAY)};
+        CELL_LEAF("group_params", AQ_BYTE_ARRAY),
+        CELL_LEAF("params_type", AQ_BYTE_ARRAY),
+        CELL_LEAF("codebook", AQ_BYTE_ARRAY)};
     static const int64_t shape[2] = {2, 32};
     static const float floats[8] = {1, 1, 1, 1, 1, 1, 1, 1};
     static const uint8_t zeros[256];
@@ -1266,17 +1234,7 @@ Test(model, small_parameters_that_are_no_numbers) {
 
 static aq_status open_and_find(const aq_allocator *allocator) {
     aq_model_options o = {.allocator = allocator, .io = AQ_IO_READ};
-    aq_status status;
-    aq_model *m;
-    aq_tensor t;
-    status = aq_model_open(in_dir("input.parquet"), &o, &m, &err);
-    if (status != AQ_OK) return status;
-    for (size_t i = 0; i < aq_model_count(m) && status == AQ_OK; i++) {
-        status = aq_model_tensor(m, i, &t, &err);
-        aq_tensor_release(&t);
-    }
-    aq_model_close(m);
-    return status;
+    return model_read_all(in_dir("input.parquet"), &o);
 }
 
 static aq_status save_two(const aq_allocator *allocator, const char *name) {

@@ -467,21 +467,6 @@ Test(table_model, a_job_writes_what_it_does_for_a_model) {
 
 /* ---- errors ---- */
 
-/* Opens and takes all tensors; the first error. */
-static aq_status read_all(const char *path, const aq_allocator *allocator) {
-    aq_model_options o = {.allocator = allocator};
-    aq_model *m;
-    aq_tensor t;
-    aq_status status = aq_model_open(path, &o, &m, &err);
-    if (status != AQ_OK) return status;
-    for (size_t i = 0; i < aq_model_count(m) && status == AQ_OK; i++) {
-        status = aq_model_tensor(m, i, &t, &err);
-        aq_tensor_release(&t);
-    }
-    aq_model_close(m);
-    return status;
-}
-
 Test(table_model, every_failed_allocation_is_an_error) {
     const table t = {untold, COUNT_OF(untold), AQ_F32, .codec = AQ_ZSTD,
                      .page_bytes = 100};
@@ -490,9 +475,10 @@ Test(table_model, every_failed_allocation_is_an_error) {
     write_table(in_dir("t.parquet"), &t);
     do {
         counting_allocator c;
+        const aq_model_options o = {.allocator = &c.hooks};
         counting_init(&c);
         c.fail_at = ++n;
-        status = read_all(in_dir("t.parquet"), &c.hooks);
+        status = model_read_all(in_dir("t.parquet"), &o);
         cr_assert(counting_is_clean(&c));
         cr_assert(status == AQ_OK || status == AQ_E_NOMEM, "%s", err.message);
         cr_assert(status == AQ_E_NOMEM || c.calls < n);
@@ -522,7 +508,7 @@ Test(table_model, bad_rows_are_refused) {
         row rows[2];
         memcpy(rows, cases[i].rows, sizeof rows);
         write_table(in_dir("t.parquet"), &t);
-        ASSERT_STATUS(read_all(in_dir("t.parquet"), NULL), cases[i].status);
+        ASSERT_STATUS(model_read_all(in_dir("t.parquet"), NULL), cases[i].status);
         EXPECT_MESSAGE("a bad row", cases[i].message);
         EXPECT_HELPFUL("a bad row");
     }
@@ -547,7 +533,7 @@ Test(table_model, null_inside_is_refused) {
             ASSERT_OK(aq_writer_put_column(w, &columns[i], &err));
         ASSERT_OK(aq_writer_end_row_group(w, 2 - first, &err));
         ASSERT_OK(aq_writer_finish(w, &err));
-        ASSERT_STATUS(read_all(in_dir("t.parquet"), NULL), AQ_E_FORMAT);
+        ASSERT_STATUS(model_read_all(in_dir("t.parquet"), NULL), AQ_E_FORMAT);
         ASSERT_MESSAGE("null inside", first == 0 ? "null inside the weights of row 1"
                                                  : "null inside the weights of row 0");
     }
@@ -582,7 +568,7 @@ Test(table_model, other_schemas_are_refused) {
         if (i == 5) n += list_spec(f + n, "shape", AQ_OPTIONAL, floats);
         ASSERT_OK(aq_writer_open(in_dir("t.parquet"), f, n, NULL, &w, &err));
         ASSERT_OK(aq_writer_finish(w, &err));
-        ASSERT_STATUS(read_all(in_dir("t.parquet"), NULL), AQ_E_TYPE);
+        ASSERT_STATUS(model_read_all(in_dir("t.parquet"), NULL), AQ_E_TYPE);
         EXPECT_MESSAGE("another schema", messages[i]);
     }
 }
