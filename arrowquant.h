@@ -1885,6 +1885,9 @@ typedef struct aq_arrow_options {
                                       the output. NULL: the first one fails the call  */
     aq_progress_hook progress;     /* called on the calling thread                    */
     const aq_allocator *allocator; /* NULL = malloc                                   */
+    aq_pool *pool;                 /* large buffers of the output come from here and go
+                                      back when they are released, which must be before
+                                      the pool is destroyed. NULL = the allocator     */
     const aq_tasks *tasks;         /* NULL = threads of the call's own                */
     uint32_t threads;              /* when tasks is NULL; 0 = one per processor       */
 } aq_arrow_options;
@@ -2919,6 +2922,33 @@ void aq_pool_reset_stats(aq_pool *pool) {
     pool->stats.bytes_saved = 0;
     pool->stats.peak_bytes = pool->stats.bytes_in_use + pool->stats.bytes_idle;
     aqi_mutex_unlock(&pool->lock);
+}
+
+/* Takes an aligned buffer from the pool, if there is one and `bytes` are worth one of its
+ * buffers, else from the allocator. Behind `bytes` zeros follow up to AQ_ALIGNMENT. */
+static aq_status aqi_buffer_take(const aq_allocator *a, aq_pool *pool, size_t bytes,
+                                 aq_buffer *out, aq_error *err) {
+    size_t room;
+    aq_status status = AQ_OK;
+    memset(out, 0, sizeof *out);
+    if (!aqi_add_size(bytes, AQ_ALIGNMENT, &room)) return aqi_fail_nomem(err, SIZE_MAX);
+    room -= room % AQ_ALIGNMENT;
+    if (pool != NULL && room >= pool->min_buffer_bytes) {
+        status = aq_pool_acquire(pool, room, out, err);
+    } else {
+        out->data = (uint8_t *)a->alloc(a->user, room, AQ_ALIGNMENT);
+        out->bytes = room;
+        if (out->data == NULL) status = aqi_fail_nomem(err, room);
+    }
+    if (status == AQ_OK) memset(out->data + bytes, 0, room - bytes);
+    return status;
+}
+
+/* Gives it back where it came from. */
+static void aqi_buffer_free(const aq_allocator *a, aq_buffer *b) {
+    if (b->pool == NULL) aqi_free(a, b->data, b->bytes);
+    if (b->pool != NULL) aq_buffer_release(b);
+    memset(b, 0, sizeof *b);
 }
 
 /*==========================================================================
@@ -25554,15 +25584,10 @@ typedef struct aqi_batch_slot {
     aqi_tile_report report;
 } aqi_batch_slot;
 
-typedef struct aqi_batch_block {
-    void *data;
-    size_t bytes;
-} aqi_batch_block;
-
 /* What a batch holds. */
 typedef struct aqi_batch_owned {
     aqi_arena arena;         /* items, names, errors, blocks */
-    aqi_batch_block *blocks; /* results, one an item         */
+    aq_buffer *blocks;       /* results, one an item         */
     size_t num_blocks;
 } aqi_batch_owned;
 
@@ -25582,8 +25607,9 @@ typedef struct aqi_batch_joint {
     int64_t first;                  /* number of input 0 in messages                  */
     const aq_error *const *refused; /* of each input: an error; NULL = none           */
     bool by_name;                   /* order in the buffers: of names; else of inputs */
+    aq_pool *pool;                  /* of large buffers; NULL = the allocator         */
     size_t *items;                  /* item of each input; the batch's                */
-    aqi_batch_block buffers[AQI_BATCH_BUFFERS]; /* freed by who made this           */
+    aq_buffer buffers[AQI_BATCH_BUFFERS]; /* freed by who made this                   */
 } aqi_batch_joint;
 
 typedef struct aqi_batch {
@@ -25614,7 +25640,7 @@ void aq_batch_deinit(aq_batch *batch) {
     a = batch->allocator;
     owned = (aqi_batch_owned *)batch->owned;
     for (i = 0; i < owned->num_blocks; i++)
-        aqi_free(&a, owned->blocks[i].data, owned->blocks[i].bytes);
+        aqi_buffer_free(&a, &owned->blocks[i]);
     aqi_arena_deinit(&owned->arena);
     aqi_free(&a, owned, sizeof *owned);
     memset(batch, 0, sizeof *batch);
@@ -25683,7 +25709,7 @@ static aq_status aqi_batch_name(aqi_batch *b, aqi_batch_key *keys, aq_error *err
     if (status != AQ_OK) return status;
     if (b->joint != NULL) b->joint->items = (size_t *)places;
     b->out.items = (aq_batch_item *)items;
-    b->owned->blocks = (aqi_batch_block *)blocks;
+    b->owned->blocks = (aq_buffer *)blocks;
     b->owned->num_blocks = n;
     for (i = 0; i < n && status == AQ_OK; i++) {
         aq_batch_item *item = &b->out.items[i];
@@ -25836,7 +25862,7 @@ static aq_status aqi_batch_take_tensor(const aqi_batch *b, aqi_batch_entry *e,
 /* Ends an item with an error. Returns AQ_OK; AQ_E_NOMEM when it cannot be kept. */
 static aq_status aqi_batch_fail(aqi_batch *b, size_t i, aq_error *what, aq_error *err) {
     aq_batch_item *item = &b->out.items[i];
-    aqi_batch_block *block = &b->owned->blocks[i];
+    aq_buffer *block = &b->owned->blocks[i];
     void *p;
     aq_status status = aqi_arena_alloc(&b->owned->arena, sizeof *what, &p, err);
     if (status != AQ_OK) return status;
@@ -25931,6 +25957,7 @@ static aq_status aqi_batch_allocate_joint(aqi_batch *b, aq_error *err) {
     const aq_allocator *a = &b->out.allocator;
     size_t bytes[AQI_BATCH_BUFFERS] = {0}, used[AQI_BATCH_BUFFERS] = {0}, one[4], i, k;
     uint8_t *at[AQI_BATCH_BUFFERS];
+    aq_status status = AQ_OK;
     bool fits = true;
     for (i = 0; i < b->out.num_items; i++) {
         if (b->out.items[i].status != AQ_OK) continue;
@@ -25938,21 +25965,16 @@ static aq_status aqi_batch_allocate_joint(aqi_batch *b, aq_error *err) {
         for (k = 0; k < AQI_BATCH_BUFFERS; k++)
             fits = aqi_add_size(bytes[k], one[k], &bytes[k]) && fits;
     }
-    for (k = 0; k < AQI_BATCH_BUFFERS; k++) {
-        aqi_batch_block *block = &b->joint->buffers[k];
-        fits = aqi_add_size(bytes[k], AQ_ALIGNMENT, &block->bytes) && fits;
-        if (!fits) return aqi_fail_nomem(err, SIZE_MAX);
-        block->bytes -= block->bytes % AQ_ALIGNMENT;
-        block->data = a->alloc(a->user, block->bytes, AQ_ALIGNMENT);
-        if (block->data == NULL) return aqi_fail_nomem(err, block->bytes);
-        memset((uint8_t *)block->data + bytes[k], 0, block->bytes - bytes[k]);
-    }
+    if (!fits) return aqi_fail_nomem(err, SIZE_MAX);
+    for (k = 0; k < AQI_BATCH_BUFFERS && status == AQ_OK; k++)
+        status = aqi_buffer_take(a, b->joint->pool, bytes[k], &b->joint->buffers[k], err);
+    if (status != AQ_OK) return status;
     for (i = 0; i < b->out.num_items; i++) {
         size_t item = aqi_batch_joint_item(b->joint, i);
         if (b->out.items[item].status != AQ_OK) continue;
         aqi_batch_sizes(&b->out.items[item].tensor, one);
         for (k = 0; k < AQI_BATCH_BUFFERS; k++) {
-            at[k] = (uint8_t *)b->joint->buffers[k].data + used[k];
+            at[k] = b->joint->buffers[k].data + used[k];
             used[k] += one[k];
         }
         aqi_batch_point(b, item, at);
@@ -25975,7 +25997,7 @@ static void aqi_batch_compact(aqi_batch *b) {
         from[2] = t->zero_points;
         from[3] = t->params;
         for (k = 0; k < AQI_BATCH_BUFFERS; k++) {
-            at[k] = (uint8_t *)b->joint->buffers[k].data + used[k];
+            at[k] = b->joint->buffers[k].data + used[k];
             if (one[k] > 0 && at[k] != from[k]) memmove(at[k], from[k], one[k]);
             used[k] += one[k];
         }
@@ -25987,14 +26009,14 @@ static aq_status aqi_batch_allocate(aqi_batch *b, aq_error *err) {
     const aq_allocator *a = &b->out.allocator;
     uint8_t *at[AQI_BATCH_BUFFERS];
     size_t i, k;
+    aq_status status;
     if (b->joint != NULL) return aqi_batch_allocate_joint(b, err);
     for (i = 0; i < b->out.num_items; i++) {
-        aqi_batch_block *block = &b->owned->blocks[i];
+        aq_buffer *block = &b->owned->blocks[i];
         if (b->out.items[i].status != AQ_OK) continue;
-        block->bytes = AQI_MAX(block->bytes, (size_t)AQ_ALIGNMENT);
-        block->data = a->alloc(a->user, block->bytes, AQ_ALIGNMENT);
-        if (block->data == NULL) return aqi_fail_nomem(err, block->bytes);
-        at[0] = (uint8_t *)block->data;
+        status = aqi_buffer_take(a, NULL, block->bytes, block, err);
+        if (status != AQ_OK) return status;
+        at[0] = block->data;
         for (k = 1; k < AQI_BATCH_BUFFERS; k++)
             at[k] = at[0] + b->entries[i].offset[k - 1];
         aqi_batch_point(b, i, at);
@@ -27580,7 +27602,7 @@ static void aqi_arrow_keeper_release(aqi_arrow_keeper *k) {
 typedef struct aqi_arrow_node {
     aq_allocator allocator;
     size_t bytes;                             /* of this                       */
-    aqi_batch_block owned[AQI_ARROW_BUFFERS]; /* AQ_ALIGNMENT-aligned          */
+    aq_buffer owned[AQI_ARROW_BUFFERS];       /* AQ_ALIGNMENT-aligned          */
     aqi_arrow_keeper *keeper;                 /* of what is not owned, or NULL */
     const void *buffers[AQI_ARROW_BUFFERS];
 } aqi_arrow_node;
@@ -27595,7 +27617,7 @@ static void aqi_arrow_array_release(struct ArrowArray *array) {
             array->children[i]->release(array->children[i]);
     }
     for (i = 0; i < AQI_ARROW_BUFFERS; i++)
-        aqi_free(&a, node->owned[i].data, node->owned[i].bytes);
+        aqi_buffer_free(&a, &node->owned[i]);
     aqi_arrow_keeper_release(node->keeper);
     aqi_free(&a, node, node->bytes);
     array->release = NULL;
@@ -27632,14 +27654,10 @@ static aq_status aqi_arrow_array_make(const aq_allocator *a, size_t num_children
 static aq_status aqi_arrow_buffer(struct ArrowArray *array, int slot, size_t bytes,
                                   void **out, aq_error *err) {
     aqi_arrow_node *node = (aqi_arrow_node *)array->private_data;
-    aqi_batch_block *b = &node->owned[slot];
-    size_t room;
-    if (!aqi_add_size(bytes, AQ_ALIGNMENT, &room)) return aqi_fail_nomem(err, SIZE_MAX);
-    room -= room % AQ_ALIGNMENT;
-    b->data = node->allocator.alloc(node->allocator.user, room, AQ_ALIGNMENT);
-    if (b->data == NULL) return aqi_fail_nomem(err, room);
-    b->bytes = room;
-    memset(b->data, 0, room);
+    aq_buffer *b = &node->owned[slot];
+    aq_status status = aqi_buffer_take(&node->allocator, NULL, bytes, b, err);
+    if (status != AQ_OK) return status;
+    memset(b->data, 0, bytes);
     node->buffers[slot] = b->data;
     *out = b->data;
     return AQ_OK;
@@ -27785,7 +27803,7 @@ typedef struct aqi_arrow_out {
     bool large;                 /* data, group_params and weights with 64-bit offsets */
     const aq_tensor **tensors;  /* rows                                               */
     size_t num_rows;
-    aqi_batch_block *joint;     /* their parts in common buffers, to be moved; or NULL */
+    aq_buffer *joint;           /* their parts in common buffers, to be moved; or NULL */
     aqi_arrow_keeper *keeper;   /* else: of the only row                              */
 } aqi_arrow_out;
 
@@ -28043,7 +28061,7 @@ static aq_status aqi_arrow_put_bulk(const aqi_arrow_out *o, const aqi_arrow_fiel
     if (o->joint != NULL) { /* moved: the array's from here on */
         node->owned[slot] = o->joint[k];
         node->buffers[slot] = o->joint[k].data;
-        o->joint[k].data = NULL;
+        memset(&o->joint[k], 0, sizeof o->joint[k]);
         return AQ_OK;
     }
     if (end == 0) return aqi_arrow_buffer(to, slot, 0, &offsets, err);
@@ -28308,6 +28326,7 @@ static aq_status aqi_arrow_run(const aqi_arrow_call *c, aqi_arrow_table *t,
     joint->first = t->first_row;
     joint->refused = t->refused;
     joint->by_name = c->options.sort_by_name;
+    joint->pool = c->options.pool;
     b.quantize = c->quantize;
     b.arrays = t->arrays;
     b.tensors = t->tensors;
@@ -28338,7 +28357,7 @@ static aq_status aqi_arrow_convert(const aqi_arrow_call *c,
     if (status == AQ_OK) status = aqi_arrow_run(c, &t, &joint, &batch, err);
     if (status == AQ_OK) status = aqi_arrow_finish(c, &batch, &joint, o, out, err);
     for (k = 0; k < AQI_BATCH_BUFFERS; k++)
-        aqi_free(&c->allocator, joint.buffers[k].data, joint.buffers[k].bytes);
+        aqi_buffer_free(&c->allocator, &joint.buffers[k]);
     aq_batch_deinit(&batch);
     aqi_arena_deinit(&t.arena);
     return status;

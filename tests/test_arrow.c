@@ -693,16 +693,50 @@ Test(arrow, allocations_do_not_grow_with_the_weights) {
 
 /* ---- memory ---- */
 
+/* Buffers go back to the pool when the array is released, and come again. */
+Test(arrow, output_from_a_pool) {
+    aq_pool_options po;
+    aq_pool_stats stats;
+    aq_arrow_options o;
+    arrow_form f;
+    table out;
+    memset(&po, 0, sizeof po);
+    memset(&o, 0, sizeof o);
+    memset(&f, 0, sizeof f);
+    po.min_buffer_bytes = AQ_ALIGNMENT;
+    make_layers();
+    ASSERT_OK(aq_pool_create(&po, &o.pool, &err));
+    for (uint64_t round = 1; round <= 3; round++) {
+        quantize(&f, LAYERS, &o, &out);
+        for (size_t i = 0; i < LAYERS; i++)
+            expect_row(&out, i, &layers[i], NULL, true, "from a pool");
+        aq_pool_get_stats(o.pool, &stats);
+        cr_expect_eq(stats.buffers_in_use, 4); /* codes, scales, zero points, params */
+        table_release(&out);
+        aq_pool_get_stats(o.pool, &stats);
+        cr_expect_eq(stats.buffers_in_use, 0);
+        cr_expect_eq(stats.acquires, 4 * round);
+        cr_expect_eq(stats.allocations, 4);
+    }
+    aq_pool_destroy(o.pool);
+}
+
 /* Everything at once, with memory that ends at any point. */
 static aq_status round_trip(const aq_allocator *allocator) {
+    aq_pool_options po;
     aq_arrow_report report;
     aq_arrow_options o;
     arrow_form f;
     table in, out, back;
     aq_status status;
+    memset(&po, 0, sizeof po);
     memset(&o, 0, sizeof o);
     memset(&report, 0, sizeof report);
     make_faulty(&f);
+    po.min_buffer_bytes = AQ_ALIGNMENT;
+    po.allocator = allocator;
+    status = aq_pool_create(&po, &o.pool, &err);
+    if (status != AQ_OK) return status;
     o.report = &report;
     o.allocator = allocator;
     o.threads = 1;
@@ -717,6 +751,7 @@ static aq_status round_trip(const aq_allocator *allocator) {
     }
     if (status == AQ_OK) table_release(&back);
     aq_arrow_report_deinit(&report);
+    aq_pool_destroy(o.pool);
     return status;
 }
 
