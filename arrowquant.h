@@ -900,6 +900,10 @@ typedef struct aq_quant_options {
     const float *importance;    /* AQ_WEIGHTED: cols floats >= 0, for example the mean
                                    square of each input channel's activations; lives
                                    as long as layouts made with it quantize          */
+    const float *column_scales; /* cols floats > 0, as aq_spatial.scales, where the tensor
+                                   must have them: codes stand for source / scale.
+                                   Metrics are of the source and of codes * scale.
+                                   Lives as importance does. NULL = none             */
 } aq_quant_options;
 
 /* Where each code and each scale of a rows x cols tensor lies.
@@ -913,6 +917,7 @@ typedef struct aq_layout {
     bool symmetric;
     aq_method method;      /* of aq_quantize_into; nothing to who reads              */
     const float *importance; /* the same                                             */
+    const float *column_scales; /* the same                                          */
     size_t src_stride;       /* the same; 0 = cols                                   */
     aq_params params;
     bool codebook;
@@ -1336,7 +1341,8 @@ typedef struct aq_job_options {
      * bits, then 8, then kept, also where a target is exceeded so. With a target (one of
      * the two; of the tensors' bytes) each tensor gets 2, 4 or 8 bits or is kept,
      * whichever loses least in all at that size: every one is quantized at each width
-     * before. */
+     * before. A calibrated tensor loses what codes of its weights add to the product with
+     * its inputs (aq_time_report), any other what they add to the weights. */
     double min_cosine;             /* 0 = any                                         */
     double target_bpw;             /* bits per weight; 0 = none                       */
     uint64_t target_bytes;         /* 0 = none                                        */
@@ -1369,6 +1375,12 @@ typedef struct aq_job_options {
     const struct aq_time_options *time; /* NULL = defaults; groups 0 = 10, or as many as
                                            there are timesteps; timesteps 0 = to the last
                                            of all tensors                             */
+    const struct aq_smooth_options *smooth; /* of the groups; NULL = as they come     */
+    bool optimize_groups;               /* aq_time_groups_optimize, before smoothing  */
+    /* Columns of quantized tensors and their inputs get scales where those make the error
+     * of the product less (aq_time_report). Needs calibration_path; NULL = none. With
+     * quant.column_scales from the plan hook it is the same, but nobody asks.         */
+    const struct aq_spatial_options *spatial;
     const char *modality;               /* NULL = aq_model_modality of the input      */
 #endif
 } aq_job_options;
@@ -1392,6 +1404,9 @@ typedef struct aq_tensor_report {
     uint32_t num_attempts;
     aq_status status;     /* not AQ_OK: why it was kept in place of being quantized    */
     const char *error;    /* the same as text; NULL                                    */
+#ifndef AQ_NO_DIFFUSION
+    const struct aq_time_report *time; /* NULL = it was not calibrated                 */
+#endif
 } aq_tensor_report;
 
 typedef struct aq_job_report {
@@ -1579,6 +1594,11 @@ typedef struct aq_calibration_options {
                               one vector                                              */
     uint32_t bins;         /* of a histogram, 16..65536; 0 = 1024                     */
     size_t max_bytes;      /* memory of the statistics; 0 = 1 GiB                     */
+    /* Statistics of x[c] * s[c], as aq_tensor_scale_input gives it: called once a tensor,
+     * returns its s, which live until the calibration is there, or NULL for none. Needs a
+     * model. NULL = of x itself.                                                      */
+    const float *(*input_scales)(void *user, const char *layer_name);
+    void *input_scales_user;
 } aq_calibration_options;
 
 /* Values of a tensor's input at one timestep. */
@@ -1739,6 +1759,19 @@ AQ_API AQ_CHECKED aq_status aq_time_groups_optimize(const aq_calibrated *tensor,
                                                     aq_time_group *groups,
                                                     size_t num_groups,
                                                     aq_tuning *out_tuning, aq_error *err);
+
+/* What a job made of a tensor's calibration (aq_tensor_report.time). */
+typedef struct aq_time_report {
+    size_t num_groups;
+    aq_smoothness smoothness;       /* of the groups as written                       */
+    aq_tuning optimized, smoothed;  /* all 0 where not asked for                      */
+    double input_sqnr_db;           /* of the inputs in codes, by the true quantizer  */
+    bool scaled;                    /* columns and inputs have scales                 */
+    /* Of the product with weights and inputs in codes, and with weights alone: noise is
+     * the sum over columns of mean_square[c] * (w - w')^2 and of mse * w^2, on up to 64
+     * rows, spread evenly. NaN: kept, or not known (NaN among the rows). */
+    double output_sqnr_db, weights_sqnr_db;
+} aq_time_report;
 
 /* ---- spatial ---- */
 
@@ -14749,6 +14782,7 @@ aq_status aq_layout_init(size_t rows, size_t cols, const aq_quant_options *optio
     l.symmetric = o.symmetric;
     l.method = o.method;
     l.importance = o.importance;
+    l.column_scales = o.column_scales;
     l.src_stride = o.src_stride;
     l.params = o.params;
     l.codebook = o.codebook;
@@ -14784,7 +14818,7 @@ static aq_status aqi_layout_check(const aq_layout *l, aq_error *err) {
     return AQ_OK;
 }
 
-/* ---- metrics ---- */
+/* ---- logarithm, exponential ---- */
 
 /* log10 by the same operations everywhere; those of C libraries differ in the last bit.
  * x = m 2^e, sqrt(1/2) <= m < sqrt(2); ln m = 2 artanh((m - 1) / (m + 1)). */
@@ -14810,20 +14844,35 @@ static double aqi_log10(double x) {
     return ((double)e * 0.6931471805599453 + 2.0 * s * sum) * 0.4342944819032518;
 }
 
+#ifndef AQ_NO_DIFFUSION
+/* 10^x, likewise: 2^k times the Taylor series of what is left. */
+static double aqi_pow10(double x) {
+    double k, r, sum = 1.0;
+    int i;
+    x = AQI_MIN(AQI_MAX(x, -300.0), 300.0);
+    k = floor(x * 3.321928094887362 + 0.5);
+    r = x * 2.302585092994046 - k * 0.6931471805599453;
+    for (i = 20; i >= 1; i--) sum = 1.0 + sum * r / (double)i;
+    return ldexp(sum, (int)k);
+}
+#endif
+
+/* ---- metrics ---- */
+
+static double aqi_decibels(double signal, double noise) {
+    if (noise == 0.0) return (double)INFINITY;
+    if (signal == 0.0) return -(double)INFINITY;
+    return 10.0 * aqi_log10(signal / noise);
+}
+
 /* mse, cosine and sqnr_db from the sums. */
 static void aqi_metrics_finish(aq_metrics *m) {
     double norms = sqrt(m->sum_aa) * sqrt(m->sum_bb);
     m->mse = m->count == 0 ? 0.0 : m->sum_dd / (double)m->count;
     m->cosine = norms > 0.0 ? m->sum_ab / norms : 0.0;
     m->cosine = AQI_MAX(-1.0, AQI_MIN(1.0, m->cosine));
-    if (m->sum_dd == 0.0) {
-        m->cosine = 1.0;
-        m->sqnr_db = (double)INFINITY;
-    } else if (m->sum_aa == 0.0) {
-        m->sqnr_db = -(double)INFINITY;
-    } else {
-        m->sqnr_db = 10.0 * aqi_log10(m->sum_aa / m->sum_dd);
-    }
+    if (m->sum_dd == 0.0) m->cosine = 1.0;
+    m->sqnr_db = aqi_decibels(m->sum_aa, m->sum_dd);
 }
 
 void aq_metrics_add(aq_metrics *total, const aq_metrics *part) {
@@ -15303,9 +15352,9 @@ static void aqi_decode_at(const aq_layout *l, const aq_quantized_view *src, size
     }
 }
 
-/* n source values from index `at` on, of one row unless rows adjoin: in place where they
- * are floats, else in room. */
-static const float *aqi_values_at(const aqi_quantize_task *t, size_t at, size_t n,
+/* n values of the source from index `at` on, of one row unless rows adjoin: in place
+ * where they are floats, else in room. */
+static const float *aqi_source_at(const aqi_quantize_task *t, size_t at, size_t n,
                                   float *room) {
     const aq_layout *l = t->layout;
     if (l->src_stride > l->cols && t->coded == NULL)
@@ -15313,6 +15362,38 @@ static const float *aqi_values_at(const aqi_quantize_task *t, size_t at, size_t 
     if (t->coded == NULL) return aqi_floats_at(t->src, t->dtype, at, n, room);
     aqi_decode_at(t->coded, t->codes, at, n, room);
     return room;
+}
+
+/* What codes stand for: values of the source, over the scales of their columns. */
+static const float *aqi_values_at(const aqi_quantize_task *t, size_t at, size_t n,
+                                  float *room) {
+    const float *p = aqi_source_at(t, at, n, room), *scales = t->layout->column_scales;
+    size_t i, col;
+    if (scales == NULL) return p;
+    col = at % t->layout->cols;
+    for (i = 0; i < n; i++) {
+        room[i] = p[i] / scales[col];
+        if (++col == t->layout->cols) col = 0;
+    }
+    return room;
+}
+
+/* Adds the errors of n decoded values, p[i] before, from index `at` on. They are those of
+ * the source: with scales, which decoded[] is multiplied with. */
+static void aqi_measure_values(const aqi_quantize_task *t, size_t at, size_t n,
+                               const float *p, float *decoded, aqi_sums *sums) {
+    const float *scales = t->layout->column_scales;
+    float room[AQI_PIECE];
+    size_t i, col;
+    if (scales != NULL) {
+        p = aqi_source_at(t, at, n, room);
+        col = at % t->layout->cols;
+        for (i = 0; i < n; i++) {
+            decoded[i] *= scales[col];
+            if (++col == t->layout->cols) col = 0;
+        }
+    }
+    aqi_k()->sums(p, decoded, n, sums);
 }
 
 /* Codes of a tile's row on their way to memory: packed AQI_PIECE at a time, which ends
@@ -15380,7 +15461,6 @@ static void aqi_group_decode(const aqi_group *g, const uint8_t *codes, size_t n,
 static void aqi_encode_group(const aqi_quantize_task *t, const aqi_group *g, size_t at,
                              size_t n, aqi_packer *packer, aqi_sums *sums) {
     float room[AQI_PIECE], decoded[AQI_PIECE];
-    const struct aqi_kernels *k = aqi_k();
     while (n > 0) {
         size_t part = AQI_MIN(n, AQI_PIECE - packer->fill);
         const float *p = aqi_values_at(t, at, part, room);
@@ -15388,7 +15468,7 @@ static void aqi_encode_group(const aqi_quantize_task *t, const aqi_group *g, siz
         aqi_group_encode(g, p, part, codes);
         if (sums != NULL) {
             aqi_group_decode(g, codes, part, decoded);
-            k->sums(p, decoded, part, sums);
+            aqi_measure_values(t, at, part, p, decoded, sums);
         }
         packer->fill += part;
         if (packer->fill == AQI_PIECE) aqi_packer_flush(packer);
@@ -15704,7 +15784,7 @@ static void aqi_measure_group(const aqi_quantize_task *t, size_t slot, aqi_sums 
         const float *p = aqi_values_at(t, at + done, part, room);
         k->unpack(t->dst->codes + (at + done) / 8 * bits, part, bits, codes);
         k->decode(codes, part, t->dst->scales[slot], t->dst->zero_points[slot], decoded);
-        k->sums(p, decoded, part, sums);
+        aqi_measure_values(t, at + done, part, p, decoded, sums);
     }
 }
 
@@ -16263,8 +16343,13 @@ static bool aqi_quantize_overlaps(const aqi_quantize_task *t) {
     return aqi_quantized_overlaps(l, t->dst, t->src, bytes);
 }
 
-static aq_status aqi_importance_check(const aq_layout *l, aq_error *err) {
+static aq_status aqi_columns_check(const aq_layout *l, aq_error *err) {
     size_t col;
+    for (col = 0; l->column_scales != NULL && col < l->cols; col++) {
+        if (!(l->column_scales[col] > 0.0f) || !aqi_is_finite(l->column_scales[col]))
+            return aqi_fail(err, AQ_E_ARG, "scale of column %zu is %g", col,
+                            (double)l->column_scales[col]);
+    }
     for (col = 0; l->method == AQ_WEIGHTED && col < l->cols; col++) {
         if (!(l->importance[col] >= 0.0f) || !aqi_is_finite(l->importance[col]))
             return aqi_fail(err, AQ_E_ARG, "importance of column %zu is %g", col,
@@ -16304,7 +16389,7 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
              ? t->dst->scales == NULL || t->dst->zero_points == NULL
              : t->dst->params == NULL))
         return aqi_fail(err, AQ_E_ARG, "source or destination missing");
-    status = aqi_importance_check(l, err);
+    status = aqi_columns_check(l, err);
     if (status != AQ_OK) return status;
     if (aqi_quantize_overlaps(t))
         return aqi_fail(err, AQ_E_ARG, "source and destination overlap");
@@ -21756,6 +21841,7 @@ typedef struct aqi_fed_tensor {
     double *squares;
     float *absmax;
     double first, per_unit; /* of its bins: bin = (x - first) * per_unit */
+    const float *scales;    /* of its columns; NULL = none */
 } aqi_fed_tensor;
 
 /* A tensor at a timestep. */
@@ -21779,6 +21865,7 @@ enum { AQI_FED_NAME, AQI_FED_TIMESTEP, AQI_FED_VALUES, AQI_FED_COLUMNS };
 typedef struct aqi_feed {
     aq_calibration *to;
     const aq_model *model;
+    const aq_calibration_options *options;
     uint32_t num_bins;
     aq_parquet *file;
     int32_t columns[AQI_FED_COLUMNS];
@@ -21847,6 +21934,8 @@ static aq_status aqi_feed_add_tensor(aqi_feed *f, const aq_bytes *name, uint64_t
         if (t->out.cols == 0)
             return aqi_error_in_tensor(
                 err, aqi_fail(err, AQ_E_FORMAT, "activations of an empty tensor"), copy);
+        if (f->options->input_scales != NULL)
+            t->scales = f->options->input_scales(f->options->input_scales_user, copy);
     }
     aqi_hashed_put(&f->names, hash, f->num_tensors++);
     return AQ_OK;
@@ -21993,6 +22082,17 @@ static aq_status aqi_fed_next(aqi_fed_column *c, const void **out, aq_error *err
     return AQ_OK;
 }
 
+/* Values from index `at` of a list on, as the codes' input will be. */
+static void aqi_fed_scale(const aqi_fed_tensor *t, uint64_t at, float *v, size_t n) {
+    size_t i, c;
+    if (t->scales == NULL) return;
+    c = (size_t)(at % t->out.cols);
+    for (i = 0; i < n; i++) {
+        v[i] *= t->scales[c];
+        if (++c == t->out.cols) c = 0;
+    }
+}
+
 /* The values of the next list, as they come, to a step. */
 static aq_status aqi_fed_list(aqi_feed *f, aqi_fed_column *c, size_t step,
                               uint64_t *out_count, aq_error *err) {
@@ -22021,6 +22121,7 @@ static aq_status aqi_fed_list(aqi_feed *f, aqi_fed_column *c, size_t step,
                    (const uint8_t *)c->span.values +
                        (size_t)(c->value + done) * sizeof(float),
                    (size_t)part * sizeof(float));
+            aqi_fed_scale(&f->tensors[f->steps[step].tensor], at, piece, (size_t)part);
             if (f->second) {
                 aqi_feed_second(f, &f->steps[step], piece, (size_t)part, at);
             } else {
@@ -22258,6 +22359,8 @@ aq_status aq_calibration_open(const char *path, const aq_calibration_options *op
     if (path == NULL) return aqi_fail(err, AQ_E_ARG, "path missing");
     if (o.bins < 16 || o.bins > 65536)
         return aqi_fail(err, AQ_E_ARG, "%u bins; choose 16 to 65536", o.bins);
+    if (o.input_scales != NULL && o.model == NULL)
+        return aqi_fail(err, AQ_E_ARG, "input_scales need the model");
     status = aqi_allocator_resolve(o.allocator, &a, err);
     if (status != AQ_OK) return status;
     memset(&f, 0, sizeof f);
@@ -22270,6 +22373,7 @@ aq_status aq_calibration_open(const char *path, const aq_calibration_options *op
     aqi_arena_init(&f.arena, &a);
     aqi_arena_share(&f.arena, &f.to->arena);
     f.model = o.model;
+    f.options = &o;
     f.num_bins = o.bins;
     status = aqi_feed_read(&f, path, &o, err);
     aq_parquet_close(f.file);
@@ -23009,7 +23113,8 @@ aq_status aq_time_groups_check(const aq_time_group *groups, size_t num_groups,
 
 static double aqi_interpolate(aq_interpolation how, double a) {
     if (how == AQ_CUBIC) return a * a * (3.0 - 2.0 * a);
-    if (how == AQ_SIGMOID) return 1.0 / (1.0 + exp(-10.0 * (a - 0.5)));
+    if (how == AQ_SIGMOID)
+        return 1.0 / (1.0 + aqi_pow10(-4.342944819032518 * (a - 0.5)));
     return a;
 }
 
@@ -23148,16 +23253,16 @@ aq_status aq_spatial_scales(const float *weight_absmax, const float *input_absma
         out_scales[c] = 1.0f;
         if (w == 0.0 || x == 0.0) continue;
         if (o.equalize) out_scales[c] = aqi_spatial_bound(sqrt(w / x));
-        logs += log(x * (double)out_scales[c]);
+        logs += aqi_log10(x * (double)out_scales[c]);
         live++;
     }
     if (o.alpha == 0.0f || live == 0) return AQ_OK;
     middle = logs / (double)live;
     for (c = 0; c < cols; c++) {
-        double x = (double)input_absmax[c] * (double)out_scales[c];
+        double s = (double)out_scales[c], x = (double)input_absmax[c] * s;
         if (weight_absmax[c] == 0.0f || x == 0.0) continue;
-        out_scales[c] = aqi_spatial_bound((double)out_scales[c] *
-                                          exp((double)o.alpha * (middle - log(x))));
+        s *= aqi_pow10((double)o.alpha * (middle - aqi_log10(x)));
+        out_scales[c] = aqi_spatial_bound(s);
     }
     return AQ_OK;
 }
@@ -23298,6 +23403,9 @@ typedef struct aqi_job {
 #ifndef AQ_NO_DIFFUSION
     const aq_calibration *calibration;
     aq_calibration *own_calibration;
+    aq_calibration *scaled_calibration; /* of inputs with scales; NULL: none has them */
+    struct aqi_trial *trials;           /* of calibrated tensors, as planned          */
+    aq_time_report *times;              /* of them                                    */
     aq_time_options time;
     const char *modality;
     bool weighted; /* by the calibration */
@@ -23349,6 +23457,26 @@ static uint64_t aqi_tensor_bytes(const aq_tensor *t) {
 }
 
 /* ---- the plan ---- */
+
+static size_t aqi_align_up(size_t n) {
+    return (n + (AQ_ALIGNMENT - 1)) & ~(size_t)(AQ_ALIGNMENT - 1);
+}
+
+/* Bytes of the arrays of a layout, each aligned. */
+static size_t aqi_quantized_room(const aq_layout *l) {
+    size_t floats = l->params == AQ_PARAMS_F32 ? l->num_groups * sizeof(float) : 0;
+    return aqi_align_up(l->code_bytes) + 2 * aqi_align_up(floats) +
+           aqi_align_up(l->params_bytes);
+}
+
+/* Where the parts of codes of the layout lie in such a room. */
+static void aqi_quantized_in(const aq_layout *l, uint8_t *room, aq_quantized *out) {
+    size_t floats = l->params == AQ_PARAMS_F32 ? l->num_groups * sizeof(float) : 0;
+    out->codes = room;
+    out->scales = (float *)(void *)(room + aqi_align_up(l->code_bytes));
+    out->zero_points = out->scales + aqi_align_up(floats) / sizeof(float);
+    out->params = room + aqi_align_up(l->code_bytes) + 2 * aqi_align_up(floats);
+}
 
 /* Makes the description of a quantized tensor from its layout. */
 static void aqi_tensor_set_layout(aq_tensor *t, const aq_layout *l) {
@@ -23439,24 +23567,38 @@ static aq_status aqi_diffusion_copy(aqi_arena *arena, const aq_diffusion *from,
 
 #ifndef AQ_NO_DIFFUSION
 
+/* aq_calibration_options.input_scales: those that the plan has. */
+static const float *aqi_job_input_scales(void *user, const char *name) {
+    const aqi_job *j = (const aqi_job *)user;
+    const size_t k = aq_model_index(j->model, name);
+    if (k < j->first || k - j->first >= j->num_tensors) return NULL;
+    return j->plans[k - j->first].quant.column_scales;
+}
+
+static aq_status aqi_job_read_calibration(aqi_job *j, bool scaled, aq_calibration **out,
+                                          aq_error *err) {
+    aq_calibration_options co;
+    memset(&co, 0, sizeof co);
+    co.allocator = &j->allocator;
+    co.log = j->options.log;
+    co.io = j->options.io;
+    co.model = j->model;
+    co.input_scales = scaled ? aqi_job_input_scales : NULL;
+    co.input_scales_user = j;
+    return aq_calibration_open(j->options.calibration_path, &co, out, err);
+}
+
 /* Opens the calibration, or sees that it is one of this model. */
 static aq_status aqi_job_calibrate(aqi_job *j, aq_error *err) {
     const aq_job_options *o = &j->options;
     const aq_calibrated *t;
-    aq_calibration_options co;
     aq_status status;
     size_t i, k;
     if (o->time != NULL) j->time = *o->time;
     j->modality = o->modality != NULL ? o->modality : aq_model_modality(j->model);
     j->calibration = o->calibration;
     if (o->calibration_path != NULL) {
-        memset(&co, 0, sizeof co);
-        co.allocator = &j->allocator;
-        co.log = o->log;
-        co.io = o->io;
-        co.model = j->model;
-        status =
-            aq_calibration_open(o->calibration_path, &co, &j->own_calibration, err);
+        status = aqi_job_read_calibration(j, false, &j->own_calibration, err);
         if (status != AQ_OK) return status;
         j->calibration = j->own_calibration;
     }
@@ -23516,65 +23658,356 @@ static aq_status aqi_job_stats(aqi_job *j, const aq_calibrated *c,
     return AQ_OK;
 }
 
-/* What the calibration says of a tensor, if it does: time groups and statistics. */
-static aq_status aqi_job_calibrated(aqi_job *j, size_t i, aq_error *err) {
-    aq_tensor *t = &j->reports[i].tensor;
-    const aq_calibrated *c = aq_calibration_find(j->calibration, t->name);
-    const aq_activation_stats *stats = NULL;
+/* The statistics of a tensor's input as its codes will have it. */
+static const aq_calibrated *aqi_job_calibrated(const aqi_job *j, size_t i) {
+    const bool scaled = !j->plans[i].keep && j->plans[i].quant.column_scales != NULL;
+    if (j->calibration == NULL) return NULL;
+    return aq_calibration_find(scaled ? j->scaled_calibration : j->calibration,
+                               j->reports[i].name);
+}
+
+/* Time groups of statistics, and what can be said of them. */
+static aq_status aqi_job_groups(aqi_job *j, const aq_calibrated *c, aq_time_report *out,
+                                aq_time_group **out_groups, double *out_mse,
+                                aq_error *err) {
     aq_time_options o = j->time;
-    aq_diffusion *d;
-    aq_time_aware *time;
     aq_time_group *groups;
+    double power = 0.0;
+    size_t col;
     void *p;
     aq_status status;
-    if (c == NULL) return AQ_OK;
     if (o.groups == 0) o.groups = (uint32_t)AQI_MIN(c->num_steps, (size_t)10);
+    out->num_groups = o.groups;
     status = aqi_arena_alloc(j->arena, o.groups * sizeof *groups, &p, err);
     if (status != AQ_OK) return status;
     groups = (aq_time_group *)p;
     status = aq_time_groups_make(j->calibration, c, &o, groups, err);
-    if (status == AQ_OK) status = aqi_job_stats(j, c, &stats, err);
+    if (status == AQ_OK && j->options.optimize_groups)
+        status = aq_time_groups_optimize(c, groups, o.groups, &out->optimized, err);
+    if (status == AQ_OK && j->options.smooth != NULL)
+        status = aq_time_groups_smooth(c, groups, o.groups, j->options.smooth,
+                                       &out->smoothed, err);
+    if (status == AQ_OK)
+        status =
+            aq_time_groups_check(groups, o.groups, 0.0, NULL, &out->smoothness, err);
+    if (status == AQ_OK)
+        status = aq_time_groups_error(c, groups, o.groups, NULL, out_mse, err);
+    if (status != AQ_OK) return status;
+    for (col = 0; col < c->cols; col++)
+        power += (double)c->mean_square[col] / (double)c->cols;
+    out->input_sqnr_db = aqi_decibels(power, *out_mse);
+    *out_groups = groups;
+    return AQ_OK;
+}
+
+/* ---- trials: what codes do to a product ---- */
+
+enum { AQI_TRIAL_ROWS = 64 };
+#define AQI_TRIAL_VALUES ((size_t)1 << 20)
+
+/* Noise of a product with calibrated inputs over its power, as aq_time_report has it. */
+typedef struct aqi_trial {
+    double weights, inputs; /* < 0 = not known */
+} aqi_trial;
+
+/* Up to AQI_TRIAL_ROWS rows of a matrix, as float32. */
+static void aqi_trial_rows(const aq_tensor *t, size_t rows, float *dst) {
+    const size_t cols = t->layout.cols;
+    size_t i, row, col, n;
+    for (i = 0; i < rows; i++) {
+        row = (size_t)((uint64_t)i * t->layout.rows / rows);
+        for (col = 0; col < cols; col += n) {
+            float room[AQI_PIECE];
+            n = AQI_MIN(cols - col, (size_t)AQI_PIECE);
+            memcpy(dst + i * cols + col,
+                   aqi_floats_at(t->data, t->dtype, row * cols + col, n, room),
+                   n * sizeof *dst);
+        }
+    }
+}
+
+/* Sums over rows of weights w, which codes give back as `back`. */
+static void aqi_trial_sums(const aq_calibrated *c, const aq_layout *l, const float *w,
+                           const float *back, double input_mse, aqi_trial *out) {
+    double noise = 0.0, power = 0.0, squares = 0.0;
+    size_t row, col;
+    for (row = 0; row < l->rows; row++) {
+        for (col = 0; col < l->cols; col++) {
+            const size_t at = row * l->cols + col;
+            const double x = (double)c->mean_square[col];
+            double v = (double)w[at], d;
+            if (l->column_scales != NULL) v = (double)(w[at] / l->column_scales[col]);
+            d = v - (double)back[at];
+            noise += x * d * d;
+            power += x * v * v;
+            squares += v * v;
+        }
+    }
+    out->weights = power > 0.0 ? noise / power : 0.0;
+    out->inputs = power > 0.0 ? squares * input_mse / power : 0.0;
+}
+
+/* Quantizes some rows of a tensor; not known is what becomes of NaN. */
+static aq_status aqi_job_try(aqi_job *j, size_t i, const aq_quant_options *quant,
+                             double input_mse, aqi_trial *out, aq_error *err) {
+    const aqi_model_entry *e = &j->model->entries[j->first + i];
+    const aq_calibrated *c = aqi_job_calibrated(j, i);
+    const size_t cols = e->tensor.layout.cols;
+    size_t rows = AQI_MIN(e->tensor.layout.rows, (size_t)AQI_TRIAL_ROWS);
+    aq_buffer codes, floats;
+    aq_tensor t;
+    aq_layout l;
+    aq_quantized dst;
+    aq_quantized_view view;
+    aq_status status;
+    out->weights = out->inputs = -1.0;
+    if (e->chunks != NULL || cols == 0 || rows == 0) return AQ_OK;
+    rows = AQI_MIN(rows, AQI_MAX(AQI_TRIAL_VALUES / cols, (size_t)1));
+    status = aq_layout_init(rows, cols, quant, &l, err);
+    if (status == AQ_OK) status = aq_model_tensor(j->model, j->first + i, &t, err);
+    if (status != AQ_OK) return status;
+    memset(&floats, 0, sizeof floats);
+    status = aq_pool_acquire(j->pool, aqi_quantized_room(&l), &codes, err);
+    if (status == AQ_OK)
+        status =
+            aq_pool_acquire(j->pool, 2 * rows * cols * sizeof(float), &floats, err);
+    if (status == AQ_OK) {
+        float *w = (float *)(void *)floats.data, *back = w + rows * cols;
+        aqi_trial_rows(&t, rows, w);
+        aqi_quantized_in(&l, codes.data, &dst);
+        view.codes = dst.codes;
+        view.scales = dst.scales;
+        view.zero_points = dst.zero_points;
+        view.params = dst.params;
+        status = aq_quantize_into(&l, w, AQ_F32, &dst, NULL, NULL, err);
+        if (status == AQ_OK)
+            status = aq_dequantize_rows(&l, &view, 0, rows, back, NULL, err);
+        if (status == AQ_OK) aqi_trial_sums(c, &l, w, back, input_mse, out);
+        if (status == AQ_E_NONFINITE || status == AQ_E_LIMIT) status = AQ_OK;
+    }
+    aq_buffer_release(&floats);
+    aq_buffer_release(&codes);
+    aq_tensor_release(&t);
+    return status;
+}
+
+/* The columns of a tensor count by the calibration, where nobody chose otherwise. */
+static void aqi_job_weigh(const aqi_job *j, size_t i, aq_quant_options *quant) {
+    const aq_calibrated *c = aqi_job_calibrated(j, i);
+    if (c == NULL || !j->weighted || quant->method != j->quant.method) return;
+    quant->method = AQ_WEIGHTED;
+    quant->importance = c->mean_square;
+}
+
+/* ---- scales of columns ---- */
+
+/* Scales for a tensor that the caller left without. */
+static aq_status aqi_job_make_scales(aqi_job *j, size_t i, aq_error *err) {
+    const aq_calibrated *c = aq_calibration_find(j->calibration, j->reports[i].name);
+    const aqi_model_entry *e = &j->model->entries[j->first + i];
+    aq_plan *plan = &j->plans[i];
+    aq_tensor t;
+    float *scales, *absmax;
+    void *p;
+    aq_status status;
+    if (c == NULL || plan->keep || plan->quant.column_scales != NULL ||
+        e->chunks != NULL)
+        return AQ_OK;
+    status = aqi_arena_alloc(j->arena, 2 * c->cols * sizeof *scales, &p, err);
+    if (status == AQ_OK) status = aq_model_tensor(j->model, j->first + i, &t, err);
+    if (status != AQ_OK) return status;
+    scales = (float *)p;
+    absmax = scales + c->cols;
+    status = aq_tensor_column_absmax(&t, absmax, err);
+    if (status == AQ_OK)
+        status = aq_spatial_scales(absmax, c->absmax, c->cols, j->options.spatial,
+                                   scales, err);
+    aq_tensor_release(&t);
+    if (status == AQ_OK) plan->quant.column_scales = scales;
+    return status == AQ_E_NONFINITE ? AQ_OK : status; /* quantizing will say it */
+}
+
+/* Takes them away again where they do not make the error of the product less. */
+static aq_status aqi_job_check_scales(aqi_job *j, size_t i, aq_error *err) {
+    aq_plan *plan = &j->plans[i];
+    const float *scales = plan->quant.column_scales;
+    aqi_trial trials[2];
+    int k;
+    aq_status status = AQ_OK;
+    for (k = 0; k < 2 && status == AQ_OK; k++) {
+        aq_quant_options quant = plan->quant;
+        aq_time_report report;
+        aq_time_group *groups;
+        double mse;
+        memset(&report, 0, sizeof report);
+        plan->quant.column_scales = quant.column_scales = k == 0 ? NULL : scales;
+        aqi_job_weigh(j, i, &quant);
+        status = aqi_job_groups(j, aqi_job_calibrated(j, i), &report, &groups, &mse, err);
+        if (status == AQ_OK) status = aqi_job_try(j, i, &quant, mse, &trials[k], err);
+    }
+    if (status == AQ_OK && !(trials[1].weights + trials[1].inputs <
+                             trials[0].weights + trials[0].inputs))
+        plan->quant.column_scales = NULL;
+    return status;
+}
+
+/* Decides on scales of columns, then on the importance of columns. */
+static aq_status aqi_job_scale(aqi_job *j, aq_error *err) {
+    const bool spatial = j->options.spatial != NULL;
+    bool any = false, *own;
+    size_t i;
+    void *p;
+    aq_status status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *own, &p, err);
+    if (status != AQ_OK) return status;
+    own = (bool *)p;
+    status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->trials, &p, err);
+    j->trials = (aqi_trial *)p;
+    if (status == AQ_OK)
+        status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->times, &p, err);
+    j->times = (aq_time_report *)p;
+    for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
+        own[i] = j->plans[i].quant.column_scales != NULL;
+        if (spatial) status = aqi_job_make_scales(j, i, err);
+        any = any || (j->plans[i].quant.column_scales != NULL &&
+                      aq_calibration_find(j->calibration, j->reports[i].name) != NULL);
+        if (status != AQ_OK) aqi_error_in_tensor(err, status, j->reports[i].name);
+    }
+    if (status == AQ_OK && any && j->options.calibration_path == NULL)
+        return aqi_fail(err, AQ_E_ARG,
+                        "scales of calibrated columns need calibration_path: their "
+                        "inputs are scaled, and measured again");
+    if (status == AQ_OK && any)
+        status = aqi_job_read_calibration(j, true, &j->scaled_calibration, err);
+    for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
+        if (!own[i] && j->plans[i].quant.column_scales != NULL)
+            status = aqi_job_check_scales(j, i, err);
+        if (!j->plans[i].keep) aqi_job_weigh(j, i, &j->plans[i].quant);
+        if (status != AQ_OK) aqi_error_in_tensor(err, status, j->reports[i].name);
+    }
+    return status;
+}
+
+/* ---- descriptions ---- */
+
+/* Time groups and statistics of a calibrated tensor. */
+static aq_status aqi_job_describe_time(aqi_job *j, size_t i, const aq_calibrated *c,
+                                       aq_diffusion *d, aq_error *err) {
+    aq_time_report *report = &j->times[i];
+    aq_time_group *groups;
+    aq_time_aware *time;
+    double mse;
+    void *p;
+    aq_status status;
+    memset(report, 0, sizeof *report);
+    status = aqi_job_groups(j, c, report, &groups, &mse, err);
+    j->reports[i].time = report;
+    if (status == AQ_OK) status = aqi_job_stats(j, c, &d->stats, err);
     if (status == AQ_OK) status = aqi_arena_alloc(j->arena, sizeof *time, &p, err);
     if (status != AQ_OK) return status;
     time = (aq_time_aware *)p;
     time->enabled = true;
     time->groups = groups;
-    time->num_groups = o.groups;
-    status = aqi_arena_alloc(j->arena, sizeof *d, &p, err);
-    if (status != AQ_OK) return status;
-    d = (aq_diffusion *)p;
+    time->num_groups = report->num_groups;
     d->time_aware = time;
-    d->stats = stats;
     if (j->modality != NULL) {
         char *text = NULL;
         status = aqi_arena_string(j->arena, j->modality, strlen(j->modality), &text, err);
         d->modality = text;
     }
-    t->diffusion = d;
-    j->described[i] = true;
     return status;
 }
 
-/* The columns of a tensor count by the calibration, where nobody chose otherwise. */
-static void aqi_job_weigh(const aqi_job *j, const aq_tensor *t, aq_plan *plan) {
-    const aq_calibrated *c =
-        j->calibration == NULL ? NULL : aq_calibration_find(j->calibration, t->name);
-    if (c == NULL || !j->weighted || plan->quant.method != j->quant.method) return;
-    plan->quant.method = AQ_WEIGHTED;
-    plan->quant.importance = c->mean_square;
+static aq_status aqi_job_describe_scales(aqi_job *j, size_t i, aq_diffusion *d,
+                                         aq_error *err) {
+    const aq_spatial_options *o = j->options.spatial;
+    aq_spatial *spatial;
+    void *p;
+    aq_status status = aqi_arena_alloc(j->arena, sizeof *spatial, &p, err);
+    if (status != AQ_OK) return status;
+    spatial = (aq_spatial *)p;
+    spatial->enabled = true;
+    spatial->channel_equalization = o == NULL || o->equalize;
+    spatial->activation_smoothing = o != NULL && o->alpha > 0.0f;
+    spatial->scales = j->plans[i].quant.column_scales;
+    spatial->num_scales = j->reports[i].tensor.layout.cols;
+    d->spatial = spatial;
+    return AQ_OK;
+}
+
+/* Describes what its calibration and the scales of its columns say of a tensor, once, and
+ * how good its product is with the codes that are planned. */
+static aq_status aqi_job_describe(aqi_job *j, size_t i, aq_error *err) {
+    aq_tensor_report *r = &j->reports[i];
+    const aq_plan *plan = &j->plans[i];
+    const aq_calibrated *c = aqi_job_calibrated(j, i);
+    const bool scaled = !plan->keep && plan->quant.column_scales != NULL;
+    aq_time_report *report;
+    aq_diffusion *d;
+    double mse;
+    void *p;
+    aq_status status = AQ_OK;
+    if (j->options.operation != AQ_QUANTIZE || (c == NULL && !scaled)) return AQ_OK;
+    if (!j->described[i]) {
+        status = aqi_arena_alloc(j->arena, sizeof *d, &p, err);
+        if (status != AQ_OK) return status;
+        d = (aq_diffusion *)p;
+        if (c == NULL && r->tensor.diffusion != NULL) *d = *r->tensor.diffusion;
+        if (c != NULL) status = aqi_job_describe_time(j, i, c, d, err);
+        if (status == AQ_OK && scaled) status = aqi_job_describe_scales(j, i, d, err);
+        if (status == AQ_OK && c == NULL) /* of the model, which the report outlives */
+            status = aqi_diffusion_copy(j->arena, d, true, &r->tensor.diffusion, err);
+        if (status != AQ_OK) return status;
+        if (c != NULL) r->tensor.diffusion = d;
+        j->described[i] = true;
+    }
+    if (c == NULL) return AQ_OK;
+    report = &j->times[i];
+    report->scaled = scaled;
+    report->output_sqnr_db = report->weights_sqnr_db = (double)NAN;
+    j->trials[i].weights = -1.0;
+    if (plan->keep) return AQ_OK;
+    status = aq_time_groups_error(c, r->tensor.diffusion->time_aware->groups,
+                                  report->num_groups, NULL, &mse, err);
+    if (status == AQ_OK)
+        status = aqi_job_try(j, i, &plan->quant, mse, &j->trials[i], err);
+    if (status != AQ_OK || j->trials[i].weights < 0.0) return status;
+    report->weights_sqnr_db = aqi_decibels(1.0, j->trials[i].weights);
+    report->output_sqnr_db =
+        aqi_decibels(1.0, j->trials[i].weights + j->trials[i].inputs);
+    return AQ_OK;
 }
 
 #endif /* AQ_NO_DIFFUSION */
 
+/* Scales of columns that the plan hook chose: the description keeps them. */
+static aq_status aqi_job_take_scales(aqi_job *j, size_t i, aq_error *err) {
+#ifdef AQ_NO_DIFFUSION
+    (void)j, (void)i;
+    return aqi_fail(err, AQ_E_UNSUPPORTED, "scales of columns, with AQ_NO_DIFFUSION");
+#else
+    aq_quant_options *q = &j->plans[i].quant;
+    const size_t cols = j->reports[i].tensor.layout.cols;
+    const void *p;
+    aq_status status =
+        aqi_copy_bytes(j->arena, q->column_scales, cols, sizeof(float), &p, err);
+    if (status == AQ_OK) q->column_scales = (const float *)p;
+    return status;
+#endif
+}
+
 /* The description of what plans[i] makes of a tensor. */
 static aq_status aqi_job_apply_plan(aqi_job *j, size_t i, aq_error *err) {
     aq_tensor t, *out = &j->reports[i].tensor;
-    const aq_plan *plan = &j->plans[i];
+    aq_plan *plan = &j->plans[i];
     aq_layout layout;
     bool same; /* codes */
     aq_status status = aq_model_describe(j->model, j->first + i, &t, err);
     if (status != AQ_OK) return status;
     t.name = j->reports[i].name;
+    if (plan->keep && plan->quant.column_scales != NULL) { /* they are for codes */
+        plan->quant.column_scales = NULL;
+        j->described[i] = false;
+    }
     same = t.layout.bits != 0 && j->options.operation != AQ_DEQUANTIZE;
     if (j->options.operation == AQ_DEQUANTIZE && t.layout.bits != 0)
         aqi_tensor_set_float32(&t);
@@ -23584,6 +24017,10 @@ static aq_status aqi_job_apply_plan(aqi_job *j, size_t i, aq_error *err) {
         aqi_tensor_set_layout(&t, &layout);
         if (layout.params != AQ_PARAMS_F32) j->small_params = true;
     }
+#ifndef AQ_NO_DIFFUSION
+    status = aqi_job_describe(j, i, err);
+    if (status != AQ_OK) return aqi_error_in_tensor(err, status, t.name);
+#endif
     if (t.diffusion != NULL && !j->described[i]) {
         status =
             aqi_diffusion_copy(j->arena, t.diffusion, same, &out->diffusion, err);
@@ -23608,11 +24045,6 @@ static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
         plan->quant = j->quant;
         if (j->options.plan != NULL && !j->options.plan(j->options.plan_user, t, plan))
             return aqi_fail(err, AQ_E_CANCELLED, "the plan hook asked to stop");
-#ifndef AQ_NO_DIFFUSION
-        aqi_job_weigh(j, t, plan);
-        if (j->calibration != NULL) status = aqi_job_calibrated(j, i, err);
-        if (status != AQ_OK) return aqi_error_in_tensor(err, status, t->name);
-#endif
         if (!plan->keep && t->layout.bits != 0)
             status = aqi_fail(err, AQ_E_TYPE,
                               "is quantized already; dequantize the model first, "
@@ -23621,9 +24053,11 @@ static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
             status = aqi_fail(err, AQ_E_TYPE,
                               "%s values cannot be quantized; keep this tensor",
                               aq_dtype_name(t->dtype));
+        if (!plan->keep && status == AQ_OK && plan->quant.column_scales != NULL)
+            status = aqi_job_take_scales(j, i, err);
         status = aqi_error_in_tensor(err, status, t->name);
     }
-    return status == AQ_OK ? aqi_job_apply_plan(j, i, err) : status;
+    return status;
 }
 
 /* Shard i of n is what lies, by bytes of the tensors in name order, in the i-th of n
@@ -23682,6 +24116,11 @@ static aq_status aqi_job_plan(aqi_job *j, aq_error *err) {
         if (status == AQ_OK) status = aqi_job_plan_tensor(j, i, err);
         j->bytes_total += j->reports[i].bytes_in;
     }
+#ifndef AQ_NO_DIFFUSION
+    if (status == AQ_OK && j->calibration != NULL) status = aqi_job_scale(j, err);
+#endif
+    for (i = 0; i < j->num_tensors && status == AQ_OK; i++)
+        status = aqi_job_apply_plan(j, i, err);
     return status;
 }
 
@@ -23759,18 +24198,8 @@ static aq_status aqi_piece_layout(const aqi_piece *p, aq_layout *out, aq_error *
     if (out->group_rows > 1) out->group_rows = p->units;
     if (p->work->col_step < out->cols) out->cols = p->cols;
     if (out->importance != NULL) out->importance += p->col;
+    if (out->column_scales != NULL) out->column_scales += p->col;
     return aqi_layout_complete(out, err);
-}
-
-static size_t aqi_align_up(size_t n) {
-    return (n + (AQ_ALIGNMENT - 1)) & ~(size_t)(AQ_ALIGNMENT - 1);
-}
-
-/* Bytes of the arrays of a layout, each aligned. */
-static size_t aqi_quantized_room(const aq_layout *l) {
-    size_t floats = l->params == AQ_PARAMS_F32 ? l->num_groups * sizeof(float) : 0;
-    return aqi_align_up(l->code_bytes) + 2 * aqi_align_up(floats) +
-           aqi_align_up(l->params_bytes);
 }
 
 /* Quantizes the piece into a buffer, which the parts then point into. */
@@ -23784,16 +24213,11 @@ static aq_status aqi_piece_quantize(const aqi_job *j, aqi_slot *s, aq_buffer *bu
     aq_metrics metrics;
     aq_layout l;
     aq_tensor stored;
-    size_t floats;
     aq_status status = aqi_piece_layout(p, &l, err);
     if (status == AQ_OK)
         status = aq_pool_acquire(j->pool, aqi_quantized_room(&l), buffer, err);
     if (status != AQ_OK) return status;
-    floats = l.params == AQ_PARAMS_F32 ? l.num_groups * sizeof(float) : 0;
-    dst.codes = buffer->data;
-    dst.scales = (float *)(void *)(buffer->data + aqi_align_up(l.code_bytes));
-    dst.zero_points = dst.scales + aqi_align_up(floats) / sizeof(float);
-    dst.params = buffer->data + aqi_align_up(l.code_bytes) + 2 * aqi_align_up(floats);
+    aqi_quantized_in(&l, buffer->data, &dst);
     memset(&t, 0, sizeof t);
     t.layout = &l;
     t.src = src;
@@ -25029,12 +25453,15 @@ static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
         if (status == AQ_OK) status = aqi_job_line(j, err);
         for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
             const aq_metrics *m = &j->reports[i].metrics;
+            double noise = m->sum_aa > 0.0 ? m->sum_dd / m->sum_aa : 0.0;
+#ifndef AQ_NO_DIFFUSION
+            if (j->trials != NULL && j->trials[i].weights >= 0.0)
+                noise = j->trials[i].weights;
+#endif
             rates[i].free = rates[i].free && !j->plans[i].keep; /* it has failed */
             if (!rates[i].free) rates[i].chosen = AQI_RATES - 1;
             rates[i].bytes[k] = j->reports[i].bytes_out;
-            rates[i].loss[k] = m->sum_aa > 0.0
-                                   ? m->sum_dd / m->sum_aa * (double)m->count
-                                   : 0.0;
+            rates[i].loss[k] = noise * (double)m->count;
         }
     }
     j->bytes_total = total;
@@ -25419,6 +25846,11 @@ static aq_status aqi_job_options_check(const aq_job_options *o, const char *outp
     if (o->operation != AQ_QUANTIZE &&
         (o->calibration != NULL || o->calibration_path != NULL))
         return aqi_fail(err, AQ_E_ARG, "a calibration is for quantizing only");
+    if (o->spatial != NULL && o->calibration_path == NULL)
+        return aqi_fail(err, AQ_E_ARG, "scales of columns need a calibration file");
+    if ((o->smooth != NULL || o->optimize_groups) && o->calibration == NULL &&
+        o->calibration_path == NULL)
+        return aqi_fail(err, AQ_E_ARG, "time groups need a calibration");
 #endif
     if (o->resume && output != NULL && aqi_ends_with(output, "/"))
         return aqi_fail(
@@ -25448,6 +25880,7 @@ static aq_status aqi_job_run(aqi_job *j, const aq_job_options *options,
                              aq_job_report *out_report, aq_error *err) {
     aq_job_report report;
     double start = aqi_seconds();
+    size_t i;
     aq_status status;
     memset(&report, 0, sizeof report);
     if (options != NULL) j->options = *options;
@@ -25482,13 +25915,13 @@ static aq_status aqi_job_run(aqi_job *j, const aq_job_options *options,
         aqi_mutex_deinit(&j->lock);
     }
     report.seconds = aqi_seconds() - start;
-#ifndef AQ_NO_DIFFUSION
-    if (j->own_calibration != NULL) { /* the reports outlive it */
-        size_t i;
-        for (i = 0; i < report.num_tensors; i++)
-            report.tensors[i].tensor.layout.importance = NULL;
-        aq_calibration_close(j->own_calibration);
+    for (i = 0; i < report.num_tensors; i++) { /* the report outlives them */
+        report.tensors[i].tensor.layout.importance = NULL;
+        report.tensors[i].tensor.layout.column_scales = NULL;
     }
+#ifndef AQ_NO_DIFFUSION
+    aq_calibration_close(j->own_calibration);
+    aq_calibration_close(j->scaled_calibration);
 #endif
     aq_model_close(j->own_model);
     aq_threads_destroy(j->own_threads);
@@ -25760,9 +26193,11 @@ static aq_status aqi_batch_layout(const aqi_batch *b, aqi_batch_entry *e, aq_ten
     if (quant.src_stride != 0)
         return aqi_fail(err, AQ_E_ARG, "rows %zu apart; arrays of a batch are contiguous",
                         quant.src_stride);
+    if (quant.column_scales != NULL)
+        return aqi_fail(err, AQ_E_ARG, "a batch has no place for scales of columns");
     status = aq_layout_init(t->layout.rows, t->layout.cols, &quant, &e->layout, err);
     if (status == AQ_OK && t->num_params > 0)
-        status = aqi_importance_check(&e->layout, err);
+        status = aqi_columns_check(&e->layout, err);
     if (status != AQ_OK) return status;
     floats = aqi_param_floats_bytes(&e->layout);
     if (!aqi_batch_place(e->layout.code_bytes, &codes, out_bytes) ||
@@ -27656,6 +28091,7 @@ static aq_status aqi_arrow_buffer(struct ArrowArray *array, int slot, size_t byt
     aqi_arrow_node *node = (aqi_arrow_node *)array->private_data;
     aq_buffer *b = &node->owned[slot];
     aq_status status = aqi_buffer_take(&node->allocator, NULL, bytes, b, err);
+    *out = NULL;
     if (status != AQ_OK) return status;
     memset(b->data, 0, bytes);
     node->buffers[slot] = b->data;

@@ -1661,6 +1661,290 @@ Test(diffusion, jobs_refuse_what_does_not_fit) {
     ASSERT_OK(aq_job_run(model, out, &o, NULL, &err));
 }
 
+/* A hook's scales for the columns of "a.weight". */
+static bool scale_first(void *user, const aq_tensor *tensor, aq_plan *plan) {
+    if (strcmp(tensor->name, "a.weight") == 0)
+        plan->quant.column_scales = (const float *)user;
+    return true;
+}
+
+/* The product of the first row of a tensor with x, by integers. */
+static void integer_products(const char *path, const float *x, int64_t timestep,
+                             float *out) {
+    aq_model *m;
+    aq_tensor t;
+    aq_affine p;
+    aq_activations a;
+    float scaled[J_COLS], sums[J_ROWS];
+    ASSERT_OK(aq_model_open(path, NULL, &m, &err));
+    ASSERT_OK(aq_model_find(m, "a.weight", &t, &err));
+    ASSERT_OK(aq_tensor_time_group(&t, timestep, NULL, &p, &err));
+    ASSERT_OK(aq_tensor_scale_input(&t, x, 1, scaled, &err));
+    void *memory = malloc(aq_activations_bytes(&t.layout, 1));
+    ASSERT_OK(aq_activations_init_static(&t.layout, scaled, 1, &p, memory, &a, &err));
+    const aq_quantized_view view = {t.data, t.scales, t.zero_points, t.params};
+    ASSERT_OK(aq_matmul_i8(&t.layout, &view, &a, out, NULL, &err));
+    ASSERT_OK(aq_tensor_row_sums(&t, sums, NULL, &err));
+    for (size_t i = 0; i < J_ROWS; i++)
+        out[i] += aq_affine_offset(&p) * sums[i];
+    free(memory);
+    aq_tensor_release(&t);
+    aq_model_close(m);
+}
+
+/* Scales of columns: the metrics are those of the weights that come back, the integer
+ * product is the product, and nothing but the file says so. */
+Test(diffusion, jobs_scale_columns) {
+    char model[512], calib[512], out[512];
+    const aq_spatial_options both = {.equalize = true, .alpha = 0.5f};
+    const aq_time_options coarse = {.bits = 4};
+    aq_job_options o = {.no_sync = true, .threads = 1, .quant = {.bits = 8}};
+    aq_job_report report;
+    aq_model *m, *original;
+    aq_calibration *c;
+    snprintf(model, sizeof model, "%s", in_dir("model.parquet"));
+    snprintf(calib, sizeof calib, "%s", in_dir("calib.parquet"));
+    snprintf(out, sizeof out, "%s", in_dir("scaled.parquet"));
+    job_inputs(model, calib);
+    o.calibration_path = calib;
+    o.spatial = &both;
+    o.time = &coarse;
+    ASSERT_OK(aq_job_run(model, out, &o, &report, &err));
+    ASSERT_OK(aq_model_open(model, NULL, &original, &err));
+    ASSERT_OK(aq_model_open(out, NULL, &m, &err));
+    const aq_calibration_options co = {.model = m};
+    ASSERT_OK(aq_calibration_open(calib, &co, &c, &err));
+    cr_assert_null(report.tensors[2].time);
+    for (size_t i = 0; i < 2; i++) {
+        static float a[J_ROWS * J_COLS], b[J_ROWS * J_COLS];
+        float absmax[J_COLS], scales[J_COLS], y[J_ROWS];
+        const aq_time_report *time = report.tensors[i].time;
+        aq_metrics metrics;
+        aq_tensor t, w;
+        ASSERT_OK(aq_model_tensor(m, i, &t, &err));
+        ASSERT_OK(aq_model_tensor(original, i, &w, &err));
+        cr_assert(time->scaled, "few columns matter: scales help");
+        cr_assert_eq(time->num_groups, 10);
+        const aq_spatial *s = t.diffusion->spatial;
+        cr_assert(s->enabled && s->channel_equalization && s->activation_smoothing);
+        ASSERT_OK(aq_tensor_column_absmax(&w, absmax, &err));
+        ASSERT_OK(aq_spatial_scales(absmax, aq_calibration_tensor(c, i)->absmax, J_COLS,
+                                    &both, scales, &err));
+        cr_assert_arr_eq(s->scales, scales, sizeof scales);
+        ASSERT_OK(aq_tensor_rows_f32(&w, 0, J_ROWS, a, NULL, &err));
+        ASSERT_OK(aq_tensor_rows_f32(&t, 0, J_ROWS, b, NULL, &err));
+        ASSERT_OK(aq_metrics_of(a, b, J_ROWS * J_COLS, NULL, &metrics, &err));
+        cr_assert_eq(metrics.max_abs_error, report.tensors[i].metrics.max_abs_error);
+        cr_assert_float_eq(metrics.sqnr_db, report.tensors[i].metrics.sqnr_db, 1e-9);
+        /* By hand: the noise of the weights' codes in the product. */
+        double noise = 0, power = 0;
+        for (size_t k = 0; k < J_ROWS * J_COLS; k++) {
+            const double x = (double)aq_calibration_tensor(c, i)->mean_square[k % J_COLS];
+            noise += x * pow((double)(a[k] - b[k]), 2);
+            power += x * pow((double)a[k], 2);
+        }
+        cr_assert_float_eq(time->weights_sqnr_db, 10 * log10(power / noise), 1e-4);
+        cr_assert_lt(time->output_sqnr_db, time->weights_sqnr_db);
+        if (i == 0) {
+            float x[J_COLS];
+            double error = 0, size = 0;
+            rng r = {5};
+            for (size_t k = 0; k < J_COLS; k++)
+                x[k] = rng_float(&r) * (k % 16 == 0 ? 8.0f : 0.1f);
+            integer_products(out, x, 550, y);
+            for (size_t row = 0; row < J_ROWS; row++) {
+                double want = 0;
+                for (size_t k = 0; k < J_COLS; k++)
+                    want += (double)b[row * J_COLS + k] * (double)x[k];
+                error += pow((double)y[row] - want, 2);
+                size += want * want;
+            }
+            cr_assert_lt(error, 0.01 * size, "%g of %g", error, size);
+        }
+        aq_tensor_release(&t);
+        aq_tensor_release(&w);
+    }
+    file first = file_read(out), second;
+    aq_job_report_deinit(&report);
+    o.mode = AQ_JOB_PARALLEL;
+    o.threads = 2;
+    ASSERT_OK(aq_job_run(model, out, &o, NULL, &err));
+    second = file_read(out);
+    cr_assert(file_equal(&first, &second));
+    file_free(&second);
+    file_free(&first);
+    aq_calibration_close(c);
+    aq_model_close(m);
+    aq_model_close(original);
+}
+
+/* Scales are left where they would make it worse, for kept tensors, and for a NaN. */
+Test(diffusion, jobs_without_scales) {
+    enum { ROWS_64 = 64, MANY = 64 * 64 };
+    static float w[MANY], x[4][8 * 64], scales[64];
+    static calib_row rows[4];
+    char model[512], calib[512], out[512];
+    const aq_spatial_options equal = {.equalize = true};
+    aq_job_options o = {.no_sync = true, .threads = 1};
+    aq_job_report report;
+    rng r = {7};
+    snprintf(model, sizeof model, "%s", in_dir("model.parquet"));
+    snprintf(calib, sizeof calib, "%s", in_dir("calib.parquet"));
+    snprintf(out, sizeof out, "%s", in_dir("scaled.parquet"));
+    /* Half of the columns have one large weight. By it they get scales, which make the
+     * inputs of the other columns coarser for nothing. */
+    rng_floats(&r, w, MANY, 1);
+    for (size_t i = 0; i < 64; i += 2)
+        w[i] = 6;
+    for (size_t i = 0; i < 64; i++)
+        scales[i] = 1.0f + (float)(i % 4);
+    for (int i = 0; i < 4; i++) {
+        rng_floats(&r, x[i], 8 * 64, 1);
+        rows[i] = (calib_row){"a.weight", i, x[i], 8 * 64};
+    }
+    write_rows(calib, NULL, rows, 4);
+    o.calibration_path = calib;
+    o.spatial = &equal;
+    o.quant.bits = 8;
+    const aq_time_options coarse = {.bits = 4};
+    o.time = &coarse;
+    for (int kind = 0; kind < 5; kind++) {
+        aq_model *m;
+        aq_tensor t = matrix_of("a.weight", ROWS_64, 64, w);
+        if (kind == 3) w[70] = NAN;
+        ASSERT_OK(aq_model_save(model, &t, 1, &fast, &err));
+        w[70] = 1;
+        o.plan = kind == 0 ? NULL : scale_first;
+        o.plan_user = scales;
+        o.spatial = kind == 0 || kind == 3 ? &equal : NULL;
+        if (kind == 3) o.plan = NULL;
+        o.min_cosine = kind == 2 ? 1.0 : 0.0;
+        o.calibration_path = kind == 4 ? NULL : calib;
+        o.time = kind == 4 ? NULL : &coarse;
+        ASSERT_OK(aq_job_run(model, out, &o, &report, &err));
+        ASSERT_OK(aq_model_open(out, NULL, &m, &err));
+        ASSERT_OK(aq_model_describe(m, 0, &t, &err));
+        const aq_spatial *s = t.diffusion == NULL ? NULL : t.diffusion->spatial;
+        const aq_time_report *time = report.tensors[0].time;
+        cr_assert_eq(s != NULL, kind == 1 || kind == 4, "%d", kind);
+        cr_assert_eq(time == NULL, kind == 4, "%d", kind);
+        if (s != NULL) cr_assert_arr_eq(s->scales, scales, sizeof scales);
+        if (time != NULL) {
+            cr_assert_eq(time->scaled, kind == 1);
+            cr_assert_eq(isnan(time->output_sqnr_db) != 0, kind >= 2, "%d", kind);
+        }
+        cr_assert_eq(t.layout.bits == 0, kind == 2 || kind == 3, "%d", kind);
+        aq_model_close(m);
+        aq_job_report_deinit(&report);
+    }
+    scales[3] = 0; /* what a hook may not do */
+    o.calibration_path = NULL;
+    ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("zero", "scale of column 3 is 0");
+    scales[3] = 1;
+    aq_calibration *c;
+    aq_model *m;
+    ASSERT_OK(aq_model_open(model, NULL, &m, &err));
+    const aq_calibration_options co = {.model = m};
+    ASSERT_OK(aq_calibration_open(calib, &co, &c, &err));
+    o.calibration = c;
+    ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("opened", "calibration_path");
+    o.calibration = NULL;
+    aq_calibration_close(c);
+    aq_model_close(m);
+    o.plan = NULL;
+    o.spatial = &equal;
+    ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_ARG);
+    o.spatial = NULL;
+    o.optimize_groups = true;
+    ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_ARG);
+}
+
+/* Smoothing and the optimizer are those of the functions, in the report and the file. */
+Test(diffusion, jobs_tune_groups) {
+    char model[512], calib[512], out[512];
+    const aq_smooth_options cubic = {AQ_CUBIC, 2, 0.5};
+    const aq_time_options time = {.groups = 6, .bits = 5};
+    aq_job_options o = {.no_sync = true, .threads = 1, .time = &time, .smooth = &cubic};
+    aq_calibration *c;
+    snprintf(model, sizeof model, "%s", in_dir("model.parquet"));
+    snprintf(calib, sizeof calib, "%s", in_dir("calib.parquet"));
+    snprintf(out, sizeof out, "%s", in_dir("tuned.parquet"));
+    job_inputs(model, calib);
+    ASSERT_OK(aq_calibration_open(calib, NULL, &c, &err));
+    o.calibration_path = calib;
+    for (int optimize = 0; optimize < 2; optimize++) {
+        aq_job_report report;
+        aq_time_group g[6];
+        aq_smoothness smooth;
+        aq_tuning tuning;
+        double mse;
+        const aq_calibrated *t = aq_calibration_tensor(c, 0);
+        aq_time_options cover = time;
+        cover.timesteps = (J_STEPS - 1) * 50 + 1;
+        o.optimize_groups = optimize;
+        ASSERT_OK(aq_job_run(model, out, &o, &report, &err));
+        const aq_time_report *r = report.tensors[0].time;
+        ASSERT_OK(aq_time_groups_make(c, t, &cover, g, &err));
+        if (optimize) {
+            ASSERT_OK(aq_time_groups_optimize(t, g, 6, &tuning, &err));
+            cr_assert_eq(r->optimized.changed, tuning.changed);
+            cr_assert_leq(r->optimized.mse_after, r->optimized.mse_before);
+        }
+        ASSERT_OK(aq_time_groups_smooth(t, g, 6, &cubic, &tuning, &err));
+        ASSERT_OK(aq_time_groups_check(g, 6, 0, NULL, &smooth, &err));
+        ASSERT_OK(aq_time_groups_error(t, g, 6, NULL, &mse, &err));
+        cr_assert_eq(r->smoothed.changed, tuning.changed);
+        cr_assert_eq(r->smoothed.mse_after, mse);
+        cr_assert_eq(r->smoothness.smoothness, smooth.smoothness);
+        for (size_t i = 0; i < 6; i++)
+            cr_assert_eq(
+                report.tensors[0].tensor.diffusion->time_aware->groups[i].params.scale,
+                g[i].params.scale);
+        aq_job_report_deinit(&report);
+    }
+    aq_calibration_close(c);
+}
+
+/* Bits for a size go where the product gains by them. Half of the columns of both tensors
+ * are exact with 2 bits; the others are larger in "a", but only in "b" have they inputs. */
+Test(diffusion, a_target_counts_products) {
+    static float w[2][32 * 64], x[2][4 * 64];
+    static calib_row rows[2];
+    char model[512], calib[512], out[512];
+    aq_job_options o = {.no_sync = true, .threads = 1, .target_bpw = 5};
+    uint32_t bits[2][2];
+    aq_tensor t[2];
+    rng r = {9};
+    snprintf(model, sizeof model, "%s", in_dir("model.parquet"));
+    snprintf(calib, sizeof calib, "%s", in_dir("calib.parquet"));
+    snprintf(out, sizeof out, "%s", in_dir("mixed.parquet"));
+    for (int k = 0; k < 2; k++) {
+        for (size_t i = 0; i < 32 * 64; i++)
+            w[k][i] = i % 64 >= 32 ? (i % 3 != 0 ? 1.0f : -1.0f)
+                      : k == 0     ? rng_float(&r)
+                                   : 0.3f * rng_float(&r);
+        for (size_t i = 0; i < 4 * 64; i++)
+            x[k][i] = (i % 64 >= 32) == (k == 0) ? rng_float(&r) : 0;
+        t[k] = matrix_of(k == 0 ? "a.weight" : "b.weight", 32, 64, w[k]);
+        rows[k] = (calib_row){t[k].name, 0, x[k], 4 * 64};
+    }
+    o.quant.group_size = 32;
+    ASSERT_OK(aq_model_save(model, t, 2, &fast, &err));
+    write_rows(calib, NULL, rows, 2);
+    for (int with = 0; with < 2; with++) {
+        aq_job_report report;
+        o.calibration_path = with ? calib : NULL;
+        ASSERT_OK(aq_job_run(model, out, &o, &report, &err));
+        for (int k = 0; k < 2; k++)
+            bits[with][k] = report.tensors[k].tensor.layout.bits;
+        aq_job_report_deinit(&report);
+    }
+    cr_assert_gt(bits[0][0], bits[0][1], "by weights: %u, %u", bits[0][0], bits[0][1]);
+    cr_assert_lt(bits[1][0], bits[1][1], "by products: %u, %u", bits[1][0], bits[1][1]);
+}
+
 /* An interrupted job with one calibration does not go on with another. */
 static bool cancel_last(void *user, const aq_progress *p) {
     (void)user;
