@@ -808,3 +808,101 @@ Test(tiles, more_than_a_wave) {
     free(values);
     quantized_free(&q);
 }
+
+/* ---- scales of columns ---- */
+
+/* The codes are those of values divided before; the metrics are of the values that come
+ * back times the scales: all kinds of groups, parameters, methods and sources. */
+Test(column_scales, as_if_divided_before) {
+    enum { ROWS = 9, COLS = 300, COUNT = ROWS * COLS };
+    static float importance[COLS], scales[COLS];
+    static const size_t groups[] = {8, 32, 100, 128, 300};
+    rng r = {41};
+    aq_error err;
+    for (size_t c = 0; c < COLS; c++) {
+        importance[c] = 0.1f + fabsf(rng_float(&r));
+        scales[c] = exp2f(4 * rng_float(&r)) * 1.1f;
+    }
+    for (int kind = 0; kind < 200; kind++) {
+        aq_quant_options o = {.bits = kind % 3 == 0   ? 2
+                                      : kind % 3 == 1 ? 4
+                                                      : 8,
+                              .group_size = groups[kind % COUNT_OF(groups)],
+                              .granularity = (aq_granularity)(kind / 2 % 3),
+                              .symmetric = kind / 3 % 2 != 0,
+                              .method = (aq_method)(1 + kind / 4 % 4),
+                              .params = (aq_params)(kind / 5 % 3)};
+        const aq_dtype dtype = kind % 7 == 0 ? AQ_F16 : AQ_F32;
+        if (o.granularity == AQ_PER_TENSOR) o.params = AQ_PARAMS_F32;
+        if (o.method == AQ_WEIGHTED) o.importance = importance;
+        o.codebook = o.params == AQ_PARAMS_U8 && o.bits != 8 && !o.symmetric && kind % 2;
+        float *values = pattern_make(&r, BELL, COUNT), divided[COUNT], back[COUNT];
+        uint16_t half[COUNT];
+        quantized want = quantized_make(ROWS, COLS, &o), q;
+        aq_metrics m, all;
+        cr_assert_eq(aq_from_f32(values, COUNT, half, AQ_F16, &err), AQ_OK);
+        if (dtype == AQ_F16)
+            cr_assert_eq(aq_to_f32(half, AQ_F16, COUNT, values, &err), AQ_OK);
+        for (size_t i = 0; i < COUNT; i++)
+            divided[i] = values[i] / scales[i % COLS];
+        cr_assert_eq(
+            aq_quantize_into(&want.layout, divided, AQ_F32, &want.dst, NULL, NULL, &err),
+            AQ_OK, "%s", err.message);
+        o.column_scales = scales;
+        q = quantized_make(ROWS, COLS, &o);
+        cr_assert_eq(aq_quantize_into(&q.layout, dtype == AQ_F16 ? (void *)half : values,
+                                      dtype, &q.dst, NULL, &m, &err),
+                     AQ_OK, "%s", err.message);
+        cr_assert(quantized_same(&q, &want), "kind %d", kind);
+        cr_assert_eq(aq_dequantize_rows(&q.layout, &q.view, 0, ROWS, back, NULL, &err),
+                     AQ_OK);
+        for (size_t i = 0; i < COUNT; i++)
+            back[i] *= scales[i % COLS];
+        cr_assert_eq(aq_metrics_of(values, back, COUNT, NULL, &all, &err), AQ_OK);
+        cr_assert_eq(m.max_abs_error, all.max_abs_error, "kind %d", kind);
+        cr_assert_float_eq(m.sum_dd, all.sum_dd, 1e-9 * all.sum_dd, "kind %d", kind);
+        cr_assert_float_eq(m.sum_ab, all.sum_ab, 1e-9 * fabs(all.sum_ab));
+        offset_free(values, 0);
+        quantized_free(&q);
+        quantized_free(&want);
+    }
+}
+
+/* The same bytes in tiles, by threads and instruction sets; and from codes. */
+Test(column_scales, the_same_everywhere) {
+    enum { ROWS = 40, COLS = 7000, COUNT = ROWS * COLS };
+    static float scales[COLS];
+    rng r = {43};
+    float *values = pattern_make(&r, BELL, COUNT);
+    for (size_t c = 0; c < COLS; c++)
+        scales[c] = 0.5f + (float)(c % 5);
+    for (int kind = 0; kind < 3; kind++) {
+        const aq_quant_options o = {.bits = 4,
+                                    .group_size = kind == 0 ? 100 : 128,
+                                    .granularity =
+                                        kind == 2 ? AQ_PER_TENSOR : AQ_PER_GROUP,
+                                    .column_scales = scales};
+        quantized q = quantized_make(ROWS, COLS, &o);
+        aq_metrics m;
+        quantize(&q, values, AQ_F32, NULL, &m);
+        check_same_everywhere(&q, &m, values, AQ_F32);
+        quantized_free(&q);
+    }
+    offset_free(values, 0);
+}
+
+Test(column_scales, are_checked) {
+    static const float bad[] = {0, -1, NAN, INFINITY};
+    float scales[8] = {1, 1, 1, 1, 1, 1, 1, 1}, values[8] = {0};
+    const aq_quant_options o = {.group_size = 8, .column_scales = scales};
+    quantized q = quantized_make(1, 8, &o);
+    aq_error err;
+    for (size_t i = 0; i < COUNT_OF(bad); i++) {
+        scales[5] = bad[i];
+        cr_expect_eq(
+            aq_quantize_into(&q.layout, values, AQ_F32, &q.dst, NULL, NULL, &err),
+            AQ_E_ARG);
+        cr_expect(strstr(err.message, "scale of column 5") != NULL, "%s", err.message);
+    }
+    quantized_free(&q);
+}
