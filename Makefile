@@ -207,7 +207,7 @@ run-check:
 
 .PHONY: fuzz fuzz-smoke
 FUZZ_TARGETS := thrift footer page file roundtrip model safetensors shards npy json arrow \
-                calibration
+                calibration kernels
 FUZZ_CC      := clang
 TARGET       := file
 SECONDS      := 60

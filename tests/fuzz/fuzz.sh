@@ -26,7 +26,7 @@ if [ "$target" = file ] && [ -d $shared ]; then
 fi
 
 length=65536
-case $target in roundtrip | json | thrift | arrow) length=4096 ;; page) length=16384 ;; esac
+case $target in roundtrip | json | thrift | arrow | kernels) length=4096 ;; page) length=16384 ;; esac
 export TMPDIR=$out/tmp
 [ ! -w /dev/shm ] || export TMPDIR=/dev/shm
 export ASAN_OPTIONS=allocator_may_return_null=1:quarantine_size_mb=32

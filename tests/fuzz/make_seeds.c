@@ -610,6 +610,22 @@ static void seeds_recipes(const char *directory) {
     }
 }
 
+/* Tensors of up to 1000 values, of each form that the kernels know. */
+static void seeds_tensors(const char *directory) {
+    uint8_t room[4000];
+    uint64_t i;
+    for (i = 0; i < 128; i++) {
+        char name[24];
+        snprintf(name, sizeof name, "tensor%u", (unsigned)i);
+        seeds_bytes(i + 2000, room, sizeof room);
+        room[0] = (uint8_t)(i * 37);
+        room[1] = (uint8_t)(i * 101 >> 4);
+        room[3] = (uint8_t)(i * 8); /* columns */
+        room[4] = (uint8_t)(i % 4);
+        seeds_put(directory, name, room, sizeof room);
+    }
+}
+
 /* One column of 2040 values of 200 bytes: no small page. */
 static void seeds_large_page(const char *directory) {
     static const uint8_t recipe[] = {0, 0, 0, 0, 128, 0, 7, 19, 0,
@@ -620,8 +636,8 @@ static void seeds_large_page(const char *directory) {
 /* Fills root/TARGET for every target; the directories are made. */
 static void seeds_write(const char *root) {
     static const char *const targets[] = {
-        "thrift", "footer", "page", "file",  "model",       "safetensors",
-        "shards", "npy",    "json", "arrow", "calibration", "roundtrip"};
+        "thrift", "footer", "page",  "file",        "model",   "safetensors", "shards",
+        "npy",    "json",   "arrow", "calibration", "kernels", "roundtrip"};
     char path[512], name[600];
     struct dirent *entry;
     fuzz_whole flat;
@@ -636,6 +652,8 @@ static void seeds_write(const char *root) {
     seeds_large_page(path);
     snprintf(path, sizeof path, "%s/arrow", root);
     seeds_recipes(path);
+    snprintf(path, sizeof path, "%s/kernels", root);
+    seeds_tensors(path);
     snprintf(path, sizeof path, "%s/file", root);
     seeds_encodings(path, false);
     seeds_encodings(path, true);

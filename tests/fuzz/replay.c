@@ -19,6 +19,7 @@
 #include "calibration.c"
 #include "json.c"
 #include "arrow.c"
+#include "kernels.c"
 #include "make_seeds.c"
 
 #include <signal.h>
@@ -40,6 +41,7 @@ static const replay_target replay_targets[] = {
     {"json", fuzz_json},           {"safetensors", fuzz_safetensors},
     {"shards", fuzz_shards},       {"npy", fuzz_npy},
     {"arrow", fuzz_arrow},         {"calibration", fuzz_calibration},
+    {"kernels", fuzz_kernels},
 };
 
 /* What the child tells the parent. */

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The fuzz targets without libFuzzer: inputs that once found a defect, the seeds, and changed
-# copies of twelve valid files, under AddressSanitizer and UBSan.
+# copies of valid inputs, under AddressSanitizer and UBSan.
 #
 # Environment: COUNT, changed copies of each file (2000); SEED, the first one's (1).
 set -u
@@ -39,7 +39,7 @@ step() {
     esac
 }
 
-for target in thrift footer page file roundtrip model safetensors shards npy json arrow calibration; do
+for target in thrift footer page file roundtrip model safetensors shards npy json arrow calibration kernels; do
     step run $target "$seeds/$target"
     [ ! -d tests/fuzz/regressions/$target ] || step run $target tests/fuzz/regressions/$target
 done
@@ -57,6 +57,7 @@ step mutate arrow "$seeds/arrow/recipe63" "$COUNT" "$SEED"
 step mutate calibration "$seeds/calibration/rows" "$COUNT" "$SEED"
 step mutate calibration "$seeds/calibration/time" "$COUNT" "$SEED"
 step mutate model "$seeds/model/diffusion" "$COUNT" "$SEED"
+step mutate kernels "$seeds/kernels/tensor77" "$COUNT" "$SEED"
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
