@@ -69,12 +69,14 @@ ifneq ($(FLAGS),$(file <build/flags))
 endif
 
 # --- The implementation as an archive, once for each configuration -------------------------
-# build/plain, build/asan (AddressSanitizer and UBSan), build/tsan (ThreadSanitizer).
+# build/plain, build/asan (AddressSanitizer and UBSan), build/tsan (ThreadSanitizer), build/cov
+# (gcov).
 
 CFLAGS_plain = $(CFLAGS)
 CFLAGS_asan  = -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined \
                -fno-sanitize-recover=all
 CFLAGS_tsan  = -O1 -g1 -fsanitize=thread
+CFLAGS_cov   = -O0 -g1 --coverage
 
 TESTS         := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 THREAD_TESTS  := $(filter test_threads%,$(TESTS))
@@ -88,6 +90,7 @@ AQ_OBJECTS    := $(patsubst tools/%.c,%.o,$(filter-out tools/aq_impl.c,$(wildcar
 # tests/tsan/ has a stand-in for Criterion, whose processes ThreadSanitizer cannot follow.
 CRITERION_plain = -lcriterion
 CRITERION_asan  = -lcriterion
+CRITERION_cov   = -lcriterion
 CRITERION_tsan  =
 INCLUDE_tsan    = -Itests/tsan
 
@@ -113,7 +116,7 @@ build/$1/aq: $(AQ_OBJECTS:%=build/$1/%) build/$1/libarrowquant_impl.a
 	$$(call say,link)
 	$$(run)$$(CC) $$(CFLAGS_$1) $$(EXTRA_CFLAGS) $$^ -o $$@ $$(AQ_LIBS) $$(LIBS)
 endef
-$(foreach name,plain asan tsan,$(eval $(call configuration,$(name))))
+$(foreach name,plain asan tsan cov,$(eval $(call configuration,$(name))))
 
 # --- The aq command, examples, benches --------------------------------------------------
 

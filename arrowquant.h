@@ -1430,7 +1430,8 @@ typedef struct aq_job_report {
  * by name.
  *   report  out  may be NULL; give it to aq_job_report_deinit after success
  * Returns  what opening, quantizing and writing return; AQ_E_CANCELLED. Nothing appears
- *          under `output` unless AQ_OK.
+ *          under `output` unless AQ_OK; but where the directory cannot be synced (AQ_E_IO
+ *          with those words), the new file is there, though perhaps not for good.
  * Memory   max_memory_bytes, and descriptions of the tensors.
  * Threads  the hooks are called from one thread at a time, the progress hook from any.
  * Numeric  the same file for any mode, number of threads and instruction set. */
@@ -3253,13 +3254,39 @@ static void aqi_source_close(aqi_source *s) {
     aqi_source_init(s);
 }
 
-static int aqi_open_read(const char *path) {
+/* System calls that signals may interrupt; what is not done is done again. */
+static int aqi_open(const char *path, int flags) {
     int fd;
     do {
-        fd = open(path, O_RDONLY | AQI_O_CLOEXEC);
+        fd = open(path, flags | AQI_O_CLOEXEC, 0666);
     } while (fd < 0 && errno == EINTR);
     return fd;
 }
+
+static int aqi_open_read(const char *path) { return aqi_open(path, O_RDONLY); }
+
+#ifndef AQ_NO_WRITER
+static int aqi_fsync(int fd) {
+    int result;
+    do {
+        result = fsync(fd);
+    } while (result != 0 && errno == EINTR);
+    return result;
+}
+
+static int aqi_ftruncate(int fd, int64_t bytes) {
+    int result;
+    do {
+        result = ftruncate(fd, (off_t)bytes);
+    } while (result != 0 && errno == EINTR);
+    return result;
+}
+
+/* Whether another process has locked the file. Some filesystems cannot say. */
+static bool aqi_is_locked(int fd) {
+    return flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+}
+#endif
 
 static aq_status aqi_source_open(aqi_source *s, const char *path, aq_io io,
                                  aq_error *err) {
@@ -3508,10 +3535,10 @@ static aq_status aqi_output_open_part(aqi_output *o, aq_error *err) {
     char *path = aqi_hidden_path(&o->allocator, o->path, "aq-part", &bytes);
     aq_status status = AQ_OK;
     if (path == NULL) return aqi_fail_nomem(err, strlen(o->path));
-    o->fd = open(path, O_RDWR | O_CREAT | AQI_O_CLOEXEC, 0666);
+    o->fd = aqi_open(path, O_RDWR | O_CREAT);
     if (o->fd < 0) {
         status = aqi_fail_os(err, errno, "cannot create the part file", path);
-    } else if (flock(o->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    } else if (aqi_is_locked(o->fd)) {
         status = aqi_fail_os(err, EBUSY, "another job is writing this output", o->path);
     }
     if (status != AQ_OK) {
@@ -3534,13 +3561,13 @@ static aq_status aqi_output_create_temp(aqi_output *o, aq_error *err) {
     memcpy(temp, o->path, dir);
     for (attempt = 0; attempt < 100; attempt++) {
         snprintf(temp + dir, 48, ".aq-%016llx.tmp", (unsigned long long)(number++));
-        o->fd = open(temp, O_RDWR | O_CREAT | O_EXCL | AQI_O_CLOEXEC, 0666);
+        o->fd = aqi_open(temp, O_RDWR | O_CREAT | O_EXCL);
         if (o->fd >= 0) {
             o->temp_path = temp;
             o->temp_bytes = dir + 48;
             return AQ_OK;
         }
-        if (errno != EEXIST && errno != EINTR) break;
+        if (errno != EEXIST) break;
     }
     aqi_fail_os(err, errno, "cannot create a file in the output's directory", o->path);
     aqi_free(&o->allocator, temp, dir + 48);
@@ -3636,7 +3663,7 @@ static aq_status aqi_output_seek(aqi_output *o, int64_t offset, aq_error *err) {
 /* Drops what was written from `offset` on, and goes on there. */
 static aq_status aqi_output_rewind(aqi_output *o, int64_t offset, aq_error *err) {
     aq_status status = aqi_output_seek(o, offset, err);
-    if (status == AQ_OK && !o->counting && ftruncate(o->fd, (off_t)offset) != 0)
+    if (status == AQ_OK && !o->counting && aqi_ftruncate(o->fd, offset) != 0)
         status = aqi_fail_os(err, errno, "cannot shorten", o->path);
     return status;
 }
@@ -3669,8 +3696,9 @@ static aq_status aqi_sync_directory(const char *path, aq_error *err) {
     memcpy(dir, path, n);
     memcpy(dir + n, n == 0 ? "." : "", n == 0 ? 2 : 1);
     fd = aqi_open_read(dir);
-    if (fd < 0) return AQ_OK; /* a directory that may be written but not read */
-    if (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP) code = errno;
+    if (fd < 0 && errno == EACCES) return AQ_OK; /* it may be written but not read */
+    if (fd < 0) return aqi_fail_os(err, errno, "cannot sync the directory of", path);
+    if (aqi_fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP) code = errno;
     close(fd);
     return code == 0 ? AQ_OK
                      : aqi_fail_os(err, code, "cannot sync the directory of", path);
@@ -3680,7 +3708,7 @@ static aq_status aqi_sync_directory(const char *path, aq_error *err) {
 static aq_status aqi_output_commit(aqi_output *o, aq_error *err) {
     aq_status status = aqi_output_flush(o, err);
     int fd = o->fd;
-    if (status == AQ_OK && !o->no_sync && fsync(fd) != 0)
+    if (status == AQ_OK && !o->no_sync && aqi_fsync(fd) != 0)
         status = aqi_fail_os(err, errno, "cannot sync", o->path);
     o->fd = -1;
     if (close(fd) != 0 && status == AQ_OK && errno != EINTR)
@@ -24829,9 +24857,9 @@ static aq_status aqi_journal_open(aqi_job *j, aq_error *err) {
     f->path =
         aqi_hidden_path(&j->allocator, j->output, "aq-journal", &f->path_bytes);
     if (f->path == NULL) return aqi_fail_nomem(err, strlen(j->output));
-    f->fd = open(f->path, O_RDWR | O_CREAT | AQI_O_CLOEXEC, 0666);
+    f->fd = aqi_open(f->path, O_RDWR | O_CREAT);
     if (f->fd < 0) return aqi_fail_os(err, errno, "cannot open the journal", f->path);
-    if (flock(f->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    if (aqi_is_locked(f->fd))
         return aqi_fail_os(err, EBUSY, "another job is writing this output", j->output);
     f->owned = true;
     return aqi_journal_read(j, err);
@@ -24845,9 +24873,9 @@ static aq_status aqi_journal_checkpoint(aqi_job *j, aq_error *err) {
     size_t left = f->waiting.size;
     aq_status status;
     status = aqi_output_flush(out, err);
-    if (status == AQ_OK && !j->options.no_sync && fsync(out->fd) != 0)
+    if (status == AQ_OK && !j->options.no_sync && aqi_fsync(out->fd) != 0)
         status = aqi_fail_os(err, errno, "cannot sync", out->path);
-    if (status == AQ_OK && f->offset == 0 && ftruncate(f->fd, 0) != 0)
+    if (status == AQ_OK && f->offset == 0 && aqi_ftruncate(f->fd, 0) != 0)
         status = aqi_fail_os(err, errno, "cannot shorten", f->path);
     while (left > 0 && status == AQ_OK) {
         ssize_t n = AQI_PWRITE(f->fd, p, left, (off_t)f->offset);
@@ -24859,7 +24887,7 @@ static aq_status aqi_journal_checkpoint(aqi_job *j, aq_error *err) {
         f->offset += n;
         left -= (size_t)n;
     }
-    if (status == AQ_OK && !j->options.no_sync && fsync(f->fd) != 0)
+    if (status == AQ_OK && !j->options.no_sync && aqi_fsync(f->fd) != 0)
         status = aqi_fail_os(err, errno, "cannot sync", f->path);
     f->waiting.size = 0;
     f->at = j->bytes_done + (j->works == NULL ? 0 : j->works->in_bytes);
@@ -25320,7 +25348,7 @@ static aq_status aqi_job_resume(aqi_job *j, aq_error *err) {
     if (j->writer->format == AQ_MODEL_SAFETENSORS)
         end = AQI_MIN((int64_t)st.st_size,
                       out->offset + aqi_safetensors_offsets(j->writer));
-    if (status == AQ_OK && ftruncate(out->fd, (off_t)end) != 0)
+    if (status == AQ_OK && aqi_ftruncate(out->fd, end) != 0)
         status = aqi_fail_os(err, errno, "cannot shorten", out->path);
     return status;
 }
