@@ -408,12 +408,14 @@ static void tell_start(const cli_args *args) {
     close_event(&event);
 }
 
+/* "name" is that of a tensor or column, if the error is about one. */
 static void tell_failure(const char *file, const aq_error *err) {
+    bool named = err->name[0] != '\0' && strcmp(err->name, file) != 0;
     json event;
     open_event(&event, "failed");
     json_string(&event, "file", file);
     json_string(&event, "status", aq_status_name(err->status));
-    json_string(&event, "name", err->name[0] != '\0' ? err->name : NULL);
+    json_string(&event, "name", named ? err->name : NULL);
     json_string(&event, "message",
                 err->message[0] != '\0' ? err->message : aq_status_meaning(err->status));
     close_event(&event);
@@ -581,15 +583,20 @@ int job_check(const cli_args *args, const aq_job_options *options) {
  * MARK: - dequantize, convert, merge
  *========================================================================*/
 
-static int run_operation(const cli_args *args, aq_operation operation) {
-    aq_job_options options;
+static int read_options(const cli_args *args, aq_operation operation,
+                        aq_job_options *out) {
     size_t i;
     int code = CLI_GOOD;
-    memset(&options, 0, sizeof options);
-    options.operation = operation;
+    memset(out, 0, sizeof *out);
+    out->operation = operation;
     for (i = 0; i < args->num_settings && code == CLI_GOOD; i++)
-        code = job_apply(args, &args->settings[i], &options);
-    if (code == CLI_GOOD) code = job_check(args, &options);
+        code = job_apply(args, &args->settings[i], out);
+    return code == CLI_GOOD ? job_check(args, out) : code;
+}
+
+static int run_operation(const cli_args *args, aq_operation operation) {
+    aq_job_options options;
+    int code = read_options(args, operation, &options);
     return code == CLI_GOOD ? job_run(args, &options, NULL) : code;
 }
 
@@ -601,14 +608,16 @@ static int convert(const cli_args *args) { return run_operation(args, AQ_CONVERT
  * the output is the last. */
 static int merge(const cli_args *args) {
     cli_args turned = *args;
+    aq_job_options options;
     char *output = args->files[0];
     size_t n = args->num_files - 1;
     int code;
     turned.files = (char **)cli_resize(NULL, args->num_files, sizeof *turned.files);
     memcpy(turned.files, args->files + 1, n * sizeof *turned.files);
     turned.files[n] = output;
-    code = shard_check(&turned);
-    if (code == CLI_GOOD) code = run_operation(&turned, AQ_CONVERT);
+    code = read_options(&turned, AQ_CONVERT, &options);
+    if (code == CLI_GOOD) code = shard_check(&turned);
+    if (code == CLI_GOOD) code = job_run(&turned, &options, NULL);
     free(turned.files);
     return code;
 }

@@ -24,24 +24,25 @@ for program in gen host table; do
 done
 cd "$w" || exit 1
 
-passed=0 failed=0 skipped=0 name='' faults=
+passed=0 failed=0 skipped=0 name=''
 
 # --- Harness --------------------------------------------------------------------------------
 
 # begin NAME: a test starts, and the one before it ends.
 begin() {
     end
-    name=$1 faults=
+    name=$1
+    : >"$w/faults"
 }
 
 end() {
     [ -n "$name" ] || return 0
-    if [ -z "$faults" ]; then
+    if [ ! -s "$w/faults" ]; then
         echo "ok $name"
         passed=$((passed + 1))
     else
         echo "FAIL $name"
-        printf '%s\n' "$faults" | sed 's/^/    /'
+        sed 's/^/    /' "$w/faults"
         failed=$((failed + 1))
     fi
     name=
@@ -49,15 +50,17 @@ end() {
 
 # skip WHY: instead of the rest of the test.
 skip() {
+    if [ -s "$w/faults" ]; then
+        end
+        return
+    fi
     echo "skipped $name: $1"
     skipped=$((skipped + 1))
     name=
 }
 
-fault() {
-    faults="$faults${faults:+
-}$1"
-}
+# fault WHAT: into a file, as the end of a pipe is a shell of its own.
+fault() { printf '%s\n' "$1" >>"$w/faults"; }
 
 # expect EXIT COMMAND...: runs it; its output goes to the files out and err.
 expect() {
@@ -609,7 +612,7 @@ bad_yaml() {
     [ ! -e never.parquet ] || fault 'there is an output'
 }
 
-KEYS='bits, group-size, granularity, symmetric, method, scales, codebook, tensor, keep, min-cosine, target-bpw, target-size, fail-fast, max-memory, streaming, profile, threads'
+KEYS='bits, group-size, granularity, symmetric, method, scales, codebook, tensor, keep, min-cosine, target-bpw, target-size, fail-fast, max-memory, streaming, chunk-size, io, profile, threads'
 : >none.yaml
 if "$aq" config --config none.yaml 2>&1 | grep -q 'without libyaml'; then with_yaml=; else with_yaml=1; fi
 
@@ -705,7 +708,8 @@ run 0 quantize model.safetensors o.parquet --config c.yaml --group-size 64 --no-
 json "$both" '[4,64]'
 run 0 config --config c.yaml --no-symmetric --bits 2
 settings "$w/out" >"$w/settings"
-printf 'bits: 2\ngranularity: channel\nsymmetric: false\n' | same "$w/settings"
+printf 'bits: 2\ngranularity: channel\nsymmetric: false\nmin-cosine: 0.85\nstreaming: true\n' |
+    same "$w/settings"
 out_has '^bits: 2  # command line$'
 out_has '^granularity: channel  # c\.yaml, line 1$'
 yaml 'tensor:' '  w: 2' '  "b$": 8' 'keep: b' 'threads: 1'
@@ -739,7 +743,7 @@ begin 'config: bad YAML'
 bad_yaml "line 2: unknown key \"bitz\": the keys are $KEYS" 'bits: 4' 'bitz: 2'
 bad_yaml "line 1: unknown key \"config\": the keys are $KEYS" 'config: c.yaml'
 bad_yaml "line 1: unknown key \"<<\": the keys are $KEYS" '<<: {bits: 2}'
-bad_yaml "line 1: unknown key \"\": the keys are $KEYS" ': 2'
+bad_yaml "line 1: unknown key \"\": the keys are $KEYS" '"": 2'
 bad_yaml "line 1: a list or mapping as a key: the keys are $KEYS" '[bits]: 2'
 bad_yaml 'line 3: key bits is there twice (first in line 1): keep one' \
     'bits: 4' 'threads: 1' 'bits: 4'
@@ -781,12 +785,13 @@ bad_yaml 'line 1: anchor &a: take it out, there are no aliases here' 'keep: &a [
 bad_yaml 'line 1: anchor &a: take it out, there are no aliases here' '&a {bits: 4}'
 bad_yaml 'line 1: alias *a: write the value itself in its place' 'bits: *a'
 bad_yaml 'line 1: tag tag:yaml.org,2002:int: take it out, a key knows its type' 'bits: !!int 4'
-bad_yaml 'line 3: a second document: keep one' 'bits: 4' '---' 'bits: 4'
-for form in 'bits' '- bits' '[]' '---'; do
+bad_yaml 'line 2: a second document: keep one' 'bits: 4' '---' 'bits: 4'
+for form in 'bits' '- bits' '[]'; do
     bad_yaml 'line 1: no settings: write each as NAME: VALUE' "$form"
 done
+bad_yaml 'line 2: no settings: write each as NAME: VALUE' '---'
 bad_yaml 'line 1: a value with a NUL in it: take it out' 'keep: ["a\0b"]'
-for form in 'bits: "4' 'bits: 4: 2' '{bits: 4' 'keep: [w' '%YAML 3.0' "$(printf '\tbits: 4')" \
+for form in 'bits: "4' 'bits: 4: 2' '{bits: 4' ': 2' 'keep: [w' '%YAML 3.0' "$(printf '\tbits: 4')" \
     'bits: @4' "$(printf 'keep: [w\001]')" "$(printf 'keep: [\377]')"; do
     yaml "$form"
     run 2 quantize model.safetensors never.parquet --config c.yaml
