@@ -55,10 +55,8 @@ static const profile_entry profile_entries[] = {
     {"group-size", {"256", "128", "64"}},
     {"min-cosine", {"0.65", "0.85", "0.95"}},
     {"streaming", {"true", "true", "false"}},
-    {"time-aware", {"true", "true", "true"}},
     {"time-groups", {"5", "10", "20"}},
     {"spatial", {"false", "true", "true"}},
-    {"calibration-samples", {"32", "128", "512"}},
 };
 enum { NUM_PROFILES = 3, NUM_ENTRIES = sizeof profile_entries / sizeof *profile_entries };
 

@@ -105,11 +105,25 @@ static void put_sizes(buffer *out, const aq_job_report *report) {
         text_measure(text_out, tensor_bits_per_weight(written, report->num_params), 2));
 }
 
+static bool has_time_groups(const aq_job_report *report) {
+    size_t i;
+    for (i = 0; i < report->num_tensors; i++) {
+        if (diffusion_groups(&report->tensors[i].tensor) != NULL) return true;
+    }
+    return false;
+}
+
 static void put_plan(buffer *out, const aq_job_report *report) {
+    bool timed = has_time_groups(report);
     table rows;
     size_t i;
-    table_init(&rows, "name|" TENSOR_HEADINGS "|bytes in|bytes out|bpw",
-               "l" TENSOR_ALIGN "rrr");
+    if (timed) {
+        table_init(&rows, "name|" TENSOR_HEADINGS "|bytes in|bytes out|bpw|time groups",
+                   "l" TENSOR_ALIGN "rrrr");
+    } else {
+        table_init(&rows, "name|" TENSOR_HEADINGS "|bytes in|bytes out|bpw",
+                   "l" TENSOR_ALIGN "rrr");
+    }
     for (i = 0; i < report->num_tensors; i++) {
         const aq_tensor_report *line = &report->tensors[i];
         table_name(&rows, line->name);
@@ -118,6 +132,7 @@ static void put_plan(buffer *out, const aq_job_report *report) {
         tensor_bytes_cell(&rows, line->bytes_out);
         tensor_measure_cell(
             &rows, tensor_bits_per_weight(line->bytes_out, line->tensor.num_params), 2);
+        if (timed) diffusion_count_cell(&rows, &line->tensor);
     }
     table_show(&rows, out);
     table_free(&rows);
@@ -205,6 +220,7 @@ static void show_text(const cli_args *args, const aq_job_options *options,
     buffer_print(&text, "tensors  ");
     put_sizes(&text, report);
     buffer_print(&text, "\n");
+    diffusion_put_report(&text, report);
     if (!options->dry_run) {
         if (report->total.count != 0) put_quality(&text, report);
         if (options->min_cosine > 0) put_attempts(&text, report);
@@ -242,6 +258,7 @@ static void put_tensor_json(json *out, const aq_tensor_report *line) {
         json_close(out, '}');
     }
     json_close(out, ']');
+    diffusion_report_json(out, &line->tensor);
     json_string(out, "error", line->error);
     json_close(out, '}');
 }
@@ -426,6 +443,14 @@ static void tell_cancelled(void) {
     open_event(&event, "cancelled");
     json_signed(&event, "signal", stop_signal);
     close_event(&event);
+}
+
+int job_refuse(const cli_args *args, const char *file, const aq_error *err) {
+    if (args->events) {
+        tell_start(args);
+        tell_failure(file, err);
+    }
+    return cli_failure(file, err);
 }
 
 /*==========================================================================
