@@ -353,9 +353,10 @@ const aq_time_aware *diffusion_groups(const aq_tensor *tensor);
 int diffusion_text(const aq_model *model, const aq_tensor *tensors);
 int diffusion_json(json *out, const aq_tensor *tensor);
 const char *diffusion_modality(const aq_model *model, const aq_tensor *tensors);
-/* diffusion_put_report - a line of the report of a job, where it has time groups. */
-void diffusion_put_report(buffer *out, const aq_job_report *report);
-void diffusion_report_json(json *out, const aq_tensor *tensor);
+/* diffusion_put_report - lines of the report of a job, where it has time groups. */
+void diffusion_put_report(buffer *out, const aq_job_options *options,
+                          const aq_job_report *report);
+void diffusion_report_json(json *out, const aq_tensor_report *line);
 /* diffusion_count_cell - how many groups; "-" without any. */
 void diffusion_count_cell(table *rows, const aq_tensor *tensor);
 

@@ -3,6 +3,7 @@
 #include "aq.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -337,43 +338,133 @@ void diffusion_count_cell(table *rows, const aq_tensor *tensor) {
     table_cell(rows, number);
 }
 
-/* "groups   3 tensors with 5 time groups, 2 violations; least smooth w, 0.812" */
-void diffusion_put_report(buffer *out, const aq_job_report *report) {
-    const char *name = NULL;
-    size_t i, n = 0, fewest = SIZE_MAX, most = 0, violations = 0;
-    double least = 2;
-    char text[TEXT_ROOM];
-    for (i = 0; i < report->num_tensors; i++) {
-        const aq_tensor *tensor = &report->tensors[i].tensor;
-        const aq_time_aware *of = diffusion_groups(tensor);
-        aq_smoothness check;
-        if (of == NULL || check_groups(tensor, NULL, &check) != CLI_GOOD) continue;
-        n++;
-        if (of->num_groups < fewest) fewest = of->num_groups;
-        if (of->num_groups > most) most = of->num_groups;
-        violations += check.num_violations;
-        if (check.smoothness >= least) continue;
-        least = check.smoothness;
-        name = tensor->name;
-    }
-    if (n == 0) return;
-    buffer_print(out, "groups   %zu tensor%s with ", n, text_plural(n));
-    if (fewest != most) buffer_print(out, "%zu to ", fewest);
-    buffer_print(out, "%zu time group%s, %zu violation%s; least smooth ", most,
-                 text_plural(most), violations, text_plural(violations));
-    buffer_visible(out, name, strlen(name));
-    buffer_print(out, ", %s\n", text_measure(text, least, 3));
+/* All calibrated tensors of a report. */
+typedef struct summary {
+    size_t tensors, fewest, most; /* time groups                          */
+    size_t violations, scaled;
+    size_t steps, smoothed, refused;
+    const char *roughest; /* the name of the lowest smoothness            */
+    double smoothness;
+    const aq_tensor_report *input, *output; /* of the lowest SQNR; NULL   */
+} summary;
+
+/* Whether a measured figure is worse than the worst so far. */
+static bool is_worse(double sqnr_db, bool any, double worst) {
+    return !isnan(sqnr_db) && (!any || sqnr_db < worst);
 }
 
-void diffusion_report_json(json *out, const aq_tensor *tensor) {
-    const aq_time_aware *of = diffusion_groups(tensor);
+static void sum_tuning(summary *to, const aq_tensor_report *line) {
+    const aq_time_report *of = line->time;
+    if (of == NULL) return;
+    to->scaled += of->scaled;
+    to->steps += of->optimized.changed;
+    to->smoothed += of->smoothed.changed;
+    to->refused += of->smoothed.refused;
+    if (is_worse(of->input_sqnr_db, to->input != NULL,
+                 to->input != NULL ? to->input->time->input_sqnr_db : 0))
+        to->input = line;
+    if (is_worse(of->output_sqnr_db, to->output != NULL,
+                 to->output != NULL ? to->output->time->output_sqnr_db : 0))
+        to->output = line;
+}
+
+static void sum_groups(summary *to, const aq_tensor_report *line) {
+    const aq_time_aware *of = diffusion_groups(&line->tensor);
     aq_smoothness check;
-    if (of == NULL || check_groups(tensor, NULL, &check) != CLI_GOOD) {
+    if (of == NULL || check_groups(&line->tensor, NULL, &check) != CLI_GOOD) return;
+    if (to->tensors == 0 || of->num_groups < to->fewest) to->fewest = of->num_groups;
+    if (of->num_groups > to->most) to->most = of->num_groups;
+    if (to->tensors++ == 0 || check.smoothness < to->smoothness) {
+        to->smoothness = check.smoothness;
+        to->roughest = line->name;
+    }
+    to->violations += check.num_violations;
+    sum_tuning(to, line);
+}
+
+static void put_worst(buffer *out, const char *label, const char *name, double sqnr_db) {
+    char text[TEXT_ROOM];
+    buffer_print(out, "%-9sworst ", label);
+    buffer_visible(out, name, strlen(name));
+    buffer_print(out, ": SQNR %s dB", text_measure(text, sqnr_db, 2));
+}
+
+static void put_tuning(buffer *out, const aq_job_options *options, const summary *of) {
+    if (!options->optimize_groups && options->smooth == NULL) return;
+    buffer_print(out, "tuned    ");
+    if (options->optimize_groups)
+        buffer_print(out, "%zu step%s of scale or zero point%s", of->steps,
+                     text_plural(of->steps), options->smooth != NULL ? "; " : "");
+    if (options->smooth != NULL)
+        buffer_print(out, "%zu %s smoothed, %zu left alone as the error would rise",
+                     of->smoothed, of->smoothed == 1 ? "boundary" : "boundaries",
+                     of->refused);
+    buffer_print(out, "\n");
+}
+
+/* "groups   3 tensors with 5 time groups, 2 violations; least smooth w, 0.812", and what
+ * was measured with the calibration. */
+void diffusion_put_report(buffer *out, const aq_job_options *options,
+                          const aq_job_report *report) {
+    char text[TEXT_ROOM];
+    summary of;
+    size_t i;
+    memset(&of, 0, sizeof of);
+    for (i = 0; i < report->num_tensors; i++)
+        sum_groups(&of, &report->tensors[i]);
+    if (of.tensors == 0) return;
+    buffer_print(out, "groups   %zu tensor%s with ", of.tensors, text_plural(of.tensors));
+    if (of.fewest != of.most) buffer_print(out, "%zu to ", of.fewest);
+    buffer_print(out, "%zu time group%s, %zu violation%s; least smooth ", of.most,
+                 text_plural(of.most), of.violations, text_plural(of.violations));
+    buffer_visible(out, of.roughest, strlen(of.roughest));
+    buffer_print(out, ", %s\n", text_measure(text, of.smoothness, 3));
+    put_tuning(out, options, &of);
+    if (of.input != NULL) {
+        put_worst(out, "inputs", of.input->name, of.input->time->input_sqnr_db);
+        if (options->spatial != NULL)
+            buffer_print(out, "; %zu of %zu scaled", of.scaled, of.tensors);
+        buffer_print(out, "\n");
+    }
+    if (of.output != NULL) {
+        put_worst(out, "outputs", of.output->name, of.output->time->output_sqnr_db);
+        buffer_print(out, ", %s with exact inputs\n",
+                     text_measure(text, of.output->time->weights_sqnr_db, 2));
+    }
+}
+
+/* null where nothing was to be done. */
+static void put_tuning_json(json *out, const char *key, const aq_tuning *of) {
+    if (of == NULL || (of->mse_before == 0 && of->changed == 0 && of->refused == 0)) {
+        json_null(out, key);
+        return;
+    }
+    json_open(out, key, '{');
+    json_number(out, "mse_before", of->mse_before);
+    json_number(out, "mse_after", of->mse_after);
+    json_unsigned(out, "changed", of->changed);
+    json_unsigned(out, "refused", of->refused);
+    json_close(out, '}');
+}
+
+void diffusion_report_json(json *out, const aq_tensor_report *line) {
+    const aq_time_aware *of = diffusion_groups(&line->tensor);
+    const aq_time_report *time = line->time;
+    aq_smoothness check;
+    if (of == NULL || check_groups(&line->tensor, NULL, &check) != CLI_GOOD) {
         json_null(out, "time");
         return;
     }
     json_open(out, "time", '{');
     json_unsigned(out, "num_groups", of->num_groups);
     put_smoothness_json(out, &check);
+    put_tuning_json(out, "optimized", time != NULL ? &time->optimized : NULL);
+    put_tuning_json(out, "smoothed", time != NULL ? &time->smoothed : NULL);
+    json_bool(out, "scaled", input_scales(&line->tensor) != NULL);
+    json_measure(out, "input_sqnr_db", time != NULL ? time->input_sqnr_db : (double)NAN);
+    json_measure(out, "output_sqnr_db",
+                 time != NULL ? time->output_sqnr_db : (double)NAN);
+    json_measure(out, "weights_sqnr_db",
+                 time != NULL ? time->weights_sqnr_db : (double)NAN);
     json_close(out, '}');
 }

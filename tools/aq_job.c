@@ -220,7 +220,7 @@ static void show_text(const cli_args *args, const aq_job_options *options,
     buffer_print(&text, "tensors  ");
     put_sizes(&text, report);
     buffer_print(&text, "\n");
-    diffusion_put_report(&text, report);
+    diffusion_put_report(&text, options, report);
     if (!options->dry_run) {
         if (report->total.count != 0) put_quality(&text, report);
         if (options->min_cosine > 0) put_attempts(&text, report);
@@ -258,7 +258,7 @@ static void put_tensor_json(json *out, const aq_tensor_report *line) {
         json_close(out, '}');
     }
     json_close(out, ']');
-    diffusion_report_json(out, &line->tensor);
+    diffusion_report_json(out, line);
     json_string(out, "error", line->error);
     json_close(out, '}');
 }

@@ -365,6 +365,22 @@ static void put_cells(buffer *out, const aq_tensor *tensor) {
     table_free(&cells);
 }
 
+/* Time groups, and what codes do to inputs and outputs. */
+static void put_time_cells(buffer *out, const aq_tensor_report *line) {
+    const aq_time_aware *groups = diffusion_groups(&line->tensor);
+    const aq_time_report *time = line->time;
+    char input[TEXT_ROOM], output[TEXT_ROOM];
+    if (groups != NULL) {
+        buffer_print(out, "<td>%zu</td>", groups->num_groups);
+    } else {
+        buffer_print(out, "<td>-</td>");
+    }
+    buffer_print(
+        out, "<td>%s</td><td>%s</td>",
+        text_measure(input, time != NULL ? time->input_sqnr_db : (double)NAN, 1),
+        text_measure(output, time != NULL ? time->output_sqnr_db : (double)NAN, 1));
+}
+
 static void put_row(page *of, const aq_tensor_report *line) {
     buffer *out = &of->out;
     const aq_metrics *metrics = &line->metrics;
@@ -374,14 +390,7 @@ static void put_row(page *of, const aq_tensor_report *line) {
     page_text(out, line->name);
     buffer_print(out, "</th>");
     put_cells(out, &line->tensor);
-    if (of->timed) {
-        const aq_time_aware *groups = diffusion_groups(&line->tensor);
-        if (groups != NULL) {
-            buffer_print(out, "<td>%zu</td>", groups->num_groups);
-        } else {
-            buffer_print(out, "<td>-</td>");
-        }
-    }
+    if (of->timed) put_time_cells(out, line);
     buffer_print(
         out, "<td data-v=\"%" PRIu64 "\">%s</td><td>%s</td><td>%s</td><td>%s</td>",
         line->bytes_out, text_bytes(bytes, line->bytes_out),
@@ -410,7 +419,9 @@ static void put_table_head(page *of) {
     for (i = 0; i < sizeof headings / sizeof headings[0]; i++) {
         if (i == 5 && of->timed)
             buffer_print(out, "<th scope=\"col\"><button type=\"button\">time groups"
-                              "</button></th>");
+                              "</button></th><th scope=\"col\"><button type=\"button\">"
+                              "input SQNR</button></th><th scope=\"col\"><button "
+                              "type=\"button\">output SQNR</button></th>");
         buffer_print(out, "<th%s scope=\"col\"><button type=\"button\">%s</button></th>",
                      i < 3 ? " class=\"l\"" : "", headings[i]);
     }
@@ -434,6 +445,9 @@ static void put_table(page *of) {
                  "<h2>Tensors</h2>\n<p>Bytes with scales and zero points; SQNR in dB; "
                  "the largest error as it is; on the right root mean square and "
                  "largest error as above.");
+    if (of->timed)
+        buffer_print(out, " Of calibrated tensors also the SQNR of their inputs in codes "
+                          "and of their outputs, the products of both.");
     if (n > MAX_ROWS)
         buffer_print(out, " Of %s tensors the first %s are shown; aq inspect has all.",
                      text_count(all, n), text_count(rows, MAX_ROWS));

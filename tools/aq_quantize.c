@@ -23,13 +23,18 @@ enum {
     QUANTIZE_TIME_GROUPS,
     QUANTIZE_TIME_SPLIT,
     QUANTIZE_ACTIVATION_BITS,
+    QUANTIZE_OPTIMIZE_GROUPS,
+    QUANTIZE_SMOOTH_GROUPS,
+    QUANTIZE_SMOOTH_WINDOW,
+    QUANTIZE_EQUALIZE,
+    QUANTIZE_SMOOTH_INPUT,
     QUANTIZE_MODALITY,
     QUANTIZE_SHARD,
     QUANTIZE_DRY_RUN,
     QUANTIZE_REPORT
 };
 
-enum { MAX_TIME_GROUPS = 256 };
+enum { MAX_TIME_GROUPS = 256, MAX_SMOOTH_WINDOW = 20 };
 
 /*==========================================================================
  * MARK: - Rules: --tensor and --keep
@@ -225,11 +230,50 @@ typedef struct request {
     const char *calibration_path; /* NULL = none */
     aq_calibration *calibration;
     aq_time_options time;
+    aq_smooth_options smooth; /* if options.smooth points to it  */
+    aq_spatial_options spatial;
 } request;
 
 static void free_request(request *job) {
     free_rules(&job->of);
     aq_calibration_close(job->calibration);
+}
+
+/* What changes groups of timesteps, and scales inputs. */
+static int apply_tuning(const cli_args *args, const cli_setting *setting, request *job) {
+    static const char *const curves[] = {"linear", "cubic", "sigmoid", NULL};
+    const char *value = setting->value;
+    double alpha;
+    int i;
+    switch (setting->id) {
+    case QUANTIZE_OPTIMIZE_GROUPS:
+        job->options.optimize_groups = !setting->off;
+        break;
+    case QUANTIZE_SMOOTH_GROUPS:
+        i = find_word(value, curves);
+        if (i < 0)
+            return cli_setting_error(args, setting,
+                                     "takes linear, cubic or sigmoid, not \"%s\"", value);
+        job->smooth.interpolation = (aq_interpolation)i;
+        job->options.smooth = &job->smooth;
+        break;
+    case QUANTIZE_SMOOTH_WINDOW:
+        if (cli_parse_number(value, 1, MAX_SMOOTH_WINDOW, &job->smooth.window)) break;
+        return cli_setting_error(args, setting, "takes a number from 1 to %d, not \"%s\"",
+                                 MAX_SMOOTH_WINDOW, value);
+    case QUANTIZE_EQUALIZE:
+        job->spatial.equalize = !setting->off;
+        break;
+    case QUANTIZE_SMOOTH_INPUT:
+        if (!cli_parse_real(value, 0, 1, &alpha))
+            return cli_setting_error(args, setting,
+                                     "takes a number from 0 to 1, not \"%s\"", value);
+        job->spatial.alpha = (float)alpha;
+        break;
+    default:
+        break;
+    }
+    return CLI_GOOD;
 }
 
 /* How a calibration is used. */
@@ -265,7 +309,7 @@ static int apply_calibration(const cli_args *args, const cli_setting *setting,
         job->options.modality = value;
         break;
     default:
-        break;
+        return apply_tuning(args, setting, job);
     }
     return CLI_GOOD;
 }
@@ -338,6 +382,11 @@ static int apply_setting(const cli_args *args, const cli_setting *setting, reque
     case QUANTIZE_TIME_GROUPS:
     case QUANTIZE_ACTIVATION_BITS:
     case QUANTIZE_TIME_SPLIT:
+    case QUANTIZE_OPTIMIZE_GROUPS:
+    case QUANTIZE_SMOOTH_GROUPS:
+    case QUANTIZE_SMOOTH_WINDOW:
+    case QUANTIZE_EQUALIZE:
+    case QUANTIZE_SMOOTH_INPUT:
     case QUANTIZE_MODALITY:
         return apply_calibration(args, setting, job);
     default:
@@ -365,6 +414,9 @@ static int check_settings(const cli_args *args, aq_quant_options *quant) {
     if (quant->params != AQ_PARAMS_F32 && quant->granularity == AQ_PER_TENSOR)
         return cli_setting_error(args, cli_find(args, QUANTIZE_GRANULARITY),
                                  "tensor has --scales f32 only, and no --codebook");
+    if (cli_has(args, QUANTIZE_SMOOTH_WINDOW) && !cli_has(args, QUANTIZE_SMOOTH_GROUPS))
+        return cli_setting_error(args, cli_find(args, QUANTIZE_SMOOTH_WINDOW),
+                                 "has a meaning with --smooth-groups only");
     return CLI_GOOD;
 }
 
@@ -394,8 +446,10 @@ int quantize_check(const cli_args *args) {
 /* What a profile or a file says of a calibration waits for one; the command line is about
  * this job. */
 static int check_uncalibrated(const cli_args *args, const request *job) {
-    static const int ids[] = {QUANTIZE_TIME_GROUPS, QUANTIZE_TIME_SPLIT,
-                              QUANTIZE_ACTIVATION_BITS, QUANTIZE_MODALITY};
+    static const int ids[] = {
+        QUANTIZE_TIME_GROUPS,     QUANTIZE_TIME_SPLIT,    QUANTIZE_ACTIVATION_BITS,
+        QUANTIZE_OPTIMIZE_GROUPS, QUANTIZE_SMOOTH_GROUPS, QUANTIZE_SMOOTH_WINDOW,
+        QUANTIZE_EQUALIZE,        QUANTIZE_SMOOTH_INPUT,  QUANTIZE_MODALITY};
     size_t i;
     if (job->options.quant.method == AQ_WEIGHTED)
         return cli_setting_error(args, cli_find(args, QUANTIZE_METHOD),
@@ -448,8 +502,13 @@ static int open_calibration(const cli_args *args, request *job) {
         code = job_refuse(args, job->calibration_path, &err);
     aq_model_close(model);
     if (code == CLI_GOOD) code = fit_groups(args, job);
-    job->options.calibration = job->calibration;
     job->options.time = &job->time;
+    if (job->spatial.equalize || job->spatial.alpha > 0) {
+        job->options.spatial = &job->spatial;
+        job->options.calibration_path = job->calibration_path; /* read again, scaled */
+    } else {
+        job->options.calibration = job->calibration;
+    }
     return code;
 }
 
@@ -577,6 +636,19 @@ const cli_option quantize_settings[] = {
      "timesteps"},
     {"activation-bits", "4..8", QUANTIZE_ACTIVATION_BITS, false,
      "bits of the codes of inputs (default: 8)"},
+    {"optimize-groups", NULL, QUANTIZE_OPTIMIZE_GROUPS, false,
+     "search the scales and zero points of least error"},
+    {"smooth-groups", "linear|cubic|sigmoid", QUANTIZE_SMOOTH_GROUPS, false,
+     "let scales and zero points go over into those of the\n"
+     "next group, where that does not make the error larger"},
+    {"smooth-window", "N", QUANTIZE_SMOOTH_WINDOW, false,
+     "groups on each side of a boundary (default: 1)"},
+    {"equalize", NULL, QUANTIZE_EQUALIZE, false,
+     "scale columns of weights and inputs to one range,\n"
+     "where that makes the error of the output less"},
+    {"smooth-input", "ALPHA", QUANTIZE_SMOOTH_INPUT, false,
+     "the same to make the columns of inputs alike: from 0,\n"
+     "not at all (default), to 1, all of one range"},
     {"modality", "text|code|image|audio", QUANTIZE_MODALITY, false,
      "what the model makes (default: by metadata and names)"},
     CLI_OPTION_MAX_MEMORY,

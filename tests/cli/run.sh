@@ -614,7 +614,7 @@ bad_yaml() {
     [ ! -e never.parquet ] || fault 'there is an output'
 }
 
-KEYS='bits, group-size, granularity, symmetric, method, scales, codebook, tensor, keep, min-cosine, target-bpw, target-size, fail-fast, calibration, time-groups, time-split, activation-bits, modality, max-memory, streaming, chunk-size, io, profile, threads'
+KEYS='bits, group-size, granularity, symmetric, method, scales, codebook, tensor, keep, min-cosine, target-bpw, target-size, fail-fast, calibration, time-groups, time-split, activation-bits, optimize-groups, smooth-groups, smooth-window, equalize, smooth-input, modality, max-memory, streaming, chunk-size, io, profile, threads'
 : >none.yaml
 if "$aq" config --config none.yaml 2>&1 | grep -q 'without libyaml'; then with_yaml=; else with_yaml=1; fi
 
@@ -624,13 +624,14 @@ golden config-edge
 quiet
 run 0 config
 golden config
-for profile in 'edge 2 256 0.65 5 true' 'local 4 128 0.85 10 true' 'cloud 8 64 0.95 20 false'; do
+for profile in 'edge 2 256 0.65 5 false true' 'local 4 128 0.85 10 true true' \
+    'cloud 8 64 0.95 20 true false'; do
     # shellcheck disable=SC2086
     set -- $profile
     run 0 config --profile "$1"
     settings "$w/out" >"$w/settings"
-    printf 'bits: %s\ngroup-size: %s\nmin-cosine: %s\ntime-groups: %s\nstreaming: %s\n' \
-        "$2" "$3" "$4" "$5" "$6" | same "$w/settings"
+    printf '%s\n' "bits: $2" "group-size: $3" "min-cosine: $4" "time-groups: $5" \
+        "equalize: $6" "streaming: $7" | same "$w/settings"
     run 0 quantize model.safetensors profile.parquet --profile "$1" --json
     json '.tensors[2] | [.bit_width, .group_size]' "[$2,$3]"
 done
@@ -711,7 +712,7 @@ json "$both" '[4,64]'
 run 0 config --config c.yaml --no-symmetric --bits 2
 settings "$w/out" >"$w/settings"
 printf '%s\n' 'bits: 2' 'granularity: channel' 'symmetric: false' 'min-cosine: 0.85' \
-    'time-groups: 10' 'streaming: true' | same "$w/settings"
+    'time-groups: 10' 'equalize: true' 'streaming: true' | same "$w/settings"
 out_has '^bits: 2  # command line$'
 out_has '^granularity: channel  # c\.yaml, line 1$'
 yaml 'tensor:' '  w: 2' '  "b$": 8' 'keep: b' 'threads: 1'
@@ -884,18 +885,24 @@ json '[.tensors[].time | select(.) | .groups[].bits] | unique' '[8]'
 for wrong in 'time-groups 0:a number from 1 to 256' 'time-groups 257:a number from 1 to 256' \
     'time-groups x:a number from 1 to 256' 'time-split even:similar or equal' \
     'activation-bits 3:a number from 4 to 8' 'activation-bits 9:a number from 4 to 8' \
-    'modality video:text, code, image or audio'; do
+    'smooth-groups cosine:linear, cubic or sigmoid' 'smooth-window 0:a number from 1 to 20' \
+    'smooth-window 21:a number from 1 to 20' 'smooth-input 1.5:a number from 0 to 1' \
+    'smooth-input x:a number from 0 to 1' 'modality video:text, code, image or audio'; do
     option=${wrong%%:*}
     # shellcheck disable=SC2086
     run 2 quantize a b --calibration c --$option
     usage_error "aq: quantize: --${option% *} takes ${wrong#*:}, not \"${option#* }\"" quantize
 done
-for option in 'time-groups 4' 'time-split equal' 'activation-bits 8' 'modality text'; do
+run 2 quantize a b --calibration c --smooth-window 2
+usage_error 'aq: quantize: --smooth-window has a meaning with --smooth-groups only' quantize
+for option in 'time-groups 4' 'time-split equal' 'activation-bits 8' 'modality text' \
+    optimize-groups 'smooth-groups linear' equalize 'smooth-input 0.5'; do
     # shellcheck disable=SC2086
     run 2 quantize model.safetensors never.parquet --$option
     usage_error "aq: quantize: --${option% *} has a meaning with --calibration FILE only" quantize
 done
 [ ! -e never.parquet ] || fault 'there is an output'
+run 0 quantize model.safetensors o.parquet --no-equalize --no-optimize-groups
 
 begin 'calibration: columns count by it'
 "$diffusion" calibration diff/columns.parquet conv.w 32 0,100,200 columns fc.w 64 0,100,200 columns
@@ -911,7 +918,81 @@ jq .total.sqnr_db "$w/out" >"$w/refined"
 run 0 compare diff/model.safetensors diff/weighted.parquet --json
 holds ".total.sqnr_db < $(cat "$w/refined")"
 
+begin 'calibration: --optimize-groups, --smooth-groups'
+tuned='.tensors[0].time | [.optimized, .smoothed]'
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet --json
+json "$tuned" '[null,null]'
+jq '.tensors[0].time.input_sqnr_db' "$w/out" >"$w/plain"
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet --json \
+    --optimize-groups
+holds "$tuned | .[0].mse_after < .[0].mse_before and .[0].changed > 0 and .[1] == null"
+holds ".tensors[0].time.input_sqnr_db > $(cat "$w/plain")"
+for curve in linear cubic sigmoid; do
+    run 0 quantize diff/model.safetensors diff/$curve.parquet --calibration diff/calib.parquet \
+        --json --time-groups 6 --smooth-groups $curve --smooth-window 2
+    holds "$tuned"' | .[0] == null and .[1].mse_after <= .[1].mse_before and
+        .[1].changed + .[1].refused == 5'
+done
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet \
+    --optimize-groups --smooth-groups cubic
+out_has '^tuned    [0-9]+ steps of scale or zero point; [0-9]+ boundar(y|ies) smoothed, [0-9]+ left alone as the error would rise$'
+out_has '^inputs   worst (conv|fc)\.w: SQNR [0-9.]+ dB$'
+out_has '^outputs  worst (conv|fc)\.w: SQNR [0-9.]+ dB, [0-9.]+ with exact inputs$'
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet \
+    --optimize-groups
+out_has '^tuned    [0-9]+ steps? of scale or zero point$'
+
+begin 'calibration: --equalize, --smooth-input'
+run 0 quantize diff/model.safetensors diff/plain.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --json
+json '[.tensors[].time | if . then .scaled else null end]' '[false,false,null]'
+jq '.tensors[0].time.output_sqnr_db' "$w/out" >"$w/plain"
+run 0 quantize diff/model.safetensors diff/equalized.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --equalize --json
+json '[.tensors[].time | if . then .scaled else null end]' '[true,true,null]'
+holds ".tensors[0].time | .output_sqnr_db > $(cat "$w/plain") and .weights_sqnr_db > .output_sqnr_db"
+run 0 quantize diff/model.safetensors diff/equalized.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --equalize
+out_has '^inputs   worst (conv|fc)\.w: SQNR [0-9.]+ dB; 2 of 2 scaled$'
+run 0 inspect diff/equalized.parquet --time
+out_has '^scaled  by 32 factors from 0\.[0-9]+ to [0-9.]+ \(equalization\)$'
+run 0 inspect diff/equalized.parquet --time --json
+holds '.tensors[0].input_scales | .equalization and (.smoothing | not) and .count == 32 and
+    .min > 0 and .max > 2 * .min'
+run 0 quantize diff/model.safetensors diff/both.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --equalize --smooth-input 0.25
+run 0 inspect diff/both.parquet --time
+out_has '^scaled  by 64 factors from .* \(equalization, smoothing\)$'
+run 0 quantize diff/model.safetensors diff/input.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --smooth-input 0.5
+run 0 inspect diff/input.parquet --time
+out_has ' \(smoothing\)$'
+run 0 quantize diff/model.safetensors diff/zero.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --smooth-input 0
+cmp -s diff/zero.parquet diff/plain.parquet || fault '--smooth-input 0 does something'
+for i in 1 2; do
+    run 0 quantize diff/model.safetensors diff/part.parquet --calibration diff/columns.parquet \
+        --activation-bits 4 --equalize --shard $i/2
+done
+run 0 merge diff/merged.parquet diff/part-00001-of-00002.parquet diff/part-00002-of-00002.parquet
+cmp -s diff/merged.parquet diff/equalized.parquet || fault 'other bytes from shards'
+run 0 verify diff/equalized.parquet
+run 0 dequantize diff/equalized.parquet diff/back.safetensors
+run 0 compare diff/equalized.parquet diff/back.safetensors --json
+json .total.sqnr_db '"Infinity"'
+
 begin 'calibration: profiles'
+scaled='[.tensors[].time | if . then .scaled else null end]'
+for profile in 'edge [false,false,null]' 'local [true,true,null]' 'cloud [true,true,null]'; do
+    # shellcheck disable=SC2086
+    set -- $profile
+    run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/columns.parquet \
+        --activation-bits 4 --profile "$1" --json
+    json "$scaled" "$2"
+    run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/columns.parquet \
+        --activation-bits 4 --profile "$1" --no-equalize --json
+    json "$scaled" '[false,false,null]'
+done
 for profile in 'edge [5,5,null]' 'local [6,6,null]' 'cloud [6,6,null]'; do
     # shellcheck disable=SC2086
     set -- $profile
@@ -1016,15 +1097,19 @@ run 0 verify diff/o.parquet
 if [ -n "$with_yaml" ]; then
     begin 'calibration: in a configuration'
     yaml 'calibration: diff/calib.parquet' 'time-groups: 3' 'time-split: equal' \
-        'activation-bits: 6' 'modality: text' 'method: weighted'
+        'activation-bits: 6' 'modality: text' 'method: weighted' 'optimize-groups: true' \
+        'smooth-groups: sigmoid' 'smooth-window: 2' 'equalize: true' 'smooth-input: 0.5'
     run 0 quantize diff/model.safetensors diff/one.parquet --config c.yaml
     run 0 quantize diff/model.safetensors diff/two.parquet --calibration diff/calib.parquet \
-        --time-groups 3 --time-split equal --activation-bits 6 --modality text
+        --time-groups 3 --time-split equal --activation-bits 6 --modality text \
+        --optimize-groups --smooth-groups sigmoid --smooth-window 2 --equalize --smooth-input 0.5
     cmp -s diff/one.parquet diff/two.parquet || fault 'other bytes'
     run 0 config --config c.yaml --time-groups 2
     settings "$w/out" >"$w/settings"
     printf '%s\n' 'method: weighted' 'calibration: diff/calib.parquet' 'time-groups: 2' \
-        'time-split: equal' 'activation-bits: 6' 'modality: text' | same "$w/settings"
+        'time-split: equal' 'activation-bits: 6' 'optimize-groups: true' \
+        'smooth-groups: sigmoid' 'smooth-window: 2' 'equalize: true' 'smooth-input: 0.5' \
+        'modality: text' | same "$w/settings"
     # What profiles and files say of a calibration waits for one.
     run 0 config --profile edge
     cp "$w/out" c.yaml
