@@ -17,21 +17,22 @@ here=$PWD/tests/install
 w=$(mktemp -d) || exit 1
 trap 'rm -rf "$w"' EXIT
 trap 'exit 130' INT TERM
-passed=0 failed=0 skipped=0 name='' faults=
+passed=0 failed=0 skipped=0 name=''
 
 begin() {
     end
-    name=$1 faults=
+    name=$1
+    : >"$w/faults"
 }
 
 end() {
     [ -n "$name" ] || return 0
-    if [ -z "$faults" ]; then
+    if [ ! -s "$w/faults" ]; then
         echo "ok $name"
         passed=$((passed + 1))
     else
         echo "FAIL $name"
-        printf '%s\n' "$faults" | sed 's/^/    /'
+        sed 's/^/    /' "$w/faults"
         failed=$((failed + 1))
     fi
     name=
@@ -44,10 +45,8 @@ skip() {
     name=
 }
 
-fault() {
-    faults="$faults${faults:+
-}$1"
-}
+# A file, because a fault may come from the end of a pipe, which has variables of its own.
+fault() { printf '%s\n' "$1" >>"$w/faults"; }
 
 # expect EXIT COMMAND...: runs it; its output goes to the files out and err.
 expect() {
