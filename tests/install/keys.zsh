@@ -1,4 +1,5 @@
-# Types into an interactive zsh and prints what aq gets: zsh -f keys.zsh FUNCTIONS DIRECTORY
+# Types into an interactive zsh and prints what aq gets:
+#   zsh -f keys.zsh FUNCTIONS DIRECTORY
 # FUNCTIONS holds _aq, DIRECTORY the files model.safetensors and "my file".
 zmodload zsh/zpty || exit 1
 cd $2 || exit 1

@@ -1,7 +1,7 @@
 #!/bin/sh
-# make install and make uninstall, in a temporary root; a program of somebody else that finds
-# the header there by pkg-config and by CMake; the manual pages and the completions, which
-# have to know the options that aq COMMAND --help shows, and no others.
+# make install and make uninstall, in a temporary root; a program of somebody else that
+# finds the header there by pkg-config and by CMake; the manual pages and the completions,
+# which have to know the options that aq COMMAND --help shows, and no others.
 #
 # Needs build/aq. Prints "ok NAME", "FAIL NAME" or "skipped NAME" for each test, and last
 # "N passed, N failed, N skipped".
@@ -9,7 +9,7 @@ set -u
 cd "$(dirname "$0")/../.." || exit 1
 : "${CC:=gcc}" "${CXX:=g++}"
 export CC CXX
-# Under make test, variables of its command line are in here; options of make are not meant.
+# Under make test, variables of its command line are in here. It is not for CMake's make.
 flags=${MAKEFLAGS:-}
 unset MAKEFLAGS MFLAGS PKG_CONFIG_PATH PKG_CONFIG_SYSROOT_DIR CMAKE_PREFIX_PATH
 here=$PWD/tests/install
@@ -75,7 +75,7 @@ run_make() {
     expect 0 env MAKEFLAGS="$flags" make -o build/aq "$@"
 }
 
-# --- Files ----------------------------------------------------------------------------------
+# --- Files ------------------------------------------------------------------------------
 
 [ -x build/aq ] || { echo 'build/aq was not built'; exit 1; }
 version=$(sed -n 's/^#define AQ_VERSION_STRING "\(.*\)"$/\1/p' arrowquant.h)
@@ -87,7 +87,7 @@ mkdir -p "$prefix/bin" "$prefix/share/cmake" && echo other >"$prefix/bin/other"
 umask 077
 run_make install DESTDIR="$root" PREFIX=/opt/aq
 umask 022
-(cd "$prefix" && find . -type f -exec ls -l {} + | awk '{ print $1, $NF }' | sed 's/^\(.\{10\}\)[.+]/\1/' |
+(cd "$prefix" && find . -type f -exec ls -l {} + | awk '{ print substr($1, 1, 10), $NF }' |
     grep -v /other | LC_ALL=C sort -k 2) >"$w/installed"
 same "$w/installed" <<'END'
 -rwxr-xr-x ./bin/aq
@@ -100,7 +100,7 @@ same "$w/installed" <<'END'
 -rw-r--r-- ./share/pkgconfig/arrowquant.pc
 -rw-r--r-- ./share/zsh/site-functions/_aq
 END
-closed=$(find "$prefix/include" "$prefix/share/man" "$prefix/share/cmake/arrowquant" -type d ! -perm 755)
+closed=$(cd "$prefix" && find include share/man share/cmake/arrowquant -type d ! -perm 755)
 equal 'what others cannot enter' "$closed" ''
 cmp -s arrowquant.h "$prefix/include/arrowquant.h" || fault 'the header is another one'
 expect 1 grep -rlE '@[A-Z]+@' "$prefix/include" "$prefix/share"
@@ -119,7 +119,7 @@ expect 2 env MAKEFLAGS="$flags" make uninstall DESTDIR="$w/" PREFIX=
 aq=$prefix/bin/aq
 commands=$("$aq" --help | sed -n 's/^  \([a-z]*\)  .*/\1/p')
 
-# --- Programs that use it ---------------------------------------------------------------------
+# --- Programs that use it ---------------------------------------------------------------
 
 # The example of the manual page.
 awk '/^\.Sh EXAMPLES/ { on = 1 } on && /^\.Ed/ { exit } on > 1 { gsub(/\\e/, "\\"); print }
@@ -179,14 +179,14 @@ fi
 
 begin 'CMake: versions that it stands for'
 if has cmake; then
-    expect 0 cmake -DTEMPLATE="$PWD/tools/install/arrowquantConfigVersion.cmake.in" -DOUT="$w" \
-        -P "$here/versions.cmake"
+    template=$PWD/tools/install/arrowquantConfigVersion.cmake.in
+    expect 0 cmake -DTEMPLATE="$template" -DOUT="$w" -P "$here/versions.cmake"
     equal 'what is wrong' "$(cat "$w/err")" ''
 else
     skip 'no cmake'
 fi
 
-# --- Options: what aq says of itself ------------------------------------------------------------
+# --- Options: what aq says of itself ----------------------------------------------------
 # Lines "COMMAND --option", and "COMMAND --option WORD" for the words that are its values.
 
 for command in $commands; do
@@ -205,7 +205,7 @@ for command in $commands; do
 done | LC_ALL=C sort >"$w/options"
 [ "$(wc -l <"$w/options")" -gt 60 ] || { echo 'the help of aq has another form'; exit 1; }
 
-# --- Manual pages -------------------------------------------------------------------------------
+# --- Manual pages -----------------------------------------------------------------------
 
 begin 'manual pages: no warning of mandoc or groff'
 if has mandoc; then
@@ -268,14 +268,15 @@ sed -n '/^   Options: define them before/,/^   ("implementation"/p' arrowquant.h
 awk '/^\.It Dv/ { for (i = 3; i <= NF; i++) if ($i ~ /^A[A-Z]*Q[A-Z]*_/) print $i }' \
     docs/arrowquant.3 | LC_ALL=C sort >"$w/page"
 same "$w/page" <"$w/macros"
-grep -oE '\baq_[a-z0-9_]+|\bAQ_[A-Z0-9_]+' docs/arrowquant.3 | sort -u | while read -r word; do
+grep -oE '\baq_[a-z0-9_]+|\bAQ_[A-Z0-9_]+' docs/arrowquant.3 | sort -u |
+while read -r word; do
     sed '/MARK: - \[50\]/,$d' arrowquant.h | grep -qw "$word" || echo "$word"
 done >"$w/unknown"
 equal 'what the header does not have' "$(cat "$w/unknown")" ''
 grep -oE 'MARK: - \[[0-9]+\] .*\(public\)' arrowquant.h | grep -oE '\[[0-9]+\]' >"$w/sections"
 grep -oE '^\.It \[[0-9]+\]' docs/arrowquant.3 | grep -oE '\[[0-9]+\]' | same "$w/sections"
 
-# --- Completion: bash -----------------------------------------------------------------------------
+# --- Completion: bash -------------------------------------------------------------------
 
 completion=$prefix/share/bash-completion/completions/aq
 
@@ -333,7 +334,7 @@ else
     skip 'no bash'
 fi
 
-# --- Completion: zsh ------------------------------------------------------------------------------
+# --- Completion: zsh --------------------------------------------------------------------
 
 completion=$prefix/share/zsh/site-functions/_aq
 
@@ -389,7 +390,7 @@ else
     skip 'no zsh'
 fi
 
-# --- Away again -----------------------------------------------------------------------------------
+# --- Away again -------------------------------------------------------------------------
 
 begin 'uninstall: all of it, and nothing else'
 run_make uninstall DESTDIR="$root" PREFIX=/opt/aq

@@ -2,14 +2,14 @@
 # tests/install/run.sh compares it with aq --help and aq COMMAND --help.
 
 _aq() {
-    local commands='inspect schema meta cat verify quantize config dequantize convert merge
-        compare bench'
+    local commands='inspect schema meta cat verify quantize config dequantize convert
+        merge compare bench'
     local settings='--bits --group-size --granularity --symmetric --no-symmetric --method
         --scales --codebook --no-codebook --tensor --keep --min-cosine --target-bpw
         --target-size --fail-fast --no-fail-fast --max-memory --streaming --no-streaming
         --chunk-size --io --profile --threads --config'
-    local job='--max-memory --streaming --no-streaming --chunk-size --io --threads --events
-        --json'
+    local job='--max-memory --streaming --no-streaming --chunk-size --io --threads
+        --events --json'
     local command=${COMP_WORDS[1]} word=${COMP_WORDS[COMP_CWORD]}
     local before=${COMP_WORDS[COMP_CWORD - 1]} words='' i
 
@@ -47,7 +47,8 @@ _aq() {
             meta) words='--pages --json' ;;
             cat) words='--columns --rows --raw' ;;
             verify) words='' ;;
-            quantize) words="$settings --shard --resume --dry-run --report --events --json" ;;
+            quantize)
+                words="$settings --shard --resume --dry-run --report --events --json" ;;
             config) words=$settings ;;
             dequantize | convert) words="$job --resume" ;;
             merge) words=$job ;;
