@@ -6,8 +6,10 @@ _aq() {
         merge compare bench'
     local settings='--bits --group-size --granularity --symmetric --no-symmetric --method
         --scales --codebook --no-codebook --tensor --keep --min-cosine --target-bpw
-        --target-size --fail-fast --no-fail-fast --max-memory --streaming --no-streaming
-        --chunk-size --io --profile --threads --config'
+        --target-size --fail-fast --no-fail-fast --calibration --time-groups --time-split
+        --activation-bits --optimize-groups --no-optimize-groups --smooth-groups
+        --smooth-window --equalize --no-equalize --smooth-input --modality --max-memory
+        --streaming --no-streaming --chunk-size --io --profile --threads --config'
     local job='--max-memory --streaming --no-streaming --chunk-size --io --threads
         --events --json'
     local command=${COMP_WORDS[1]} word=${COMP_WORDS[COMP_CWORD]}
@@ -28,22 +30,27 @@ _aq() {
             before=${COMP_WORDS[COMP_CWORD - 2]}
         fi
         case $before in
-        --config | --report | --svg) return ;;
+        --config | --calibration | --report | --svg) return ;;
         --bits) words='2 4 8' ;;
         --granularity) words='group channel tensor' ;;
         --method) words='minmax refine search weighted' ;;
         --scales) words='f32 f16 u8' ;;
+        --time-split) words='similar equal' ;;
+        --smooth-groups) words='linear cubic sigmoid' ;;
+        --modality) words='text code image audio' ;;
         --io) words='map read' ;;
         --profile) words='edge local cloud' ;;
         --shard) words='auto' ;;
         --isa) words='ref avx2 avx512 neon' ;;
         --group-size | --tensor | --keep | --min-cosine | --target-bpw | --target-size | \
+            --time-groups | --activation-bits | --smooth-window | --smooth-input | \
             --max-memory | --chunk-size | --threads | --columns | --rows | --mib)
             words=' ' ;;
         *)
             [[ $word == -* || $command == config ]] || return
             case $command in
-            inspect | schema | compare) words='--json' ;;
+            inspect) words='--time --json' ;;
+            schema | compare) words='--json' ;;
             meta) words='--pages --json' ;;
             cat) words='--columns --rows --raw' ;;
             verify) words='' ;;
