@@ -2,6 +2,7 @@
 # (the aq command, examples, benches) and runs the tests. All output goes to build/.
 #
 #   make            build/aq and build/examples/*
+#   make install    the header, aq and their manual pages
 #   make help       every target
 #
 # Variables: CC, AR, CFLAGS (replaces -O2 -g), EXTRA_CFLAGS (added), JOBS, V=1 (show commands).
@@ -256,6 +257,55 @@ ARCHES := aarch64
 cross:
 	@CC='$(CC)' JOBS='$(JOBS)' sh tests/cross/run.sh $(ARCHES)
 
+# --- Install ------------------------------------------------------------------------------
+# Into $(DESTDIR)$(PREFIX), for programs to find in $(PREFIX). All of it is the same on every
+# machine but aq itself, so that it goes to share/. No blanks in the names of directories.
+
+.PHONY: install uninstall
+PREFIX  = /usr/local
+DESTDIR =
+INSTALL = install
+
+# SOURCE:WHERE, below PREFIX. In a SOURCE.in the version and the prefix are filled in.
+INSTALLED := arrowquant.h:include/arrowquant.h \
+    build/aq:bin/aq \
+    docs/aq.1:share/man/man1/aq.1 \
+    docs/arrowquant.3:share/man/man3/arrowquant.3 \
+    tools/install/arrowquant.pc.in:share/pkgconfig/arrowquant.pc \
+    tools/install/arrowquantConfig.cmake:share/cmake/arrowquant/arrowquantConfig.cmake \
+    tools/install/arrowquantConfigVersion.cmake.in:share/cmake/arrowquant/arrowquantConfigVersion.cmake \
+    tools/install/aq.bash:share/bash-completion/completions/aq \
+    tools/install/_aq:share/zsh/site-functions/_aq
+
+VERSION = $(shell sed -n 's/^\#define AQ_VERSION_STRING "\(.*\)"$$/\1/p' arrowquant.h)
+prefix_is_absolute = case '$(PREFIX)' in /*) ;; \
+    *) echo 'make $@: PREFIX must begin with /, not be "$(PREFIX)"' >&2; exit 1 ;; esac
+
+install: build/aq
+	@$(prefix_is_absolute)
+	@set -e; for file in $(INSTALLED); do \
+	    from=$${file%%:*} to='$(DESTDIR)$(PREFIX)'/$${file#*:} mode=644; \
+	    if [ $$from = build/aq ]; then mode=755; fi; \
+	    echo "  install $$to"; \
+	    $(INSTALL) -d "$${to%/*}"; \
+	    rm -f "$$to"; \
+	    case $$from in \
+	    *.in) sed -e 's|@VERSION@|$(VERSION)|' -e 's|@PREFIX@|$(PREFIX)|' $$from >"$$to"; \
+	          chmod $$mode "$$to" ;; \
+	    *)    $(INSTALL) -m $$mode $$from "$$to" ;; \
+	    esac; \
+	done
+
+# Directories stay: others use them too, but for one.
+uninstall:
+	@$(prefix_is_absolute)
+	@set -e; for file in $(INSTALLED); do \
+	    at='$(DESTDIR)$(PREFIX)'/$${file#*:}; \
+	    echo "  remove $$at"; \
+	    rm -f "$$at"; \
+	done
+	@rmdir '$(DESTDIR)$(PREFIX)'/share/cmake/arrowquant 2>/dev/null || true
+
 # --- Rest ---------------------------------------------------------------------------------
 
 .PHONY: clean help
@@ -276,6 +326,10 @@ help:
 	@echo '                beside DuckDB, polars and hyparquet, from npm'
 	@echo 'make cross ARCHES="aarch64 arm i386 s390x musl"'
 	@echo '                the tests for other machines, under qemu-user'
+	@echo 'make install PREFIX=/usr/local DESTDIR='
+	@echo '                header, aq, manual pages, pkg-config, CMake, completions'
+	@echo 'make uninstall PREFIX=/usr/local DESTDIR='
+	@echo '                remove these files'
 	@echo 'make clean      remove build/'
 	@echo 'make build/asan/aq build/asan/test_NAME build/tsan/test_threads'
 	@echo '                one program with sanitizers'

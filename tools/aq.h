@@ -209,6 +209,8 @@ const char *text_plural(uint64_t count);
 /* file_save - the file appears when it is whole, in place of a regular one; an empty text
  * only tries whether one can appear. */
 int file_save(const char *path, const buffer *text);
+/* file_same - whether two paths are of one file, which need not be there yet. */
+bool file_same(const char *a, const char *b);
 
 /*==========================================================================
  * MARK: - Floating-point numbers (aq_number.c)
@@ -341,6 +343,24 @@ void tensor_json_type(json *out, const aq_tensor *tensor);
 void tensor_json_metrics(json *out, const aq_metrics *metrics);
 
 /*==========================================================================
+ * MARK: - Diffusion (aq_diffusion.c)
+ *========================================================================*/
+
+/* diffusion_groups - the time groups of a tensor that has some in force; NULL. */
+const aq_time_aware *diffusion_groups(const aq_tensor *tensor);
+/* diffusion_text, diffusion_json - what `aq inspect --time` shows of all tensors, and what
+ * --json has of one; diffusion_modality: of the model, NULL = not known. */
+int diffusion_text(const aq_model *model, const aq_tensor *tensors);
+int diffusion_json(json *out, const aq_tensor *tensor);
+const char *diffusion_modality(const aq_model *model, const aq_tensor *tensors);
+/* diffusion_put_report - lines of the report of a job, where it has time groups. */
+void diffusion_put_report(buffer *out, const aq_job_options *options,
+                          const aq_job_report *report);
+void diffusion_report_json(json *out, const aq_tensor_report *line);
+/* diffusion_count_cell - how many groups; "-" without any. */
+void diffusion_count_cell(table *rows, const aq_tensor *tensor);
+
+/*==========================================================================
  * MARK: - Jobs (aq_job.c)
  *========================================================================*/
 
@@ -353,6 +373,8 @@ int job_run(const cli_args *args, aq_job_options *options, const char *page_path
 int job_apply(const cli_args *args, const cli_setting *setting, aq_job_options *options);
 /* job_check - whether what was put there goes together with the output. */
 int job_check(const cli_args *args, const aq_job_options *options);
+/* job_refuse - an error of the library before the job could start, told as one of it. */
+int job_refuse(const cli_args *args, const char *file, const aq_error *err);
 /* job_io - how --io says that the input is read. */
 aq_io job_io(const cli_args *args);
 /* job_put_attempts - ": 2 bits 0.8312, 4 bits 0.9921" */

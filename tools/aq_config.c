@@ -40,7 +40,6 @@ static const cli_option *find_key(const char *name) {
  * MARK: - Profiles
  *========================================================================*/
 
-/* A key that no option has (yet) is not applied; `aq config` says so. */
 typedef struct profile_entry {
     const char *key;
     const char *values[3]; /* of each profile, as a file has them */
@@ -55,10 +54,8 @@ static const profile_entry profile_entries[] = {
     {"group-size", {"256", "128", "64"}},
     {"min-cosine", {"0.65", "0.85", "0.95"}},
     {"streaming", {"true", "true", "false"}},
-    {"time-aware", {"true", "true", "true"}},
     {"time-groups", {"5", "10", "20"}},
-    {"spatial", {"false", "true", "true"}},
-    {"calibration-samples", {"32", "128", "512"}},
+    {"equalize", {"false", "true", "true"}},
 };
 enum { NUM_PROFILES = 3, NUM_ENTRIES = sizeof profile_entries / sizeof *profile_entries };
 
@@ -78,9 +75,7 @@ static int add_profile(const cli_args *args, const cli_setting *from, setting_li
     for (i = 0; i < NUM_ENTRIES; i++) {
         const cli_option *key = find_key(profile_entries[i].key);
         const char *value = profile_entries[i].values[which];
-        cli_setting *item;
-        if (key == NULL) continue;
-        item = add_setting(out, key->id, CLI_FROM_PROFILE);
+        cli_setting *item = add_setting(out, key->id, CLI_FROM_PROFILE);
         if (key->value != NULL) {
             item->value = value;
         } else {
@@ -622,23 +617,6 @@ static int put_key(buffer *out, const cli_args *args, const cli_option *key) {
     return cli_usage_error(args->command, "--%s is not UTF-8, as YAML is", key->name);
 }
 
-/* What the profile has and this version not. */
-static void put_rest(buffer *out, const cli_args *args) {
-    size_t which, i, n = 0;
-    if (args->profile == NULL) return;
-    which = find_profile(args->profile);
-    for (i = 0; i < NUM_ENTRIES; i++) {
-        if (find_key(profile_entries[i].key) != NULL) continue;
-        if (n++ == 0)
-            buffer_print(out,
-                         "# Profile %s also stands for these, which this version cannot "
-                         "do;\n# nothing is done about them:\n",
-                         args->profile);
-        buffer_print(out, "#   %s: %s\n", profile_entries[i].key,
-                     profile_entries[i].values[which]);
-    }
-}
-
 int config_put(buffer *out, const cli_args *args) {
     const cli_option *key;
     int code = CLI_GOOD;
@@ -649,7 +627,6 @@ int config_put(buffer *out, const cli_args *args) {
     buffer_print(out, "\n");
     for (key = quantize_settings; key->name != NULL && code == CLI_GOOD; key++)
         code = put_key(out, args, key);
-    put_rest(out, args);
     return code;
 }
 
@@ -674,8 +651,7 @@ const cli_command command_config = {
     .details =
         "Prints the settings that aq quantize would have from these options, as a YAML\n"
         "file for its --config: each with a line on what it is and where it comes\n"
-        "from, those that are not set behind a #. It says too what a profile stands for\n"
-        "that this version cannot do.",
+        "from, those that are not set behind a #.",
     .options = config_options,
     .settings = quantize_settings,
     .min_files = 0,

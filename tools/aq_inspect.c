@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { INSPECT_TIME = CLI_OPTION_OWN };
+
 /* All tensors together. */
 typedef struct totals {
     uint64_t params, bytes;
@@ -67,8 +69,9 @@ static void put_metadata(json *out, const aq_model *model) {
     json_close(out, '}');
 }
 
-static void put_tensor(json *out, const aq_tensor *tensor) {
+static int put_tensor(json *out, const aq_tensor *tensor, bool timed) {
     uint64_t bytes = tensor_bytes(tensor);
+    int code = CLI_GOOD;
     json_open(out, NULL, '{');
     tensor_json_type(out, tensor);
     json_unsigned(out, "data_bytes", tensor->data_bytes);
@@ -78,15 +81,19 @@ static void put_tensor(json *out, const aq_tensor *tensor) {
     json_measure(out, "cosine", tensor->cosine);
     json_measure(out, "sqnr_db", tensor->sqnr_db);
     json_measure(out, "max_abs_error", tensor->max_abs_error);
+    if (timed) code = diffusion_json(out, tensor);
     json_close(out, '}');
+    return code;
 }
 
-static void show_json(const char *path, const aq_model *model, const aq_tensor *tensors,
-                      const totals *sum) {
+static int show_json(const cli_args *args, const aq_model *model,
+                     const aq_tensor *tensors, const totals *sum) {
     json document = {{NULL, 0, 0}, 0, false};
+    bool timed = cli_has(args, INSPECT_TIME);
     size_t i, n = aq_model_count(model);
+    int code = CLI_GOOD;
     json_open(&document, NULL, '{');
-    json_string(&document, "file", path);
+    json_string(&document, "file", args->files[0]);
     json_string(&document, "format", tensor_format_name(aq_model_get_format(model)));
     json_unsigned(&document, "file_bytes", aq_model_file_bytes(model));
     json_unsigned(&document, "num_tensors", n);
@@ -94,13 +101,19 @@ static void show_json(const char *path, const aq_model *model, const aq_tensor *
     json_unsigned(&document, "tensor_bytes", sum->bytes);
     json_measure(&document, "bits_per_weight",
                  tensor_bits_per_weight(sum->bytes, sum->params));
+    if (timed) json_string(&document, "modality", diffusion_modality(model, tensors));
     put_metadata(&document, model);
     json_open(&document, "tensors", '[');
-    for (i = 0; i < n; i++)
-        put_tensor(&document, &tensors[i]);
+    for (i = 0; i < n && code == CLI_GOOD; i++)
+        code = put_tensor(&document, &tensors[i], timed);
     json_close(&document, ']');
     json_close(&document, '}');
-    json_show(&document);
+    if (code == CLI_GOOD) {
+        json_show(&document);
+    } else {
+        buffer_free(&document.text);
+    }
+    return code;
 }
 
 static int inspect(const cli_args *args) {
@@ -114,7 +127,9 @@ static int inspect(const cli_args *args) {
     code = read_tensors(path, model, tensors, &sum);
     if (code == CLI_GOOD) {
         if (args->json) {
-            show_json(path, model, tensors, &sum);
+            code = show_json(args, model, tensors, &sum);
+        } else if (cli_has(args, INSPECT_TIME)) {
+            code = diffusion_text(model, tensors);
         } else {
             show_text(model, tensors, &sum);
         }
@@ -124,7 +139,12 @@ static int inspect(const cli_args *args) {
     return code;
 }
 
-static const cli_option options[] = {CLI_OPTION_JSON, CLI_OPTIONS_END};
+static const cli_option options[] = {
+    {"time", NULL, INSPECT_TIME, false,
+     "of a diffusion model: the groups of timesteps of each\n"
+     "tensor, with scale and zero point of its input's codes"},
+    CLI_OPTION_JSON,
+    CLI_OPTIONS_END};
 
 const cli_command command_inspect = {
     .name = "inspect",
@@ -136,7 +156,11 @@ const cli_command command_inspect = {
         "of a code (of a codebook: codebook4), weights that share a scale (with u8 or\n"
         "f16 where its parameters are that small), bytes with scales and zero points,\n"
         "bits per weight, and cosine and SQNR (dB) against the original where they are\n"
-        "recorded.",
+        "recorded.\n"
+        "With --time, of each tensor that a calibration has said something about: its\n"
+        "groups of timesteps; how far the scale jumps to that of the next one, as a\n"
+        "share, the score of both jumps (1: none), and over 30 % the severity of this\n"
+        "violation; the range of its input, and factors that scale it.",
     .options = options,
     .min_files = 1,
     .max_files = 1,

@@ -105,11 +105,25 @@ static void put_sizes(buffer *out, const aq_job_report *report) {
         text_measure(text_out, tensor_bits_per_weight(written, report->num_params), 2));
 }
 
+static bool has_time_groups(const aq_job_report *report) {
+    size_t i;
+    for (i = 0; i < report->num_tensors; i++) {
+        if (diffusion_groups(&report->tensors[i].tensor) != NULL) return true;
+    }
+    return false;
+}
+
 static void put_plan(buffer *out, const aq_job_report *report) {
+    bool timed = has_time_groups(report);
     table rows;
     size_t i;
-    table_init(&rows, "name|" TENSOR_HEADINGS "|bytes in|bytes out|bpw",
-               "l" TENSOR_ALIGN "rrr");
+    if (timed) {
+        table_init(&rows, "name|" TENSOR_HEADINGS "|bytes in|bytes out|bpw|time groups",
+                   "l" TENSOR_ALIGN "rrrr");
+    } else {
+        table_init(&rows, "name|" TENSOR_HEADINGS "|bytes in|bytes out|bpw",
+                   "l" TENSOR_ALIGN "rrr");
+    }
     for (i = 0; i < report->num_tensors; i++) {
         const aq_tensor_report *line = &report->tensors[i];
         table_name(&rows, line->name);
@@ -118,6 +132,7 @@ static void put_plan(buffer *out, const aq_job_report *report) {
         tensor_bytes_cell(&rows, line->bytes_out);
         tensor_measure_cell(
             &rows, tensor_bits_per_weight(line->bytes_out, line->tensor.num_params), 2);
+        if (timed) diffusion_count_cell(&rows, &line->tensor);
     }
     table_show(&rows, out);
     table_free(&rows);
@@ -205,6 +220,7 @@ static void show_text(const cli_args *args, const aq_job_options *options,
     buffer_print(&text, "tensors  ");
     put_sizes(&text, report);
     buffer_print(&text, "\n");
+    diffusion_put_report(&text, options, report);
     if (!options->dry_run) {
         if (report->total.count != 0) put_quality(&text, report);
         if (options->min_cosine > 0) put_attempts(&text, report);
@@ -242,6 +258,7 @@ static void put_tensor_json(json *out, const aq_tensor_report *line) {
         json_close(out, '}');
     }
     json_close(out, ']');
+    diffusion_report_json(out, line);
     json_string(out, "error", line->error);
     json_close(out, '}');
 }
@@ -408,12 +425,14 @@ static void tell_start(const cli_args *args) {
     close_event(&event);
 }
 
+/* "name" is that of a tensor or column, if the error is about one. */
 static void tell_failure(const char *file, const aq_error *err) {
+    bool named = err->name[0] != '\0' && strcmp(err->name, file) != 0;
     json event;
     open_event(&event, "failed");
     json_string(&event, "file", file);
     json_string(&event, "status", aq_status_name(err->status));
-    json_string(&event, "name", err->name[0] != '\0' ? err->name : NULL);
+    json_string(&event, "name", named ? err->name : NULL);
     json_string(&event, "message",
                 err->message[0] != '\0' ? err->message : aq_status_meaning(err->status));
     close_event(&event);
@@ -424,6 +443,14 @@ static void tell_cancelled(void) {
     open_event(&event, "cancelled");
     json_signed(&event, "signal", stop_signal);
     close_event(&event);
+}
+
+int job_refuse(const cli_args *args, const char *file, const aq_error *err) {
+    if (args->events) {
+        tell_start(args);
+        tell_failure(file, err);
+    }
+    return cli_failure(file, err);
 }
 
 /*==========================================================================
@@ -581,15 +608,20 @@ int job_check(const cli_args *args, const aq_job_options *options) {
  * MARK: - dequantize, convert, merge
  *========================================================================*/
 
-static int run_operation(const cli_args *args, aq_operation operation) {
-    aq_job_options options;
+static int read_options(const cli_args *args, aq_operation operation,
+                        aq_job_options *out) {
     size_t i;
     int code = CLI_GOOD;
-    memset(&options, 0, sizeof options);
-    options.operation = operation;
+    memset(out, 0, sizeof *out);
+    out->operation = operation;
     for (i = 0; i < args->num_settings && code == CLI_GOOD; i++)
-        code = job_apply(args, &args->settings[i], &options);
-    if (code == CLI_GOOD) code = job_check(args, &options);
+        code = job_apply(args, &args->settings[i], out);
+    return code == CLI_GOOD ? job_check(args, out) : code;
+}
+
+static int run_operation(const cli_args *args, aq_operation operation) {
+    aq_job_options options;
+    int code = read_options(args, operation, &options);
     return code == CLI_GOOD ? job_run(args, &options, NULL) : code;
 }
 
@@ -601,14 +633,16 @@ static int convert(const cli_args *args) { return run_operation(args, AQ_CONVERT
  * the output is the last. */
 static int merge(const cli_args *args) {
     cli_args turned = *args;
+    aq_job_options options;
     char *output = args->files[0];
     size_t n = args->num_files - 1;
     int code;
     turned.files = (char **)cli_resize(NULL, args->num_files, sizeof *turned.files);
     memcpy(turned.files, args->files + 1, n * sizeof *turned.files);
     turned.files[n] = output;
-    code = shard_check(&turned);
-    if (code == CLI_GOOD) code = run_operation(&turned, AQ_CONVERT);
+    code = read_options(&turned, AQ_CONVERT, &options);
+    if (code == CLI_GOOD) code = shard_check(&turned);
+    if (code == CLI_GOOD) code = job_run(&turned, &options, NULL);
     free(turned.files);
     return code;
 }

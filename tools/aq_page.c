@@ -29,6 +29,7 @@ typedef struct page {
     distribution total;
     int low, high; /* powers of ten around all relative errors */
     bool gated;    /* there was a bound on the cosine          */
+    bool timed;    /* there are time groups                    */
     buffer out;
 } page;
 
@@ -364,6 +365,22 @@ static void put_cells(buffer *out, const aq_tensor *tensor) {
     table_free(&cells);
 }
 
+/* Time groups, and what codes do to inputs and outputs. */
+static void put_time_cells(buffer *out, const aq_tensor_report *line) {
+    const aq_time_aware *groups = diffusion_groups(&line->tensor);
+    const aq_time_report *time = line->time;
+    char input[TEXT_ROOM], output[TEXT_ROOM];
+    if (groups != NULL) {
+        buffer_print(out, "<td>%zu</td>", groups->num_groups);
+    } else {
+        buffer_print(out, "<td>-</td>");
+    }
+    buffer_print(
+        out, "<td>%s</td><td>%s</td>",
+        text_measure(input, time != NULL ? time->input_sqnr_db : (double)NAN, 1),
+        text_measure(output, time != NULL ? time->output_sqnr_db : (double)NAN, 1));
+}
+
 static void put_row(page *of, const aq_tensor_report *line) {
     buffer *out = &of->out;
     const aq_metrics *metrics = &line->metrics;
@@ -373,6 +390,7 @@ static void put_row(page *of, const aq_tensor_report *line) {
     page_text(out, line->name);
     buffer_print(out, "</th>");
     put_cells(out, &line->tensor);
+    if (of->timed) put_time_cells(out, line);
     buffer_print(
         out, "<td data-v=\"%" PRIu64 "\">%s</td><td>%s</td><td>%s</td><td>%s</td>",
         line->bytes_out, text_bytes(bytes, line->bytes_out),
@@ -398,9 +416,15 @@ static void put_table_head(page *of) {
     int decade;
     buffer_print(out,
                  "<div class=\"card scroll tall\"><table id=\"tensors\">\n<thead><tr>");
-    for (i = 0; i < sizeof headings / sizeof headings[0]; i++)
+    for (i = 0; i < sizeof headings / sizeof headings[0]; i++) {
+        if (i == 5 && of->timed)
+            buffer_print(out, "<th scope=\"col\"><button type=\"button\">time groups"
+                              "</button></th><th scope=\"col\"><button type=\"button\">"
+                              "input SQNR</button></th><th scope=\"col\"><button "
+                              "type=\"button\">output SQNR</button></th>");
         buffer_print(out, "<th%s scope=\"col\"><button type=\"button\">%s</button></th>",
                      i < 3 ? " class=\"l\"" : "", headings[i]);
+    }
     buffer_print(out, "<th class=\"bar\" scope=\"col\"><button type=\"button\">error of "
                       "the weights</button><div class=\"axis\">");
     for (decade = of->low; decade <= of->high; decade++) {
@@ -421,6 +445,9 @@ static void put_table(page *of) {
                  "<h2>Tensors</h2>\n<p>Bytes with scales and zero points; SQNR in dB; "
                  "the largest error as it is; on the right root mean square and "
                  "largest error as above.");
+    if (of->timed)
+        buffer_print(out, " Of calibrated tensors also the SQNR of their inputs in codes "
+                          "and of their outputs, the products of both.");
     if (n > MAX_ROWS)
         buffer_print(out, " Of %s tensors the first %s are shown; aq inspect has all.",
                      text_count(all, n), text_count(rows, MAX_ROWS));
@@ -634,34 +661,10 @@ static int check_replaced(const char *path) {
                            "another name");
 }
 
-static bool same_file(const char *a, const char *b) {
-    struct stat of_a, of_b;
-    return stat(a, &of_a) == 0 && stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev &&
-           of_a.st_ino == of_b.st_ino;
-}
-
-/* The folder of a path, to be freed, and the name in it. */
-static const char *split_path(const char *path, buffer *out_folder) {
-    const char *slash = strrchr(path, '/');
-    buffer_print(out_folder, "%.*s", slash != NULL ? (int)(slash + 1 - path) : 2,
-                 slash != NULL ? path : "./");
-    return slash != NULL ? slash + 1 : path;
-}
-
-/* Two paths of one file, which need not be there yet. */
-static bool same_path(const char *a, const char *b) {
-    buffer folder_a = {NULL, 0, 0}, folder_b = {NULL, 0, 0};
-    bool same = strcmp(split_path(a, &folder_a), split_path(b, &folder_b)) == 0 &&
-                same_file(folder_a.data, folder_b.data);
-    buffer_free(&folder_a);
-    buffer_free(&folder_b);
-    return same || same_file(a, b);
-}
-
 int page_check(const cli_args *args, const char *path) {
     static const buffer nothing = {NULL, 0, 0};
     int code;
-    if (same_path(path, args->files[1]))
+    if (file_same(path, args->files[1]))
         return cli_error(path,
                          "cannot write: it is the output of the job; choose another "
                          "name");
@@ -679,6 +682,8 @@ int page_write(const cli_args *args, const aq_job_options *options,
     of.args = args;
     of.report = report;
     of.gated = options->min_cosine > 0;
+    for (i = 0; i < report->num_tensors && !of.timed; i++)
+        of.timed = diffusion_groups(&report->tensors[i].tensor) != NULL;
     find_worst(&of);
     find_decades(&of);
     of.of = (distribution **)cli_resize(NULL, report->num_tensors + 1, sizeof *of.of);

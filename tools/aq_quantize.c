@@ -19,10 +19,22 @@ enum {
     QUANTIZE_TARGET_BPW,
     QUANTIZE_TARGET_SIZE,
     QUANTIZE_FAIL_FAST,
+    QUANTIZE_CALIBRATION,
+    QUANTIZE_TIME_GROUPS,
+    QUANTIZE_TIME_SPLIT,
+    QUANTIZE_ACTIVATION_BITS,
+    QUANTIZE_OPTIMIZE_GROUPS,
+    QUANTIZE_SMOOTH_GROUPS,
+    QUANTIZE_SMOOTH_WINDOW,
+    QUANTIZE_EQUALIZE,
+    QUANTIZE_SMOOTH_INPUT,
+    QUANTIZE_MODALITY,
     QUANTIZE_SHARD,
     QUANTIZE_DRY_RUN,
     QUANTIZE_REPORT
 };
+
+enum { MAX_TIME_GROUPS = 256, MAX_SMOOTH_WINDOW = 20 };
 
 /*==========================================================================
  * MARK: - Rules: --tensor and --keep
@@ -197,6 +209,7 @@ static bool parse_scales(const char *text, aq_params *out) {
     return i >= 0;
 }
 
+/* weighted is checked when it is known whether there is a calibration. */
 static int parse_method(const cli_args *args, const cli_setting *setting,
                         aq_method *out) {
     static const char *const names[] = {"auto",   "minmax",   "refine",
@@ -207,10 +220,97 @@ static int parse_method(const cli_args *args, const cli_setting *setting,
         return cli_setting_error(args, setting,
                                  "takes minmax, refine, search or weighted, not \"%s\"",
                                  setting->value);
-    if (*out == AQ_WEIGHTED)
-        return cli_setting_error(args, setting,
-                                 "weighted needs the importance of each column, from "
-                                 "--calibration, which this version does not have");
+    return CLI_GOOD;
+}
+
+/* What the settings come to. */
+typedef struct request {
+    aq_job_options options;
+    rules of;
+    const char *calibration_path; /* NULL = none */
+    aq_calibration *calibration;
+    aq_time_options time;
+    aq_smooth_options smooth; /* if options.smooth points to it  */
+    aq_spatial_options spatial;
+} request;
+
+static void free_request(request *job) {
+    free_rules(&job->of);
+    aq_calibration_close(job->calibration);
+}
+
+/* What changes groups of timesteps, and scales inputs. */
+static int apply_tuning(const cli_args *args, const cli_setting *setting, request *job) {
+    static const char *const curves[] = {"linear", "cubic", "sigmoid", NULL};
+    const char *value = setting->value;
+    double alpha;
+    int i;
+    switch (setting->id) {
+    case QUANTIZE_OPTIMIZE_GROUPS:
+        job->options.optimize_groups = !setting->off;
+        break;
+    case QUANTIZE_SMOOTH_GROUPS:
+        i = find_word(value, curves);
+        if (i < 0)
+            return cli_setting_error(args, setting,
+                                     "takes linear, cubic or sigmoid, not \"%s\"", value);
+        job->smooth.interpolation = (aq_interpolation)i;
+        job->options.smooth = &job->smooth;
+        break;
+    case QUANTIZE_SMOOTH_WINDOW:
+        if (cli_parse_number(value, 1, MAX_SMOOTH_WINDOW, &job->smooth.window)) break;
+        return cli_setting_error(args, setting, "takes a number from 1 to %d, not \"%s\"",
+                                 MAX_SMOOTH_WINDOW, value);
+    case QUANTIZE_EQUALIZE:
+        job->spatial.equalize = !setting->off;
+        break;
+    case QUANTIZE_SMOOTH_INPUT:
+        if (!cli_parse_real(value, 0, 1, &alpha))
+            return cli_setting_error(args, setting,
+                                     "takes a number from 0 to 1, not \"%s\"", value);
+        job->spatial.alpha = (float)alpha;
+        break;
+    default:
+        break;
+    }
+    return CLI_GOOD;
+}
+
+/* How a calibration is used. */
+static int apply_calibration(const cli_args *args, const cli_setting *setting,
+                             request *job) {
+    static const char *const splits[] = {"similar", "equal", NULL};
+    static const char *const modalities[] = {"text", "code", "image", "audio", NULL};
+    const char *value = setting->value;
+    int i;
+    switch (setting->id) {
+    case QUANTIZE_CALIBRATION:
+        job->calibration_path = value;
+        break;
+    case QUANTIZE_TIME_GROUPS:
+        if (cli_parse_number(value, 1, MAX_TIME_GROUPS, &job->time.groups)) break;
+        return cli_setting_error(args, setting, "takes a number from 1 to %d, not \"%s\"",
+                                 MAX_TIME_GROUPS, value);
+    case QUANTIZE_ACTIVATION_BITS:
+        if (cli_parse_number(value, 4, 8, &job->time.bits)) break;
+        return cli_setting_error(args, setting, "takes a number from 4 to 8, not \"%s\"",
+                                 value);
+    case QUANTIZE_TIME_SPLIT:
+        i = find_word(value, splits);
+        if (i < 0)
+            return cli_setting_error(args, setting, "takes similar or equal, not \"%s\"",
+                                     value);
+        job->time.split = (aq_time_split)i;
+        break;
+    case QUANTIZE_MODALITY:
+        if (find_word(value, modalities) < 0)
+            return cli_setting_error(
+                args, setting, "takes text, code, image or audio, not \"%s\"", value);
+        job->options.modality = value;
+        break;
+    default:
+        return apply_tuning(args, setting, job);
+    }
     return CLI_GOOD;
 }
 
@@ -242,9 +342,8 @@ static int apply_limit(const cli_args *args, const cli_setting *setting,
     return CLI_GOOD;
 }
 
-static int apply_setting(const cli_args *args, const cli_setting *setting,
-                         aq_job_options *options, rules *of) {
-    aq_quant_options *quant = &options->quant;
+static int apply_setting(const cli_args *args, const cli_setting *setting, request *job) {
+    aq_quant_options *quant = &job->options.quant;
     const char *value = setting->value;
     uint32_t number;
     switch (setting->id) {
@@ -274,13 +373,24 @@ static int apply_setting(const cli_args *args, const cli_setting *setting,
         quant->codebook = !setting->off;
         break;
     case QUANTIZE_DRY_RUN:
-        options->dry_run = true;
+        job->options.dry_run = true;
         break;
     case QUANTIZE_TENSOR:
     case QUANTIZE_KEEP:
-        return add_rule(args, setting, of);
+        return add_rule(args, setting, &job->of);
+    case QUANTIZE_CALIBRATION:
+    case QUANTIZE_TIME_GROUPS:
+    case QUANTIZE_ACTIVATION_BITS:
+    case QUANTIZE_TIME_SPLIT:
+    case QUANTIZE_OPTIMIZE_GROUPS:
+    case QUANTIZE_SMOOTH_GROUPS:
+    case QUANTIZE_SMOOTH_WINDOW:
+    case QUANTIZE_EQUALIZE:
+    case QUANTIZE_SMOOTH_INPUT:
+    case QUANTIZE_MODALITY:
+        return apply_calibration(args, setting, job);
     default:
-        return apply_limit(args, setting, options);
+        return apply_limit(args, setting, &job->options);
     }
     return CLI_GOOD;
 }
@@ -304,28 +414,116 @@ static int check_settings(const cli_args *args, aq_quant_options *quant) {
     if (quant->params != AQ_PARAMS_F32 && quant->granularity == AQ_PER_TENSOR)
         return cli_setting_error(args, cli_find(args, QUANTIZE_GRANULARITY),
                                  "tensor has --scales f32 only, and no --codebook");
+    if (cli_has(args, QUANTIZE_SMOOTH_WINDOW) && !cli_has(args, QUANTIZE_SMOOTH_GROUPS))
+        return cli_setting_error(args, cli_find(args, QUANTIZE_SMOOTH_WINDOW),
+                                 "has a meaning with --smooth-groups only");
     return CLI_GOOD;
 }
 
-static int read_settings(const cli_args *args, aq_job_options *options, rules *of) {
+static int read_settings(const cli_args *args, request *job) {
     size_t i;
     int code;
     for (i = 0; i < args->num_settings; i++) {
-        code = apply_setting(args, &args->settings[i], options, of);
+        code = apply_setting(args, &args->settings[i], job);
         if (code != CLI_GOOD) return code;
     }
-    return check_settings(args, &options->quant);
+    return check_settings(args, &job->options.quant);
 }
 
 int quantize_check(const cli_args *args) {
-    aq_job_options options;
-    rules of = {NULL, 0};
+    request job;
     int code;
-    memset(&options, 0, sizeof options);
-    code = read_settings(args, &options, &of);
-    free_rules(&of);
+    memset(&job, 0, sizeof job);
+    code = read_settings(args, &job);
+    free_request(&job);
     return code;
 }
+
+/*==========================================================================
+ * MARK: - Calibration
+ *========================================================================*/
+
+/* What a profile or a file says of a calibration waits for one; the command line is about
+ * this job. */
+static int check_uncalibrated(const cli_args *args, const request *job) {
+    static const int ids[] = {
+        QUANTIZE_TIME_GROUPS,     QUANTIZE_TIME_SPLIT,    QUANTIZE_ACTIVATION_BITS,
+        QUANTIZE_OPTIMIZE_GROUPS, QUANTIZE_SMOOTH_GROUPS, QUANTIZE_SMOOTH_WINDOW,
+        QUANTIZE_EQUALIZE,        QUANTIZE_SMOOTH_INPUT,  QUANTIZE_MODALITY};
+    size_t i;
+    if (job->options.quant.method == AQ_WEIGHTED)
+        return cli_setting_error(args, cli_find(args, QUANTIZE_METHOD),
+                                 "weighted needs a calibration, which says how much each "
+                                 "column counts: give --calibration FILE");
+    for (i = 0; i < sizeof ids / sizeof ids[0]; i++) {
+        const cli_setting *setting = cli_find(args, ids[i]);
+        if (setting != NULL && setting->origin == CLI_FROM_FLAG && !setting->off)
+            return cli_setting_error(args, setting,
+                                     "has a meaning with --calibration FILE only");
+    }
+    return CLI_GOOD;
+}
+
+/* A profile's number of groups is for as many timesteps; of a number that somebody has
+ * chosen the library says what is wrong with it. */
+static int fit_groups(const cli_args *args, request *job) {
+    const cli_setting *setting = cli_find(args, QUANTIZE_TIME_GROUPS);
+    size_t i, n = aq_calibration_count(job->calibration);
+    for (i = 0; i < n && setting != NULL; i++) {
+        const aq_calibrated *of = aq_calibration_tensor(job->calibration, i);
+        aq_time_group unused;
+        aq_error err;
+        if (job->time.groups <= of->num_steps) continue;
+        if (setting->origin == CLI_FROM_PROFILE) {
+            job->time.groups = (uint32_t)of->num_steps;
+        } else if (aq_time_groups_make(job->calibration, of, &job->time, &unused, &err) !=
+                   AQ_OK) {
+            return job_refuse(args, job->calibration_path, &err);
+        }
+    }
+    return CLI_GOOD;
+}
+
+/* Before the job, so that an error names the file that it is about. */
+static int open_calibration(const cli_args *args, request *job) {
+    aq_calibration_options options;
+    aq_model_options model_options;
+    aq_model *model;
+    aq_error err;
+    int code = CLI_GOOD;
+    memset(&options, 0, sizeof options);
+    memset(&model_options, 0, sizeof model_options);
+    options.io = model_options.io = job_io(args);
+    if (aq_model_open(args->files[0], &model_options, &model, &err) != AQ_OK)
+        return job_refuse(args, args->files[0], &err);
+    options.model = model;
+    if (aq_calibration_open(job->calibration_path, &options, &job->calibration, &err) !=
+        AQ_OK)
+        code = job_refuse(args, job->calibration_path, &err);
+    aq_model_close(model);
+    if (code == CLI_GOOD) code = fit_groups(args, job);
+    job->options.time = &job->time;
+    if (job->spatial.equalize || job->spatial.alpha > 0) {
+        job->options.spatial = &job->spatial;
+        job->options.calibration_path = job->calibration_path; /* read again, scaled */
+    } else {
+        job->options.calibration = job->calibration;
+    }
+    return code;
+}
+
+/* The calibration is an input too. */
+static int check_output(const cli_args *args, const request *job) {
+    if (job->calibration_path == NULL ||
+        !file_same(job->calibration_path, args->files[1]))
+        return CLI_GOOD;
+    return cli_error(args->files[1],
+                     "cannot write: it is the calibration; choose another name");
+}
+
+/*==========================================================================
+ * MARK: - The command
+ *========================================================================*/
 
 /* Only a Parquet file says of itself which part it is, for aq merge. */
 static int check_shard(const cli_args *args) {
@@ -341,17 +539,23 @@ static int check_shard(const cli_args *args) {
     return CLI_GOOD;
 }
 
+static int run_job(const cli_args *args, request *job, const char *page) {
+    int code = check_output(args, job);
+    if (code == CLI_GOOD && page != NULL) code = page_check(args, page);
+    if (code == CLI_GOOD && job->calibration_path != NULL)
+        code = open_calibration(args, job);
+    return code == CLI_GOOD ? job_run(args, &job->options, page) : code;
+}
+
 /* Each part of a job has files of its own. */
-static int quantize_shard(const cli_args *args, aq_job_options *options,
-                          const char *page) {
+static int run_shard(const cli_args *args, request *job, const char *page) {
     cli_args own = *args;
-    char *files[2], *own_page = page != NULL ? shard_path(page, options) : NULL;
-    int code = CLI_GOOD;
+    char *files[2], *own_page = page != NULL ? shard_path(page, &job->options) : NULL;
+    int code;
     files[0] = args->files[0];
-    files[1] = shard_path(args->files[1], options);
+    files[1] = shard_path(args->files[1], &job->options);
     own.files = files;
-    if (page != NULL) code = page_check(&own, own_page);
-    if (code == CLI_GOOD) code = job_run(&own, options, own_page);
+    code = run_job(&own, job, own_page);
     free(files[1]);
     free(own_page);
     return code;
@@ -360,26 +564,24 @@ static int quantize_shard(const cli_args *args, aq_job_options *options,
 static int quantize(const cli_args *args) {
     const cli_setting *setting = cli_find(args, QUANTIZE_REPORT);
     const char *page = setting != NULL ? setting->value : NULL;
-    aq_job_options options;
-    rules of = {NULL, 0};
+    request job;
     int code;
-    memset(&options, 0, sizeof options);
-    options.operation = AQ_QUANTIZE;
-    options.plan = plan_tensor;
-    options.plan_user = &of;
-    code = read_settings(args, &options, &of);
-    if (code == CLI_GOOD && page != NULL && options.dry_run)
+    memset(&job, 0, sizeof job);
+    job.options.operation = AQ_QUANTIZE;
+    job.options.plan = plan_tensor;
+    job.options.plan_user = &job.of;
+    code = read_settings(args, &job);
+    if (code == CLI_GOOD && job.calibration_path == NULL)
+        code = check_uncalibrated(args, &job);
+    if (code == CLI_GOOD && page != NULL && job.options.dry_run)
         code = cli_setting_error(args, setting, "needs what --dry-run does not make");
-    if (code == CLI_GOOD) code = job_check(args, &options);
-    if (code == CLI_GOOD && options.num_shards != 0) code = check_shard(args);
-    if (code == CLI_GOOD && of.count != 0) code = check_rules(args, &of);
-    if (code == CLI_GOOD && options.num_shards != 0) {
-        code = quantize_shard(args, &options, page);
-    } else if (code == CLI_GOOD) {
-        if (page != NULL) code = page_check(args, page);
-        if (code == CLI_GOOD) code = job_run(args, &options, page);
-    }
-    free_rules(&of);
+    if (code == CLI_GOOD) code = job_check(args, &job.options);
+    if (code == CLI_GOOD && job.options.num_shards != 0) code = check_shard(args);
+    if (code == CLI_GOOD && job.of.count != 0) code = check_rules(args, &job.of);
+    if (code == CLI_GOOD)
+        code = job.options.num_shards != 0 ? run_shard(args, &job, page)
+                                           : run_job(args, &job, page);
+    free_request(&job);
     return code;
 }
 
@@ -395,8 +597,8 @@ const cli_option quantize_settings[] = {
     {"method", "minmax|refine|search|weighted", QUANTIZE_METHOD, false,
      "how scales of even steps are chosen: refine (the\n"
      "default) loses less than minmax, search least, and\n"
-     "is by far the slowest; weighted needs a calibration\n"
-     "and is not there yet"},
+     "is by far the slowest; weighted (the default with a\n"
+     "calibration) keeps columns best whose input is large"},
     {"scales", "f32|f16|u8", QUANTIZE_SCALES, false,
      "how scale and zero point of a group are stored: in\n"
      "64 bits (default), 32 or 16; with --symmetric f16\n"
@@ -422,6 +624,33 @@ const cli_option quantize_settings[] = {
     {"fail-fast", NULL, QUANTIZE_FAIL_FAST, false,
      "stop at a tensor with NaN or below --min-cosine\n"
      "instead of keeping it"},
+    {"calibration", "FILE", QUANTIZE_CALIBRATION, false,
+     "Parquet file with inputs of tensors of a diffusion\n"
+     "model (layer_name, timestep, activations): ranges for\n"
+     "groups of timesteps, and the importance of columns"},
+    {"time-groups", "N", QUANTIZE_TIME_GROUPS, false,
+     "groups of timesteps of a tensor; 1: one for all\n"
+     "(default: 10, or as many as there are timesteps)"},
+    {"time-split", "similar|equal", QUANTIZE_TIME_SPLIT, false,
+     "groups of least error (default), or of equally many\n"
+     "timesteps"},
+    {"activation-bits", "4..8", QUANTIZE_ACTIVATION_BITS, false,
+     "bits of the codes of inputs (default: 8)"},
+    {"optimize-groups", NULL, QUANTIZE_OPTIMIZE_GROUPS, false,
+     "search the scales and zero points of least error"},
+    {"smooth-groups", "linear|cubic|sigmoid", QUANTIZE_SMOOTH_GROUPS, false,
+     "let scales and zero points go over into those of the\n"
+     "next group, where that does not make the error larger"},
+    {"smooth-window", "N", QUANTIZE_SMOOTH_WINDOW, false,
+     "groups on each side of a boundary (default: 1)"},
+    {"equalize", NULL, QUANTIZE_EQUALIZE, false,
+     "scale columns of weights and inputs to one range,\n"
+     "where that makes the error of the output less"},
+    {"smooth-input", "ALPHA", QUANTIZE_SMOOTH_INPUT, false,
+     "the same to make the columns of inputs alike: from 0,\n"
+     "not at all (default), to 1, all of one range"},
+    {"modality", "text|code|image|audio", QUANTIZE_MODALITY, false,
+     "what the model makes (default: by metadata and names)"},
     CLI_OPTION_MAX_MEMORY,
     CLI_OPTION_STREAMING,
     CLI_OPTION_CHUNK_SIZE,

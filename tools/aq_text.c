@@ -260,3 +260,26 @@ int file_save(const char *path, const buffer *text) {
     buffer_free(&temporary);
     return code;
 }
+
+static bool same_file(const char *a, const char *b) {
+    struct stat of_a, of_b;
+    return stat(a, &of_a) == 0 && stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev &&
+           of_a.st_ino == of_b.st_ino;
+}
+
+/* The folder of a path, to be freed, and the name in it. */
+static const char *split_path(const char *path, buffer *out_folder) {
+    const char *slash = strrchr(path, '/');
+    buffer_print(out_folder, "%.*s", slash != NULL ? (int)(slash + 1 - path) : 2,
+                 slash != NULL ? path : "./");
+    return slash != NULL ? slash + 1 : path;
+}
+
+bool file_same(const char *a, const char *b) {
+    buffer folder_a = {NULL, 0, 0}, folder_b = {NULL, 0, 0};
+    bool same = strcmp(split_path(a, &folder_a), split_path(b, &folder_b)) == 0 &&
+                same_file(folder_a.data, folder_b.data);
+    buffer_free(&folder_a);
+    buffer_free(&folder_b);
+    return same || same_file(a, b);
+}

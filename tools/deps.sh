@@ -55,6 +55,9 @@ test)
     need_file libyaml-dev yaml.h    # configurations of the command
     want chromium chromium          # opens such a page
     want openmpi-bin mpirun         # runs parts of a job
+    want pkgconf pkg-config         # find what is installed
+    want cmake cmake
+    want mandoc mandoc              # checks the manual pages
     codec AQ_WITH_ZLIB zlib1g-dev zlib.h
     codec AQ_WITH_LZ4 liblz4-dev lz4.h
     codec AQ_WITH_BROTLI libbrotli-dev brotli/decode.h

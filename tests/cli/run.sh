@@ -17,31 +17,34 @@ unset NO_COLOR POSIXLY_CORRECT
 w=$(mktemp -d) || exit 1
 trap 'umount "$w/small_disk" 2>/dev/null; chmod -R u+w "$w"; rm -rf "$w"' EXIT
 trap 'exit 130' INT TERM
-gen=$w/bin/gen host=$w/bin/host table=$w/bin/table
+gen=$w/bin/gen host=$w/bin/host table=$w/bin/table diffusion=$w/bin/diffusion
 mkdir "$w/bin" || exit 1
 for program in gen host table; do
     "${CC:-cc}" -O1 "$here/$program.c" -o "$w/bin/$program" || exit 1
 done
+# The header in it takes long to optimize.
+"${CC:-cc}" -O0 "$here/diffusion.c" -o "$diffusion" -pthread -lm || exit 1
 cd "$w" || exit 1
 
-passed=0 failed=0 skipped=0 name='' faults=
+passed=0 failed=0 skipped=0 name=''
 
 # --- Harness --------------------------------------------------------------------------------
 
 # begin NAME: a test starts, and the one before it ends.
 begin() {
     end
-    name=$1 faults=
+    name=$1
+    : >"$w/faults"
 }
 
 end() {
     [ -n "$name" ] || return 0
-    if [ -z "$faults" ]; then
+    if [ ! -s "$w/faults" ]; then
         echo "ok $name"
         passed=$((passed + 1))
     else
         echo "FAIL $name"
-        printf '%s\n' "$faults" | sed 's/^/    /'
+        sed 's/^/    /' "$w/faults"
         failed=$((failed + 1))
     fi
     name=
@@ -49,15 +52,17 @@ end() {
 
 # skip WHY: instead of the rest of the test.
 skip() {
+    if [ -s "$w/faults" ]; then
+        end
+        return
+    fi
     echo "skipped $name: $1"
     skipped=$((skipped + 1))
     name=
 }
 
-fault() {
-    faults="$faults${faults:+
-}$1"
-}
+# fault WHAT: into a file, as the end of a pipe is a shell of its own.
+fault() { printf '%s\n' "$1" >>"$w/faults"; }
 
 # expect EXIT COMMAND...: runs it; its output goes to the files out and err.
 expect() {
@@ -412,7 +417,7 @@ usage_error 'aq: quantize: --method takes minmax, refine, search or weighted, no
 run 2 quantize a b --method auto
 usage_error 'aq: quantize: --method takes minmax, refine, search or weighted, not "auto"' quantize
 run 2 quantize a b --method weighted
-usage_error 'aq: quantize: --method weighted needs the importance of each column, from --calibration, which this version does not have' quantize
+usage_error 'aq: quantize: --method weighted needs a calibration, which says how much each column counts: give --calibration FILE' quantize
 run 2 quantize a b --scales f64
 usage_error 'aq: quantize: --scales takes f32, f16 or u8, not "f64"' quantize
 run 2 quantize a b --codebook --bits 8
@@ -609,7 +614,7 @@ bad_yaml() {
     [ ! -e never.parquet ] || fault 'there is an output'
 }
 
-KEYS='bits, group-size, granularity, symmetric, method, scales, codebook, tensor, keep, min-cosine, target-bpw, target-size, fail-fast, max-memory, streaming, profile, threads'
+KEYS='bits, group-size, granularity, symmetric, method, scales, codebook, tensor, keep, min-cosine, target-bpw, target-size, fail-fast, calibration, time-groups, time-split, activation-bits, optimize-groups, smooth-groups, smooth-window, equalize, smooth-input, modality, max-memory, streaming, chunk-size, io, profile, threads'
 : >none.yaml
 if "$aq" config --config none.yaml 2>&1 | grep -q 'without libyaml'; then with_yaml=; else with_yaml=1; fi
 
@@ -619,13 +624,14 @@ golden config-edge
 quiet
 run 0 config
 golden config
-for profile in 'edge 2 256 0.65 true' 'local 4 128 0.85 true' 'cloud 8 64 0.95 false'; do
+for profile in 'edge 2 256 0.65 5 false true' 'local 4 128 0.85 10 true true' \
+    'cloud 8 64 0.95 20 true false'; do
     # shellcheck disable=SC2086
     set -- $profile
     run 0 config --profile "$1"
     settings "$w/out" >"$w/settings"
-    printf 'bits: %s\ngroup-size: %s\nmin-cosine: %s\nstreaming: %s\n' "$2" "$3" "$4" "$5" |
-        same "$w/settings"
+    printf '%s\n' "bits: $2" "group-size: $3" "min-cosine: $4" "time-groups: $5" \
+        "equalize: $6" "streaming: $7" | same "$w/settings"
     run 0 quantize model.safetensors profile.parquet --profile "$1" --json
     json '.tensors[2] | [.bit_width, .group_size]' "[$2,$3]"
 done
@@ -705,7 +711,8 @@ run 0 quantize model.safetensors o.parquet --config c.yaml --group-size 64 --no-
 json "$both" '[4,64]'
 run 0 config --config c.yaml --no-symmetric --bits 2
 settings "$w/out" >"$w/settings"
-printf 'bits: 2\ngranularity: channel\nsymmetric: false\n' | same "$w/settings"
+printf '%s\n' 'bits: 2' 'granularity: channel' 'symmetric: false' 'min-cosine: 0.85' \
+    'time-groups: 10' 'equalize: true' 'streaming: true' | same "$w/settings"
 out_has '^bits: 2  # command line$'
 out_has '^granularity: channel  # c\.yaml, line 1$'
 yaml 'tensor:' '  w: 2' '  "b$": 8' 'keep: b' 'threads: 1'
@@ -739,7 +746,7 @@ begin 'config: bad YAML'
 bad_yaml "line 2: unknown key \"bitz\": the keys are $KEYS" 'bits: 4' 'bitz: 2'
 bad_yaml "line 1: unknown key \"config\": the keys are $KEYS" 'config: c.yaml'
 bad_yaml "line 1: unknown key \"<<\": the keys are $KEYS" '<<: {bits: 2}'
-bad_yaml "line 1: unknown key \"\": the keys are $KEYS" ': 2'
+bad_yaml "line 1: unknown key \"\": the keys are $KEYS" '"": 2'
 bad_yaml "line 1: a list or mapping as a key: the keys are $KEYS" '[bits]: 2'
 bad_yaml 'line 3: key bits is there twice (first in line 1): keep one' \
     'bits: 4' 'threads: 1' 'bits: 4'
@@ -781,12 +788,13 @@ bad_yaml 'line 1: anchor &a: take it out, there are no aliases here' 'keep: &a [
 bad_yaml 'line 1: anchor &a: take it out, there are no aliases here' '&a {bits: 4}'
 bad_yaml 'line 1: alias *a: write the value itself in its place' 'bits: *a'
 bad_yaml 'line 1: tag tag:yaml.org,2002:int: take it out, a key knows its type' 'bits: !!int 4'
-bad_yaml 'line 3: a second document: keep one' 'bits: 4' '---' 'bits: 4'
-for form in 'bits' '- bits' '[]' '---'; do
+bad_yaml 'line 2: a second document: keep one' 'bits: 4' '---' 'bits: 4'
+for form in 'bits' '- bits' '[]'; do
     bad_yaml 'line 1: no settings: write each as NAME: VALUE' "$form"
 done
+bad_yaml 'line 2: no settings: write each as NAME: VALUE' '---'
 bad_yaml 'line 1: a value with a NUL in it: take it out' 'keep: ["a\0b"]'
-for form in 'bits: "4' 'bits: 4: 2' '{bits: 4' 'keep: [w' '%YAML 3.0' "$(printf '\tbits: 4')" \
+for form in 'bits: "4' 'bits: 4: 2' '{bits: 4' ': 2' 'keep: [w' '%YAML 3.0' "$(printf '\tbits: 4')" \
     'bits: @4' "$(printf 'keep: [w\001]')" "$(printf 'keep: [\377]')"; do
     yaml "$form"
     run 2 quantize model.safetensors never.parquet --config c.yaml
@@ -823,6 +831,362 @@ else
     an_error 'aq: none.yaml: this aq was built without libyaml and reads no configuration: install libyaml-dev and build it again'
     skip 'aq was built without libyaml'
 fi
+
+# --- Diffusion --------------------------------------------------------------------------------
+
+# Of conv.w at 20 timesteps, of fc.w at 6, out of order.
+mkdir diff
+"$gen" conv.w F32 16x32 random fc.w F32 8x64 random time.b F32 8 ramp \
+    --metadata '{"model_type":"stable-diffusion"}' >diff/model.safetensors
+steps=0,50,100,150,200,250,300,350,400,450,500,550,600,650,700,750,800,850,900,950
+"$diffusion" calibration diff/calib.parquet conv.w 32 $steps grow fc.w 64 400,0,900,200,800,600 grow
+groups='[.tensors[] | .time | if . then .num_groups else null end]'
+
+begin 'calibration: time groups'
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet
+quiet
+out_has '^quantized 2 of 3 tensors; 1 kept as it is$'
+out_has '^groups   2 tensors with 6 to 10 time groups, [0-9]+ violations; least smooth fc\.w, 0\.[0-9]{3}$'
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet --json
+quiet
+json "$groups" '[10,6,null]'
+holds '[.tensors[:2][].time] | all(.[]; .smoothness > 0 and .smoothness < 1 and .worst_score < 1 and
+    .num_violations >= 1)'
+run 0 inspect diff/o.parquet --time --json
+json .modality '"image"'
+json '[.tensors[].time | if . then [.groups[0].start, .groups[-1].end] else null end]' \
+    '[[0,951],[0,951],null]'
+holds '[.tensors[].time | select(.) | .groups] |
+    all(.[]; [range(1; length) as $i | .[$i].start == .[$i - 1].end] | all)'
+run 0 quantize model.safetensors o.parquet
+out_lacks '^groups'
+run 0 quantize model.safetensors o.parquet --json
+json "$groups" '[null,null,null]'
+
+begin 'calibration: --time-groups, --time-split, --activation-bits, --modality'
+for n in 1 3 6; do
+    run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet \
+        --time-groups $n --json
+    json "$groups" "[$n,$n,null]"
+done
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet --time-groups 1
+out_has '^groups   2 tensors with 1 time group, 0 violations; least smooth conv\.w, 1\.000$'
+run 0 quantize diff/model.safetensors diff/equal.parquet --calibration diff/calib.parquet \
+    --time-groups 4 --time-split equal --activation-bits 5 --modality audio
+run 0 inspect diff/equal.parquet --time --json
+json .modality '"audio"'
+json '[.tensors[0].time.groups[] | [.start, .end]]' '[[0,225],[225,475],[475,725],[725,951]]'
+json '[.tensors[].time | select(.) | .groups[].bits] | unique' '[5]'
+run 0 quantize diff/model.safetensors diff/similar.parquet --calibration diff/calib.parquet \
+    --time-groups 4 --time-split similar
+run 0 inspect diff/similar.parquet --time --json
+holds '[.tensors[0].time.groups[] | [.start, .end]] != [[0,225],[225,475],[475,725],[725,951]]'
+json '[.tensors[].time | select(.) | .groups[].bits] | unique' '[8]'
+for wrong in 'time-groups 0:a number from 1 to 256' 'time-groups 257:a number from 1 to 256' \
+    'time-groups x:a number from 1 to 256' 'time-split even:similar or equal' \
+    'activation-bits 3:a number from 4 to 8' 'activation-bits 9:a number from 4 to 8' \
+    'smooth-groups cosine:linear, cubic or sigmoid' 'smooth-window 0:a number from 1 to 20' \
+    'smooth-window 21:a number from 1 to 20' 'smooth-input 1.5:a number from 0 to 1' \
+    'smooth-input x:a number from 0 to 1' 'modality video:text, code, image or audio'; do
+    option=${wrong%%:*}
+    # shellcheck disable=SC2086
+    run 2 quantize a b --calibration c --$option
+    usage_error "aq: quantize: --${option% *} takes ${wrong#*:}, not \"${option#* }\"" quantize
+done
+run 2 quantize a b --calibration c --smooth-window 2
+usage_error 'aq: quantize: --smooth-window has a meaning with --smooth-groups only' quantize
+for option in 'time-groups 4' 'time-split equal' 'activation-bits 8' 'modality text' \
+    optimize-groups 'smooth-groups linear' equalize 'smooth-input 0.5'; do
+    # shellcheck disable=SC2086
+    run 2 quantize model.safetensors never.parquet --$option
+    usage_error "aq: quantize: --${option% *} has a meaning with --calibration FILE only" quantize
+done
+[ ! -e never.parquet ] || fault 'there is an output'
+run 0 quantize model.safetensors o.parquet --no-equalize --no-optimize-groups
+
+begin 'calibration: columns count by it'
+"$diffusion" calibration diff/columns.parquet conv.w 32 0,100,200 columns fc.w 64 0,100,200 columns
+for method in refine weighted; do
+    run 0 quantize diff/model.safetensors diff/$method.parquet --bits 2 --method $method \
+        --calibration diff/columns.parquet
+done
+run 0 quantize diff/model.safetensors diff/default.parquet --bits 2 \
+    --calibration diff/columns.parquet
+cmp -s diff/default.parquet diff/weighted.parquet || fault 'weighted is not the default'
+run 0 compare diff/model.safetensors diff/refine.parquet --json
+jq .total.sqnr_db "$w/out" >"$w/refined"
+run 0 compare diff/model.safetensors diff/weighted.parquet --json
+holds ".total.sqnr_db < $(cat "$w/refined")"
+
+begin 'calibration: --optimize-groups, --smooth-groups'
+tuned='.tensors[0].time | [.optimized, .smoothed]'
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet --json
+json "$tuned" '[null,null]'
+jq '.tensors[0].time.input_sqnr_db' "$w/out" >"$w/plain"
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet --json \
+    --optimize-groups
+holds "$tuned | .[0].mse_after < .[0].mse_before and .[0].changed > 0 and .[1] == null"
+holds ".tensors[0].time.input_sqnr_db > $(cat "$w/plain")"
+for curve in linear cubic sigmoid; do
+    run 0 quantize diff/model.safetensors diff/$curve.parquet --calibration diff/calib.parquet \
+        --json --time-groups 6 --smooth-groups $curve --smooth-window 2
+    holds "$tuned"' | .[0] == null and .[1].mse_after <= .[1].mse_before and
+        .[1].changed + .[1].refused == 5'
+done
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet \
+    --optimize-groups --smooth-groups cubic
+out_has '^tuned    [0-9]+ steps of scale or zero point; [0-9]+ boundar(y|ies) smoothed, [0-9]+ left alone as the error would rise$'
+out_has '^inputs   worst (conv|fc)\.w: SQNR [0-9.]+ dB$'
+out_has '^outputs  worst (conv|fc)\.w: SQNR [0-9.]+ dB, [0-9.]+ with exact inputs$'
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet \
+    --optimize-groups
+out_has '^tuned    [0-9]+ steps? of scale or zero point$'
+
+begin 'calibration: --equalize, --smooth-input'
+run 0 quantize diff/model.safetensors diff/plain.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --json
+json '[.tensors[].time | if . then .scaled else null end]' '[false,false,null]'
+jq '.tensors[0].time.output_sqnr_db' "$w/out" >"$w/plain"
+run 0 quantize diff/model.safetensors diff/equalized.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --equalize --json
+json '[.tensors[].time | if . then .scaled else null end]' '[true,true,null]'
+holds ".tensors[0].time | .output_sqnr_db > $(cat "$w/plain") and .weights_sqnr_db > .output_sqnr_db"
+run 0 quantize diff/model.safetensors diff/equalized.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --equalize
+out_has '^inputs   worst (conv|fc)\.w: SQNR [0-9.]+ dB; 2 of 2 scaled$'
+run 0 inspect diff/equalized.parquet --time
+out_has '^scaled  by 32 factors from 0\.[0-9]+ to [0-9.]+ \(equalization\)$'
+run 0 inspect diff/equalized.parquet --time --json
+holds '.tensors[0].input_scales | .equalization and (.smoothing | not) and .count == 32 and
+    .min > 0 and .max > 2 * .min'
+run 0 quantize diff/model.safetensors diff/both.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --equalize --smooth-input 0.25
+run 0 inspect diff/both.parquet --time
+out_has '^scaled  by 64 factors from .* \(equalization, smoothing\)$'
+run 0 quantize diff/model.safetensors diff/input.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --smooth-input 0.5
+run 0 inspect diff/input.parquet --time
+out_has ' \(smoothing\)$'
+run 0 quantize diff/model.safetensors diff/zero.parquet --calibration diff/columns.parquet \
+    --activation-bits 4 --smooth-input 0
+cmp -s diff/zero.parquet diff/plain.parquet || fault '--smooth-input 0 does something'
+for i in 1 2; do
+    run 0 quantize diff/model.safetensors diff/part.parquet --calibration diff/columns.parquet \
+        --activation-bits 4 --equalize --shard $i/2
+done
+run 0 merge diff/merged.parquet diff/part-00001-of-00002.parquet diff/part-00002-of-00002.parquet
+cmp -s diff/merged.parquet diff/equalized.parquet || fault 'other bytes from shards'
+run 0 verify diff/equalized.parquet
+run 0 dequantize diff/equalized.parquet diff/back.safetensors
+run 0 compare diff/equalized.parquet diff/back.safetensors --json
+json .total.sqnr_db '"Infinity"'
+
+begin 'calibration: profiles'
+scaled='[.tensors[].time | if . then .scaled else null end]'
+for profile in 'edge [false,false,null]' 'local [true,true,null]' 'cloud [true,true,null]'; do
+    # shellcheck disable=SC2086
+    set -- $profile
+    run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/columns.parquet \
+        --activation-bits 4 --profile "$1" --json
+    json "$scaled" "$2"
+    run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/columns.parquet \
+        --activation-bits 4 --profile "$1" --no-equalize --json
+    json "$scaled" '[false,false,null]'
+done
+for profile in 'edge [5,5,null]' 'local [6,6,null]' 'cloud [6,6,null]'; do
+    # shellcheck disable=SC2086
+    set -- $profile
+    run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet \
+        --profile "$1" --json
+    json "$groups" "$2"
+    run 0 quantize diff/model.safetensors diff/o.parquet --profile "$1" --json
+    json "$groups" '[null,null,null]'
+done
+"$diffusion" calibration diff/conv.parquet conv.w 32 $steps grow
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/conv.parquet \
+    --profile cloud --json
+json "$groups" '[20,null,null]'
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/conv.parquet \
+    --profile cloud --time-groups 7 --json
+json "$groups" '[7,null,null]'
+
+begin 'calibration: a single timestep, constant and zero inputs'
+for fill in grow constant zero; do
+    "$diffusion" calibration diff/$fill.parquet conv.w 32 500 $fill
+    for profile in '' '--profile edge'; do
+        # shellcheck disable=SC2086
+        run 0 quantize diff/model.safetensors diff/o.parquet --json $profile \
+            --calibration diff/$fill.parquet
+        json "$groups" '[1,null,null]'
+    done
+    run 0 inspect diff/o.parquet --time --json
+    json '.tensors[0].time | [.smoothness, .worst_score, .num_violations, (.groups | length)]' '[1,1,0,1]'
+    holds '.tensors[0].time.groups[0].scale > 0'
+    run 0 inspect diff/o.parquet --time
+    out_has '^conv\.w: 1 time group, smoothness 1\.000, worst score 1\.000, 0 violations$'
+done
+
+begin 'calibration: what cannot be used'
+# bad_calibration MESSAGE OPTION...: that is the error, and nothing is written.
+bad_calibration() {
+    message=$1
+    shift
+    run 2 quantize diff/model.safetensors never.parquet --calibration "$@"
+    an_error "aq: $message"
+    [ ! -e never.parquet ] || fault 'there is an output'
+}
+bad_calibration 'diff/none.parquet: cannot open: No such file or directory' diff/none.parquet
+bad_calibration 'diff/model.safetensors: not a Parquet file: no PAR1 at its start' diff/model.safetensors
+bad_calibration 'diff/equal.parquet: Parquet, but no calibration: no column timestep; it has layer_name, timestep, activations' \
+    diff/equal.parquet
+"$diffusion" calibration diff/bad.parquet conv.w 32 0,1 grow up.w 32 0,1 grow
+bad_calibration 'diff/bad.parquet: the model has no such tensor (tensor "up.w", row 2 of row group 0); was the calibration made with another model?' \
+    diff/bad.parquet
+"$diffusion" calibration diff/bad.parquet conv.w 33 0,1 grow
+bad_calibration 'diff/bad.parquet: 132 activations at timestep 0 are no whole vectors of 32 (tensor "conv.w", row 0 of row group 0)' \
+    diff/bad.parquet
+"$diffusion" calibration diff/bad.parquet conv.w 32 0,20,10 nan
+bad_calibration 'diff/bad.parquet: activation 3 at timestep 10 is NaN or infinite (tensor "conv.w", row 2 of row group 0)' \
+    diff/bad.parquet
+bad_calibration 'diff/calib.parquet: 7 time groups for 6 calibrated timesteps (tensor "fc.w"); choose fewer' \
+    diff/calib.parquet --time-groups 7
+"$diffusion" calibration diff/bad.parquet
+bad_calibration 'diff/bad.parquet: a calibration without rows' diff/bad.parquet
+head -c 2000 diff/calib.parquet >diff/bad.parquet
+run 2 quantize diff/model.safetensors never.parquet --calibration diff/bad.parquet
+silent
+err_has '^aq: diff/bad\.parquet: .'
+run 2 quantize diff/model.safetensors never.parquet --calibration diff/bad.parquet --events
+jq -ces 'map(del(.message)) | [.[].event, .[-1].file]' "$w/out" >"$w/value"
+echo '["started","failed","diff/bad.parquet"]' | same "$w/value"
+run 2 quantize missing.safetensors never.parquet --calibration diff/calib.parquet
+an_error 'aq: missing.safetensors: cannot open: No such file or directory'
+cp diff/calib.parquet diff/keep.parquet
+for output in diff/calib.parquet ./diff/calib.parquet; do
+    run 2 quantize diff/model.safetensors $output --calibration diff/calib.parquet
+    an_error "aq: $output: cannot write: it is the calibration; choose another name"
+done
+cmp -s diff/calib.parquet diff/keep.parquet || fault 'the calibration was changed'
+
+begin 'calibration: reports'
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet --dry-run
+golden dry-run-time
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet --events
+jq -ces ".[-1].report | $groups" "$w/out" >"$w/value"
+echo '[10,6,null]' | same "$w/value"
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet \
+    --report diff/r.html
+cp diff/r.html "$w/out"
+out_has '<button type="button">time groups</button>'
+[ "$(grep -Eo '^<tr><th class="l n" scope="row">[a-z.]*</th>(<td[^>]*>[^<]*</td>){5}' diff/r.html |
+    sed 's/<[^>]*>/ /g' | awk '{ print $NF }' | tr '\n' ' ')" = '10 6 - ' ] ||
+    fault 'other groups in the page'
+if command -v xmllint >/dev/null; then expect 0 xmllint --noout --nonet diff/r.html; fi
+run 0 quantize diff/model.safetensors diff/o.parquet --report diff/r.html
+cp diff/r.html "$w/out"
+out_lacks 'time groups'
+for i in 1 2; do
+    run 0 quantize diff/model.safetensors diff/part.parquet --calibration diff/calib.parquet --shard $i/2
+done
+run 0 merge diff/merged.parquet diff/part-00001-of-00002.parquet diff/part-00002-of-00002.parquet --json
+json "$groups" '[10,6,null]'
+run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet
+cmp -s diff/o.parquet diff/merged.parquet || fault 'other bytes from shards'
+run 0 verify diff/o.parquet
+
+if [ -n "$with_yaml" ]; then
+    begin 'calibration: in a configuration'
+    yaml 'calibration: diff/calib.parquet' 'time-groups: 3' 'time-split: equal' \
+        'activation-bits: 6' 'modality: text' 'method: weighted' 'optimize-groups: true' \
+        'smooth-groups: sigmoid' 'smooth-window: 2' 'equalize: true' 'smooth-input: 0.5'
+    run 0 quantize diff/model.safetensors diff/one.parquet --config c.yaml
+    run 0 quantize diff/model.safetensors diff/two.parquet --calibration diff/calib.parquet \
+        --time-groups 3 --time-split equal --activation-bits 6 --modality text \
+        --optimize-groups --smooth-groups sigmoid --smooth-window 2 --equalize --smooth-input 0.5
+    cmp -s diff/one.parquet diff/two.parquet || fault 'other bytes'
+    run 0 config --config c.yaml --time-groups 2
+    settings "$w/out" >"$w/settings"
+    printf '%s\n' 'method: weighted' 'calibration: diff/calib.parquet' 'time-groups: 2' \
+        'time-split: equal' 'activation-bits: 6' 'optimize-groups: true' \
+        'smooth-groups: sigmoid' 'smooth-window: 2' 'equalize: true' 'smooth-input: 0.5' \
+        'modality: text' | same "$w/settings"
+    # What profiles and files say of a calibration waits for one.
+    run 0 config --profile edge
+    cp "$w/out" c.yaml
+    run 0 quantize diff/model.safetensors diff/one.parquet --config c.yaml
+    run 0 quantize diff/model.safetensors diff/two.parquet --profile edge
+    cmp -s diff/one.parquet diff/two.parquet || fault 'other bytes'
+    run 0 quantize diff/model.safetensors diff/one.parquet --config c.yaml \
+        --calibration diff/calib.parquet --json
+    json "$groups" '[5,5,null]'
+    bad_yaml 'line 1: method weighted needs a calibration, which says how much each column counts: give --calibration FILE' \
+        'method: weighted'
+    bad_yaml 'line 1: time-groups takes a number from 1 to 256, not "0"' 'time-groups: 0'
+    bad_yaml 'line 1: activation-bits takes a number from 4 to 8, not "2"' 'activation-bits: 2'
+    bad_yaml 'line 1: time-split takes similar or equal, not "same"' 'time-split: same'
+    bad_yaml 'line 1: modality takes text, code, image or audio, not "video"' 'modality: video'
+fi
+
+begin 'inspect --time: text'
+time='{"enabled":true,"num_time_groups":4,"time_group_params":[
+    {"time_range":[0,100],"scale":0.5,"zero_point":100,"group_size":1},
+    {"time_range":[100,101],"scale":0.625,"zero_point":151,"group_size":1},
+    {"time_range":[101,500],"scale":0.875,"zero_point":151,"group_size":1},
+    {"time_range":[500,1000],"scale":3.5,"zero_point":0,"group_size":1,"bits":4}]}'
+stats='{"mean":[-1,0.5],"std":[0.25,2],"min":[-3,-4.5],"max":[3,4],"timesteps":[20,600]}'
+"$diffusion" model diff/w.parquet "$time" - "$stats"
+run 0 inspect diff/w.parquet --time
+golden inspect-time
+quiet
+expect 0 env NO_COLOR=1 "$host" terminal 60 "$aq" inspect diff/w.parquet --time
+out_has '^w: 4 time groups'
+run 0 inspect small.safetensors --time
+out_is 'modality: not known' 'no tensor has time groups'
+run 0 inspect q4.parquet --time
+out_has '^no tensor has time groups$'
+"$diffusion" model diff/off.parquet '{"enabled":false,"num_time_groups":0,"time_group_params":[]}' - -
+run 0 inspect diff/off.parquet --time
+out_is 'w: no time groups' 'scaled  no' '' 'modality: not known' 'no tensor has time groups'
+
+begin 'inspect --time: JSON'
+run 0 inspect diff/w.parquet --time --json
+json '.tensors[0].time | [.num_groups, .num_violations]' '[4,2]'
+# Jumps of 0.25, 0.4 and 3 of scales, and of 0.2, 0 and 151 / 255 of zero points.
+json '.tensors[0].time.groups | [.[].severity]' '["none","medium","high",null]'
+holds '.tensors[0].time.groups | [.[].scale_jump] == [0.25, 0.4, 3, null] and
+    (.[0].score - 0.775 | fabs) < 1e-12 and .[1].score == 0.8 and .[2].score == 0'
+holds '.tensors[0].time | (.smoothness - (1 - (0.25 + 0.4 + 3 + 0.2 + 151 / 255) / 6) | fabs) < 1e-12
+    and .worst_score == 0'
+json '.tensors[0].time.groups[3] | [.start, .end, .scale, .zero_point, .bits]' '[500,1000,3.5,0,4]'
+json .tensors[0].input_scales null
+json .tensors[0].activations.timesteps '[20,600]'
+json '.tensors[0].activations | [.mean, .std, .min, .max]' '[[-1,0.5],[0.25,2],[-3,-4.5],[3,4]]'
+run 0 inspect small.safetensors --time --json
+json '[.tensors[] | [.time, .input_scales, .activations]] | unique' '[[null,null,null]]'
+json .modality null
+run 0 inspect diff/w.parquet --json
+json '.tensors[0] | has("time")' false
+
+begin 'inspect: damaged columns'
+"$diffusion" model diff/bad.parquet '{"enabled":true,"num_time_groups":1' - -
+for option in '' --time '--time --json'; do
+    # shellcheck disable=SC2086
+    run 2 inspect diff/bad.parquet $option
+    silent
+    err_has '^aq: diff/bad\.parquet: .*tensor "w".*column time_aware_quant_json|^aq: diff/bad\.parquet: .*column time_aware_quant_json.*tensor "w"'
+done
+"$diffusion" model diff/bad.parquet - '{"enabled":true}' -
+run 2 inspect diff/bad.parquet --time
+err_has 'column spatial_quant_json.*tensor "w"'
+"$diffusion" model diff/bad.parquet - - '{"mean":[1],"std":[1],"min":[1],"max":[]}'
+run 2 inspect diff/bad.parquet --time
+err_has 'column activation_stats_json.*tensor "w"'
+run 1 verify diff/bad.parquet
+silent
+err_has 'column activation_stats_json.*tensor "w"'
+run 2 quantize diff/bad.parquet never.parquet
+silent
+[ ! -e never.parquet ] || fault 'there is an output'
 
 # --- The report as a page ---------------------------------------------------------------------
 
