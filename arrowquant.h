@@ -1372,9 +1372,8 @@ typedef struct aq_job_options {
      * importance) their columns count by it, other tensors are refined. */
     const char *calibration_path;
     const struct aq_calibration *calibration;
-    const struct aq_time_options *time; /* NULL = defaults; groups 0 = 10, or as many as
-                                           there are timesteps; timesteps 0 = to the last
-                                           of all tensors                             */
+    const struct aq_time_options *time; /* NULL = defaults; groups 0 = 10, or fewer;
+                                           timesteps 0 = to the last of all tensors   */
     const struct aq_smooth_options *smooth; /* of the groups; NULL = as they come     */
     bool optimize_groups;               /* aq_time_groups_optimize, before smoothing  */
     /* Columns of quantized tensors and their inputs get scales where those make the error
@@ -1663,6 +1662,8 @@ typedef enum aq_range_rule {
 
 typedef struct aq_time_options {
     uint32_t groups;     /* 0 = 10; 1 = one set of parameters for all timesteps       */
+    bool fewer;          /* of a job: where a tensor has fewer timesteps, as many groups
+                            as these; else that is an error                           */
     uint32_t bits;       /* 4..8; 0 = 8                                               */
     aq_time_split split;
     aq_range_rule rule;
@@ -23704,7 +23705,9 @@ static aq_status aqi_job_groups(aqi_job *j, const aq_calibrated *c, aq_time_repo
     size_t col;
     void *p;
     aq_status status;
-    if (o.groups == 0) o.groups = (uint32_t)AQI_MIN(c->num_steps, (size_t)10);
+    if (o.groups == 0) o.fewer = true;
+    if (o.groups == 0) o.groups = 10;
+    if (o.fewer) o.groups = (uint32_t)AQI_MIN(c->num_steps, (size_t)o.groups);
     out->num_groups = o.groups;
     status = aqi_arena_alloc(j->arena, o.groups * sizeof *groups, &p, err);
     if (status != AQ_OK) return status;
@@ -25585,6 +25588,10 @@ static aq_status aqi_job_check_output(const aqi_job *j, aq_error *err) {
     if (n > 0 && j->output[n - 1] == '/') return AQ_OK; /* a new directory */
     for (i = 0; i < j->model->num_files && status == AQ_OK; i++)
         status = aqi_output_check(j->output, j->model->files[i].path, err);
+#ifndef AQ_NO_DIFFUSION
+    if (status == AQ_OK && j->options.calibration_path != NULL)
+        status = aqi_output_check(j->output, j->options.calibration_path, err);
+#endif
     return status;
 }
 

@@ -1628,6 +1628,16 @@ Test(diffusion, jobs_refuse_what_does_not_fit) {
     ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_ARG);
     ASSERT_MESSAGE("groups", "13 time groups for 12 calibrated");
     ASSERT_MESSAGE("groups", "tensor \"a.weight\"");
+    /* Where they may be fewer, each tensor has its own number. */
+    const aq_time_options fewer = {.groups = J_STEPS + 1, .fewer = true};
+    aq_job_report report;
+    o.time = &fewer;
+    ASSERT_OK(aq_job_run(model, out, &o, &report, &err));
+    cr_assert_eq(report.tensors[0].time->num_groups, J_STEPS);
+    aq_job_report_deinit(&report);
+    cr_assert_eq(unlink(out), 0);
+    /* The calibration is an input. */
+    ASSERT_STATUS(aq_job_run(model, calib, &o, NULL, &err), AQ_E_ARG);
     o.time = NULL;
     o.operation = AQ_CONVERT;
     ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_ARG);

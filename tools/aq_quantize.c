@@ -464,22 +464,19 @@ static int check_uncalibrated(const cli_args *args, const request *job) {
     return CLI_GOOD;
 }
 
-/* A profile's number of groups is for as many timesteps; of a number that somebody has
- * chosen the library says what is wrong with it. */
+/* A profile's number of groups is for as many timesteps; a number that somebody has chosen
+ * has to fit. */
 static int fit_groups(const cli_args *args, request *job) {
     const cli_setting *setting = cli_find(args, QUANTIZE_TIME_GROUPS);
     size_t i, n = aq_calibration_count(job->calibration);
-    for (i = 0; i < n && setting != NULL; i++) {
+    job->time.fewer = setting != NULL && setting->origin == CLI_FROM_PROFILE;
+    for (i = 0; i < n && setting != NULL && !job->time.fewer; i++) {
         const aq_calibrated *of = aq_calibration_tensor(job->calibration, i);
         aq_time_group unused;
         aq_error err;
-        if (job->time.groups <= of->num_steps) continue;
-        if (setting->origin == CLI_FROM_PROFILE) {
-            job->time.groups = (uint32_t)of->num_steps;
-        } else if (aq_time_groups_make(job->calibration, of, &job->time, &unused, &err) !=
-                   AQ_OK) {
+        if (job->time.groups > of->num_steps &&
+            aq_time_groups_make(job->calibration, of, &job->time, &unused, &err) != AQ_OK)
             return job_refuse(args, job->calibration_path, &err);
-        }
     }
     return CLI_GOOD;
 }

@@ -47,7 +47,7 @@ static const replay_target replay_targets[] = {
 /* What the child tells the parent. */
 typedef struct replay_shared {
     size_t current; /* input at work; the number of inputs when all are done */
-    size_t results[AQ_E_CANCELLED + 1];
+    size_t results[AQ_E_QUALITY + 1];
 } replay_shared;
 
 typedef struct replay {
@@ -134,7 +134,7 @@ static void replay_summary(const replay *r, size_t failed) {
     printf("%s %s: %zu inputs", r->target->name, r->name, r->count);
     if (r->paths == NULL) printf(" from seed %llu", (unsigned long long)r->seed);
     printf(", %zu accepted", r->shared->results[AQ_OK]);
-    for (i = 1; i <= AQ_E_CANCELLED; i++) {
+    for (i = 1; i <= AQ_E_QUALITY; i++) {
         if (r->shared->results[i] > 0)
             printf(", %zu %s", r->shared->results[i], aq_status_name((aq_status)i));
     }
