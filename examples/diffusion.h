@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 /* The network predicts the noise in a point (x, y) at a timestep t. Blocks are residual,
  * the timestep scales and shifts what goes into each (FiLM, as in U-Nets and transformers
@@ -45,6 +46,14 @@ static inline void diffusion_name(char *name, size_t room, int kind, int block,
 static inline void diffusion_layer_name(char *name, size_t room, int layer) {
     diffusion_name(name, room, layer % 2 == 0 ? DIFFUSION_FC1 : DIFFUSION_FC2, layer / 2,
                    "weight");
+}
+
+/* Zeros; there is no going on without. */
+static inline void *diffusion_allocate(size_t count, size_t bytes) {
+    void *p = calloc(count, bytes);
+    if (p != NULL) return p;
+    fprintf(stderr, "out of memory\n");
+    exit(1);
 }
 
 /* splitmix64 */

@@ -175,24 +175,27 @@ static inline void print_setting(const results *r, const setting *s) {
 
 /* What groups of similar timesteps change, what they cost, and how fast each is. */
 static inline void print_verdicts(const results *r) {
-    printf("\n%d time groups (similar) against one range: samples are ...\n"
-           "%-8s %-8s %-20s %9s %9s  %10s %10s\n",
-           DIFFUSION_GROUPS, "weights", "activ.", "... to the data", "KiB, one", "groups",
-           "points/s", "groups");
+    printf(
+        "\n%d groups of similar timesteps beside one range. Nearer, farther: the 95 %% "
+        "interval\nof the difference, seed by seed, does not hold 0.\n"
+        "%-8s %-8s %-20s %7s %7s  %9s %7s  %13s %7s\n",
+        DIFFUSION_GROUPS, "weights", "activ.", "to fresh data", "moved", "groups", "KiB",
+        "groups", "points/s", "groups");
     for (int i = 0; i < r->num_settings; i++) {
-        const setting *s = &r->settings[i];
-        if (s->how != GROUPS_ONE) continue;
+        const setting *one = &r->settings[i];
         const setting *time =
-            find_setting(r, s->weight_bits, s->activation_bits, GROUPS_SIMILAR);
-        printf("%-8s %-8s %-20s %9.1f", bits_name(s->weight_bits),
-               bits_name(s->activation_bits),
-               time != NULL ? verdict_names[verdict_of(time) + 1] : "-",
-               (double)s->bytes / 1024);
+            find_setting(r, one->weight_bits, one->activation_bits, GROUPS_SIMILAR);
+        if (one->how != GROUPS_ONE) continue;
+        printf("%-8s %-8s %-20s %7.4f ", bits_name(one->weight_bits),
+               bits_name(one->activation_bits),
+               time != NULL ? verdict_names[verdict_of(time) + 1] : "-", one->shift.mean);
         if (time != NULL)
-            printf(" %9.1f  %10.0f %10.0f\n", (double)time->bytes / 1024, s->rate,
+            printf("%7.4f  %9.1f %7.1f  %13.0f %7.0f\n", time->shift.mean,
+                   (double)one->bytes / 1024, (double)time->bytes / 1024, one->rate,
                    time->rate);
         else
-            printf(" %9s  %10.0f %10s\n", "-", s->rate, "-");
+            printf("%7s  %9.1f %7s  %13.0f %7s\n", "-", (double)one->bytes / 1024, "-",
+                   one->rate, "-");
     }
 }
 

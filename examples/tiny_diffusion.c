@@ -38,13 +38,9 @@ static void fail(const char *message) {
 static aq_error err;
 
 static void check(aq_status status) {
-    if (status != AQ_OK) fail(err.message);
-}
-
-static void *allocate(size_t count, size_t bytes) {
-    void *p = calloc(count, bytes);
-    if (p == NULL) fail("out of memory");
-    return p;
+    if (status == AQ_OK) return;
+    fprintf(stderr, "tiny_diffusion: %s: %s\n", err.name, err.message);
+    exit(1);
 }
 
 /* --- Quantizing ------------------------------------------------------------------ */
@@ -210,7 +206,7 @@ static aq_status predict(const network *net, int step, const float *points, void
 static void sample_slice(void *arg, size_t index) {
     const sampling *s = (const sampling *)arg;
     float *points = s->points + index * SLICE * DIMS, noise[SLICE * DIMS];
-    void *memory = allocate(1, s->net->codes_bytes + 1);
+    void *memory = diffusion_allocate(1, s->net->codes_bytes + 1);
     for (int step = 0; step < STEPS; step++) {
         if (predict(s->net, step, points, memory, noise, &s->errors[index]) != AQ_OK)
             break;
@@ -252,7 +248,7 @@ static void measure(measurement *m, setting *s, const network *net) {
     const int seeds = m->results.seeds;
     sampling samples = {net, m->points, m->errors};
     double spent = 0;
-    s->points = (float *)allocate(count, sizeof(float) * DIMS);
+    s->points = (float *)diffusion_allocate(count, sizeof(float) * DIMS);
     for (int seed = 0; seed < seeds; seed++) {
         const uint64_t series = 2 * (uint64_t)seed + 2;
         draw_data(series, m->data, count);
@@ -333,10 +329,11 @@ int main(int argc, char **argv) {
     }
     check(aq_threads_create(0, NULL, &threads, &err));
     m.tasks = aq_threads_tasks(threads);
-    m.points = (float *)allocate(r->count, sizeof(float) * DIMS);
-    m.data = (float *)allocate(r->count, sizeof(float) * DIMS);
-    m.floats = (float *)allocate((size_t)r->seeds * r->count, sizeof(float) * DIMS);
-    m.errors = (aq_error *)allocate(r->count / SLICE, sizeof *m.errors);
+    m.points = (float *)diffusion_allocate(r->count, sizeof(float) * DIMS);
+    m.data = (float *)diffusion_allocate(r->count, sizeof(float) * DIMS);
+    m.floats =
+        (float *)diffusion_allocate((size_t)r->seeds * r->count, sizeof(float) * DIMS);
+    m.errors = (aq_error *)diffusion_allocate(r->count / SLICE, sizeof *m.errors);
     check(aq_calibration_open(path_of(&m, "diffusion-calibration.parquet"), NULL,
                               &m.calibration, &err));
 
@@ -346,10 +343,12 @@ int main(int argc, char **argv) {
     measure_setting(&m, 0, 0, GROUPS_ONE);
     for (int w = 0; w < 3; w++) {
         measure_setting(&m, weight_widths[w], 0, GROUPS_ONE);
-        for (int a = 0; a < 3; a++)
-            for (int how = GROUPS_ONE; how <= GROUPS_SIMILAR; how++)
-                measure_setting(&m, weight_widths[w], activation_widths[a],
-                                (grouping)how);
+        for (int a = 0; a < 3; a++) {
+            const int bits = activation_widths[a];
+            measure_setting(&m, weight_widths[w], bits, GROUPS_ONE);
+            if (bits == 4) measure_setting(&m, weight_widths[w], bits, GROUPS_EQUAL);
+            measure_setting(&m, weight_widths[w], bits, GROUPS_SIMILAR);
+        }
     }
     print_verdicts(r);
     const char *path = path_of(&m, "tiny_diffusion.html");

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "diffusion.h"
+#include "diffusion_multiply.h"
 
 enum {
     STEPS = 3000,
@@ -43,7 +44,6 @@ typedef struct block_values {
 } block_values;
 
 typedef struct slice {
-    const struct trainer *trainer;
     int index;
     float x[DIMS * POINTS], target[DIMS * POINTS], out[DIMS * POINTS];
     float embedding[EMBED * POINTS], h[BLOCKS + 1][WIDTH * POINTS];
@@ -67,66 +67,6 @@ static int part_of(int kind, int block) {
 }
 
 /* --- Products -------------------------------------------------------------------- */
-
-/* Eight sums side by side; a product is rounded before it is added, on every machine. */
-typedef float lanes __attribute__((vector_size(32)));
-
-/* Four rows of c = a * b, 16 columns: c[m][n] = sum over k of a[m * am + k * ak] b[k][n],
- * in the order of k. */
-static inline __attribute__((always_inline)) void tile_body(const float *const rows[4],
-                                                            size_t ak, const float *b,
-                                                            size_t columns, size_t depth,
-                                                            lanes sums[4][2]) {
-    lanes s[4][2] = {{{0}}};
-    for (size_t k = 0; k < depth; k++) {
-        lanes b0, b1;
-        memcpy(&b0, b + k * columns, sizeof b0);
-        memcpy(&b1, b + k * columns + 8, sizeof b1);
-        for (int m = 0; m < 4; m++) {
-            const float a = rows[m][k * ak];
-            s[m][0] += a * b0;
-            s[m][1] += a * b1;
-        }
-    }
-    memcpy(sums, s, sizeof s);
-}
-
-static void tile_plain(const float *const rows[4], size_t ak, const float *b,
-                       size_t columns, size_t depth, lanes sums[4][2]) {
-    tile_body(rows, ak, b, columns, depth, sums);
-}
-
-#if defined(__x86_64__) && defined(__GNUC__)
-/* Without FMA, so that the sums are those of tile_plain. */
-static __attribute__((target("avx2"))) void tile_avx2(const float *const rows[4],
-                                                      size_t ak, const float *b,
-                                                      size_t columns, size_t depth,
-                                                      lanes sums[4][2]) {
-    tile_body(rows, ak, b, columns, depth, sums);
-}
-#define HAS_AVX2 __builtin_cpu_supports("avx2")
-#else
-#define tile_avx2 tile_plain
-#define HAS_AVX2 0
-#endif
-
-/* c[m][n] = sum over k of a[m * am + k * ak] * b[k][n]; 16 divides `columns`. */
-static void multiply(const float *a, size_t am, size_t ak, const float *b, size_t columns,
-                     size_t depth, float *c, size_t rows) {
-    void (*tile)(const float *const[4], size_t, const float *, size_t, size_t,
-                 lanes[4][2]) = HAS_AVX2 ? tile_avx2 : tile_plain;
-    for (size_t row = 0; row < rows; row += 4) {
-        const float *four[4];
-        for (size_t m = 0; m < 4; m++)
-            four[m] = a + (row + m < rows ? row + m : row) * am;
-        for (size_t column = 0; column < columns; column += 16) {
-            lanes sums[4][2];
-            tile(four, ak, b + column, columns, depth, sums);
-            for (size_t m = 0; m < 4 && row + m < rows; m++)
-                memcpy(c + (row + m) * columns + column, sums[m], sizeof sums[m]);
-        }
-    }
-}
 
 /* y = weights * x + bias */
 static void forward(const part *p, const float *x, float *y) {
@@ -270,16 +210,12 @@ static void update_part(void *arg, size_t index) {
     }
 }
 
-static void run(const trainer *t, size_t n, void (*fn)(void *, size_t), void *arg) {
-    t->tasks->run(t->tasks->user, n, fn, arg);
-}
-
 static void train(trainer *t, int steps) {
     double loss = 0;
     t->steps = steps;
     for (t->step = 0; t->step < steps; t->step++) {
-        run(t, SLICES, train_slice, t);
-        run(t, PARTS, update_part, t);
+        t->tasks->run(t->tasks->user, SLICES, train_slice, t);
+        t->tasks->run(t->tasks->user, PARTS, update_part, t);
         for (int i = 0; i < SLICES; i++)
             loss += t->slices[i].loss / (SLICES * POINTS * DIMS);
         if ((t->step + 1) % 500 == 0 || t->step + 1 == steps) {
@@ -296,15 +232,6 @@ static void train(trainer *t, int steps) {
     }
 }
 
-static void *allocate(size_t count, size_t bytes) {
-    void *p = calloc(count, bytes);
-    if (p == NULL) {
-        fprintf(stderr, "train_diffusion: out of memory\n");
-        exit(1);
-    }
-    return p;
-}
-
 static void init_part(trainer *t, int kind, int block, diffusion_random *random) {
     static const uint32_t rows[] = {WIDTH, 2 * WIDTH, HIDDEN, WIDTH, DIMS};
     static const uint32_t cols[] = {DIMS, EMBED, WIDTH, HIDDEN, WIDTH};
@@ -315,12 +242,13 @@ static void init_part(trainer *t, int kind, int block, diffusion_random *random)
         p->cols = i == 0 ? cols[kind] : 1;
         diffusion_name(p->name, sizeof p->name, kind, block, i == 0 ? "weight" : "bias");
         const size_t count = (size_t)p->rows * p->cols;
-        p->weights = (float *)allocate(4 * count, sizeof(float));
+        p->weights = (float *)diffusion_allocate(4 * count, sizeof(float));
         p->mean = p->weights + count;
         p->square = p->mean + count;
         p->average = p->square + count;
         for (int s = 0; s < SLICES; s++)
-            p->gradients[s] = (float *)allocate(p->rows * (p->cols + 15), sizeof(float));
+            p->gradients[s] =
+                (float *)diffusion_allocate(p->rows * (p->cols + 15), sizeof(float));
         const float limit = sizes[kind] * sqrtf(3.0f / (float)p->cols);
         for (size_t w = 0; i == 0 && w < count; w++)
             p->weights[w] = limit * (2 * diffusion_uniform(random) - 1);
@@ -438,7 +366,7 @@ int main(int argc, char **argv) {
 
     aq_status status = aq_threads_create(0, NULL, &threads, &err);
     if (status == AQ_OK) t.tasks = aq_threads_tasks(threads);
-    t.slices = (slice *)allocate(SLICES, sizeof *t.slices);
+    t.slices = (slice *)diffusion_allocate(SLICES, sizeof *t.slices);
     for (int i = 0; i < SLICES; i++)
         t.slices[i].index = i;
     init_part(&t, DIFFUSION_IN, 0, &random);

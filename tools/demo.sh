@@ -155,6 +155,27 @@ title 'Samples from weights of 8, 4 and 2 bits and activations of 8, 6 and 4'
 echo 'Distance of the samples from fresh data, with 95 % confidence intervals over 10 seeds:'
 run tiny_diffusion
 
+# --- A model from outside -------------------------------------------------------------------
+
+title 'Weights alone: the decoder of TAESD for FLUX.2, quantized to 8, 4 and 2 bits'
+decoder=../../../shared/models/taef2_decoder.safetensors
+if [ -f "$decoder" ]; then
+    for bits in 8 4 2; do
+        run_to "taef2-int$bits.json" \
+            aq quantize "$decoder" "taef2-int$bits.parquet" --bits "$bits" --json
+    done
+    for bits in 8 4 2; do
+        report=taef2-int$bits.json
+        echo "$bits $(total "$report" sqnr_db) $(total "$report" cosine)" \
+            "$(total "$report" bits_per_weight) $(total "$report" file_bytes_out)"
+    done | awk '
+        BEGIN { print "bits   SQNR (dB)    cosine   bits per weight   file, KiB" }
+        NF != 5 { print "demo: a figure is missing: " $0; exit 1 }
+        { printf "%4d %11.1f %9.6f %17.2f %11.1f\n", $1, $2, $3, $4, $5 / 1024 }' || exit 1
+else
+    echo "left out: there is no ${decoder##*/} beside this repository"
+fi
+
 cat <<'END'
 
 Next:
