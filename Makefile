@@ -77,7 +77,7 @@ CFLAGS_plain = $(CFLAGS)
 CFLAGS_asan  = -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined \
                -fno-sanitize-recover=all
 CFLAGS_tsan  = -O1 -g1 -fsanitize=thread
-CFLAGS_cov   = -O0 -g1 --coverage
+CFLAGS_cov   = -O0 -g1 --coverage -fprofile-update=atomic
 
 TESTS         := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 THREAD_TESTS  := $(filter test_threads%,$(TESTS))

@@ -4577,14 +4577,17 @@ AQI_INLINE bool aqi_x8_is_even(const aqi_row *row, const aqi_x8 *x) {
 #define AQI_X8_TERMS 64u /* segments, of whole blocks */
 
 /* Of segments [first, first + count): the products of scales, zero_terms the products of
- * the zero terms; AQI_X8_TERMS of each, 0 beyond count. */
+ * the zero terms; 0 from count to whole lanes, and in one more of the scales. */
 AQI_INLINE void aqi_x8_terms(const aqi_row *row, const aqi_x8 *x, size_t first,
                              size_t count, float *scales, float *zero_terms) {
     const float *s = row->scales + first, *z = row->zero_points + first;
     float own[2 * AQI_X8_TERMS];
     size_t i, g;
-    memset(scales, 0, AQI_X8_TERMS * sizeof *scales);
-    memset(zero_terms, 0, AQI_X8_TERMS * sizeof *zero_terms);
+    for (i = 0; i < count; i += AQI_X8_LANES) { /* in pieces: few are the rule */
+        memset(scales + i, 0, AQI_X8_LANES * sizeof *scales);
+        memset(zero_terms + i, 0, AQI_X8_LANES * sizeof *zero_terms);
+    }
+    memset(scales + i, 0, AQI_X8_LANES * sizeof *scales);
     if (x->segment != row->group) {
         for (i = 0; i < count; i++) {
             g = (first + i) * x->segment / row->group;
@@ -5975,7 +5978,6 @@ AQI_INLINE AQI_AVX2 void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const 
     __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), high;
     __m256 sum[2], zero[2];
     size_t i, k, at = 0, first = 0, have, end;
-    memset(scales, 0, sizeof scales);
     high = _mm256_add_epi32(index, _mm256_set1_epi32(8));
     for (k = 0; (size_t)1 << k < words; k++) continue;
     index = _mm256_srl_epi32(index, _mm_cvtsi32_si128((int)k));
@@ -6673,7 +6675,6 @@ AQI_INLINE AQI_AVX512 void aqi_dot_x8_of512(const aqi_row *row, uint32_t bits,
     __m512i index, v;
     size_t i, k, at = 0, first = 0, have, end;
     const int8_t *p = x->codes;
-    memset(scales, 0, sizeof scales);
     index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     for (k = 0; (size_t)1 << k < words; k++) continue;
     index = _mm512_srl_epi32(index, _mm_cvtsi32_si128((int)k));
@@ -7830,7 +7831,6 @@ AQI_INLINE void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x
     float scales[AQI_X8_TERMS + 16], zero_terms[AQI_X8_TERMS];
     size_t at = 0, s = 0, first = 0, have = 0, shift = 0, end, i;
     while (shift < 4 && (size_t)4 << shift < segment) shift++;
-    memset(scales, 0, sizeof scales);
     for (; at < bytes; s += each) {
         aqi_x8_sums sums;
         const float *own;
@@ -16738,33 +16738,47 @@ typedef struct aqi_matmul_task {
     float *y;
 } aqi_matmul_task;
 
-static float aqi_dot_x8(const aqi_matmul_task *t, size_t row, size_t vector) {
+/* Vectors for which codes' parameters are read at a time. */
+#define AQI_MATMUL_SIDE 16u
+
+/* A row times vectors [first, first + n): each as aqi_dot_row has it. */
+static void aqi_matmul_row(const aqi_matmul_task *t, size_t row, size_t first, size_t n) {
+    const aq_layout *l = t->layout;
     const aq_activations *a = t->x8;
-    float lanes[2 * AQI_X8_LANES] = {0};
+    float lanes[AQI_MATMUL_SIDE][AQI_DOT_LANES];
     aqi_span s;
-    aqi_x8 x;
-    size_t col;
-    x.segment = a->segment;
-    for (col = 0; col < a->cols;
-         col += s.row.n) { /* whole blocks of codes and segments */
-        aqi_span_at(t->layout, t->src, row, col, a->cols, &s);
-        x.codes = a->codes + vector * a->room + col;
-        x.scales = a->scales + vector * a->segments + col / a->segment;
-        x.sums = a->sums + vector * a->segments + col / a->segment;
-        aqi_k()->dot_x8(&s.row, &x, lanes);
+    size_t col, i;
+    memset(lanes, 0, n * sizeof lanes[0]);
+    /* Whole blocks of codes and segments. */
+    for (col = 0; col < l->cols; col += s.row.n) {
+        aqi_span_at(l, t->src, row, col, l->cols, &s);
+        for (i = 0; i < n; i++) {
+            aqi_x8 x;
+            if (a == NULL) {
+                aqi_k()->dot_row(&s.row, t->x + (first + i) * l->cols + col, lanes[i]);
+                continue;
+            }
+            x.segment = a->segment;
+            x.codes = a->codes + (first + i) * a->room + col;
+            x.scales = a->scales + (first + i) * a->segments + col / a->segment;
+            x.sums = a->sums + (first + i) * a->segments + col / a->segment;
+            aqi_k()->dot_x8(&s.row, &x, lanes[i]);
+        }
     }
-    return aqi_close16(lanes) - aqi_close16(lanes + AQI_X8_LANES);
+    for (i = 0; i < n; i++) {
+        float *y = &t->y[(first + i) * l->rows + row];
+        *y = a == NULL ? aqi_close32(lanes[i])
+                       : aqi_close16(lanes[i]) - aqi_close16(lanes[i] + AQI_X8_LANES);
+    }
 }
 
 static void aqi_matmul_tile(void *arg, size_t index) {
     const aqi_matmul_task *t = (const aqi_matmul_task *)arg;
-    const aq_layout *l = t->layout;
-    size_t row = index * t->tile_rows, end = AQI_MIN(row + t->tile_rows, l->rows), i;
+    size_t row = index * t->tile_rows, i;
+    const size_t end = AQI_MIN(row + t->tile_rows, t->layout->rows);
     for (; row < end; row++) {
-        for (i = 0; i < t->count; i++)
-            t->y[i * l->rows + row] =
-                t->x8 != NULL ? aqi_dot_x8(t, row, i)
-                              : aqi_dot_row(l, t->src, row, t->x + i * l->cols);
+        for (i = 0; i < t->count; i += AQI_MATMUL_SIDE)
+            aqi_matmul_row(t, row, i, AQI_MIN(t->count - i, (size_t)AQI_MATMUL_SIDE));
     }
 }
 
@@ -16849,6 +16863,20 @@ size_t aq_activations_bytes(const aq_layout *layout, size_t count) {
     return aqi_activations_shape(layout, count, &a, &bytes) ? bytes : 0;
 }
 
+/* Codes of x from the at-th on to their places; widths as constants, so that these are
+ * shifts. */
+static void aqi_x8_put(int8_t *codes, uint32_t bits, size_t at, const uint8_t *src,
+                       size_t n) {
+    size_t i;
+    if (bits == 2) {
+        for (i = 0; i < n; i++) codes[aqi_x8_place(2, at + i)] = (int8_t)src[i];
+    } else if (bits == 4) {
+        for (i = 0; i < n; i++) codes[aqi_x8_place(4, at + i)] = (int8_t)src[i];
+    } else { /* in order */
+        memcpy(codes + at, src, n);
+    }
+}
+
 /* One segment: codes in order to `codes`; false, with its index, when a value is not
  * finite. */
 static bool aqi_activations_segment(const float *x, size_t n, uint8_t *codes,
@@ -16918,8 +16946,7 @@ aq_status aq_activations_init(const aq_layout *layout, const float *x, size_t co
                                 "vector %zu: values from %zu on are too large to be "
                                 "added; scale the vector, or use aq_matmul",
                                 v, at);
-            for (i = 0; i < n; i++)
-                codes[v * a.room + aqi_x8_place(a.code_bits, at + i)] = (int8_t)piece[i];
+            aqi_x8_put(codes + v * a.room, a.code_bits, at, piece, n);
         }
     }
     a.codes = codes;
@@ -23008,8 +23035,7 @@ aq_status aq_activations_init_static(const aq_layout *layout, const float *x,
             sums[v * a.segments + s] = params->scale * (float)sum;
             if (!aqi_is_finite(sums[v * a.segments + s]))
                 return aqi_fail(err, AQ_E_LIMIT, "a scale too large to add codes up");
-            for (i = 0; i < n; i++)
-                codes[v * a.room + aqi_x8_place(a.code_bits, at + i)] = (int8_t)piece[i];
+            aqi_x8_put(codes + v * a.room, a.code_bits, at, piece, n);
         }
     }
     a.codes = bytes == 0 ? NULL : codes;

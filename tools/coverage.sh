@@ -19,5 +19,5 @@ AQ="$PWD/$out/aq" sh tests/cli/run.sh >"$BUILD/log" 2>&1 || { tail -n 5 "$BUILD/
 
 # Not counted: branches that the compiler makes out of no condition of the source.
 gcovr -r . --object-directory $out -f arrowquant.h --exclude-unreachable-branches \
-    --exclude-throw-branches --merge-mode-functions=separate \
-    --txt $out/coverage.txt --txt-metric line -b --json $out/coverage.json >/dev/null || exit 1
+    --exclude-throw-branches \
+    --txt $out/coverage.txt -b --json $out/coverage.json >/dev/null || exit 1
