@@ -248,6 +248,53 @@ fuzz-smoke:
 	@$(MAKE) -j $(JOBS) build/fuzz/replay $(FUZZ_TARGETS:%=build/fuzz/%)
 	@set -e; for target in $(FUZZ_TARGETS); do sh tests/fuzz/fuzz.sh $$target 7; done
 
+# --- Analysers ----------------------------------------------------------------------------
+# Over the header; each must have nothing to say of it. In clang's own headers it may.
+
+.PHONY: analyze analyze-clang analyze-cppcheck analyze-sanitizers analyze-valgrind
+analyze:
+	@sh tools/deps.sh analyze
+	@$(MAKE) analyze-cppcheck analyze-clang analyze-sanitizers analyze-valgrind
+
+analyze-clang:
+	@echo '  clang --analyze'
+	@mkdir -p build
+	@$(FUZZ_CC) --analyze -Xclang -analyzer-opt-analyze-headers -Xclang -analyzer-output=text \
+	    -std=c99 $(CODECS) tools/aq_impl.c >build/analyze.log 2>&1 || { cat build/analyze.log; exit 1; }
+	@! grep -A20 'arrowquant.h:[0-9:]* warning:' build/analyze.log
+
+# cppcheck sees one configuration. What it gets wrong is marked in the header.
+analyze-cppcheck:
+	@echo '  cppcheck'
+	@cppcheck --quiet --std=c99 --max-configs=1 --error-exitcode=1 --inline-suppr \
+	    --enable=warning,portability,performance --suppress=missingIncludeSystem \
+	    -DARROWQUANT_IMPLEMENTATION $(CODECS) \
+	    $(shell $(CC) -dM -E -x c /dev/null | sed -n 's/^.define \(__[A-Z0-9_]*__\|__x86_64__\|__linux__\) \([0-9]*\)$$/-D\1=\2/p') \
+	    tools/aq_impl.c
+
+# What clang's sanitizers know and gcc's do not: pointers from NULL, conversions that lose
+# values; with the tests of what computes most.
+SANITIZED := quantize dequantize params diffusion jobs batch model arrow writer encodings statistics
+analyze-sanitizers: $(SANITIZED:%=build/clang/test_%)
+	@set -e; for t in $^; do echo "  run $$t"; CRITERION_JOBS=1 $$t >build/clang/log 2>&1 && \
+	    ! grep -q 'runtime error' build/clang/log || { tail -n 20 build/clang/log; exit 1; }; done
+
+CFLAGS_clang := -O1 -g1 -fno-sanitize-recover=all \
+                -fsanitize=address,undefined,implicit-conversion,float-cast-overflow,local-bounds
+build/clang/impl.o: tools/aq_impl.c arrowquant.h build/flags
+	@mkdir -p $(@D)
+	$(run)$(FUZZ_CC) -std=gnu11 $(CFLAGS_clang) $(CODECS) -c $< -o $@
+build/clang/test_%: tests/test_%.c build/clang/impl.o
+	$(run)$(FUZZ_CC) -std=gnu11 -g1 -w -fsanitize=address,undefined $(CODECS) $^ -o $@ -lcriterion $(LIBS)
+
+# Values that were never written, which the sanitizers do not see. valgrind has no AVX-512: the
+# kernels are those of AVX2.
+VALGRIND_TESTS := thrift footer model params
+analyze-valgrind: $(VALGRIND_TESTS:%=build/plain/test_%)
+	@set -e; for t in $^; do echo "  valgrind $$t"; CRITERION_JOBS=1 valgrind -q \
+	    --trace-children=yes --error-exitcode=9 $$t --timeout 600 >build/valgrind.log 2>&1 && \
+	    ! grep -q '^==[0-9]*== ' build/valgrind.log || { tail -n 30 build/valgrind.log; exit 1; }; done
+
 # --- Other machines -----------------------------------------------------------------------
 # The unit tests, and what this machine computes and writes, bit for bit, under qemu-user.
 # Needs cross compilers, which it names where they are missing; no part of make test.
@@ -322,6 +369,7 @@ help:
 	@echo 'make fuzz TARGET=file SECONDS=600'
 	@echo '                libFuzzer on $(FUZZ_TARGETS)'
 	@echo 'make fuzz-smoke all of these, a minute together'
+	@echo 'make analyze    the analyzer of clang, cppcheck, sanitizers of clang, valgrind'
 	@echo 'make bench-peers ARGS="--mib 64 --case read.list"'
 	@echo '                beside DuckDB, polars and hyparquet, from npm'
 	@echo 'make cross ARCHES="aarch64 arm i386 s390x musl"'

@@ -2294,6 +2294,17 @@ static aq_status aqi_error_in_file(aq_error *err, aq_status status, const char *
     return status;
 }
 
+/* clang's analyzer looks at functions one by one, and not into variadic ones: it is told
+ * what these return, and elsewhere what always holds. */
+#ifdef __clang_analyzer__
+#define aqi_fail(err, status, ...) ((void)aqi_fail(err, status, __VA_ARGS__), (status))
+#define aqi_fail_at(err, status, offset, ...)                                            \
+    ((void)aqi_fail_at(err, status, offset, __VA_ARGS__), (status))
+#define AQI_KNOWN(condition) ((condition) ? (void)0 : __builtin_unreachable())
+#else
+#define AQI_KNOWN(condition) ((void)0)
+#endif
+
 /* A failed system call: `what` and the system's words for `code`. */
 static aq_status aqi_fail_os(aq_error *err, int code, const char *what,
                              const char *path) {
@@ -2563,6 +2574,7 @@ static bool aqi_builder_reserve(const aq_allocator *a, aqi_bytes_builder *b,
 static bool aqi_builder_append(const aq_allocator *a, aqi_bytes_builder *b,
                                const void *src, size_t bytes) {
     if (!aqi_builder_reserve(a, b, bytes)) return false;
+    AQI_KNOWN(bytes == 0 || b->data != NULL);
     if (bytes > 0) memcpy(b->data + b->size, src, bytes);
     b->size += bytes;
     return true;
@@ -4601,6 +4613,7 @@ AQI_INLINE void aqi_x8_terms(const aqi_row *row, const aqi_x8 *x, size_t first,
         const float *xs = x->scales + first + i, *sums = x->sums + first + i;
         size_t k;
         for (k = 0; k < AQI_X8_LANES; k++) {
+            /* cppcheck-suppress uninitvar ; own[] has count elements */
             scales[i + k] = s[i + k] * xs[k];
             zero_terms[i + k] = (s[i + k] * z[i + k]) * sums[k];
         }
@@ -5426,7 +5439,7 @@ AQI_AVX2 static uint32_t aqi_levels_avx2(const uint8_t *src, size_t n, uint32_t 
     m = _mm_max_epu8(m, _mm_srli_si128(m, 1));
     largest_all = (uint32_t)_mm_cvtsi128_si32(m) & 0xffu;
     _mm256_zeroupper();
-    result = aqi_levels_ref(src + i, n - i, max, out);
+    result = i == n ? 0 : aqi_levels_ref(src + i, n - i, max, out);
     return AQI_MAX(result, largest_all);
 }
 
@@ -5979,6 +5992,7 @@ AQI_INLINE AQI_AVX2 void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const 
     __m256 sum[2], zero[2];
     size_t i, k, at = 0, first = 0, have, end;
     high = _mm256_add_epi32(index, _mm256_set1_epi32(8));
+    AQI_KNOWN(words > 0);
     for (k = 0; (size_t)1 << k < words; k++) continue;
     index = _mm256_srl_epi32(index, _mm_cvtsi32_si128((int)k));
     high = _mm256_srl_epi32(high, _mm_cvtsi32_si128((int)k));
@@ -6470,7 +6484,7 @@ AQI_INLINE AQI_AVX512 void aqi_refits_of512(const uint16_t *steps, const aqi_qua
         if (codes != NULL && n % 64 != 0)
             aqi_pack64(codes + (n - 32) / 8 * bits,
                        aqi_unscramble64(_mm512_packus_epi16(q, even)), bits, true);
-        codes += codes != NULL ? n / 8 * bits : 0;
+        if (codes != NULL) codes += n / 8 * bits;
         s.q[g] = _mm512_madd_epi16(sq, one);
         s.qq[g] = sqq;
         s.qu[g] = squ;
@@ -7392,7 +7406,7 @@ static uint32_t aqi_levels_neon(const uint8_t *src, size_t n, uint32_t max,
         out->maxima += vaddlvq_u8(maxima);
     }
     largest_all = vmaxvq_u8(largest);
-    result = aqi_levels_ref(src + i, n - i, max, out);
+    result = i == n ? 0 : aqi_levels_ref(src + i, n - i, max, out);
     return AQI_MAX(result, largest_all);
 }
 
@@ -9204,6 +9218,7 @@ static bool aqi_levels_scan(const uint8_t *data, size_t bytes, uint32_t max, int
     memset(out, 0, sizeof *out);
     aqi_rle_init(&r, data, bytes, aqi_bits_needed(max));
     while (left > 0) {
+        /* cppcheck-suppress legacyUninitvar ; to be written */
         uint8_t *to = dst != NULL ? dst + (n - left) : batch;
         size_t part;
         if (!r.packed && r.run_left > AQI_RLE_BATCH) { /* of a level that was checked */
@@ -9232,6 +9247,7 @@ static bool aqi_levels_scan_packed(const uint8_t *data, size_t bytes, uint32_t m
     memset(out, 0, sizeof *out);
     if ((uint64_t)n > (uint64_t)bytes * 8 / AQI_MAX(width, 1u)) return false;
     while (done < n) {
+        /* cppcheck-suppress legacyUninitvar ; to be written */
         uint8_t *to = dst != NULL ? dst + done : batch;
         size_t part = (size_t)AQI_MIN(n - done, (int64_t)AQI_RLE_BATCH), i, j;
         for (i = 0; i < part;
@@ -9250,6 +9266,7 @@ static bool aqi_levels_scan_packed(const uint8_t *data, size_t bytes, uint32_t m
 
 /* A repeated run of fewer values, a multiple of 8, is not shorter than packed ones. */
 AQI_INLINE size_t aqi_rle_least_run(uint32_t width) {
+    AQI_KNOWN(width > 0); /* levels of 0 have none */
     return AQI_MAX((size_t)8, aqi_round_up(32 / width, 8));
 }
 
@@ -9340,7 +9357,7 @@ static size_t aqi_rle_take_in(aqi_rle_writer *w, const uint8_t *v, size_t n, boo
         bool fresh = w->groups == 0 && i == start;
         if (aqi_is_run(v + i, n - i, least) ||
             (last && fresh && kernels->run(v + i, n - i) == n - i)) {
-            aqi_rle_pack(w, v + start, i - start);
+            if (i > start) aqi_rle_pack(w, v + start, i - start);
             aqi_rle_close(w);
             w->value = v[i];
             w->repeats = kernels->run(v + i, n - i);
@@ -9352,7 +9369,7 @@ static size_t aqi_rle_take_in(aqi_rle_writer *w, const uint8_t *v, size_t n, boo
             break;
         }
     }
-    aqi_rle_pack(w, v + start, i - start);
+    if (i > start) aqi_rle_pack(w, v + start, i - start);
     if (last) aqi_rle_close(w);
     return i;
 }
@@ -14737,6 +14754,7 @@ static bool aqi_params_size(const aq_layout *l, size_t *out_bytes) {
 /* row_bytes, code_bytes, num_groups, params_bytes from the other fields. */
 static aq_status aqi_layout_complete(aq_layout *l, aq_error *err) {
     size_t bits, group_rows;
+    AQI_KNOWN(l->group_cols > 0 && l->group_rows > 0);
     l->groups_per_row = l->cols / l->group_cols + (l->cols % l->group_cols != 0);
     group_rows = l->rows / l->group_rows + (l->rows % l->group_rows != 0);
     if (!aqi_mul_size(l->cols, l->code_bits, &bits) || !aqi_add_size(bits, 7, &bits) ||
@@ -15110,7 +15128,7 @@ static void aqi_range_join(aqi_range *a, const aqi_range *b) {
  * not finite. */
 static bool aqi_range_add(const float *p, size_t n, bool begin, aqi_range *range,
                           size_t *out_bad) {
-    aqi_range r;
+    aqi_range r = {0.0f, 0.0f, 0};
     size_t i;
     aqi_k()->range(p, n, &r);
     if (r.absmax_bits >= AQI_INF_BITS) {
@@ -15446,6 +15464,7 @@ static bool aqi_range_of(const aqi_quantize_task *t, size_t at, size_t n, aqi_ra
                          size_t *out_bad) {
     float room[AQI_PIECE];
     size_t done, bad;
+    AQI_KNOWN(n > 0);
     for (done = 0; done < n; done += AQI_PIECE) {
         size_t part = AQI_MIN(n - done, (size_t)AQI_PIECE);
         const float *p = aqi_values_at(t, at + done, part, room);
@@ -15941,6 +15960,7 @@ static int aqi_round_between(double x, int least, int most) {
 
 /* Largest scale, minimum and value of the row's groups; false as aqi_range_of. */
 static bool aqi_small_factors(aqi_small_row *s, aqi_tile_report *report) {
+    /* cppcheck-suppress ctuuninitvar ; task and row are set, the rest is the result */
     const aqi_quantize_task *t = s->task;
     const aq_layout *l = t->layout;
     double scale = 0.0, minimum = 0.0, max_code = (double)aqi_max_code(l->bits);
@@ -16398,6 +16418,7 @@ static aq_status aqi_quantize_all(aqi_quantize_task *t, const aq_tasks *tasks,
     aq_status status = aqi_layout_check(l, err);
     if (out_metrics != NULL) memset(out_metrics, 0, sizeof *out_metrics);
     if (out_metrics != NULL) aqi_metrics_finish(out_metrics);
+    memset(&range, 0, sizeof range);
     if (status != AQ_OK) return status;
     if (!aq_dtype_is_float(t->dtype))
         return aqi_fail(err, AQ_E_ARG, "cannot quantize values of type %s",
@@ -16796,6 +16817,7 @@ static aq_status aqi_matmul(aqi_matmul_task *t, const aq_tasks *tasks, aq_error 
         memset(t->y, 0, t->count * l->rows * sizeof *t->y);
         return AQ_OK;
     }
+    AQI_KNOWN(t->count > 0 && l->cols > 0);
     least = AQI_MATMUL_LEAST / l->cols / t->count;
     width = tasks != NULL && tasks->width > 0 ? tasks->width : 16;
     t->tile_rows = l->rows / (8 * width);
@@ -17965,6 +17987,7 @@ static aq_status aqi_row_weights_open(const aq_parquet *f, int32_t row_group,
     w->row_first = (int64_t *)rows;
     w->span_first = (int64_t *)spans;
     walk = aqi_list_walk_of(f, column, w->row_first, w->num_rows);
+    AQI_KNOWN(walk.field != NULL);
     w->width = aqi_value_bytes(walk.field->type, walk.field->type_length);
     return aqi_column_located(w->column, aqi_row_weights_index(w, &walk, err), err);
 }
@@ -24597,6 +24620,7 @@ static aq_status aqi_slot_parts(const aqi_job *j, aqi_slot *s, aq_error *err) {
 /* Goes on in the open tensor after its piece. */
 static void aqi_job_advance(aqi_job *j, aqi_piece *p) {
     aqi_work *w = j->open;
+    AQI_KNOWN(w != NULL);
     j->open_col += p->cols;
     if (j->open_col >= w->in.layout.cols || w->col_step >= w->in.layout.cols) {
         j->open_col = 0;
@@ -24754,8 +24778,9 @@ static void aqi_record_end(aqi_job *j) {
 static const uint8_t *aqi_record_next(aqi_journal *f, uint32_t kind, size_t *out_bytes) {
     aqi_record_head head;
     size_t left = f->old.size - f->old_at;
-    const uint8_t *p = f->old.data + f->old_at;
+    const uint8_t *p;
     if (left < sizeof head) return NULL;
+    p = f->old.data + f->old_at;
     memcpy(&head, p, sizeof head);
     if (head.kind != kind || head.bytes > left - sizeof head ||
         head.crc != ~aqi_crc32(UINT32_MAX, p + sizeof head, head.bytes))
@@ -27963,7 +27988,7 @@ static aq_status aqi_arrow_describe_codes(const aqi_arrow_table *t, size_t row,
     memset(&x, 0, sizeof x);
     memset(&e, 0, sizeof e);
     aqi_tensor_reset(&e.tensor);
-    memcpy(x.dims, shape, num_dims * sizeof *shape);
+    if (num_dims > 0) memcpy(x.dims, shape, num_dims * sizeof *shape);
     aqi_arrow_cell(&x, &x.rows.shape, x.dims, num_dims, sizeof x.dims[0]);
     aqi_arrow_bytes_cell(&x, &t->dtype, row, &x.rows.dtype);
     aqi_arrow_bytes_cell(&x, &t->quant_type, row, &x.rows.quant_type);
@@ -28760,7 +28785,8 @@ static aq_status aqi_arrow_out_schema(const aqi_arrow_call *c, const aqi_arrow_o
 /* Values of a result, which the kernels store little-endian, in the machine's order. */
 static void aqi_arrow_native(const aq_batch *batch) {
     size_t i, k;
-    for (i = 0; AQI_BIG_ENDIAN && i < batch->num_items; i++) {
+    if (!AQI_BIG_ENDIAN) return;
+    for (i = 0; i < batch->num_items; i++) {
         const aq_tensor *t = &batch->items[i].tensor;
         uint8_t *p, value[sizeof(float)];
         memcpy(&p, &t->data, sizeof p); /* memory of ours: not const */

@@ -70,14 +70,15 @@ $0 ~ /MARK: - / {
 $0 ~ /^#if.*ARROWQUANT_IMPLEMENTATION/ && !implementation { implementation = NR }
 
 # --- Names of macros ------------------------------------------------------------------------
-# Beside our own prefixes: the Arrow C Data Interface, and the macros that system headers read.
+# Beside our own prefixes: the Arrow C Data Interface, the macros that system headers read, and
+# the two functions whose result clang's analyzer is told.
 
 $0 ~ /^ *# *define / {
     name = $0
     sub(/^ *# *define +/, "", name)
     sub(/[^A-Za-z0-9_].*$/, "", name)
     if (name !~ /^(AQ_|AQI_|ARROWQUANT_|ARROW_C_|ARROW_FLAG_)/ &&
-        name !~ /^(_POSIX_C_SOURCE|_DEFAULT_SOURCE|_DARWIN_C_SOURCE|_FILE_OFFSET_BITS)$/)
+        name !~ /^(_POSIX_C_SOURCE|_DEFAULT_SOURCE|_DARWIN_C_SOURCE|_FILE_OFFSET_BITS|aqi_fail|aqi_fail_at)$/)
         fault(NR, "macro '" name "' without AQ_ or AQI_", "name-macro")
 }
 

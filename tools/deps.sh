@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a make target needs and the machine lacks: tools/deps.sh demo|peers|test|fuzz
+# Installs what a make target needs and the machine lacks: tools/deps.sh demo|peers|test|fuzz|analyze
 #
 # Says nothing and changes nothing when all is there. Else it asks apt-get, as root or
 # through sudo; without apt-get or rights it prints what to run and fails. What a test can do
@@ -71,6 +71,12 @@ test)
         need npm npm
         need_file ca-certificates ../../etc/ssl/certs/ca-certificates.crt
     fi
+    ;;
+analyze)
+    need clang clang
+    need cppcheck cppcheck
+    need valgrind valgrind
+    need_file libcriterion-dev criterion/criterion.h
     ;;
 fuzz)
     need clang clang
