@@ -27273,12 +27273,15 @@ static aq_status aqi_arrow_check_views(const struct ArrowArray *a, aq_error *err
     const int64_t pools = a->n_buffers - 3;
     const void *sizes = a->buffers[a->n_buffers - 1];
     size_t i;
+    if (pools > 0 && sizes == NULL)
+        return aqi_fail(err, AQ_E_FORMAT, "no sizes of its %lld buffers",
+                        (long long)pools);
     for (i = 0; i < n; i++) {
         int32_t v[4];
         if (aqi_arrow_null(a, at + i)) continue;
         memcpy(v, (const uint8_t *)a->buffers[1] + (at + i) * sizeof v, sizeof v);
         if (v[0] >= 0 && v[0] <= 12) continue;
-        if (v[0] < 0 || v[2] < 0 || v[2] >= pools || v[3] < 0 || sizes == NULL ||
+        if (v[0] < 0 || v[2] < 0 || v[2] >= pools || v[3] < 0 ||
             a->buffers[2 + v[2]] == NULL ||
             (int64_t)v[3] + v[0] > aqi_arrow_offset(sizes, 8, (size_t)v[2]))
             return aqi_fail(err, AQ_E_FORMAT,
