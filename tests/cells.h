@@ -37,4 +37,23 @@ SUPPORT void put_list(aq_writer *w, const void *values, int64_t count) {
     ASSERT_OK(aq_writer_put_column(w, &v, &err));
 }
 
+/* A calibration file; then rows, each a row group. */
+SUPPORT aq_writer *open_calibration(const char *path) {
+    const aq_field_spec fields[] = {CELL_LEAF("layer_name", AQ_BYTE_ARRAY),
+                                    CELL_LEAF("timestep", AQ_INT32),
+                                    CELL_LIST("activations", AQ_FLOAT)};
+    aq_writer *w;
+    ASSERT_OK(
+        aq_writer_open(path, fields, sizeof fields / sizeof *fields, NULL, &w, &err));
+    return w;
+}
+
+SUPPORT void put_activations(aq_writer *w, const char *name, int32_t timestep,
+                             const float *x, size_t count) {
+    put_text(w, name);
+    put_cell(w, &timestep);
+    put_list(w, x, (int64_t)count);
+    ASSERT_OK(aq_writer_end_row_group(w, 1, &err));
+}
+
 #endif

@@ -391,19 +391,12 @@ static void make_table(const char *path) {
 
 static void make_calibration(const char *path) {
     static float x[32];
-    const aq_field_spec fields[] = {CELL_LEAF("layer_name", AQ_BYTE_ARRAY),
-                                    CELL_LEAF("timestep", AQ_INT32),
-                                    CELL_LIST("activations", AQ_FLOAT)};
     rng r = {3};
-    aq_writer *t;
-    ASSERT_OK(aq_writer_open(path, fields, COUNT_OF(fields), NULL, &t, &err));
+    aq_writer *t = open_calibration(path);
     for (int32_t step = 0; step < 3; step++) {
         rng_floats(&r, x, 32, (float)(1 + step));
         x[0] *= 8; /* a column that scales help */
-        put_text(t, "a.weight");
-        put_cell(t, &step);
-        put_list(t, x, 32);
-        ASSERT_OK(aq_writer_end_row_group(t, 1, &err));
+        put_activations(t, "a.weight", step, x, 32);
     }
     ASSERT_OK(aq_writer_finish(t, &err));
 }

@@ -161,20 +161,13 @@ static void make_source(const char *path) {
 
 static void make_calibration(const char *path) {
     static float x[2 * 96];
-    const aq_field_spec fields[] = {CELL_LEAF("layer_name", AQ_BYTE_ARRAY),
-                                    CELL_LEAF("timestep", AQ_INT32),
-                                    CELL_LIST("activations", AQ_FLOAT)};
     rng r = {7};
-    aq_writer *t;
-    ASSERT_OK(aq_writer_open(path, fields, COUNT_OF(fields), NULL, &t, &err));
+    aq_writer *t = open_calibration(path);
     for (int32_t step = 0; step < 60; step += 10) {
         for (size_t i = 0; i < 2 * 96; i++)
             x[i] = (float)((int)rng_below(&r, 2001) - 1000) / 1024.0f *
                    (float)(1 + step / 10) * (i % 96 % 16 == 0 ? 8 : 1);
-        put_text(t, "float32.weight");
-        put_cell(t, &step);
-        put_list(t, x, 2 * 96);
-        ASSERT_OK(aq_writer_end_row_group(t, 1, &err));
+        put_activations(t, "float32.weight", step, x, 2 * 96);
     }
     ASSERT_OK(aq_writer_finish(t, &err));
 }

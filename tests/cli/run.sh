@@ -26,54 +26,7 @@ done
 "${CC:-cc}" -O0 "$here/diffusion.c" -o "$diffusion" -pthread -lm || exit 1
 cd "$w" || exit 1
 
-passed=0 failed=0 skipped=0 name=''
-
-# --- Harness --------------------------------------------------------------------------------
-
-# begin NAME: a test starts, and the one before it ends.
-begin() {
-    end
-    name=$1
-    : >"$w/faults"
-}
-
-end() {
-    [ -n "$name" ] || return 0
-    if [ ! -s "$w/faults" ]; then
-        echo "ok $name"
-        passed=$((passed + 1))
-    else
-        echo "FAIL $name"
-        sed 's/^/    /' "$w/faults"
-        failed=$((failed + 1))
-    fi
-    name=
-}
-
-# skip WHY: instead of the rest of the test.
-skip() {
-    if [ -s "$w/faults" ]; then
-        end
-        return
-    fi
-    echo "skipped $name: $1"
-    skipped=$((skipped + 1))
-    name=
-}
-
-# fault WHAT: into a file, as the end of a pipe is a shell of its own.
-fault() { printf '%s\n' "$1" >>"$w/faults"; }
-
-# expect EXIT COMMAND...: runs it; its output goes to the files out and err.
-expect() {
-    wanted=$1
-    shift
-    "$@" >"$w/out" 2>"$w/err" </dev/null
-    got=$?
-    [ "$got" -eq "$wanted" ] && return
-    fault "$*: exit $got, not $wanted"
-    fault "$(head -c 600 "$w/err")"
-}
+. "$here/../harness.sh"
 
 # run EXIT ARGUMENT...: expect, of aq.
 run() {
@@ -993,7 +946,7 @@ for profile in 'edge [false,false,null]' 'local [true,true,null]' 'cloud [true,t
         --activation-bits 4 --profile "$1" --no-equalize --json
     json "$scaled" '[false,false,null]'
 done
-for profile in 'edge [5,5,null]' 'local [6,6,null]' 'cloud [6,6,null]'; do
+for profile in 'edge [5,5,null]' 'local [10,6,null]' 'cloud [20,6,null]'; do
     # shellcheck disable=SC2086
     set -- $profile
     run 0 quantize diff/model.safetensors diff/o.parquet --calibration diff/calib.parquet \

@@ -17,47 +17,7 @@ here=$PWD/tests/install
 w=$(mktemp -d) || exit 1
 trap 'rm -rf "$w"' EXIT
 trap 'exit 130' INT TERM
-passed=0 failed=0 skipped=0 name=''
-
-begin() {
-    end
-    name=$1
-    : >"$w/faults"
-}
-
-end() {
-    [ -n "$name" ] || return 0
-    if [ ! -s "$w/faults" ]; then
-        echo "ok $name"
-        passed=$((passed + 1))
-    else
-        echo "FAIL $name"
-        sed 's/^/    /' "$w/faults"
-        failed=$((failed + 1))
-    fi
-    name=
-}
-
-# skip WHY: instead of the rest of the test.
-skip() {
-    echo "skipped $name: $1"
-    skipped=$((skipped + 1))
-    name=
-}
-
-# A file, because a fault may come from the end of a pipe, which has variables of its own.
-fault() { printf '%s\n' "$1" >>"$w/faults"; }
-
-# expect EXIT COMMAND...: runs it; its output goes to the files out and err.
-expect() {
-    wanted=$1
-    shift
-    "$@" >"$w/out" 2>"$w/err" </dev/null
-    got=$?
-    [ "$got" -eq "$wanted" ] && return
-    fault "$*: exit $got, not $wanted"
-    fault "$(tail -n 20 "$w/out" "$w/err")"
-}
+. "$here/../harness.sh"
 
 # same FILE: its content is what stands on stdin.
 same() {
