@@ -1431,7 +1431,8 @@ typedef struct aq_job_report {
  * Returns  what opening, quantizing and writing return; AQ_E_CANCELLED. Nothing appears
  *          under `output` unless AQ_OK; but where the directory cannot be synced (AQ_E_IO
  *          with those words), the new file is there, though perhaps not for good.
- * Memory   max_memory_bytes, and descriptions of the tensors.
+ * Memory   max_memory_bytes, and descriptions of the tensors; with a calibration its
+ *          statistics and up to 16 MiB for trials.
  * Threads  the hooks are called from one thread at a time, the progress hook from any.
  * Numeric  the same file for any mode, number of threads and instruction set. */
 AQ_API AQ_CHECKED aq_status aq_job_run(const char *input, const char *output,
