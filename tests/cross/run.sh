@@ -3,7 +3,8 @@
 #
 # For each ARCH (aarch64, arm, i386, s390x, musl): digest.c, whose lines must be those that it
 # prints here; and every tests/test_*.c that can pass there, with the stand-in for Criterion beside
-# this file and no codecs but ZSTD and SNAPPY. What this machine cannot run runs in qemu-user.
+# this file and no codecs but ZSTD and SNAPPY. What this machine cannot run itself runs in
+# qemu-user.
 # ONLY="kernels quantize": only these; JOBS: how many at a time. The last line is the total.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -30,9 +31,9 @@ machine() {
         packages='qemu-user gcc-i686-linux-gnu libc6-dev-i386-cross' ;;
     s390x)  # big-endian: other tests take native values for little-endian ones; and libsnappy
             # 1.1.9 does not give back what it compressed
-        cc=s390x-linux-gnu-gcc emulator=qemu-s390x debian=s390x codecs=zstd
+        cc='s390x-linux-gnu-gcc -fexcess-precision=fast' emulator=qemu-s390x debian=s390x codecs=zstd
         packages='qemu-user gcc-s390x-linux-gnu libc6-dev-s390x-cross'
-        only bad_input kernels pool streams thrift threads writer ;;
+        ;;
     musl)   # another libc on this machine; the tests that do not write with codecs
         cc=musl-gcc
         packages=musl-tools
@@ -109,6 +110,11 @@ codec_libraries() {
 # No quotes in what follows: lists of words.
 # shellcheck disable=SC2046,SC2086
 
+# Whether programs of the machine run here as they are: those of i386 do on most of x86-64.
+runs_here() {
+    echo 'int main(void) { return 0; }' | $cc -static -x c - -o "$dir/nothing" && "$dir/nothing"
+} 2>/dev/null
+
 build_library() {
     $cc -std=c99 $flags $(codec_flags) -c tools/aq_impl.c -o "$dir/aq_impl.o"
 }
@@ -131,14 +137,19 @@ run_digest() {
 # One step; its counts are the last line that it prints, or one failure.
 if [ "${1:-}" = step ]; then
     machine "$2"
+    if runs_here; then emulator=''; fi
     log=$dir/$3.log
+    start=$(date +%s)
     if [ "$3" = digest ]; then run_digest; else run_test "$3"; fi >"$log" 2>&1 </dev/null
     status=$?
-    counts=$(tail -n 1 "$log" | grep -E '^[0-9]+ passed, [0-9]+ failed$')
-    case "$status $counts" in 0*' 0 failed') ;; 0* | *' 0 failed' | *' ') counts='0 passed, 1 failed' ;; esac
+    counts=$(tail -n 1 "$log" | grep -E '^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$')
+    case "$status $counts," in
+    '0 '*' 0 failed,'*) ;;
+    0* | *' 0 failed,'* | *' ,') counts='0 passed, 1 failed' ;;
+    esac
     echo "$counts" >"$dir/$3.counts"
-    case $counts in
-    *' 0 failed') echo "ok    $2/$3  $counts" ;;
+    case $counts, in
+    *' 0 failed,'*) echo "ok    $2/$3  $counts, $(($(date +%s) - start)) s" ;;
     *) report=$(echo "FAIL  $2/$3  $counts"; sed 's/^/      | /' "$log" | tail -n 60)
        echo "$report" ;;
     esac
@@ -164,5 +175,6 @@ for arch; do
 done
 xargs -P "$JOBS" -L 1 sh tests/cross/run.sh step <"$steps"
 while read -r arch name; do cat "build/cross/$arch/$name.counts"; done <"$steps" |
-    awk '{ passed += $1; failed += $3 }
-         END { print passed + 0 " passed, " failed + 0 " failed"; exit failed > 0 || passed == 0 }'
+    awk '{ passed += $1; failed += $3; skipped += $5 }
+         END { print passed + 0 " passed, " failed + 0 " failed" (skipped ? ", " skipped " skipped" : "")
+               exit failed > 0 || passed == 0 }'
