@@ -17320,17 +17320,20 @@ static aq_dtype aqi_dtype_of(const char *text, bool safetensors) {
 
 /* rows x cols of a shape: 0-D and 1-D are one row, N-D is [d0][product of the rest]. */
 static aq_status aqi_tensor_geometry(aq_tensor *t, aq_error *err) {
-    size_t rows = 1, cols = 1, bytes;
+    size_t rows = 1, cols = 1;
     uint64_t params = 1;
     uint32_t i;
+    bool fits = true;
     for (i = 0; i < t->num_dims; i++) {
         size_t *side = i == 0 && t->num_dims > 1 ? &rows : &cols;
-        if (__builtin_mul_overflow(params, t->shape[i], &params) ||
-            t->shape[i] > SIZE_MAX || !aqi_mul_size(*side, (size_t)t->shape[i], side))
+        if (__builtin_mul_overflow(params, t->shape[i], &params))
             return aqi_fail(err, AQ_E_LIMIT, "shape has over 2^64 elements");
+        fits = fits && t->shape[i] <= SIZE_MAX &&
+               aqi_mul_size(*side, (size_t)t->shape[i], side);
     }
-    if (!aqi_mul_size((size_t)params, 8, &bytes) || params > SIZE_MAX / 8)
-        return aqi_fail(err, AQ_E_LIMIT, "%llu elements are too many for this machine",
+    if (!fits || params > SIZE_MAX / 8)
+        return aqi_fail(err, AQ_E_LIMIT,
+                        "shape of %llu elements is too large for this machine",
                         (unsigned long long)params);
     t->num_params = params;
     t->layout.rows = rows;
