@@ -23810,7 +23810,8 @@ static aq_status aqi_job_try(aqi_job *j, size_t i, const aq_quant_options *quant
         view.scales = dst.scales;
         view.zero_points = dst.zero_points;
         view.params = dst.params;
-        status = aq_quantize_into(&l, w, AQ_F32, &dst, NULL, NULL, err);
+        aqi_floats_to(w, rows * cols, AQ_F32, (uint8_t *)back); /* little-endian */
+        status = aq_quantize_into(&l, back, AQ_F32, &dst, NULL, NULL, err);
         if (status == AQ_OK)
             status = aq_dequantize_rows(&l, &view, 0, rows, back, NULL, err);
         if (status == AQ_OK) aqi_trial_sums(c, &l, w, back, input_mse, out);
