@@ -23365,6 +23365,13 @@ void aq_spatial_fold(float *w, size_t rows, size_t cols, const float *scales) {
  * goes back to its beginning.
  *========================================================================*/
 
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#endif
+
 #define AQI_PIECE_VALUES ((size_t)1 << 20)
 #define AQI_DEFAULT_MEMORY ((uint64_t)256 << 20)
 
@@ -26014,6 +26021,12 @@ aq_status aq_merge(const char *const *shards, size_t num_shards, const char *out
     j.model = j.own_model;
     return aqi_job_run(&j, &o, out_report, err);
 }
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT DEFAULT
+#else
+#pragma GCC pop_options
+#endif
 
 #endif /* AQ_NO_WRITER */
 
