@@ -2006,7 +2006,8 @@ static FILE *begin_npy(const char *path, const char *descr, const char *shape,
     return f;
 }
 
-#if SIZE_MAX < UINT64_MAX
+#ifdef LARGE_TESTS /* by the command line */
+#elif SIZE_MAX < UINT64_MAX
 #define LARGE_TESTS 0 /* 2 GiB are too large for the machine */
 #elif defined(__SANITIZE_ADDRESS__)
 #define LARGE_TESTS 0 /* minutes */
@@ -2027,7 +2028,7 @@ Test(jobs, over_2_gib_in_bounded_memory) {
     float row[4096];
     FILE *f;
     if (!LARGE_TESTS || !room_for(here.path, bytes))
-        cr_skip_test("no room, a sanitizer, or 32 bits");
+        cr_skip_test("no room, a sanitizer, an emulator, or 32 bits");
     f = begin_npy(in_dir("w.npy"), "<f4", "(9, 67108864)", bytes);
     cr_assert_eq(fseeko(f, (off_t)(128 + bytes - sizeof values), SEEK_SET), 0);
     cr_assert_eq(fwrite(values, 1, sizeof values, f), sizeof values);
@@ -2078,7 +2079,7 @@ Test(jobs, over_2_gib_kept_in_chunks) {
     int32_t column = -1;
     FILE *f;
     if (!LARGE_TESTS || !room_for(here.path, bytes))
-        cr_skip_test("no room, a sanitizer, or 32 bits");
+        cr_skip_test("no room, a sanitizer, an emulator, or 32 bits");
     f = begin_npy(in_dir("w.npy"), "|i1", "(2049, 1048576)", bytes);
     for (size_t i = 0; i < COUNT_OF(marks); i++) {
         cr_assert_eq(fseeko(f, (off_t)(128 + marks[i]), SEEK_SET), 0);

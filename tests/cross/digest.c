@@ -1,7 +1,8 @@
 /* What the library computes and writes, as one CRC-32 a line: the lines are the same on
  * every machine (tests/cross/run.sh compares them). Before a line is printed, every
  * instruction set that this machine has must have given the same. No library but that of
- * C, no Criterion. Argument: only digests of this name. */
+ * C, no Criterion. Argument: only digests of this name; or save MODEL CALIBRATION: writes
+ * those of "calibrated". */
 #define AQ_STATIC
 #define ARROWQUANT_IMPLEMENTATION
 #include "../arrow_build.h"
@@ -901,6 +902,11 @@ static uint32_t digest_with(const struct aqi_kernels *k, size_t i, int part) {
 int main(int argc, char **argv) {
     const struct aqi_kernels *tables[8];
     size_t num_tables = find_tables(tables);
+    if (argc == 4 && strcmp(argv[1], "save") == 0) {
+        save_layers(argv[2]);
+        save_calibration(argv[3]);
+        return 0;
+    }
     require(temp_dir_make(&dir), "no temporary directory");
     for (size_t i = 0; i < COUNT_OF(digests); i++) {
         if (argc > 1 && strcmp(argv[1], digests[i].name) != 0) continue;

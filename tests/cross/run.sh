@@ -2,10 +2,14 @@
 # Builds and runs the tests for other machines: tests/cross/run.sh ARCH...   (see make cross)
 #
 # For each ARCH (aarch64, arm, i386, s390x, musl): digest.c, whose lines must be those that it
-# prints here; and every tests/test_*.c that can pass there, with the stand-in for Criterion beside
-# this file and no codecs but ZSTD and SNAPPY. What this machine cannot run itself runs in
-# qemu-user.
+# prints here; the command aq, whose files must be those that it writes here; and every
+# tests/test_*.c that can pass there, with the stand-in for Criterion beside this file and no
+# codecs but ZSTD and SNAPPY. What this machine cannot run itself runs in qemu-user. "optimizers"
+# is this machine by gcc and by clang with -O0 to -O3 and -march=native, which has fused
+# multiply-add, and the tests of numbers.
 # ONLY="kernels quantize": only these; JOBS: how many at a time. The last line is the total.
+# Many lists of words have no quotes.
+# shellcheck disable=SC2046,SC2086
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 : "${CC:=gcc}" "${JOBS:=2}" "${ONLY:=$(ls tests/test_*.c | sed 's/.*test_//; s/\.c$//' | tr '\n' ' ')}"
@@ -16,7 +20,7 @@ export CC
 # Sets, for $1: cc, emulator, packages (where cc and emulator are), debian (Debian's name of the
 # machine, for its libraries), codecs (of these libraries), tests (that can pass), dir.
 machine() {
-    emulator='' debian='' codecs='' tests=$ONLY dir=build/cross/$1
+    emulator='' debian='' codecs='' tests=$ONLY dir=build/cross/$1 optimize=-O2
     case $1 in
     aarch64)
         cc=aarch64-linux-gnu-gcc emulator=qemu-aarch64 debian=arm64 codecs='zstd snappy'
@@ -39,8 +43,12 @@ machine() {
         packages=musl-tools
         only dequantize footer kernels metrics model pool quantize refine spans statistics \
             streams threads thrift ;;
+    gcc-* | clang-*)
+        cc=${1%-*} optimize=-${1#*-} packages='gcc clang'
+        [ "$optimize" = -native ] && optimize='-O2 -march=native'
+        only dequantize diffusion kernels matmul metrics params quantize refine ;;
     *)
-        echo "tests/cross/run.sh: no machine '$1'; there are aarch64 arm i386 s390x musl" >&2
+        echo "tests/cross/run.sh: no machine '$1'; there are aarch64 arm i386 s390x musl optimizers" >&2
         exit 2 ;;
     esac
     # Those of qemu-user-static have names of their own.
@@ -93,7 +101,8 @@ END
 
 # 64 bits also for readdir() of the tests: directories of this machine have such offsets.
 # What gcc believes to be unset depends on what it inlines, which differs with the machine.
-flags='-Wall -Wextra -Werror -Wno-maybe-uninitialized -O2 -g1 -D_FILE_OFFSET_BITS=64'
+flags='-Wall -Wextra -Werror -Wno-unknown-warning-option -Wno-maybe-uninitialized
+    -g1 -D_FILE_OFFSET_BITS=64'
 
 codec_flags() {
     for codec in $codecs; do
@@ -107,32 +116,72 @@ codec_libraries() {
     done
 }
 
-# No quotes in what follows: lists of words.
-# shellcheck disable=SC2046,SC2086
-
 # Whether programs of the machine run here as they are: those of i386 do on most of x86-64.
 runs_here() {
     echo 'int main(void) { return 0; }' | $cc -static -x c - -o "$dir/nothing" && "$dir/nothing"
 } 2>/dev/null
 
+# The library must not fuse multiplications with additions where gcc may, as it does by default
+# without -std=c99; what the tests compute to compare with must be exact.
 build_library() {
-    $cc -std=c99 $flags $(codec_flags) -c tools/aq_impl.c -o "$dir/aq_impl.o"
+    case $cc in *gcc*) contract=-ffp-contract=fast ;; *) contract='' ;; esac
+    $cc -std=c99 $optimize $flags $contract $(codec_flags) -c tools/aq_impl.c -o "$dir/aq_impl.o"
 }
 
 run_test() {
     guard=
+    large=$([ -z "$emulator" ] || echo -DLARGE_TESTS=0) # they take minutes where they are fast
     [ "$1" = kernels ] && guard='tests/cross/guard.c -Wl,--wrap=posix_memalign,--wrap=free'
-    $cc -std=gnu11 $flags -static -Itests/cross $(codec_flags) "tests/test_$1.c" $guard \
+    $cc -std=gnu11 $optimize $flags $large -ffp-contract=off -static -Itests/cross \
+        $(codec_flags) "tests/test_$1.c" $guard \
         -o "$dir/test_$1" "$dir/aq_impl.o" $(codec_libraries) -pthread -lm &&
         $emulator "$dir/test_$1"
 }
 
 run_digest() {
-    $CC -std=gnu11 $flags tests/cross/digest.c -o "$dir/digest_here" -pthread -lm &&
-        $cc -std=gnu11 $flags -static tests/cross/digest.c -o "$dir/digest" -pthread -lm &&
-        "$dir/digest_here" >"$dir/digest_here.txt" && $emulator "$dir/digest" >"$dir/digest.txt" &&
-        diff "$dir/digest_here.txt" "$dir/digest.txt" && echo '1 passed, 0 failed'
+    $cc -std=gnu11 $optimize $flags -static tests/cross/digest.c -o "$dir/digest" -pthread -lm &&
+        $emulator "$dir/digest" >"$dir/digest.txt" &&
+        diff $here/digest.txt "$dir/digest.txt" && echo '1 passed, 0 failed'
 }
+
+# The command without codecs, which other machines may not have, as one program: $1 is the
+# compiler with its options, $2 the program.
+build_aq() {
+    $1 -std=c99 $flags tools/aq*.c -o "$2" -pthread -lm
+}
+
+# What the command "$@" makes of the model and the calibration of digest.c, into its directory.
+aq_files() {
+    files=$1
+    shift
+    rm -rf "$files" && mkdir -p "$files" && cd "$files" &&
+        "$@" quantize "$model" 4.parquet --group-size 64 >/dev/null &&
+        "$@" quantize "$model" 2.parquet --bits 2 --codebook --no-streaming >/dev/null &&
+        "$@" quantize "$model" time.parquet --calibration "$calibration" --optimize-groups \
+            --smooth-groups sigmoid --equalize --smooth-input 0.5 --target-bpw 9 >/dev/null &&
+        "$@" dequantize 4.parquet 4.safetensors >/dev/null &&
+        "$@" convert "$model" model.safetensors >/dev/null &&
+        "$@" inspect --json time.parquet >time.json &&
+        "$@" compare --json "$model" 2.parquet >compare.json &&
+        "$@" verify ./*.parquet >/dev/null
+}
+
+run_aq() {
+    build_aq "$cc $optimize -static" "$dir/aq" &&
+        (aq_files "$dir/files" $emulator "$PWD/$dir/aq") &&
+        diff -r $here/files "$dir/files" && echo '1 passed, 0 failed'
+}
+
+# The same of this machine.
+build_here() {
+    mkdir -p $here &&
+        $CC -std=gnu11 -O2 $flags tests/cross/digest.c -o $here/digest -pthread -lm &&
+        $here/digest >$here/digest.txt && $here/digest save "$model" "$calibration" &&
+        build_aq "$CC -O2" $here/aq && (aq_files $here/files "$PWD/$here/aq")
+}
+
+here=build/cross/here
+model=$PWD/$here/layers.parquet calibration=$PWD/$here/calibration.parquet
 
 # One step; its counts are the last line that it prints, or one failure.
 if [ "${1:-}" = step ]; then
@@ -140,7 +189,11 @@ if [ "${1:-}" = step ]; then
     if runs_here; then emulator=''; fi
     log=$dir/$3.log
     start=$(date +%s)
-    if [ "$3" = digest ]; then run_digest; else run_test "$3"; fi >"$log" 2>&1 </dev/null
+    case $3 in
+    digest) run_digest ;;
+    aq)     run_aq ;;
+    *)      run_test "$3" ;;
+    esac >"$log" 2>&1 </dev/null
     status=$?
     counts=$(tail -n 1 "$log" | grep -E '^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$')
     case "$status $counts," in
@@ -160,9 +213,15 @@ fi
 
 [ $# -gt 0 ] || { sed -n 2p "$0"; exit 2; }
 for arch; do
+    shift
+    if [ "$arch" != optimizers ]; then set -- "$@" "$arch"; continue; fi
+    for option in O0 O1 O2 O3 native; do set -- "$@" "gcc-$option" "clang-$option"; done
+done
+for arch; do
     machine "$arch"
     need_tools
 done
+build_here || exit 1
 steps=$(mktemp) || exit 1
 trap 'rm -f "$steps"' EXIT
 for arch; do
@@ -171,7 +230,7 @@ for arch; do
     mkdir -p "$dir"
     rm -f "$dir"/*.counts
     build_library || exit 1
-    for name in digest $tests; do echo "$arch $name"; done >>"$steps"
+    for name in digest aq $tests; do echo "$arch $name"; done >>"$steps"
 done
 xargs -P "$JOBS" -L 1 sh tests/cross/run.sh step <"$steps"
 while read -r arch name; do cat "build/cross/$arch/$name.counts"; done <"$steps" |
