@@ -2,6 +2,7 @@
  * with every method and kind of parameters: NaN and infinity at each position, denormals,
  * zeros of both signs, equal values, outliers, short rows, nothing at all, sizes that
  * overflow, an instruction set that is not there. */
+#define NATIVE_SOURCES
 #include "quantized.h"
 
 #include <float.h>

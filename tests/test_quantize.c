@@ -1,6 +1,7 @@
 /* aq_layout_init and aq_quantize_into against an oracle in double, written from the
  * formulas of their comments: scales, zero points, codes, packing, error bounds, errors,
  * and that neither threads nor the instruction set change a byte. */
+#define NATIVE_SOURCES
 #include "quantized.h"
 
 #include <float.h>
