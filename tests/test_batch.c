@@ -480,7 +480,7 @@ Test(batch, names_in_byte_order) {
     memset(arrays, 0, sizeof arrays);
     for (size_t i = 0; i < COUNT_OF(arrays); i++) {
         arrays[i].name = i < COUNT_OF(names) ? names[i] : name;
-        arrays[i].data = value;
+        arrays[i].data = le_floats(value, 1);
         arrays[i].dtype = AQ_F32;
     }
     memset(name, 'x', sizeof name - 1); /* between "b" and "z z" */
@@ -1174,6 +1174,7 @@ static void expect_values(const aq_tensor *tensors, size_t n, uint32_t threads) 
                   is_aligned(t->data) && t->data != NULL && isnan(t->cosine) &&
                   t->scales == NULL && t->params == NULL && item->metrics.count == 0,
               "%s", item->name);
+        turn_le(want, bytes / sizeof *want, sizeof *want);
         CHECK(memcmp(t->data, want, bytes) == 0, "values of %s", item->name);
         offset_free(want, 0);
     }

@@ -246,6 +246,7 @@ Test(jobs, converted_and_dequantized_values) {
             } else {
                 want = malloc(y.data_bytes + 1);
                 ASSERT_OK(aq_tensor_rows_f32(&x, 0, x.layout.rows, want, NULL, &err));
+                turn_le(want, y.data_bytes / sizeof *want, sizeof *want);
                 cr_assert_eq(y.dtype, AQ_F32);
                 cr_assert_arr_eq(y.data, want, y.data_bytes);
                 free(want);
