@@ -589,7 +589,9 @@ Test(nonfinite, types) {
     for (size_t i = 0; i < COUNT_OF(cases) * COLS; i++) {
         size_t bytes = aq_dtype_bytes(cases[i / COLS].dtype), index = i % COLS;
         uint8_t src[COLS * 8] = {0};
-        memcpy(src + index * bytes, &cases[i / COLS].bits, bytes);
+        uint64_t bits = cases[i / COLS].bits;
+        memcpy(src + index * bytes, turn_le(&bits, 1, sizeof bits), bytes);
+        turn_le(src + index * bytes, 1, bytes);
         if (cases[i / COLS].what != NULL)
             check_nonfinite(&q, src, cases[i / COLS].dtype, NULL, index,
                             cases[i / COLS].what);
@@ -842,6 +844,7 @@ Test(column_scales, as_if_divided_before) {
         quantized want = quantized_make(ROWS, COLS, &o), q;
         aq_metrics m, all;
         cr_assert_eq(aq_from_f32(values, COUNT, half, AQ_F16, &err), AQ_OK);
+        turn_le(half, COUNT, sizeof *half);
         if (dtype == AQ_F16)
             cr_assert_eq(aq_to_f32(half, AQ_F16, COUNT, values, &err), AQ_OK);
         for (size_t i = 0; i < COUNT; i++)
