@@ -189,7 +189,13 @@ SUPPORT void *turn_le(void *values, size_t count, size_t width) {
     return values;
 }
 
-/* The same of floats, as a copy that lives as long as the process of the test. */
+/* The low `bytes` bytes of `bits` as a native value. */
+SUPPORT void put_bits(void *dst, uint64_t bits, size_t bytes) {
+    memcpy(dst, turn_le(&bits, 1, sizeof bits), bytes);
+    turn_le(dst, 1, bytes);
+}
+
+/* Floats little-endian, as a copy that lives as long as the process of the test. */
 SUPPORT const float *le_floats(const float *values, size_t count) {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
     float *copy = (float *)malloc(count * sizeof *copy + 1);
