@@ -190,7 +190,7 @@ SUPPORT void *turn_le(void *values, size_t count, size_t width) {
 }
 
 /* The low `bytes` bytes of `bits` as a native value. */
-SUPPORT void put_bits(void *dst, uint64_t bits, size_t bytes) {
+SUPPORT void put_native(void *dst, uint64_t bits, size_t bytes) {
     memcpy(dst, turn_le(&bits, 1, sizeof bits), bytes);
     turn_le(dst, 1, bytes);
 }

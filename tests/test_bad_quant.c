@@ -179,16 +179,16 @@ Test(nonfinite, at_every_position_of_other_types) {
             uint8_t *v = (uint8_t *)offset_alloc(1, LENGTH * bytes);
             quantized q = quantized_make(1, LENGTH, &some[i % COUNT_OF(some)]);
             for (k = 0; k < LENGTH; k++)
-                put_bits(v + k * bytes, one, bytes);
+                put_native(v + k * bytes, one, bytes);
             for (k = 0; k < LENGTH * COUNT_OF(bad); k++) {
                 size_t at = k / COUNT_OF(bad);
                 char what[40];
                 snprintf(what, sizeof what, "%s%s", bad[k % COUNT_OF(bad)].what,
                          dtype == AQ_F64 && k % COUNT_OF(bad) > 0 ? " in float32" : "");
-                put_bits(v + at * bytes, types[i / COUNT_OF(some)].bad[k % COUNT_OF(bad)],
-                         bytes);
+                put_native(v + at * bytes,
+                           types[i / COUNT_OF(some)].bad[k % COUNT_OF(bad)], bytes);
                 check_refused(&q, v, dtype, at, what);
-                put_bits(v + at * bytes, one, bytes);
+                put_native(v + at * bytes, one, bytes);
             }
             offset_free(v, 1);
             quantized_free(&q);

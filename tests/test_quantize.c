@@ -589,7 +589,7 @@ Test(nonfinite, types) {
     for (size_t i = 0; i < COUNT_OF(cases) * COLS; i++) {
         size_t bytes = aq_dtype_bytes(cases[i / COLS].dtype), index = i % COLS;
         uint8_t src[COLS * 8] = {0};
-        put_bits(src + index * bytes, cases[i / COLS].bits, bytes);
+        put_native(src + index * bytes, cases[i / COLS].bits, bytes);
         if (cases[i / COLS].what != NULL)
             check_nonfinite(&q, src, cases[i / COLS].dtype, NULL, index,
                             cases[i / COLS].what);
