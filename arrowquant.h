@@ -17371,17 +17371,20 @@ static aq_dtype aqi_dtype_of(const char *text, bool safetensors) {
 
 /* rows x cols of a shape: 0-D and 1-D are one row, N-D is [d0][product of the rest]. */
 static aq_status aqi_tensor_geometry(aq_tensor *t, aq_error *err) {
-    size_t rows = 1, cols = 1, bytes;
+    size_t rows = 1, cols = 1;
     uint64_t params = 1;
     uint32_t i;
+    bool fits = true;
     for (i = 0; i < t->num_dims; i++) {
         size_t *side = i == 0 && t->num_dims > 1 ? &rows : &cols;
-        if (__builtin_mul_overflow(params, t->shape[i], &params) ||
-            t->shape[i] > SIZE_MAX || !aqi_mul_size(*side, (size_t)t->shape[i], side))
+        if (__builtin_mul_overflow(params, t->shape[i], &params))
             return aqi_fail(err, AQ_E_LIMIT, "shape has over 2^64 elements");
+        fits = fits && t->shape[i] <= SIZE_MAX &&
+               aqi_mul_size(*side, (size_t)t->shape[i], side);
     }
-    if (!aqi_mul_size((size_t)params, 8, &bytes) || params > SIZE_MAX / 8)
-        return aqi_fail(err, AQ_E_LIMIT, "%llu elements are too many for this machine",
+    if (!fits || params > SIZE_MAX / 8)
+        return aqi_fail(err, AQ_E_LIMIT,
+                        "shape of %llu elements is too large for this machine",
                         (unsigned long long)params);
     t->num_params = params;
     t->layout.rows = rows;
@@ -23413,6 +23416,13 @@ void aq_spatial_fold(float *w, size_t rows, size_t cols, const float *scales) {
  * goes back to its beginning.
  *========================================================================*/
 
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#endif
+
 #define AQI_PIECE_VALUES ((size_t)1 << 20)
 #define AQI_DEFAULT_MEMORY ((uint64_t)256 << 20)
 
@@ -23860,7 +23870,8 @@ static aq_status aqi_job_try(aqi_job *j, size_t i, const aq_quant_options *quant
         view.scales = dst.scales;
         view.zero_points = dst.zero_points;
         view.params = dst.params;
-        status = aq_quantize_into(&l, w, AQ_F32, &dst, NULL, NULL, err);
+        aqi_floats_to(w, rows * cols, AQ_F32, (uint8_t *)back); /* little-endian */
+        status = aq_quantize_into(&l, back, AQ_F32, &dst, NULL, NULL, err);
         if (status == AQ_OK)
             status = aq_dequantize_rows(&l, &view, 0, rows, back, NULL, err);
         if (status == AQ_OK) aqi_trial_sums(c, &l, w, back, input_mse, out);
@@ -26069,6 +26080,12 @@ aq_status aq_merge(const char *const *shards, size_t num_shards, const char *out
     j.model = j.own_model;
     return aqi_job_run(&j, &o, out_report, err);
 }
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT DEFAULT
+#else
+#pragma GCC pop_options
+#endif
 
 #endif /* AQ_NO_WRITER */
 

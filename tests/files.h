@@ -105,10 +105,11 @@ SUPPORT aq_tensor tensor_of(const char *name, aq_dtype dtype, const uint64_t *sh
     return t;
 }
 
+/* Of native floats; on a big-endian machine a copy of what they are now. */
 SUPPORT aq_tensor matrix_of(const char *name, uint64_t rows, uint64_t cols,
                             const float *data) {
     const uint64_t shape[2] = {rows, cols};
-    return tensor_of(name, AQ_F32, shape, 2, data);
+    return tensor_of(name, AQ_F32, shape, 2, le_floats(data, (size_t)(rows * cols)));
 }
 
 /* Opens a model and takes all its tensors; the first error. */

@@ -168,6 +168,99 @@ SUPPORT void *offset_alloc(size_t offset, size_t bytes) {
 
 SUPPORT void offset_free(void *block, size_t offset) { free((uint8_t *)block - offset); }
 
+/* ---- little-endian values ---- */
+
+/* The library reads and writes values of files little-endian; those that a test computes
+ * are native. On most machines it is the same, and nothing is done. */
+
+/* `count` values of `width` bytes, turned round on a big-endian machine, in place. */
+SUPPORT void *turn_le(void *values, size_t count, size_t width) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    uint8_t *p = (uint8_t *)values;
+    for (size_t i = 0; i < count; i++, p += width) {
+        for (size_t k = 0; k < width / 2; k++) {
+            uint8_t b = p[k];
+            p[k] = p[width - 1 - k];
+            p[width - 1 - k] = b;
+        }
+    }
+#endif
+    (void)count, (void)width;
+    return values;
+}
+
+/* The low `bytes` bytes of `bits` as a native value. */
+SUPPORT void put_native(void *dst, uint64_t bits, size_t bytes) {
+    memcpy(dst, turn_le(&bits, 1, sizeof bits), bytes);
+    turn_le(dst, 1, bytes);
+}
+
+/* Floats little-endian, as a copy that lives as long as the process of the test. */
+SUPPORT const float *le_floats(const float *values, size_t count) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    float *copy = (float *)malloc(count * sizeof *copy + 1);
+    if (copy == NULL) abort();
+    if (count > 0) memcpy(copy, values, count * sizeof *copy);
+    return (const float *)turn_le(copy, count, sizeof *copy);
+#else
+    (void)count;
+    return values;
+#endif
+}
+
+/* For tests of which no source is little-endian: the functions below take native ones. */
+#if defined(NATIVE_SOURCES) && defined(__BYTE_ORDER__) &&                                \
+    __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+static void *native_copy(const void *src, size_t count, aq_dtype dtype) {
+    const size_t width = aq_dtype_bytes(dtype);
+    void *copy = malloc(count * width + 1);
+    if (copy == NULL) abort();
+    return turn_le(memcpy(copy, src, count * width), count, width);
+}
+
+/* First as it is, for what does not depend on values: arguments, places that overlap. */
+SUPPORT aq_status native_quantize_into(const aq_layout *layout, const void *src,
+                                       aq_dtype dtype, const aq_quantized *dst,
+                                       const aq_tasks *tasks, aq_metrics *metrics,
+                                       aq_error *e) {
+    aq_status status = aq_quantize_into(layout, src, dtype, dst, tasks, metrics, e);
+    size_t stride;
+    void *copy;
+    if (status == AQ_E_ARG || src == NULL || layout->rows == 0) return status;
+    stride = layout->src_stride != 0 ? layout->src_stride : layout->cols;
+    copy = native_copy(src, (layout->rows - 1) * stride + layout->cols, dtype);
+    status = aq_quantize_into(layout, copy, dtype, dst, tasks, metrics, e);
+    free(copy);
+    return status;
+}
+
+SUPPORT aq_status native_to_f32(const void *src, aq_dtype dtype, size_t count, float *dst,
+                                aq_error *e) {
+    aq_status status = aq_to_f32(src, dtype, count, dst, e);
+    void *copy;
+    if (status != AQ_OK || src == NULL) return status;
+    copy = native_copy(src, count, dtype);
+    status = aq_to_f32(copy, dtype, count, dst, e);
+    free(copy);
+    return status;
+}
+
+SUPPORT aq_status native_moments_of(const void *src, aq_dtype dtype, size_t count,
+                                    const aq_tasks *tasks, aq_moments *out, aq_error *e) {
+    aq_status status = aq_moments_of(src, dtype, count, tasks, out, e);
+    void *copy;
+    if (status == AQ_E_ARG || src == NULL) return status;
+    copy = native_copy(src, count, dtype);
+    status = aq_moments_of(copy, dtype, count, tasks, out, e);
+    free(copy);
+    return status;
+}
+
+#define aq_quantize_into native_quantize_into
+#define aq_to_f32 native_to_f32
+#define aq_moments_of native_moments_of
+#endif
+
 /* ---- tasks ---- */
 
 SUPPORT void reverse_run(void *user, size_t n, void (*fn)(void *arg, size_t index),

@@ -2,6 +2,7 @@
  * with every method and kind of parameters: NaN and infinity at each position, denormals,
  * zeros of both signs, equal values, outliers, short rows, nothing at all, sizes that
  * overflow, an instruction set that is not there. */
+#define NATIVE_SOURCES
 #include "quantized.h"
 
 #include <float.h>
@@ -174,20 +175,20 @@ Test(nonfinite, at_every_position_of_other_types) {
         for (size_t i = 0; i < COUNT_OF(types) * COUNT_OF(some); i++) {
             aq_dtype dtype = types[i / COUNT_OF(some)].dtype;
             size_t bytes = aq_dtype_bytes(dtype), k;
-            const uint64_t *one = &types[i / COUNT_OF(some)].one;
+            const uint64_t one = types[i / COUNT_OF(some)].one;
             uint8_t *v = (uint8_t *)offset_alloc(1, LENGTH * bytes);
             quantized q = quantized_make(1, LENGTH, &some[i % COUNT_OF(some)]);
             for (k = 0; k < LENGTH; k++)
-                memcpy(v + k * bytes, one, bytes);
+                put_native(v + k * bytes, one, bytes);
             for (k = 0; k < LENGTH * COUNT_OF(bad); k++) {
                 size_t at = k / COUNT_OF(bad);
                 char what[40];
                 snprintf(what, sizeof what, "%s%s", bad[k % COUNT_OF(bad)].what,
                          dtype == AQ_F64 && k % COUNT_OF(bad) > 0 ? " in float32" : "");
-                memcpy(v + at * bytes, &types[i / COUNT_OF(some)].bad[k % COUNT_OF(bad)],
-                       bytes);
+                put_native(v + at * bytes,
+                           types[i / COUNT_OF(some)].bad[k % COUNT_OF(bad)], bytes);
                 check_refused(&q, v, dtype, at, what);
-                memcpy(v + at * bytes, one, bytes);
+                put_native(v + at * bytes, one, bytes);
             }
             offset_free(v, 1);
             quantized_free(&q);

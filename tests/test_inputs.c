@@ -21,7 +21,8 @@ static void put(const char *name, const char *text) {
 /* A safetensors file: the header, and `bytes` bytes that count up from `first`. */
 static void put_shard(const char *name, const char *header, size_t bytes, uint8_t first) {
     uint8_t data[512];
-    size_t n = strlen(header), i;
+    uint64_t n = strlen(header);
+    size_t i;
     cr_assert_lt(8 + n + bytes, sizeof data);
     for (i = 0; i < 8; i++)
         data[i] = (uint8_t)(n >> 8 * i);
@@ -561,7 +562,9 @@ static const struct {
     {NPY("|u1", "True", "(3,)"), 1, 3}, /* of one dimension, the order is no matter */
     {NPY("|u1", "True", "()"), 0, 1},
     {NPY("|u1", "False", "(0,)"), 1, 0},
+#if SIZE_MAX == UINT64_MAX
     {NPY("|u1", "False", "(0, 18446744073709551615)"), 2, 0},
+#endif
     {NPY("|u1", "False", "(2, 3,)"), 2, 6},
     {NPY("|u1", "False", "(1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,2)"), 16, 2},
     {"{'shape':(2,3),'descr':'|u1','fortran_order':False}", 2, 6},

@@ -1,5 +1,6 @@
 /* Rows of codes: dequantized and multiplied without a buffer between; aq_matmul and
  * aq_matmul_i8 against sums that are made here, in double, from the codes in memory. */
+#define NATIVE_SOURCES
 #define AQ_STATIC
 #define ARROWQUANT_IMPLEMENTATION
 #include "../arrowquant.h"

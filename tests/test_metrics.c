@@ -1,5 +1,6 @@
 /* aq_metrics_of, aq_metrics_add and the metrics of aq_quantize_into against an oracle in
  * long double; the private aqi_log10 against that of the C library. */
+#define NATIVE_SOURCES
 #define AQ_STATIC
 #define ARROWQUANT_IMPLEMENTATION
 #include "quantized.h"

@@ -722,7 +722,8 @@ static aq_tensor make_form(size_t i, size_t rows, size_t cols, const float *valu
     dst.scales = malloc(t.layout.num_groups * sizeof(float) + 1);
     dst.zero_points = malloc(t.layout.num_groups * sizeof(float) + 1);
     dst.params = malloc(t.layout.params_bytes + 1);
-    ASSERT_OK(aq_quantize_into(&t.layout, values, AQ_F32, &dst, NULL, NULL, &err));
+    ASSERT_OK(aq_quantize_into(&t.layout, le_floats(values, rows * cols), AQ_F32, &dst,
+                               NULL, NULL, &err));
     t.data = dst.codes;
     t.data_bytes = t.layout.code_bytes;
     t.scales = dst.scales;

@@ -1,5 +1,6 @@
 /* Small group parameters, codebooks, AQ_SEARCH and AQ_WEIGHTED. What stored bytes mean is
  * computed here from the text of docs/FORMAT.md, "Small parameters". */
+#define NATIVE_SOURCES
 #include "quantized.h"
 
 #include <math.h>

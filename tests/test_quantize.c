@@ -1,6 +1,7 @@
 /* aq_layout_init and aq_quantize_into against an oracle in double, written from the
  * formulas of their comments: scales, zero points, codes, packing, error bounds, errors,
  * and that neither threads nor the instruction set change a byte. */
+#define NATIVE_SOURCES
 #include "quantized.h"
 
 #include <float.h>
@@ -588,7 +589,7 @@ Test(nonfinite, types) {
     for (size_t i = 0; i < COUNT_OF(cases) * COLS; i++) {
         size_t bytes = aq_dtype_bytes(cases[i / COLS].dtype), index = i % COLS;
         uint8_t src[COLS * 8] = {0};
-        memcpy(src + index * bytes, &cases[i / COLS].bits, bytes);
+        put_native(src + index * bytes, cases[i / COLS].bits, bytes);
         if (cases[i / COLS].what != NULL)
             check_nonfinite(&q, src, cases[i / COLS].dtype, NULL, index,
                             cases[i / COLS].what);
@@ -841,6 +842,7 @@ Test(column_scales, as_if_divided_before) {
         quantized want = quantized_make(ROWS, COLS, &o), q;
         aq_metrics m, all;
         cr_assert_eq(aq_from_f32(values, COUNT, half, AQ_F16, &err), AQ_OK);
+        turn_le(half, COUNT, sizeof *half);
         if (dtype == AQ_F16)
             cr_assert_eq(aq_to_f32(half, AQ_F16, COUNT, values, &err), AQ_OK);
         for (size_t i = 0; i < COUNT; i++)

@@ -1,6 +1,7 @@
 /* AQ_REFINE: in no group a larger squared error than AQ_MINMAX, whatever the values; how
  * much it gains on known distributions; the same bytes on every instruction set and for
  * any number of threads. Errors are computed here, in double, from the codes in memory. */
+#define NATIVE_SOURCES
 #define AQ_STATIC
 #define ARROWQUANT_IMPLEMENTATION
 #include "../arrowquant.h"

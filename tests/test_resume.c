@@ -104,6 +104,7 @@ static void save_waves(const char *path) {
         if (i == 3) shape[0] = 1, shape[1] = 70000;
         values[i] = wave((size_t)(shape[0] * shape[dims - 1]), i);
         if (i == 2) values[i][777] = (float)NAN;
+        turn_le(values[i], (size_t)(shape[0] * shape[dims - 1]), sizeof *values[i]);
         t[i] = tensor_of(names[i], AQ_F32, shape, dims, values[i]);
     }
     ASSERT_OK(aq_model_save(path, t, TENSORS, &fast, &err));
