@@ -496,6 +496,15 @@ static const json_case json_cases[] = {
     {"{" T("\\u12g4", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
     {"{" T("\\ud800", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
     {"{" T("\\udc00", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\ud83dabcdef", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\ud83d\\n12345", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\ud83d\\u0041", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\ud83d\\ue000", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\ud83d\\ude0g", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\uG000", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{\"\\u12\"", 0, AQ_E_FORMAT, "escape"},
+    {"{\"\\ud83d\\\"", 0, AQ_E_FORMAT, "string without an end"},
+    {"{\"\\ud83d\\u\":1", 0, AQ_E_FORMAT, "escape"},
     {"{\"t\":{\"dtype\":\"Q4\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
      AQ_E_UNSUPPORTED, "\"Q4\""},
     /* JSON */
@@ -526,6 +535,32 @@ Test(bad_input, safetensors_headers) {
         cr_expect_eq(got, k->wanted, "%s is %s, not %s: %s", k->json, aq_status_name(got),
                      aq_status_name(k->wanted), got == AQ_OK ? "" : err.message);
         if (got == k->wanted && got != AQ_OK) EXPECT_MESSAGE(k->json, k->message);
+        file_free(&f);
+    }
+}
+
+/* Escapes are undone, surrogates joined. */
+Test(bad_input, safetensors_names) {
+    static const struct {
+        const char *json, *name;
+    } cases[] = {{"\\ud83d\\uDE00", "\xf0\x9f\x98\x80"},
+                 {"\\udbff\\udfff", "\xf4\x8f\xbf\xbf"},
+                 {"\\u00e9\\u20AC\\u0041", "\xc3\xa9\xe2\x82\xac\x41"},
+                 {"\\ue000", "\xee\x80\x80"},
+                 {"\\\"\\\\\\/\\b\\f\\n\\r\\t", "\"\\/\b\f\n\r\t"}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        const char *path = in_dir("names.safetensors");
+        char json[200];
+        file f;
+        aq_model *m;
+        aq_tensor t;
+        snprintf(json, sizeof json, "{" T("%s", F32(0, 4)) "}", cases[i].json);
+        f = make_json(json, strlen(json), 4);
+        file_write(path, f.data, f.size);
+        ASSERT_OK(aq_model_open(path, NULL, &m, &err));
+        ASSERT_OK(aq_model_describe(m, 0, &t, &err));
+        cr_expect_str_eq(t.name, cases[i].name);
+        aq_model_close(m);
         file_free(&f);
     }
 }
