@@ -797,6 +797,57 @@ Test(bad_input, model_rows) {
     }
 }
 
+/* Any column of a model, known by its name, of a type that it cannot have. */
+Test(bad_input, model_columns_of_other_types) {
+    static const char *const columns[] = {"layer_name",
+                                          "shape",
+                                          "dtype",
+                                          "data",
+                                          "num_params",
+                                          "quant_type",
+                                          "scales",
+                                          "zero_points",
+                                          "quant_axis",
+                                          "group_size",
+                                          "bit_width",
+                                          "packing",
+                                          "cosine",
+                                          "sqnr_db",
+                                          "max_abs_error",
+                                          "chunk_index",
+                                          "chunk_count",
+                                          "group_params",
+                                          "params_type",
+                                          "codebook",
+                                          "modality",
+                                          "is_diffusion_model",
+                                          "time_aware_quant_json",
+                                          "spatial_quant_json",
+                                          "activation_stats_json"};
+    for (size_t i = 0; i < COUNT_OF(columns); i++) {
+        aq_field_spec fields[] = {{.name = "layer_name", .type = AQ_BYTE_ARRAY},
+                                  {.name = "shape", .type = AQ_INT64},
+                                  {.name = "data", .type = AQ_BYTE_ARRAY},
+                                  {.name = columns[i], .type = AQ_BOOLEAN}};
+        const bool flag = strcmp(columns[i], "is_diffusion_model") == 0;
+        size_t n = 4;
+        char text[80];
+        aq_model *m;
+        aq_writer *w;
+        for (size_t k = 0; k < 3; k++) {
+            if (strcmp(columns[i], fields[k].name) != 0) continue;
+            fields[k].type = AQ_BOOLEAN;
+            n = 3;
+        }
+        if (flag) fields[3].type = AQ_FLOAT;
+        ASSERT_OK(aq_writer_open(in_dir("columns"), fields, n, NULL, &w, &err));
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_STATUS(aq_model_open(in_dir("columns"), NULL, &m, &err), AQ_E_TYPE);
+        snprintf(text, sizeof text, "column %s has another type than", columns[i]);
+        EXPECT_MESSAGE(columns[i], text);
+    }
+}
+
 Test(bad_input, a_name_in_two_row_groups) {
     model_row r = good_row();
     file f = make_model_file(&r, 2);

@@ -984,11 +984,25 @@ Test(parquet, hostile_chunk_sizes) {
 
 /* ---- misuse of the reader ---- */
 
+static bool never_reads(void *user, int64_t offset, void *dst, size_t bytes) {
+    (void)user, (void)offset, (void)dst, (void)bytes;
+    return false;
+}
+
+static bool never_visits(void *user, size_t column, int64_t first_level,
+                         const aq_span *span) {
+    (void)user, (void)column, (void)first_level, (void)span;
+    cr_assert_fail("nothing is to be visited");
+    return true;
+}
+
 Test(parquet, reader_misuse) {
     static const uint8_t body[8] = {1, 0, 0, 0, 2, 0, 0, 0};
     aq_parquet_options one_column = {.max_columns = 1},
                        small = {.max_metadata_bytes = 64};
-    aq_reader broken = {NULL, NULL, 100};
+    aq_reader broken = {NULL, NULL, 100}, below = {never_reads, NULL, -1},
+              silent = {never_reads, NULL, 100};
+    aq_row_group_info group;
     craft *c = calloc(1, sizeof *c);
     const aq_span *spans;
     aq_parquet *f = (aq_parquet *)c;
@@ -1000,6 +1014,11 @@ Test(parquet, reader_misuse) {
     made = craft_file(c, &int_field, 1, 2, 2);
     ASSERT_STATUS(aq_parquet_open_reader(&broken, NULL, &f, &err), AQ_E_ARG);
     cr_assert_null(f);
+    ASSERT_STATUS(aq_parquet_open_reader(NULL, NULL, &f, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_parquet_open_reader(&below, NULL, &f, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_parquet_open_reader(&silent, NULL, &f, &err), AQ_E_IO);
+    ASSERT_MESSAGE("reader", "the caller's reader failed at offset");
+    ASSERT_STATUS(aq_parquet_open_memory(NULL, 100, NULL, &f, &err), AQ_E_FORMAT);
     ASSERT_STATUS(aq_parquet_open_memory(made.data, made.size, &small, &f, &err),
                   AQ_E_LIMIT);
     ASSERT_MESSAGE("small", "max_metadata_bytes");
@@ -1012,8 +1031,23 @@ Test(parquet, reader_misuse) {
     ASSERT_STATUS(aq_column_open(f, 0, 1, &col, &err), AQ_E_ARG);
     cr_assert_null(col);
     ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+    ASSERT_STATUS(aq_columns_visit(&col, 1, NULL, NULL, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("visit", "visit without a function");
+    ASSERT_OK(aq_columns_decode(NULL, 0, NULL, &err));
+    ASSERT_OK(aq_columns_visit(NULL, 0, NULL, never_visits, NULL, &err));
     ASSERT_OK(aq_column_next(col, &span, &err));
     ASSERT_STATUS(aq_column_spans(col, &spans, &n, &err), AQ_E_STATE);
+    aq_column_close(col);
+    ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+    ASSERT_OK(aq_column_spans(col, &spans, &n, &err));
+    ASSERT_STATUS(aq_columns_visit(&col, 1, NULL, never_visits, NULL, &err), AQ_E_STATE);
+    cr_assert_null(aq_parquet_field(f, -1));
+    cr_assert_null(aq_parquet_field(f, 1000));
+    cr_assert_str_eq(aq_parquet_column_path(f, -1), "");
+    cr_assert_str_eq(aq_parquet_column_path(f, 1), "");
+    ASSERT_STATUS(aq_parquet_get_row_group(f, -1, &group, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_parquet_get_row_group(f, 1, &group, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("row group", "row group 1 of 1");
     aq_column_close(col);
     aq_column_close(NULL);
     aq_parquet_close(f);
