@@ -189,7 +189,9 @@ Test(arrow, fixed_shape_tensors) {
                {"+w:240", "{\"shape\":[24,1.5]}", AQ_E_FORMAT, "offset"},
                {"+w:240", "{\"shape\":[99999999999,99999999999]}", AQ_E_FORMAT, "values"},
                {"+w:240", "{\"shape\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,240]}", AQ_E_LIMIT,
-                "16 dimensions"}};
+                "16 dimensions"},
+               {"+w:240", "{\"shape\":5}", AQ_E_FORMAT, "no list"},
+               {"+w:240", "{\"shape\":[24 10]}", AQ_E_FORMAT, "list without an end"}};
     table out;
     for (size_t i = 0; i < COUNT_OF(good); i++) {
         ASSERT_OK(quantize_tensor("+w:240", good[i], &out));

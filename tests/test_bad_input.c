@@ -848,6 +848,32 @@ Test(bad_input, model_columns_of_other_types) {
     }
 }
 
+Test(bad_input, a_null_inside_a_shape) {
+    static const aq_field_spec fields[] = {
+        {.name = "layer_name", .type = AQ_BYTE_ARRAY},
+        {.name = "shape", .type = AQ_GROUP, .num_children = 1},
+        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
+        {.name = "element", .repetition = AQ_OPTIONAL, .type = AQ_INT64},
+        {.name = "data", .type = AQ_BYTE_ARRAY}};
+    static const int64_t dims[2] = {1, 1};
+    static const uint8_t whole[2] = {2, 2}, null_inside[2] = {2, 1}, rep[2] = {0, 1};
+    for (int broken = 0; broken < 2; broken++) {
+        const aq_bytes name = bytes_of("a"), data = bytes_of("1234");
+        const aq_column_values columns[] = {
+            {&name, .num_values = 1},
+            {dims, 2 - broken, broken ? null_inside : whole, rep, .num_levels = 2},
+            {&data, .num_values = 1}};
+        aq_writer *w;
+        ASSERT_OK(aq_writer_open(in_dir("m"), fields, COUNT_OF(fields), NULL, &w, &err));
+        for (size_t i = 0; i < COUNT_OF(columns); i++)
+            ASSERT_OK(aq_writer_put_column(w, &columns[i], &err));
+        ASSERT_OK(aq_writer_end_row_group(w, 1, &err));
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_STATUS(model_read_all(in_dir("m"), NULL), broken ? AQ_E_FORMAT : AQ_OK);
+        if (broken) ASSERT_MESSAGE("null", "null inside the list at value 1");
+    }
+}
+
 Test(bad_input, a_name_in_two_row_groups) {
     model_row r = good_row();
     file f = make_model_file(&r, 2);

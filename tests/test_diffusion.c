@@ -340,6 +340,44 @@ Test(diffusion, bad_calibration_files_are_refused) {
                    "max_bytes");
 }
 
+static const float *no_scales(void *user, const char *layer_name) {
+    (void)user, (void)layer_name;
+    return NULL;
+}
+
+/* A column of a calibration that has another type. */
+Test(diffusion, other_columns_are_no_calibration) {
+    static const struct {
+        aq_physical_type name, time, values;
+        const char *message;
+    } cases[] = {{AQ_INT32, AQ_INT32, AQ_FLOAT, "column layer_name is not"},
+                 {AQ_BYTE_ARRAY, AQ_FLOAT, AQ_FLOAT, "column timestep is not"},
+                 {AQ_BYTE_ARRAY, AQ_INT64, AQ_DOUBLE, "column activations is not"},
+                 {AQ_BYTE_ARRAY, AQ_INT32, AQ_GROUP, "column activations is not"}};
+    const aq_calibration_options scales = {.input_scales = no_scales};
+    aq_calibration *c;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        const bool flat = cases[i].values == AQ_GROUP;
+        const aq_field_spec fields[] = {{.name = "layer_name", .type = cases[i].name},
+                                        {.name = "timestep", .type = cases[i].time},
+                                        {.name = "activations",
+                                         .type = flat ? AQ_FLOAT : AQ_GROUP,
+                                         .num_children = !flat},
+                                        {.name = "list",
+                                         .repetition = AQ_REPEATED,
+                                         .type = AQ_GROUP,
+                                         .num_children = 1},
+                                        {.name = "element", .type = cases[i].values}};
+        aq_writer *w;
+        ASSERT_OK(aq_writer_open(in_dir("c"), fields, flat ? 3 : 5, NULL, &w, &err));
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_STATUS(aq_calibration_open(in_dir("c"), NULL, &c, &err), AQ_E_TYPE);
+        EXPECT_MESSAGE("type", cases[i].message);
+    }
+    ASSERT_STATUS(aq_calibration_open(in_dir("c"), &scales, &c, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("scales", "input_scales need the model");
+}
+
 /* Against a model: names and columns. */
 Test(diffusion, calibration_of_another_model_is_refused) {
     static const float w[12] = {1, 2, 3};

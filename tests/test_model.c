@@ -763,6 +763,98 @@ Test(model, other_tensors_than_announced) {
     cr_assert_eq(temp_dir_entries(here.path), 0);
 }
 
+Test(model, tensors_that_cannot_be) {
+    static const uint64_t shape[17] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    static const float values[6] = {1, 2, 3, 4, 5, 6};
+    static const struct {
+        const char *name;
+        int dtype;
+        bool no_shape;
+        uint32_t dims;
+        const char *message;
+    } cases[] = {{NULL, AQ_F32, false, 1, "tensor name missing or not UTF-8"},
+                 {"", AQ_F32, false, 1, "tensor name missing or not UTF-8"},
+                 {"\xc3", AQ_F32, false, 1, "tensor name missing or not UTF-8"},
+                 {"t", 0, false, 1, "dtype 0 is none of aq_dtype"},
+                 {"t", 99, false, 1, "dtype 99 is none of aq_dtype"},
+                 {"t", AQ_F32, false, 17, "17 dimensions; at most 16"},
+                 {"t", AQ_F32, true, 1, "1 dimensions; at most 16"}};
+    const aq_model_writer_options no_pairs = {.num_metadata = 1};
+    aq_tensor t, m;
+    float x[3] = {1, 1, 1}, y[4] = {0};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        ASSERT_STATUS(aq_tensor_init(&t, cases[i].name, (aq_dtype)cases[i].dtype,
+                                     cases[i].no_shape ? NULL : shape, cases[i].dims,
+                                     values, &err),
+                      AQ_E_ARG);
+        EXPECT_MESSAGE("tensor", cases[i].message);
+        cr_expect_null(t.name);
+    }
+    m = matrix_of("m", 2, 3, values);
+    ASSERT_STATUS(aq_tensor_rows_f32(&m, 3, 0, y, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("rows", "rows 3 to 3 of 2");
+    ASSERT_STATUS(aq_tensor_rows_f32(&m, 1, 2, y, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("rows", "rows 1 to 3 of 2");
+    ASSERT_STATUS(aq_tensor_dot(&m, 2, x, y, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("row", "row 2 of 2");
+    ASSERT_STATUS(aq_tensor_dot(&m, 0, NULL, y, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_tensor_matmul(&m, NULL, 1, y, NULL, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_tensor_matmul(&m, x, 1, NULL, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("vector", "vector missing");
+    ASSERT_OK(aq_tensor_matmul(&m, NULL, 0, NULL, NULL, &err));
+    ASSERT_STATUS(aq_tensor_time_group(NULL, 0, NULL, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("time group", "tensor missing");
+    m.data = NULL;
+    ASSERT_STATUS(aq_tensor_matvec(&m, x, y, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("data", "tensor has no data; use aq_model_tensor");
+    m.data = (const uint8_t *)values;
+    ASSERT_STATUS(aq_model_save(in_dir("m.parquet"), &m, 1, &no_pairs, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("pairs", "metadata missing");
+    m.name = "__metadata__";
+    ASSERT_STATUS(aq_model_save(in_dir("m.safetensors"), &m, 1, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("name", "safetensors reserves the name __metadata__");
+    ASSERT_OK(aq_model_save(in_dir("m.parquet"), &m, 1, NULL, &err));
+}
+
+/* One group of the whole tensor, which lies in several rows of the file. */
+Test(model, one_group_in_chunks) {
+    enum { G_ROWS = 40, G_COLS = 30 };
+    const aq_quant_options q = {.bits = 5, .granularity = AQ_PER_TENSOR};
+    const aq_model_writer_options chunks = {.chunk_bytes = 100};
+    static float w[G_ROWS * G_COLS], back[G_ROWS * G_COLS], want[G_ROWS * G_COLS];
+    static uint8_t codes[G_ROWS * G_COLS];
+    float scale, zero;
+    const aq_quantized dst = {codes, &scale, &zero, NULL};
+    const aq_quantized_view view = {codes, &scale, &zero, NULL};
+    aq_tensor t = matrix_of("t", G_ROWS, G_COLS, w), got;
+    aq_parquet_info info;
+    aq_parquet *f;
+    aq_model *m;
+    rng r = {12};
+    rng_floats(&r, w, G_ROWS * G_COLS, 3);
+    ASSERT_OK(aq_layout_init(G_ROWS, G_COLS, &q, &t.layout, &err));
+    ASSERT_OK(aq_quantize_into(&t.layout, w, AQ_F32, &dst, NULL, NULL, &err));
+    ASSERT_OK(aq_dequantize_rows(&t.layout, &view, 0, G_ROWS, want, NULL, &err));
+    t.data = codes;
+    t.data_bytes = t.layout.code_bytes;
+    t.scales = &scale;
+    t.zero_points = &zero;
+    ASSERT_OK(aq_model_save(in_dir("m.parquet"), &t, 1, &chunks, &err));
+    ASSERT_OK(aq_parquet_open(in_dir("m.parquet"), NULL, &f, &err));
+    aq_parquet_get_info(f, &info);
+    cr_assert_gt(info.num_rows, 1);
+    aq_parquet_close(f);
+    ASSERT_OK(aq_model_open(in_dir("m.parquet"), NULL, &m, &err));
+    cr_assert_eq(aq_model_count(m), 1);
+    ASSERT_OK(aq_model_find(m, "t", &got, &err));
+    cr_assert(got.layout.granularity == AQ_PER_TENSOR && got.layout.num_groups == 1);
+    cr_assert(got.scales[0] == scale && got.zero_points[0] == zero);
+    ASSERT_OK(aq_tensor_rows_f32(&got, 0, G_ROWS, back, NULL, &err));
+    cr_assert_arr_eq(back, want, sizeof want);
+    aq_tensor_release(&got);
+    aq_model_close(m);
+}
+
 /* The nearest name is that which begins most alike. */
 Test(model, names_that_are_not_there) {
     static const float values[4] = {1};

@@ -669,6 +669,95 @@ Test(parquet, pages_join) {
     free(c);
 }
 
+/* The deprecated BIT_PACKED levels: from the most significant bit on, without a length. */
+Test(parquet, levels_packed_bit_by_bit) {
+    static const uint8_t body[] = {0xac, 0xc0, 10, 0, 0, 0,  20, 0, 0, 0,  30, 0, 0,
+                                   0,    40,   0,  0, 0, 50, 0,  0, 0, 60, 0,  0, 0};
+    static const uint8_t levels[10] = {1, 0, 1, 0, 1, 1, 0, 0, 1, 1};
+    static const int32_t values[6] = {10, 20, 30, 40, 50, 60};
+    craft *c = calloc(1, sizeof *c);
+    for (size_t bytes = 0; bytes <= sizeof body; bytes++) {
+        aqi_page_header h = craft_data_header(10, AQ_PLAIN);
+        aq_status status;
+        aq_column *col;
+        aq_parquet *f;
+        aq_span s;
+        file made;
+        c->size = 0;
+        AQI_SET(&h.data_page_header, aqi_data_page, definition_level_encoding,
+                AQ_BIT_PACKED);
+        craft_page(c, &h, body, bytes);
+        made = craft_file(c, &optional_int, 1, 10, 10);
+        ASSERT_OK(aq_parquet_open_memory(made.data, made.size, NULL, &f, &err));
+        ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+        status = aq_column_view(col, &s, &err);
+        cr_assert_eq(status, bytes == sizeof body ? AQ_OK : AQ_E_FORMAT, "%zu", bytes);
+        if (bytes < 2) EXPECT_MESSAGE("cut", "definition levels cut off");
+        if (status == AQ_OK) {
+            cr_assert(s.num_levels == 10 && s.num_values == 6);
+            cr_assert_arr_eq(s.def_levels, levels, sizeof levels);
+            cr_assert_arr_eq(s.values, values, sizeof values);
+        }
+        aq_column_close(col);
+        aq_parquet_close(f);
+        file_free(&made);
+    }
+    free(c);
+}
+
+Test(parquet, dictionary_in_another_encoding) {
+    static const uint8_t body[8] = {10, 0, 0, 0, 20, 0, 0, 0}, indices[] = {1, 4, 1};
+    craft *c = calloc(1, sizeof *c);
+    for (int i = 0; i < 3; i++) { /* the two names that stand for plain values, and RLE */
+        aqi_page_header h;
+        aq_column *col;
+        aq_parquet *f;
+        aq_span s;
+        file made;
+        c->size = c->dictionary_bytes = 0;
+        memset(&h, 0, sizeof h);
+        AQI_SET(&h, aqi_page_header, type, AQI_PAGE_DICTIONARY);
+        AQI_MARK(&h, aqi_page_header, dictionary_page_header);
+        AQI_SET(&h.dictionary_page_header, aqi_dictionary_page, num_values, 2);
+        AQI_SET(&h.dictionary_page_header, aqi_dictionary_page, encoding,
+                i == 0   ? AQ_PLAIN
+                : i == 1 ? AQ_PLAIN_DICTIONARY
+                         : AQ_RLE);
+        craft_page(c, &h, body, sizeof body);
+        c->dictionary_bytes = c->size;
+        craft_data_page(c, 2, i == 1 ? AQ_PLAIN_DICTIONARY : AQ_RLE_DICTIONARY, indices,
+                        sizeof indices);
+        made = craft_file(c, &int_field, 1, 2, 2);
+        ASSERT_OK(aq_parquet_open_memory(made.data, made.size, NULL, &f, &err));
+        ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+        ASSERT_STATUS(aq_column_view(col, &s, &err), i == 2 ? AQ_E_FORMAT : AQ_OK);
+        if (i == 2) ASSERT_MESSAGE("RLE", "dictionary page with encoding RLE");
+        if (i < 2) cr_assert_eq(((const int32_t *)s.values)[0], 20);
+        aq_column_close(col);
+        aq_parquet_close(f);
+        file_free(&made);
+    }
+    free(c);
+}
+
+Test(parquet, more_columns_than_allowed) {
+    static const aq_field_spec fields[3] = {{.name = "a", .type = AQ_INT32},
+                                            {.name = "b", .type = AQ_INT32},
+                                            {.name = "c", .type = AQ_INT32}};
+    for (uint32_t most = 2; most <= 3; most++) {
+        const aq_parquet_options o = {.max_columns = most};
+        aq_parquet *f;
+        aq_writer *w;
+        ASSERT_OK(aq_writer_open(in_dir("f"), fields, 3, NULL, &w, &err));
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_STATUS(aq_parquet_open(in_dir("f"), &o, &f, &err),
+                      most == 2 ? AQ_E_LIMIT : AQ_OK);
+        if (most == 2)
+            ASSERT_MESSAGE("columns", "schema has over 2 columns; raise max_columns");
+        aq_parquet_close(f);
+    }
+}
+
 Test(parquet, a_list_goes_on_in_the_next_page) {
     /* levels: one run each; [1 2] then 3 more elements of the same list */
     static const uint8_t first[] = {3, 0, 0, 0, 0x03, 0x02, 0, 2, 0, 0, 0,
