@@ -939,6 +939,8 @@ Test(diffusion, static_activations_of_odd_sizes) {
     ASSERT_STATUS(aq_activations_init_static(&wide, x, 1, &p, memory, &a, &err),
                   AQ_E_UNSUPPORTED);
     ASSERT_MESSAGE("groups", "groups of 2000 elements; use aq_matmul");
+    ASSERT_STATUS(aq_activations_init(&wide, x, 1, memory, &a, &err), AQ_E_UNSUPPORTED);
+    ASSERT_MESSAGE("groups", "groups of 2000 elements; use aq_matmul");
     ASSERT_OK(aq_layout_init(2, 0, &rows, &none, &err));
     ASSERT_OK(aq_activations_init_static(&none, NULL, 0, &p, NULL, &a, &err));
     cr_assert(a.codes == NULL && a.scales == NULL && a.sums == NULL && a.count == 0);
@@ -2311,6 +2313,7 @@ Test(diffusion, modality_of_a_model) {
         {"w", "architecture", "WhisperModel", "audio"},
         {"model.embed_tokens.weight", NULL, NULL, "text"},
         {"down_blocks.0.conv.weight", NULL, NULL, "image"},
+        {"w", "architecture", "Perceptron", NULL},
         {"w", NULL, NULL, NULL},
     };
     static const float w[4];

@@ -178,6 +178,9 @@ static aq_status read_parquet(const aq_allocator *a, const char *path, aq_io io)
 static aq_status op_parquet_map(const aq_allocator *a) {
     return read_parquet(a, paths.model, AQ_IO_AUTO);
 }
+static aq_status op_parquet_must_map(const aq_allocator *a) {
+    return read_parquet(a, paths.model, AQ_IO_MAP);
+}
 static aq_status op_parquet_read(const aq_allocator *a) {
     return read_parquet(a, paths.model, AQ_IO_READ);
 }
@@ -531,6 +534,7 @@ typedef struct operation {
 
 static const operation operations[] = {
     {"read Parquet, mapped", op_parquet_map, false},
+    {"read Parquet, mapped or not at all", op_parquet_must_map, false},
     {"read Parquet", op_parquet_read, false},
     {"read a model, mapped", op_model, false},
     {"read a model", op_model_read, false},

@@ -816,6 +816,15 @@ Test(model, tensors_that_cannot_be) {
     ASSERT_OK(aq_model_save(in_dir("m.parquet"), &m, 1, NULL, &err));
 }
 
+Test(model, no_file_to_open) {
+    aq_model *m;
+    ASSERT_STATUS(aq_model_open("/dev/null", NULL, &m, &err), AQ_E_IO);
+    ASSERT_MESSAGE("device", "not a regular file");
+    ASSERT_STATUS(aq_model_open(in_dir("none"), NULL, &m, &err), AQ_E_IO);
+    ASSERT_MESSAGE("nothing", "cannot open");
+    cr_assert_null(m);
+}
+
 /* One group of the whole tensor, which lies in several rows of the file. */
 Test(model, one_group_in_chunks) {
     enum { G_ROWS = 40, G_COLS = 30 };

@@ -758,6 +758,57 @@ Test(parquet, more_columns_than_allowed) {
     }
 }
 
+/* Lists so long that they are handed out one by one. */
+typedef struct visited {
+    const float *values;
+    int64_t seen, lists, stop_after;
+} visited;
+
+static bool visit_list(void *user, size_t column, int64_t first_level, const aq_span *s) {
+    visited *v = (visited *)user;
+    cr_assert_eq(column, 0);
+    cr_assert_eq(first_level, v->seen);
+    cr_assert(s->single_list && s->num_rows == 1 && s->num_levels == s->num_values);
+    cr_assert(memcmp(s->values, v->values + v->seen,
+                     (size_t)s->num_values * sizeof(float)) == 0);
+    v->seen += s->num_levels;
+    return ++v->lists != v->stop_after;
+}
+
+Test(parquet, visits_of_long_lists) {
+    enum { LIST = 5000 };
+    static const aq_field_spec fields[] = {
+        {.name = "v", .type = AQ_GROUP, .num_children = 1},
+        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
+        {.name = "element", .type = AQ_FLOAT}};
+    static float values[3 * LIST];
+    static const int32_t offsets[] = {0, LIST, 2 * LIST + 7, 3 * LIST};
+    const aq_column_values put = {.values = values,
+                                  .num_values = 3 * LIST,
+                                  .list_offsets = offsets,
+                                  .num_lists = 3};
+    aq_parquet *f;
+    aq_writer *w;
+    rng r = {4};
+    rng_floats(&r, values, 3 * LIST, 1);
+    ASSERT_OK(aq_writer_open(in_dir("f"), fields, 3, NULL, &w, &err));
+    ASSERT_OK(aq_writer_put_column(w, &put, &err));
+    ASSERT_OK(aq_writer_end_row_group(w, 3, &err));
+    ASSERT_OK(aq_writer_finish(w, &err));
+    ASSERT_OK(aq_parquet_open(in_dir("f"), NULL, &f, &err));
+    for (int64_t stop = 0; stop <= 3; stop++) {
+        visited v = {values, 0, 0, stop};
+        aq_column *col;
+        ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+        ASSERT_STATUS(aq_columns_visit(&col, 1, NULL, visit_list, &v, &err),
+                      stop == 0 ? AQ_OK : AQ_E_CANCELLED);
+        cr_assert_eq(v.lists, stop == 0 ? 3 : stop);
+        cr_assert_eq(v.seen, offsets[v.lists]);
+        aq_column_close(col);
+    }
+    aq_parquet_close(f);
+}
+
 Test(parquet, a_list_goes_on_in_the_next_page) {
     /* levels: one run each; [1 2] then 3 more elements of the same list */
     static const uint8_t first[] = {3, 0, 0, 0, 0x03, 0x02, 0, 2, 0, 0, 0,
