@@ -740,6 +740,71 @@ Test(parquet, dictionary_in_another_encoding) {
     free(c);
 }
 
+/* Encoded values that end early, or have another size than the type. */
+Test(parquet, encoded_values_cut_off) {
+    /* Prefixes 0 0, suffixes of 2 bytes each: "ab" "cd". */
+    static const uint8_t prefixed[] = {0x80, 1, 4, 2, 0, 0, 0, 0, 0,  0,  0x80, 1,
+                                       4,    2, 4, 0, 0, 0, 0, 0, 97, 98, 99,   100};
+    static const uint8_t split[] = {0, 0, 0, 0, 0x80, 0, 0x3f, 0x40}; /* 1 and 2 */
+    static const struct {
+        aq_field_spec field;
+        int32_t encoding;
+        const uint8_t *body;
+        size_t size;
+        bool good;
+    } cases[] = {{{.name = "v", .type = AQ_BYTE_ARRAY},
+                  AQ_DELTA_BYTE_ARRAY,
+                  prefixed,
+                  sizeof prefixed,
+                  true},
+                 {{.name = "v", .type = AQ_FIXED_LEN_BYTE_ARRAY, .type_length = 2},
+                  AQ_DELTA_BYTE_ARRAY,
+                  prefixed,
+                  sizeof prefixed,
+                  true},
+                 {{.name = "v", .type = AQ_FIXED_LEN_BYTE_ARRAY, .type_length = 3},
+                  AQ_DELTA_BYTE_ARRAY,
+                  prefixed,
+                  sizeof prefixed,
+                  false},
+                 {{.name = "v", .type = AQ_FLOAT},
+                  AQ_BYTE_STREAM_SPLIT,
+                  split,
+                  sizeof split,
+                  true}};
+    craft *c = calloc(1, sizeof *c);
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        for (size_t bytes = 0; bytes <= cases[i].size; bytes++) {
+            const bool good = cases[i].good && bytes == cases[i].size;
+            aq_column *col;
+            aq_parquet *f;
+            aq_span s;
+            file made;
+            c->size = 0;
+            craft_data_page(c, 2, cases[i].encoding, cases[i].body, bytes);
+            made = craft_file(c, &cases[i].field, 1, 2, 2);
+            ASSERT_OK(aq_parquet_open_memory(made.data, made.size, NULL, &f, &err));
+            ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+            ASSERT_STATUS(aq_column_view(col, &s, &err), good ? AQ_OK : AQ_E_FORMAT);
+            if (!good) EXPECT_MESSAGE("cut", "2 values");
+            if (good && i == 0) {
+                const aq_bytes *v = (const aq_bytes *)s.values;
+                cr_assert(v[0].size == 2 && memcmp(v[0].data, "ab", 2) == 0);
+                cr_assert(v[1].size == 2 && memcmp(v[1].data, "cd", 2) == 0);
+            }
+            if (good && i == 1) cr_assert(memcmp(s.values, "abcd", 4) == 0);
+            if (good && i == 3) {
+                const float want[2] = {1, 2};
+                cr_assert_arr_eq(s.values, want, sizeof want);
+            }
+            aq_column_close(col);
+            aq_parquet_close(f);
+            file_free(&made);
+        }
+    }
+    free(c);
+}
+
 Test(parquet, more_columns_than_allowed) {
     static const aq_field_spec fields[3] = {{.name = "a", .type = AQ_INT32},
                                             {.name = "b", .type = AQ_INT32},

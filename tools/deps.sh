@@ -100,7 +100,7 @@ fuzz)
         missing="$missing libclang-rt-dev"
     ;;
 *)
-    echo "usage: tools/deps.sh demo|peers|test|coverage|fuzz" >&2
+    echo "usage: tools/deps.sh demo|peers|test|fuzz|coverage|analyze" >&2
     exit 2
     ;;
 esac
