@@ -295,6 +295,18 @@ analyze-valgrind: $(VALGRIND_TESTS:%=build/plain/test_%)
 	    --trace-children=yes --error-exitcode=9 $$t --timeout 600 >build/valgrind.log 2>&1 && \
 	    ! grep -q '^==[0-9]*== ' build/valgrind.log || { tail -n 30 build/valgrind.log; exit 1; }; done
 
+# --- Coverage -----------------------------------------------------------------------------
+# Lines and branches of the header that the tests reach, by gcov; fails below the bars of
+# tools/coverage.sh.
+
+.PHONY: coverage coverage-programs
+COVERAGE_PROGRAMS := $(TESTS:%=build/cov/%) build/cov/aq
+coverage-programs: $(COVERAGE_PROGRAMS)
+coverage:
+	@sh tools/deps.sh coverage
+	@$(MAKE) -j $(JOBS) coverage-programs
+	@CC='$(CC)' JOBS='$(JOBS)' sh tools/coverage.sh
+
 # --- Other machines -----------------------------------------------------------------------
 # The unit tests, and what this machine computes and writes, bit for bit, under qemu-user.
 # Needs cross compilers, which it names where they are missing; no part of make test.
@@ -370,6 +382,7 @@ help:
 	@echo '                libFuzzer on $(FUZZ_TARGETS)'
 	@echo 'make fuzz-smoke all of these, a minute together'
 	@echo 'make analyze    the analyzer of clang, cppcheck, sanitizers of clang, valgrind'
+	@echo 'make coverage   lines and branches of the header that the tests reach'
 	@echo 'make bench-peers ARGS="--mib 64 --case read.list"'
 	@echo '                beside DuckDB, polars and hyparquet, from npm'
 	@echo 'make cross ARCHES="aarch64 arm i386 s390x musl optimizers"'

@@ -152,9 +152,8 @@ Test(arrow, every_kind_of_quantization) {
 
 /* ---- arrow.fixed_shape_tensor ---- */
 
-static aq_status quantize_tensor(const char *weights, const char *metadata, table *out) {
-    const char *pairs[] = {"ARROW:extension:name", "arrow.fixed_shape_tensor",
-                           "ARROW:extension:metadata", metadata};
+static aq_status quantize_with(const char *weights, const char *const *pairs,
+                               int32_t num_pairs, table *out) {
     arrow_form f;
     table in;
     aq_status status;
@@ -162,11 +161,17 @@ static aq_status quantize_tensor(const char *weights, const char *metadata, tabl
     make_equal_layers();
     f.weights = weights;
     arrow_table(&f, layers, 2, &in.schema, &in.array);
-    arrow_schema_metadata(in.schema.children[1], pairs, 2);
+    arrow_schema_metadata(in.schema.children[1], pairs, num_pairs);
     status =
         aq_quantize_arrow(&in.schema, &in.array, NULL, &out->schema, &out->array, &err);
     table_release(&in);
     return status;
+}
+
+static aq_status quantize_tensor(const char *weights, const char *metadata, table *out) {
+    const char *pairs[] = {"ARROW:extension:name", "arrow.fixed_shape_tensor",
+                           "ARROW:extension:metadata", metadata};
+    return quantize_with(weights, pairs, 2, out);
 }
 
 Test(arrow, fixed_shape_tensors) {
@@ -189,7 +194,11 @@ Test(arrow, fixed_shape_tensors) {
                {"+w:240", "{\"shape\":[24,1.5]}", AQ_E_FORMAT, "offset"},
                {"+w:240", "{\"shape\":[99999999999,99999999999]}", AQ_E_FORMAT, "values"},
                {"+w:240", "{\"shape\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,240]}", AQ_E_LIMIT,
-                "16 dimensions"}};
+                "16 dimensions"},
+               {"+w:240", "{\"shape\":5}", AQ_E_FORMAT, "no list"},
+               {"+w:240", "{\"shape\":[24 10]}", AQ_E_FORMAT, "list without an end"}};
+    static const char *const other[] = {"comment", "weights", "unit", "none"};
+    static const int64_t flat = 240;
     table out;
     for (size_t i = 0; i < COUNT_OF(good); i++) {
         ASSERT_OK(quantize_tensor("+w:240", good[i], &out));
@@ -200,6 +209,13 @@ Test(arrow, fixed_shape_tensors) {
         }
         table_release(&out);
     }
+    ASSERT_OK(quantize_with("+l", other, 2, &out)); /* says nothing of a shape */
+    for (size_t k = 0; k < 2; k++) {
+        layers[k].shape = &flat;
+        layers[k].dims = 1;
+        expect_row(&out, k, &layers[k], NULL, true, "other metadata");
+    }
+    table_release(&out);
     for (size_t i = 0; i < COUNT_OF(bad); i++) {
         aq_status status = quantize_tensor(bad[i].weights, bad[i].metadata, &out);
         cr_expect_eq(status, bad[i].status, "%s: %s: %s", bad[i].metadata,

@@ -845,3 +845,353 @@ Test(arrow_streams, offsets_that_lie) {
         table_release(&in);
     }
 }
+
+/* ---- columns of other kinds ---- */
+
+/* A table of one column of `length` rows, whose buffers and children are to be made. */
+static struct ArrowArray *odd_column(table *t, const char *name, const char *format,
+                                     size_t length, size_t buffers, size_t children) {
+    arrow_schema_make(&t->schema, "+s", "", 1);
+    arrow_schema_make(t->schema.children[0], format, name, children);
+    arrow_array_make(&t->array, length, 1, 1);
+    arrow_array_make(t->array.children[0], length, buffers, children);
+    return t->array.children[0];
+}
+
+/* Child k of that column: `length` int32, or what has their size. */
+static struct ArrowArray *odd_child(table *t, size_t k, const char *format,
+                                    const int32_t *values, size_t length) {
+    struct ArrowArray *a = t->array.children[0]->children[k];
+    arrow_schema_make(t->schema.children[0]->children[k], format, "child", 0);
+    arrow_array_make(a, length, 2, 0);
+    arrow_buffer(a, 1, values, length * sizeof *values, 0);
+    return a;
+}
+
+static const int32_t counted[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+
+Test(arrow_streams, runs_that_lie) {
+    static const struct {
+        const char *format;
+        int32_t ends[2];
+        size_t offset, length, values;
+        int null_at;
+        const char *message; /* NULL = it is good */
+    } cases[] = {{"i", {2, 5}, 0, 5, 2, -1, NULL},
+                 {"i", {2, 5}, 2, 3, 3, -1, NULL},
+                 {"f", {2, 5}, 0, 5, 2, -1, "run ends that are no integers"},
+                 {"i", {0, 5}, 0, 5, 2, -1, "run ends do not rise at 0"},
+                 {"i", {2, 2}, 0, 5, 2, -1, "run ends do not rise at 1"},
+                 {"i", {2, 5}, 0, 5, 2, 1, "run ends do not rise at 1"},
+                 {"i", {2, 4}, 0, 5, 2, -1, "runs end at 4, the array at 5"},
+                 {"i", {2, 5}, 3, 3, 2, -1, "runs end at 5, the array at 6"},
+                 {"i", {2, 5}, 0, 5, 1, -1, "runs end at 5"}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        table t;
+        aq_status status;
+        struct ArrowArray *a = odd_column(&t, "x", "+r", cases[i].length, 0, 2), *ends;
+        a->offset = (int64_t)cases[i].offset;
+        ends = odd_child(&t, 0, cases[i].format, cases[i].ends, 2);
+        if (cases[i].null_at >= 0) {
+            const bool valid[2] = {cases[i].null_at != 0, cases[i].null_at != 1};
+            arrow_validity(ends, valid, 0);
+        }
+        odd_child(&t, 1, "i", counted, cases[i].values);
+        status = aq_arrow_validate(&t.schema, &t.array, &err);
+        cr_expect_eq(status, cases[i].message == NULL ? AQ_OK : AQ_E_FORMAT,
+                     "case %zu: %s", i, err.message);
+        if (cases[i].message != NULL) {
+            EXPECT_MESSAGE("runs", cases[i].message);
+            EXPECT_MESSAGE("runs", "column x");
+        }
+        table_release(&t);
+    }
+    cr_assert_eq(arrow_live, 0);
+}
+
+Test(arrow_streams, unions_that_lie) {
+    static const uint8_t types[4] = {0, 1, 0, 1};
+    static const struct {
+        const char *format;
+        size_t buffers, filled, values;
+        const char *message;
+    } cases[] = {{"+us:0,1", 1, 1, 4, NULL},
+                 {"+ud:0,1", 2, 2, 2, NULL},
+                 {"+us:0,1", 1, 1, 3, "child 0 has 3 elements, 4 needed"},
+                 {"+us:0,1", 1, 0, 4, "buffer 0 missing"},
+                 {"+ud:0,1", 1, 1, 4, "1 buffers in place of 2"},
+                 {"+ud:0,1", 2, 1, 4, "buffer 1 missing"},
+                 {"+us:0,1", 2, 2, 4, "2 buffers in place of 1"}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        table t;
+        aq_status status;
+        struct ArrowArray *a =
+            odd_column(&t, "x", cases[i].format, 4, cases[i].buffers, 2);
+        if (cases[i].filled > 0) arrow_buffer(a, 0, types, sizeof types, 0);
+        if (cases[i].filled > 1) arrow_buffer(a, 1, counted, 4 * sizeof counted[0], 0);
+        odd_child(&t, 0, "i", counted, cases[i].values);
+        odd_child(&t, 1, "f", counted, cases[i].values);
+        status = aq_arrow_validate(&t.schema, &t.array, &err);
+        cr_expect_eq(status, cases[i].message == NULL ? AQ_OK : AQ_E_FORMAT,
+                     "case %zu: %s", i, err.message);
+        if (cases[i].message != NULL) EXPECT_MESSAGE("union", cases[i].message);
+        table_release(&t);
+    }
+    cr_assert_eq(arrow_live, 0);
+}
+
+/* What contradicts itself before any value is looked at. */
+Test(arrow_streams, columns_that_lie) {
+    static const char *const messages[] = {"the array has a dictionary, the schema none",
+                                           "the schema has a dictionary, the array none",
+                                           "indices of a dictionary that are no integers",
+                                           "null_count 1, but 2 nulls",
+                                           "null_count 1, but no validity bitmap",
+                                           "buffers missing",
+                                           "1 children in place of 0",
+                                           "the schema has -1 children",
+                                           "child 0 missing",
+                                           "children missing",
+                                           "elements, 9223372036854775807 needed"};
+    static const bool valid[4] = {true, false, false, true};
+    for (size_t i = 0; i < COUNT_OF(messages); i++) {
+        table t, dictionary;
+        struct ArrowSchema *no_child[1] = {NULL};
+        const bool nested = i >= 6;
+        struct ArrowArray *a = odd_column(&t, "x",
+                                          i == 10  ? "+w:2147483647"
+                                          : i == 2 ? "f"
+                                                   : "i",
+                                          4, i == 10 ? 1 : 2, nested ? 1 : 0);
+        struct ArrowSchema *s = t.schema.children[0], **schemas = s->children;
+        odd_column(&dictionary, "x", "i", 4, 2, 0);
+        arrow_buffer(dictionary.array.children[0], 1, counted, 4 * sizeof counted[0], 0);
+        if (i != 10) arrow_buffer(a, 1, counted, 4 * sizeof counted[0], 0);
+        if (nested) odd_child(&t, 0, "i", counted, 4);
+        if (i == 0 || i == 2) a->dictionary = dictionary.array.children[0];
+        if (i == 1 || i == 2) s->dictionary = dictionary.schema.children[0];
+        if (i == 3) arrow_validity(a, valid, 0);
+        if (i == 3 || i == 4) a->null_count = 1;
+        if (i == 5) a->buffers = NULL;
+        if (i == 7) s->n_children = a->n_children = -1;
+        if (i == 8) s->children = no_child;
+        if (i == 9) s->children = NULL;
+        if (i == 10) a->length = t.array.length = (int64_t)(SIZE_MAX / 64);
+        ASSERT_STATUS(aq_arrow_validate(&t.schema, &t.array, &err), AQ_E_FORMAT);
+        EXPECT_MESSAGE("column", messages[i]);
+        EXPECT_MESSAGE("column", "column x");
+        a->dictionary = NULL;
+        s->dictionary = NULL;
+        s->children = schemas;
+        s->n_children = a->n_children = nested;
+        table_release(&dictionary);
+        table_release(&t);
+    }
+    cr_assert_eq(arrow_live, 0);
+}
+
+Test(arrow_streams, nesting_has_a_limit) {
+    for (int64_t depth = 62; depth <= 65; depth++) {
+        table t;
+        struct ArrowArray *a = odd_column(&t, "x", "+s", 0, 1, 1);
+        struct ArrowSchema *s = t.schema.children[0];
+        for (int64_t i = 1; i < depth; i++) {
+            arrow_schema_make(s->children[0], "+s", "deeper", 1);
+            arrow_array_make(a->children[0], 0, 1, 1);
+            s = s->children[0];
+            a = a->children[0];
+        }
+        arrow_schema_make(s->children[0], "n", "end", 0);
+        arrow_array_make(a->children[0], 0, 0, 0);
+        ASSERT_STATUS(aq_arrow_validate(&t.schema, &t.array, &err),
+                      depth < 64 ? AQ_OK : AQ_E_LIMIT);
+        if (depth >= 64) ASSERT_MESSAGE("depth", "nested over 64 deep");
+        table_release(&t);
+    }
+}
+
+/* A column of weights of any other type is refused by the type's name. */
+Test(arrow_streams, types_have_names) {
+    static const struct {
+        const char *format;
+        size_t buffers;
+        const char *child, *name;
+    } cases[] = {{"n", 0, NULL, "null"},
+                 {"b", 2, NULL, "bool"},
+                 {"c", 2, NULL, "int8"},
+                 {"C", 2, NULL, "uint8"},
+                 {"s", 2, NULL, "int16"},
+                 {"S", 2, NULL, "uint16"},
+                 {"i", 2, NULL, "int32"},
+                 {"I", 2, NULL, "uint32"},
+                 {"l", 2, NULL, "int64"},
+                 {"L", 2, NULL, "uint64"},
+                 {"e", 2, NULL, "float16"},
+                 {"f", 2, NULL, "float32"},
+                 {"g", 2, NULL, "float64"},
+                 {"u", 3, NULL, "utf8"},
+                 {"U", 3, NULL, "large_utf8"},
+                 {"vu", 3, NULL, "utf8_view"},
+                 {"z", 3, NULL, "binary"},
+                 {"Z", 3, NULL, "large_binary"},
+                 {"vz", 3, NULL, "binary_view"},
+                 {"tdD", 2, NULL, "tdD"},
+                 {"+s", 1, NULL, "struct"},
+                 {"+s", 1, "i", "struct<int32>"},
+                 {"+m", 2, "f", "map<float32>"},
+                 {"+l", 2, "l", "list<int64>"},
+                 {"+L", 2, "b", "large_list<bool>"},
+                 {"+vl", 3, "C", "list_view<uint8>"},
+                 {"+vL", 3, "I", "large_list_view<uint32>"},
+                 {"+w:3", 1, "tdD", "fixed_size_list<tdD>"},
+                 {"+us:0", 1, "i", "+us:0<int32>"}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        table t, out;
+        char text[80];
+        odd_column(&t, "weights", cases[i].format, 0, cases[i].buffers,
+                   cases[i].child != NULL);
+        if (cases[i].child != NULL) odd_child(&t, 0, cases[i].child, counted, 0);
+        ASSERT_STATUS(
+            aq_quantize_arrow(&t.schema, &t.array, NULL, &out.schema, &out.array, &err),
+            AQ_E_TYPE);
+        snprintf(text, sizeof text, "column weights is %s; it must be", cases[i].name);
+        EXPECT_MESSAGE(cases[i].format, text);
+        table_release(&t);
+    }
+    cr_assert_eq(arrow_live, 0);
+}
+
+/* ---- codes of other producers ---- */
+
+/* Each column of codes under the name of another that has another type. */
+Test(arrow_streams, columns_of_codes_of_a_wrong_type) {
+    static const char *const columns[] = {
+        "layer_name", "quantized_data", "data",         "shape",       "bit_width",
+        "scales",     "zero_points",    "dtype",        "quant_type",  "group_size",
+        "quant_axis", "packing",        "group_params", "params_type", "codebook"};
+    make_layers();
+    for (size_t i = 0; i < COUNT_OF(columns); i++) {
+        const bool list = strstr(columns[i], "scales") != NULL || i == 6;
+        const char *donor = list ? "layer_name" : "scales";
+        table codes, out;
+        char text[80];
+        size_t at;
+        quantize_layers(NULL, &codes);
+        at = arrow_column_index(&codes.schema, columns[i]);
+        if (at != SIZE_MAX) codes.schema.children[at]->name = "was";
+        codes.schema.children[arrow_column_index(&codes.schema, donor)]->name =
+            columns[i];
+        ASSERT_STATUS(aq_dequantize_arrow(&codes.schema, &codes.array, NULL, &out.schema,
+                                          &out.array, &err),
+                      AQ_E_TYPE);
+        snprintf(text, sizeof text, "column %s is ", columns[i]);
+        EXPECT_MESSAGE(columns[i], text);
+        table_release(&codes);
+    }
+}
+
+/* Row 0 is null, or an element of its list. */
+static void make_null(struct ArrowArray *a, const uint8_t *bits) {
+    a->buffers[0] = bits;
+    a->null_count = -1;
+}
+
+static struct ArrowArray *codes_column(table *t, const char *name) {
+    return t->array.children[arrow_column_index(&t->schema, name)];
+}
+
+/* One byte or value less in row 0. */
+static void shorten(table *t, const char *name) {
+    void *offsets;
+    memcpy(&offsets, &codes_column(t, name)->buffers[1], sizeof offsets);
+    arrow_put_int(offsets, 1, strchr("LZ", format_of(t, name)[0]) ? 8 : 4,
+                  offset_at(t, name, 1) - 1);
+}
+
+Test(arrow_streams, codes_that_are_not_whole) {
+    static const uint8_t no_first[8] = {0xfe, 255, 255, 255, 255, 255, 255, 255};
+    static const struct {
+        const char *column, *message;
+    } cases[] = {{"quantized_data", "quantized_data is null (tensor"},
+                 {"shape", "shape is null (tensor"},
+                 {"bit_width", "bit_width is null (tensor"},
+                 {"scales", "scales hold a null at group 0 (tensor"},
+                 {"zero_points", "zero_points hold a null at group 0 (tensor"},
+                 {"quantized_data", "its shape and type need"},
+                 {"zero_points", "zero points (tensor"}};
+    make_layers();
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        table codes, out;
+        struct ArrowArray *a;
+        const void *validity;
+        quantize_layers(NULL, &codes);
+        a = codes_column(&codes, cases[i].column);
+        if (i == 3 || i == 4) a = a->children[0];
+        validity = a->buffers[0];
+        if (i < 5) make_null(a, no_first);
+        if (i >= 5) shorten(&codes, cases[i].column);
+        ASSERT_STATUS(aq_dequantize_arrow(&codes.schema, &codes.array, NULL, &out.schema,
+                                          &out.array, &err),
+                      AQ_E_FORMAT);
+        EXPECT_MESSAGE(cases[i].column, cases[i].message);
+        a->buffers[0] = validity;
+        table_release(&codes);
+    }
+}
+
+/* Scales that do not lie on multiples of 4 give the same values. */
+Test(arrow_streams, scales_on_odd_addresses) {
+    table codes, out;
+    uint8_t *moved[2];
+    const void *was[2];
+    make_layers();
+    quantize_layers(NULL, &codes);
+    for (int k = 0; k < 2; k++) {
+        struct ArrowArray *a = codes_column(&codes, k == 0 ? "scales" : "zero_points");
+        const size_t bytes = (size_t)a->children[0]->length * sizeof(float);
+        was[k] = a->children[0]->buffers[1];
+        moved[k] = malloc(bytes + 1);
+        cr_assert_not_null(moved[k]);
+        memcpy(moved[k] + 1, was[k], bytes);
+        a->children[0]->buffers[1] = moved[k] + 1;
+    }
+    dequantize(&codes, NULL, &out);
+    for (size_t k = 0; k < LAYERS; k++)
+        expect_values(&out, k, &layers[k], NULL, "odd addresses");
+    for (int k = 0; k < 2; k++) {
+        codes_column(&codes, k == 0 ? "scales" : "zero_points")->children[0]->buffers[1] =
+            was[k];
+        free(moved[k]);
+    }
+    table_release(&out);
+    table_release(&codes);
+}
+
+/* ---- producers that say little ---- */
+
+static int released_schema(struct ArrowArrayStream *stream, struct ArrowSchema *out) {
+    (void)stream;
+    memset(out, 0, sizeof *out);
+    return 0;
+}
+
+Test(arrow_streams, producers_that_say_little) {
+    struct ArrowArrayStream in, out;
+    arrow_source s;
+    make_stream(&s, 8);
+    s.fail_schema = "nobody asks";
+    s.fail_code = EIO;
+    arrow_stream_make(&in, &s);
+    in.get_last_error = NULL;
+    ASSERT_STATUS(aq_quantize_arrow_stream(&in, NULL, &out, &err), AQ_E_IO);
+    ASSERT_MESSAGE("no text", strerror(EIO));
+    cr_assert_eq(err.os_errno, EIO);
+    ASSERT_STATUS(aq_quantize_arrow_stream(&in, NULL, &out, NULL), AQ_E_IO);
+    s.fail_schema = NULL;
+    in.get_schema = released_schema;
+    ASSERT_STATUS(aq_quantize_arrow_stream(&in, NULL, &out, &err), AQ_E_FORMAT);
+    ASSERT_MESSAGE("released", "the input stream gave no schema");
+    cr_assert_not_null(in.release, "it is still the caller's");
+    in.release(&in);
+    cr_assert_eq(arrow_live, 0);
+}

@@ -496,6 +496,15 @@ static const json_case json_cases[] = {
     {"{" T("\\u12g4", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
     {"{" T("\\ud800", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
     {"{" T("\\udc00", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\ud83dabcdef", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\ud83d\\n12345", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\ud83d\\u0041", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\ud83d\\ue000", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\ud83d\\ude0g", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{" T("\\uG000", F32(0, 4)) "}", 4, AQ_E_FORMAT, "escape"},
+    {"{\"\\u12\"", 0, AQ_E_FORMAT, "escape"},
+    {"{\"\\ud83d\\\"", 0, AQ_E_FORMAT, "string without an end"},
+    {"{\"\\ud83d\\u\":1", 0, AQ_E_FORMAT, "escape"},
     {"{\"t\":{\"dtype\":\"Q4\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
      AQ_E_UNSUPPORTED, "\"Q4\""},
     /* JSON */
@@ -526,6 +535,32 @@ Test(bad_input, safetensors_headers) {
         cr_expect_eq(got, k->wanted, "%s is %s, not %s: %s", k->json, aq_status_name(got),
                      aq_status_name(k->wanted), got == AQ_OK ? "" : err.message);
         if (got == k->wanted && got != AQ_OK) EXPECT_MESSAGE(k->json, k->message);
+        file_free(&f);
+    }
+}
+
+/* Escapes are undone, surrogates joined. */
+Test(bad_input, safetensors_names) {
+    static const struct {
+        const char *json, *name;
+    } cases[] = {{"\\ud83d\\uDE00", "\xf0\x9f\x98\x80"},
+                 {"\\udbff\\udfff", "\xf4\x8f\xbf\xbf"},
+                 {"\\u00e9\\u20AC\\u0041", "\xc3\xa9\xe2\x82\xac\x41"},
+                 {"\\ue000", "\xee\x80\x80"},
+                 {"\\\"\\\\\\/\\b\\f\\n\\r\\t", "\"\\/\b\f\n\r\t"}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        const char *path = in_dir("names.safetensors");
+        char json[200];
+        file f;
+        aq_model *m;
+        aq_tensor t;
+        snprintf(json, sizeof json, "{" T("%s", F32(0, 4)) "}", cases[i].json);
+        f = make_json(json, strlen(json), 4);
+        file_write(path, f.data, f.size);
+        ASSERT_OK(aq_model_open(path, NULL, &m, &err));
+        ASSERT_OK(aq_model_describe(m, 0, &t, &err));
+        cr_expect_str_eq(t.name, cases[i].name);
+        aq_model_close(m);
         file_free(&f);
     }
 }
@@ -759,6 +794,83 @@ Test(bad_input, model_rows) {
         if (got == row_cases[i].wanted && got != AQ_OK)
             EXPECT_MESSAGE(row_cases[i].message, row_cases[i].message);
         file_free(&f);
+    }
+}
+
+/* Any column of a model, known by its name, of a type that it cannot have. */
+Test(bad_input, model_columns_of_other_types) {
+    static const char *const columns[] = {"layer_name",
+                                          "shape",
+                                          "dtype",
+                                          "data",
+                                          "num_params",
+                                          "quant_type",
+                                          "scales",
+                                          "zero_points",
+                                          "quant_axis",
+                                          "group_size",
+                                          "bit_width",
+                                          "packing",
+                                          "cosine",
+                                          "sqnr_db",
+                                          "max_abs_error",
+                                          "chunk_index",
+                                          "chunk_count",
+                                          "group_params",
+                                          "params_type",
+                                          "codebook",
+                                          "modality",
+                                          "is_diffusion_model",
+                                          "time_aware_quant_json",
+                                          "spatial_quant_json",
+                                          "activation_stats_json"};
+    for (size_t i = 0; i < COUNT_OF(columns); i++) {
+        aq_field_spec fields[] = {{.name = "layer_name", .type = AQ_BYTE_ARRAY},
+                                  {.name = "shape", .type = AQ_INT64},
+                                  {.name = "data", .type = AQ_BYTE_ARRAY},
+                                  {.name = columns[i], .type = AQ_BOOLEAN}};
+        const bool flag = strcmp(columns[i], "is_diffusion_model") == 0;
+        size_t n = 4;
+        char text[80];
+        aq_model *m;
+        aq_writer *w;
+        for (size_t k = 0; k < 3; k++) {
+            if (strcmp(columns[i], fields[k].name) != 0) continue;
+            fields[k].type = AQ_BOOLEAN;
+            n = 3;
+        }
+        if (flag) fields[3].type = AQ_FLOAT;
+        ASSERT_OK(aq_writer_open(in_dir("columns"), fields, n, NULL, &w, &err));
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_STATUS(aq_model_open(in_dir("columns"), NULL, &m, &err), AQ_E_TYPE);
+        snprintf(text, sizeof text, "column %s has another type than", columns[i]);
+        EXPECT_MESSAGE(columns[i], text);
+    }
+}
+
+Test(bad_input, a_null_inside_a_shape) {
+    static const aq_field_spec fields[] = {
+        {.name = "layer_name", .type = AQ_BYTE_ARRAY},
+        {.name = "shape", .type = AQ_GROUP, .num_children = 1},
+        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
+        {.name = "element", .repetition = AQ_OPTIONAL, .type = AQ_INT64},
+        {.name = "data", .type = AQ_BYTE_ARRAY}};
+    static const int64_t dims[2] = {1, 1};
+    static const uint8_t whole[2] = {2, 2}, null_inside[2] = {2, 1}, rep[2] = {0, 1};
+    for (int broken = 0; broken < 2; broken++) {
+        const aq_bytes name = bytes_of("a"), data = bytes_of("1234");
+        const aq_column_values columns[] = {
+            {&name, .num_values = 1},
+            {dims, 2 - broken, broken ? null_inside : whole, rep, .num_levels = 2},
+            {&data, .num_values = 1}};
+        aq_writer *w;
+        ASSERT_OK(aq_writer_open(in_dir("m"), fields, COUNT_OF(fields), NULL, &w, &err));
+        for (size_t i = 0; i < COUNT_OF(columns); i++)
+            ASSERT_OK(aq_writer_put_column(w, &columns[i], &err));
+        ASSERT_OK(aq_writer_end_row_group(w, 1, &err));
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_STATUS(model_read_all(in_dir("m"), NULL), broken ? AQ_E_FORMAT : AQ_OK);
+        if (broken) ASSERT_MESSAGE("null", "null inside the list at value 1");
     }
 }
 

@@ -939,6 +939,12 @@ Test(batch, options_that_are_wrong) {
     cr_expect_eq(aq_quantize_batch(&a, 1, &o, &b, &err), AQ_E_ARG);
     cr_expect_eq(aq_quantize_batch(NULL, 0, &o, &b, &err), AQ_E_ARG);
     o.quant.bits = 4;
+    o.quant.column_scales = &(float){1};
+    o.fail_fast = true;
+    cr_expect_eq(aq_quantize_batch(&a, 1, &o, &b, &err), AQ_E_ARG);
+    cr_expect_not_null(strstr(err.message, "a batch has no place for scales of columns"));
+    o.quant.column_scales = NULL;
+    o.fail_fast = false;
     cr_expect_eq(aq_quantize_batch(NULL, 1, &o, &b, &err), AQ_E_ARG);
     cr_expect_eq(aq_dequantize_batch(NULL, 1, &o, &b, &err), AQ_E_ARG);
     memset(&half, 0, sizeof half);

@@ -341,6 +341,44 @@ Test(diffusion, bad_calibration_files_are_refused) {
                    "max_bytes");
 }
 
+static const float *no_scales(void *user, const char *layer_name) {
+    (void)user, (void)layer_name;
+    return NULL;
+}
+
+/* A column of a calibration that has another type. */
+Test(diffusion, other_columns_are_no_calibration) {
+    static const struct {
+        aq_physical_type name, time, values;
+        const char *message;
+    } cases[] = {{AQ_INT32, AQ_INT32, AQ_FLOAT, "column layer_name is not"},
+                 {AQ_BYTE_ARRAY, AQ_FLOAT, AQ_FLOAT, "column timestep is not"},
+                 {AQ_BYTE_ARRAY, AQ_INT64, AQ_DOUBLE, "column activations is not"},
+                 {AQ_BYTE_ARRAY, AQ_INT32, AQ_GROUP, "column activations is not"}};
+    const aq_calibration_options scales = {.input_scales = no_scales};
+    aq_calibration *c;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        const bool flat = cases[i].values == AQ_GROUP;
+        const aq_field_spec fields[] = {{.name = "layer_name", .type = cases[i].name},
+                                        {.name = "timestep", .type = cases[i].time},
+                                        {.name = "activations",
+                                         .type = flat ? AQ_FLOAT : AQ_GROUP,
+                                         .num_children = !flat},
+                                        {.name = "list",
+                                         .repetition = AQ_REPEATED,
+                                         .type = AQ_GROUP,
+                                         .num_children = 1},
+                                        {.name = "element", .type = cases[i].values}};
+        aq_writer *w;
+        ASSERT_OK(aq_writer_open(in_dir("c"), fields, flat ? 3 : 5, NULL, &w, &err));
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_STATUS(aq_calibration_open(in_dir("c"), NULL, &c, &err), AQ_E_TYPE);
+        EXPECT_MESSAGE("type", cases[i].message);
+    }
+    ASSERT_STATUS(aq_calibration_open(in_dir("c"), &scales, &c, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("scales", "input_scales need the model");
+}
+
 /* Against a model: names and columns. */
 Test(diffusion, calibration_of_another_model_is_refused) {
     static const float w[12] = {1, 2, 3};
@@ -874,6 +912,41 @@ Test(diffusion, bad_static_parameters_are_refused) {
     ASSERT_MESSAGE("NaN", "value 33");
 }
 
+/* Sizes and memory that do not fit; nothing to do is no error. */
+Test(diffusion, static_activations_of_odd_sizes) {
+    const aq_affine p = {1, 8, 4}, coarse = {FLT_MAX, 0, 8};
+    const aq_quant_options rows = {.granularity = AQ_PER_CHANNEL};
+    static float x[4000];
+    static char memory[16384] __attribute__((aligned(4)));
+    aq_layout l, wide, none;
+    aq_activations a;
+    ASSERT_OK(aq_layout_init(2, 64, NULL, &l, &err));
+    ASSERT_STATUS(aq_activations_init_static(&l, x, 1, &p, NULL, &a, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("memory", "vectors or their memory missing");
+    ASSERT_STATUS(aq_activations_init_static(&l, x, 1, &p, memory + 2, &a, &err),
+                  AQ_E_ARG);
+    ASSERT_MESSAGE("alignment", "not aligned to 4");
+    ASSERT_STATUS(aq_activations_init_static(&l, x, SIZE_MAX / 2, &p, memory, &a, &err),
+                  AQ_E_LIMIT);
+    ASSERT_MESSAGE("count", "too many for this machine");
+    x[0] = x[1] = FLT_MAX; /* two codes of 255 */
+    ASSERT_STATUS(aq_activations_init_static(&l, x, 1, &coarse, memory, &a, &err),
+                  AQ_E_LIMIT);
+    ASSERT_MESSAGE("sum", "too large to add codes up");
+    l.code_bytes++;
+    ASSERT_STATUS(aq_activations_init_static(&l, x, 1, &p, memory, &a, &err), AQ_E_ARG);
+    ASSERT_OK(
+        aq_layout_init(2, 4000, &(aq_quant_options){.group_size = 2000}, &wide, &err));
+    ASSERT_STATUS(aq_activations_init_static(&wide, x, 1, &p, memory, &a, &err),
+                  AQ_E_UNSUPPORTED);
+    ASSERT_MESSAGE("groups", "groups of 2000 elements; use aq_matmul");
+    ASSERT_STATUS(aq_activations_init(&wide, x, 1, memory, &a, &err), AQ_E_UNSUPPORTED);
+    ASSERT_MESSAGE("groups", "groups of 2000 elements; use aq_matmul");
+    ASSERT_OK(aq_layout_init(2, 0, &rows, &none, &err));
+    ASSERT_OK(aq_activations_init_static(&none, NULL, 0, &p, NULL, &a, &err));
+    cr_assert(a.codes == NULL && a.scales == NULL && a.sums == NULL && a.count == 0);
+}
+
 /* ---- transitions ---- */
 
 static aq_time_group group_of(int64_t start, int64_t end, float scale, float zero,
@@ -1004,6 +1077,85 @@ Test(diffusion, the_optimizer_is_monotone) {
     aq_calibration_close(c);
 }
 
+/* What no file and no calibration can have. */
+Test(diffusion, groups_that_cannot_be) {
+    static const float sizes[4] = {1, 2, 3, 4};
+    aq_calibration *c = spread(sizes, 4, 100, 4, 0);
+    const aq_calibrated *t = aq_calibration_tensor(c, 0);
+    static const struct {
+        aq_time_options o;
+        const char *message;
+    } options[] = {{{.bits = 3}, "activations of 3 bits"},
+                   {{.bits = 9}, "activations of 9 bits"},
+                   {{.groups = 257}, "257 time groups"},
+                   {{.split = (aq_time_split)2}, "no such split or rule"},
+                   {{.split = (aq_time_split)-1}, "no such split or rule"},
+                   {{.rule = (aq_range_rule)9}, "no such split or rule"},
+                   {{.rule = (aq_range_rule)-1}, "no such split or rule"}};
+    const aq_time_group good[2] = {group_of(0, 200, 1, 8, 4),
+                                   group_of(200, 400, 1, 8, 4)};
+    aq_time_group g[16];
+    aq_transition moves[1];
+    aq_smoothness smooth;
+    double mse;
+    for (size_t i = 0; i < COUNT_OF(options); i++) {
+        ASSERT_STATUS(aq_time_groups_make(c, t, &options[i].o, g, &err), AQ_E_ARG);
+        EXPECT_MESSAGE("options", options[i].message);
+        cr_expect_str_eq(err.name, "w");
+    }
+    ASSERT_STATUS(aq_time_groups_make(NULL, t, NULL, g, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_time_groups_make(c, NULL, NULL, g, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_time_groups_make(c, t, NULL, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("groups", "missing");
+    for (int i = 0; i < 7; i++) {
+        static const char *const messages[] = {"time group 1 does not follow",
+                                               "time group 0 does not follow",
+                                               "whole zero point",
+                                               "outside all groups",
+                                               "outside all groups",
+                                               "tensor or groups missing",
+                                               "tensor or groups missing"};
+        memcpy(g, good, sizeof good);
+        if (i == 0) g[1].start = 201;
+        if (i == 1) g[0].end = 0;
+        if (i == 2) g[1].params.zero_point = 0.5f;
+        if (i == 3) g[0].start = 1;
+        if (i == 4) g[1].end = 300;
+        ASSERT_STATUS(
+            aq_time_groups_error(i == 5 ? NULL : t, g, i == 6 ? 0 : 2, NULL, &mse, &err),
+            AQ_E_ARG);
+        EXPECT_MESSAGE("groups", messages[i]);
+        ASSERT_STATUS(
+            aq_time_groups_optimize(i == 5 ? NULL : t, g, i == 6 ? 0 : 2, NULL, &err),
+            AQ_E_ARG);
+    }
+    ASSERT_STATUS(aq_time_groups_error(t, NULL, 2, NULL, NULL, &err), AQ_E_ARG);
+    for (int i = 0; i < 4; i++) {
+        memcpy(g, good, sizeof good);
+        if (i == 0) g[1].params.scale = 0;
+        if (i == 1) g[1].params.scale = INFINITY;
+        if (i == 2) g[1].params.zero_point = NAN;
+        ASSERT_STATUS(aq_time_groups_check(i == 3 ? NULL : g, 2, 0, moves, &smooth, &err),
+                      AQ_E_ARG);
+    }
+    ASSERT_STATUS(aq_time_groups_check(good, 2, -1, moves, &smooth, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("threshold", "a threshold below 0");
+    for (int i = 0; i < 4; i++) {
+        aq_smooth_options o = {.window = 1};
+        if (i == 0) o.window = 21;
+        if (i == 1) o.max_rise = NAN;
+        if (i == 2) o.interpolation = (aq_interpolation)3;
+        if (i == 3) o.interpolation = (aq_interpolation)-1;
+        memcpy(g, good, sizeof good);
+        ASSERT_STATUS(aq_time_groups_smooth(t, g, 2, &o, NULL, &err), AQ_E_ARG);
+        ASSERT_MESSAGE("smooth", "a window of over 20 groups");
+        cr_assert(memcmp(g, good, sizeof good) == 0);
+    }
+    ASSERT_OK(aq_time_groups_smooth(t, g, 2, NULL, NULL, &err));
+    ASSERT_OK(aq_time_groups_optimize(t, g, 2, NULL, &err));
+    aq_calibration_close(c);
+}
+
 /* ---- spatial ---- */
 
 Test(diffusion, equalization_scales) {
@@ -1036,8 +1188,85 @@ Test(diffusion, equalization_scales) {
     o.alpha = 1.5f;
     ASSERT_STATUS(aq_spatial_scales(w, x, 5, &o, s, &err), AQ_E_ARG);
     o.alpha = 0;
-    const float nan[1] = {NAN};
+    const float nan[1] = {NAN}, below[2] = {1, -1};
     ASSERT_STATUS(aq_spatial_scales(nan, x, 1, &o, s, &err), AQ_E_NONFINITE);
+    ASSERT_STATUS(aq_spatial_scales(x, nan, 1, &o, s, &err), AQ_E_NONFINITE);
+    ASSERT_STATUS(aq_spatial_scales(below, x, 2, &o, s, &err), AQ_E_NONFINITE);
+    ASSERT_MESSAGE("below", "the magnitude of column 1 is below 0");
+    ASSERT_STATUS(aq_spatial_scales(x, below, 2, &o, s, &err), AQ_E_NONFINITE);
+    ASSERT_STATUS(aq_spatial_scales(NULL, x, 5, &o, s, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_spatial_scales(w, NULL, 5, &o, s, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_spatial_scales(w, x, 5, &o, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("missing", "magnitudes or scales missing");
+    o.alpha = NAN;
+    ASSERT_STATUS(aq_spatial_scales(w, x, 5, &o, s, &err), AQ_E_ARG);
+    ASSERT_OK(aq_spatial_scales(NULL, NULL, 0, NULL, NULL, &err));
+    ASSERT_OK(aq_spatial_scales(w, x, 5, NULL, s, &err)); /* identity */
+    for (int i = 0; i < 5; i++)
+        cr_assert_eq(s[i], 1);
+    o.alpha = 1; /* not a column is live */
+    ASSERT_OK(aq_spatial_scales(w + 2, x + 2, 2, &o, s, &err));
+    cr_assert(s[0] == 1 && s[1] == 1);
+}
+
+/* Inputs of a tensor without scales are copied; what has no columns needs no memory. */
+Test(diffusion, inputs_without_scales) {
+    static const float w[6] = {1, -2, 3, 4, 5, -6};
+    const float x[6] = {1, 2, 3, 4, 5, 6};
+    aq_tensor t = matrix_of("w", 2, 3, w), none = matrix_of("e", 2, 0, NULL),
+              no_rows = matrix_of("r", 0, 3, NULL), codes = t, whole;
+    static const int32_t numbers[6] = {0};
+    float y[6] = {0}, sums[2], most[3];
+    aq_quant_options q8 = {.bits = 8};
+    whole = tensor_of("i", AQ_I32, (const uint64_t[]){2, 3}, 2, numbers);
+    ASSERT_OK(aq_tensor_scale_input(&t, x, 2, y, &err));
+    cr_assert_arr_eq(y, x, sizeof x);
+    ASSERT_STATUS(aq_tensor_scale_input(&t, NULL, 2, y, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_tensor_scale_input(&t, x, 2, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("vector", "vector missing");
+    ASSERT_OK(aq_tensor_scale_input(&t, NULL, 0, NULL, &err));
+    ASSERT_OK(aq_tensor_scale_input(&none, NULL, 2, NULL, &err));
+    ASSERT_OK(aq_tensor_row_sums(&t, sums, NULL, &err));
+    cr_assert(sums[0] == 2 && sums[1] == 3);
+    ASSERT_STATUS(aq_tensor_row_sums(&t, NULL, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("sums", "sums missing");
+    ASSERT_OK(aq_tensor_row_sums(&no_rows, NULL, NULL, &err));
+    ASSERT_STATUS(aq_tensor_row_sums(&whole, sums, NULL, &err), AQ_E_TYPE);
+    ASSERT_STATUS(aq_tensor_column_absmax(&whole, most, &err), AQ_E_TYPE);
+    ASSERT_STATUS(aq_tensor_column_absmax(&t, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("magnitudes", "magnitudes missing");
+    ASSERT_OK(aq_tensor_column_absmax(&none, NULL, &err));
+    ASSERT_OK(aq_layout_init(2, 3, &q8, &codes.layout, &err));
+    codes.scales = NULL;
+    ASSERT_STATUS(aq_tensor_column_absmax(&codes, most, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_tensor_row_sums(&codes, sums, NULL, &err), AQ_E_ARG);
+}
+
+/* Magnitudes of codes are those of their values. */
+Test(diffusion, column_magnitudes_of_codes) {
+    enum { Q_ROWS = 6, Q_COLS = 300 };
+    static float w[Q_ROWS * Q_COLS];
+    float most[Q_COLS];
+    const aq_quant_options o = {.bits = 3, .group_size = 70};
+    quantized q = quantized_make(Q_ROWS, Q_COLS, &o);
+    aq_tensor t;
+    rng r = {8};
+    rng_floats(&r, w, Q_ROWS * Q_COLS, 3);
+    ASSERT_OK(aq_quantize_into(&q.layout, w, AQ_F32, &q.dst, NULL, NULL, &err));
+    t = matrix_of("w", Q_ROWS, Q_COLS, w);
+    t.layout = q.layout;
+    t.data = q.dst.codes;
+    t.data_bytes = q.layout.code_bytes;
+    t.scales = q.dst.scales;
+    t.zero_points = q.dst.zero_points;
+    ASSERT_OK(aq_tensor_column_absmax(&t, most, &err));
+    for (size_t c = 0; c < Q_COLS; c++) {
+        float want = 0;
+        for (size_t row = 0; row < Q_ROWS; row++)
+            want = fmaxf(want, fabsf((float)quantized_value(&q, row, c)));
+        cr_assert_eq(most[c], want, "%zu", c);
+    }
+    quantized_free(&q);
 }
 
 Test(diffusion, column_magnitudes) {
@@ -1407,6 +1636,44 @@ Test(diffusion, columns_of_the_reference_system_are_read) {
     aq_model_close(m);
 }
 
+/* Floats as anyone may write them: the value of strtof. */
+Test(diffusion, numbers_in_json) {
+    static const char *const numbers[] = {
+        "0",
+        "-0.0",
+        "1e22",
+        "-1e-30",
+        "1.5e38",
+        "3.4028234663852886e38",
+        "1E+2",
+        "123456789012345678901234567890",
+        "12345678901234567890.5e-10",
+        "0e999",
+        "0.00000000000000000000000000000000000000000001401298464324817",
+        "1e-400",
+        "16777217",
+        "0.1",
+        "1.17549435e-38",
+        "100000000000000000000000000000000000e-35"};
+    char list[800] = "[", json[4000];
+    aq_model *m;
+    aq_tensor t;
+    for (size_t i = 0; i < COUNT_OF(numbers); i++) {
+        strcat(list, i > 0 ? "," : "");
+        strcat(list, numbers[i]);
+    }
+    strcat(list, "]");
+    snprintf(json, sizeof json, "{\"mean\":%s,\"std\":%s,\"min\":%s,\"max\":%s}", list,
+             list, list, list);
+    ASSERT_OK(open_texts(NULL, NULL, json, &m));
+    ASSERT_OK(aq_model_describe(m, 0, &t, &err));
+    cr_assert_eq(t.diffusion->stats->count, COUNT_OF(numbers));
+    for (size_t i = 0; i < COUNT_OF(numbers); i++)
+        cr_expect_eq(t.diffusion->stats->mean[i], strtof(numbers[i], NULL), "%s: %.9g",
+                     numbers[i], (double)t.diffusion->stats->mean[i]);
+    aq_model_close(m);
+}
+
 Test(diffusion, damaged_json_is_an_error_that_names_the_tensor) {
     static const struct {
         const char *time, *spatial, *stats, *message;
@@ -1450,6 +1717,38 @@ Test(diffusion, damaged_json_is_an_error_that_names_the_tensor) {
         {NULL, NULL,
          "{\"mean\":[1,2],\"std\":[1,2],\"min\":[1,2],\"max\":[1,2],\"timesteps\":[3,3]}",
          "do not rise"},
+        {TIME_AWARE("1", "5"), NULL, NULL, "no time group"},
+        {TIME_AWARE("1", TIME_GROUP("[0,5]", "") ","), NULL, NULL, "no time group"},
+        {TIME_AWARE("1", TIME_GROUP("5", "")), NULL, NULL, "no time_range"},
+        {TIME_AWARE("1", TIME_GROUP("[0 5]", "")), NULL, NULL, "no comma"},
+        {TIME_AWARE("1", TIME_GROUP("[0,5", "")), NULL, NULL,
+         "time_range without an end"},
+        {TIME_AWARE("1", TIME_GROUP("[0,5]", "") "{"), NULL, NULL,
+         "time groups without an end"},
+        {TIME_AWARE("1", TIME_GROUP("[0,5]", ":")), NULL, NULL,
+         "time group without an end"},
+        {TIME_AWARE("1", TIME_GROUP("[0,5]", ",\"bits\":0")), NULL, NULL, "cannot be"},
+        {TIME_AWARE("1", TIME_GROUP("[0,9223372036854775808]", "")), NULL, NULL,
+         "over 63 bits"},
+        {"{\"enabled\":true,\"num_time_groups\":1,\"time_group_params\":1}", NULL, NULL,
+         "no list of time groups"},
+        {TIME_AWARE("0", "") "}", NULL, NULL, "something after"},
+        {"{\"enabled\":true,\"num_time_groups\":0,\"time_group_params\":[]]", NULL, NULL,
+         "no end"},
+        {NULL, SPATIAL("1"), NULL, "no list"},
+        {NULL, SPATIAL("[1,2,-3]"), NULL, "not above 0"},
+        {NULL, "{\"enabled\":true,\"x\":[1,{\"y\":[", NULL, "no value"},
+        {NULL, NULL, "{\"mean\":[1],\"std\":[],\"min\":[1],\"max\":[1]}", "lengths"},
+        {NULL, NULL, "{\"mean\":[1],\"std\":[1],\"min\":[],\"max\":[1]}", "lengths"},
+        {NULL, NULL, "{\"mean\":[1],\"mean\":[1]}", "twice"},
+        {NULL, NULL,
+         "{\"mean\":[1],\"std\":[1],\"min\":[1],\"max\":[1],\"timesteps\":[]}",
+         "lengths"},
+        {NULL, NULL, "{\"timesteps\":7}", "no list"},
+        {NULL, NULL, "{\"timesteps\":[7,8", "list without an end"},
+        {NULL, NULL, "{\"timesteps\":[7 8]}", "list without an end"},
+        {NULL, NULL, "{\"timesteps\":[7,x]}", "no whole number"},
+        {NULL, NULL, "{\"other\":[7,{\"x\":nul}]}", "no value"},
     };
     for (size_t i = 0; i < COUNT_OF(bad); i++) {
         char what[32];
@@ -1472,7 +1771,7 @@ Test(diffusion, bad_descriptions_are_not_written) {
     static described d;
     static const float w[6];
     aq_tensor t = matrix_of("w", 2, 3, w);
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0; i < 19; i++) {
         described_make(&d, 3);
         t.diffusion = &d.all;
         if (i == 0) d.groups[0].params.scale = 0;
@@ -1484,6 +1783,16 @@ Test(diffusion, bad_descriptions_are_not_written) {
         if (i == 6) d.mean[0] = INFINITY;
         if (i == 7) d.timesteps[1] = 40;
         if (i == 8) d.all.modality = "\xff";
+        if (i == 9) d.groups[2].end = d.groups[2].start;
+        if (i == 10) d.groups[0].params.scale = INFINITY;
+        if (i == 11) d.groups[0].params.bits = 0;
+        if (i == 12) d.groups[0].params.bits = 9;
+        if (i == 13) d.scales[0] = 0;
+        if (i == 14) d.std[1] = NAN;
+        if (i == 15) d.min[1] = -INFINITY;
+        if (i == 16) d.max[0] = NAN;
+        if (i == 17) d.timesteps[0] = -1;
+        if (i == 18) d.groups[2].params.zero_point = -INFINITY;
         cr_assert_neq(aq_model_save(in_dir("x.parquet"), &t, 1, &fast, &err), AQ_OK, "%d",
                       i);
         cr_assert_str_eq(err.name, "w");
@@ -2007,6 +2316,7 @@ Test(diffusion, modality_of_a_model) {
         {"w", "architecture", "WhisperModel", "audio"},
         {"model.embed_tokens.weight", NULL, NULL, "text"},
         {"down_blocks.0.conv.weight", NULL, NULL, "image"},
+        {"w", "architecture", "Perceptron", NULL},
         {"w", NULL, NULL, NULL},
     };
     static const float w[4];

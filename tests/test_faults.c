@@ -149,7 +149,8 @@ TestSuite(faults, .init = enter_fast_dir, .fini = leave_temp_dir, .timeout = 300
 /* Files that operations read, made once; and where they write. */
 static struct paths {
     char model[512], tensors[512], npy[512], table[512], calibration[512], quantized[512],
-        shards[2][512], directory[512], output[512], output_directory[512];
+        described[512], columns[512], shards[2][512], directory[512], index[512],
+        output[512], output_directory[512];
 } paths;
 
 static aq_error err2; /* of an operation */
@@ -165,6 +166,7 @@ static aq_status read_parquet(const aq_allocator *a, const char *path, aq_io io)
         aq_column *column;
         aq_span span;
         status = aq_column_open(file, 0, c, &column, &err2);
+        if (status == AQ_OK) aq_column_prefetch(column);
         if (status == AQ_OK) status = aq_column_verify(column, &err2);
         if (status == AQ_OK) status = aq_column_view(column, &span, &err2);
         aq_column_close(column);
@@ -176,8 +178,38 @@ static aq_status read_parquet(const aq_allocator *a, const char *path, aq_io io)
 static aq_status op_parquet_map(const aq_allocator *a) {
     return read_parquet(a, paths.model, AQ_IO_AUTO);
 }
+static aq_status op_parquet_must_map(const aq_allocator *a) {
+    return read_parquet(a, paths.model, AQ_IO_MAP);
+}
 static aq_status op_parquet_read(const aq_allocator *a) {
     return read_parquet(a, paths.model, AQ_IO_READ);
+}
+
+static aq_status op_columns_map(const aq_allocator *a) {
+    return read_parquet(a, paths.columns, AQ_IO_AUTO);
+}
+static aq_status op_columns_read(const aq_allocator *a) {
+    return read_parquet(a, paths.columns, AQ_IO_READ);
+}
+
+/* All columns at once. */
+static aq_status op_columns_decode(const aq_allocator *a) {
+    const aq_parquet_options o = {.allocator = a};
+    aq_column *columns[16] = {NULL};
+    aq_parquet_info info;
+    aq_parquet *file;
+    aq_status status = aq_parquet_open(paths.columns, &o, &file, &err2);
+    if (status != AQ_OK) return status;
+    aq_parquet_get_info(file, &info);
+    cr_assert_leq(info.num_columns, (int)COUNT_OF(columns));
+    for (int32_t c = 0; c < info.num_columns && status == AQ_OK; c++)
+        status = aq_column_open(file, 0, c, &columns[c], &err2);
+    if (status == AQ_OK)
+        status = aq_columns_decode(columns, (size_t)info.num_columns, NULL, &err2);
+    for (int32_t c = 0; c < info.num_columns; c++)
+        aq_column_close(columns[c]);
+    aq_parquet_close(file);
+    return status;
 }
 
 static aq_status read_model(const aq_allocator *a, const char *path, aq_io io) {
@@ -218,6 +250,12 @@ static aq_status op_npy(const aq_allocator *a) {
 }
 static aq_status op_directory(const aq_allocator *a) {
     return read_model(a, paths.directory, AQ_IO_AUTO);
+}
+static aq_status op_described(const aq_allocator *a) {
+    return read_model(a, paths.described, AQ_IO_AUTO);
+}
+static aq_status op_index(const aq_allocator *a) {
+    return read_model(a, paths.index, AQ_IO_AUTO);
 }
 static aq_status op_table(const aq_allocator *a) {
     return read_model(a, paths.table, AQ_IO_AUTO);
@@ -281,6 +319,10 @@ static aq_status op_convert(const aq_allocator *a) {
     return job_with(a, paths.directory, paths.output,
                     (aq_job_options){.operation = AQ_CONVERT});
 }
+static aq_status op_dequantize_described(const aq_allocator *a) {
+    return job_with(a, paths.described, paths.output,
+                    (aq_job_options){.operation = AQ_DEQUANTIZE, .resume = true});
+}
 static aq_status op_merge(const aq_allocator *a) {
     const char *shards[2] = {paths.shards[0], paths.shards[1]};
     const aq_job_options o = {.allocator = a, .threads = 1};
@@ -294,6 +336,146 @@ static aq_status op_save(const aq_allocator *a) {
     aq_tensor t;
     aq_status status = aq_tensor_init(&t, "w", AQ_F32, shape, 2, w, &err2);
     return status == AQ_OK ? aq_model_save(paths.output, &t, 1, &o, &err2) : status;
+}
+
+/* A quantized matrix and all that a file can say about it. */
+static aq_status save_described(const char *path, const aq_allocator *a,
+                                aq_model_format format, size_t chunk_bytes) {
+    static float w[6 * 40], scales[40], zeros[3], steps[3] = {0.5f, 0.25f, 2};
+    static uint8_t codes[6 * 40];
+    static aq_time_group groups[2] = {{0, 500, {0.1f, 7, 4}, 64},
+                                      {500, 1000, {0.2f, 3, 8}, 64}};
+    static const aq_time_aware time = {true, groups, 2};
+    static const float mean[2] = {-1, 1}, deviation[2] = {1, 2}, low[2] = {-3, -4},
+                       high[2] = {3, 4};
+    static const int64_t times[2] = {40, 999};
+    static const aq_activation_stats stats = {times, mean, deviation, low, high, 2};
+    static const aq_key_value pairs[] = {{"format", "pt", 2}, {"empty", NULL, 0}};
+    const aq_quant_options q = {.granularity = AQ_PER_GROUP, .group_size = 80};
+    const aq_spatial spatial = {true, true, true, scales, 40};
+    const aq_diffusion all = {"image", &time, &spatial, &stats};
+    const uint64_t shape[2] = {6, 40};
+    const aq_model_writer_options o = {.allocator = a,
+                                       .format = format,
+                                       .metadata = pairs,
+                                       .num_metadata = 2,
+                                       .chunk_bytes = chunk_bytes};
+    aq_tensor t[2];
+    aq_status status = aq_tensor_init(&t[0], "a \"b\"\n", AQ_F32, shape, 2, w, &err2);
+    for (int i = 0; i < 40; i++)
+        scales[i] = 1 + (float)i / 64;
+    if (status == AQ_OK) status = aq_tensor_init(&t[1], "w", AQ_F32, shape, 2, w, &err2);
+    t[1].diffusion = &all;
+    if (format == AQ_MODEL_SAFETENSORS) return aq_model_save(path, t, 2, &o, &err2);
+    if (status == AQ_OK) status = aq_layout_init(6, 40, &q, &t[1].layout, &err2);
+    if (status != AQ_OK) return status;
+    t[1].data = codes;
+    t[1].data_bytes = t[1].layout.code_bytes;
+    t[1].scales = steps;
+    t[1].zero_points = zeros;
+    return aq_model_save(path, t, 2, &o, &err2);
+}
+
+static aq_status op_save_described(const aq_allocator *a) {
+    return save_described(paths.output, a, AQ_MODEL_PARQUET, 80);
+}
+static aq_status op_save_safetensors(const aq_allocator *a) {
+    return save_described(paths.output, a, AQ_MODEL_SAFETENSORS, 0);
+}
+
+/* Every encoding and codec, lists, nulls, statistics, indexes, key-value pairs. */
+static aq_status write_columns(const char *path, const aq_allocator *a) {
+    static const aq_key_value pair[] = {{"key", "value", 5}, {"none", NULL, 0}};
+    static const aq_sorting_column sorted[] = {{1, true, false}};
+    const aq_field_spec fields[] = {
+        {.name = "i32",
+         .type = AQ_INT32,
+         .encoding = AQ_DELTA_BINARY_PACKED,
+         .codec = AQ_ZSTD,
+         .write_statistics = true,
+         .key_values = pair,
+         .num_key_values = 2},
+        {.name = "i64",
+         .type = AQ_INT64,
+         .encoding = AQ_RLE_DICTIONARY,
+         .codec = AQ_SNAPPY,
+         .write_statistics = true},
+        {.name = "f32",
+         .type = AQ_FLOAT,
+         .encoding = AQ_BYTE_STREAM_SPLIT,
+         .codec = AQ_GZIP,
+         .write_statistics = true},
+        {.name = "f64", .type = AQ_DOUBLE, .codec = AQ_LZ4_RAW},
+        {.name = "bool", .type = AQ_BOOLEAN, .encoding = AQ_RLE},
+        {.name = "lengths",
+         .type = AQ_BYTE_ARRAY,
+         .logical = AQ_LOGICAL_STRING,
+         .encoding = AQ_DELTA_LENGTH_BYTE_ARRAY,
+         .codec = AQ_BROTLI,
+         .write_statistics = true},
+        {.name = "prefixes", .type = AQ_BYTE_ARRAY, .encoding = AQ_DELTA_BYTE_ARRAY},
+        {.name = "fixed",
+         .type = AQ_FIXED_LEN_BYTE_ARRAY,
+         .type_length = 3,
+         .encoding = AQ_DELTA_BYTE_ARRAY},
+        {.name = "null",
+         .type = AQ_INT32,
+         .repetition = AQ_OPTIONAL,
+         .write_statistics = true,
+         .encoding = AQ_RLE_DICTIONARY},
+        {.name = "many", .type = AQ_INT32, .repetition = AQ_REPEATED}};
+    const aq_writer_options o = {.allocator = a,
+                                 .page_bytes = 64,
+                                 .data_page_v2 = true,
+                                 .page_index = true,
+                                 .sorting_columns = sorted,
+                                 .num_sorting_columns = 1};
+    enum { ROWS = 40 };
+    static int32_t numbers[ROWS];
+    static int64_t wide[ROWS];
+    static double doubles[ROWS];
+    static float floats[ROWS];
+    static uint8_t flags[ROWS], def[ROWS], fixed[ROWS * 3];
+    static int32_t offsets[ROWS + 1];
+    static aq_bytes words[ROWS];
+    static const char letters[] = "aaabbbcccdddeeefffggghhhiiijjjkkklllmmmnnnooo";
+    const void *values[COUNT_OF(fields)] = {numbers, wide,  floats, doubles, flags,
+                                            words,   words, fixed,  numbers, numbers};
+    aq_writer *w;
+    aq_status status = aq_writer_open(path, fields, COUNT_OF(fields), &o, &w, &err2);
+    if (status != AQ_OK) return status;
+    for (int i = 0; i < ROWS; i++) {
+        numbers[i] = i * i;
+        wide[i] = i % 3;
+        doubles[i] = floats[i] = (float)i;
+        flags[i] = i % 7 == 0;
+        words[i] = (aq_bytes){(const uint8_t *)letters + i % 9, 20};
+        def[i] = i % 4 != 0;
+        offsets[i + 1] = (i + 1) / 2;
+    }
+    for (size_t c = 0; c < COUNT_OF(fields) && status == AQ_OK; c++) {
+        aq_column_values v = {.values = values[c], .num_values = ROWS};
+        if (c == 8) {
+            v.num_values = ROWS - ROWS / 4;
+            v.num_levels = ROWS;
+            v.def_levels = def;
+        }
+        if (c == 9) {
+            v.num_values = ROWS / 2;
+            v.list_offsets = offsets;
+            v.num_lists = ROWS;
+        }
+        status = aq_writer_put_column(w, &v, &err2);
+    }
+    if (status == AQ_OK) status = aq_writer_add_key_value(w, "k", "v", &err2);
+    if (status == AQ_OK) status = aq_writer_end_row_group(w, ROWS, &err2);
+    if (status == AQ_OK) return aq_writer_finish(w, &err2);
+    aq_writer_abort(w);
+    return status;
+}
+
+static aq_status op_columns_write(const aq_allocator *a) {
+    return write_columns(paths.output, a);
 }
 
 static aq_status op_writer(const aq_allocator *a) {
@@ -352,6 +534,7 @@ typedef struct operation {
 
 static const operation operations[] = {
     {"read Parquet, mapped", op_parquet_map, false},
+    {"read Parquet, mapped or not at all", op_parquet_must_map, false},
     {"read Parquet", op_parquet_read, false},
     {"read a model, mapped", op_model, false},
     {"read a model", op_model_read, false},
@@ -359,6 +542,11 @@ static const operation operations[] = {
     {"read safetensors", op_safetensors_read, false},
     {"read .npy", op_npy, false},
     {"read a directory", op_directory, false},
+    {"read Parquet of every encoding, mapped", op_columns_map, false},
+    {"read Parquet of every encoding", op_columns_read, false},
+    {"decode columns", op_columns_decode, false},
+    {"read a model of a diffusion model", op_described, false},
+    {"read shards with an index", op_index, false},
     {"read a table of weights", op_table, false},
     {"read a calibration", op_calibration, false},
     {"export a stream", op_export, false},
@@ -371,7 +559,11 @@ static const operation operations[] = {
     {"dequantize", op_dequantize, true},
     {"convert", op_convert, true},
     {"merge", op_merge, true},
+    {"dequantize what a diffusion model says", op_dequantize_described, true},
     {"save", op_save, true},
+    {"save what a diffusion model says", op_save_described, true},
+    {"save safetensors", op_save_safetensors, true},
+    {"write Parquet of every encoding", op_columns_write, true},
     {"write Parquet", op_writer, true},
 };
 
@@ -407,6 +599,9 @@ static void make_files(void) {
     static const char npy[] =
         "\x93NUMPY\1\0\x3a\0{'descr': '<f4', 'fortran_order': False, "
         "'shape': (1, 2)}\n01234567";
+    static const char index_json[] =
+        "{\"metadata\": {\"total_size\": 6144, \"format\": \"pt\"}, \"weight_map\": {"
+        "\"a.weight\": \"x-1.safetensors\", \"b.weight\": \"x-2.safetensors\"}}";
     aq_tensor t[3];
     rng r = {11};
     struct {
@@ -418,9 +613,12 @@ static void make_files(void) {
                {paths.table, "t.parquet"},
                {paths.calibration, "c.parquet"},
                {paths.quantized, "q.parquet"},
+               {paths.described, "d.parquet"},
+               {paths.columns, "columns.parquet"},
                {paths.shards[0], "s0.parquet"},
                {paths.shards[1], "s1.parquet"},
                {paths.directory, "in"},
+               {paths.index, "indexed/x.safetensors.index.json"},
                {paths.output, "out.parquet"},
                {paths.output_directory, "out/"}};
     for (size_t i = 0; i < COUNT_OF(all); i++)
@@ -439,13 +637,19 @@ static void make_files(void) {
     ASSERT_OK(aq_job_run(paths.model, paths.quantized, &o, NULL, &err));
     for (o.shard = 0, o.num_shards = 2; o.shard < 2; o.shard++)
         ASSERT_OK(aq_job_run(paths.model, paths.shards[o.shard], &o, NULL, &err));
-    /* Two shards of safetensors without an index. */
-    char path[600];
-    cr_assert_eq(mkdir(paths.directory, 0777), 0);
-    snprintf(path, sizeof path, "%s/x-1.safetensors", paths.directory);
-    ASSERT_OK(aq_model_save(path, t, 1, &fast, &err));
-    snprintf(path, sizeof path, "%s/x-2.safetensors", paths.directory);
-    ASSERT_OK(aq_model_save(path, t + 1, 1, &fast, &err));
+    /* Two shards of safetensors, without an index and with one. */
+    const char *const directories[2] = {paths.directory, in_dir("indexed")};
+    for (int k = 0; k < 2; k++) {
+        char path[600];
+        cr_assert_eq(mkdir(directories[k], 0777), 0);
+        for (int i = 0; i < 2; i++) {
+            snprintf(path, sizeof path, "%s/x-%d.safetensors", directories[k], i + 1);
+            ASSERT_OK(aq_model_save(path, t + i, 1, &fast, &err));
+        }
+    }
+    file_write(paths.index, index_json, sizeof index_json - 1);
+    ASSERT_OK(save_described(paths.described, NULL, AQ_MODEL_PARQUET, 80));
+    ASSERT_OK(write_columns(paths.columns, NULL));
 }
 
 /* ---- what must hold after each run ---- */
@@ -493,7 +697,8 @@ static bool output_is_old(void) {
 static aq_status run_once(const operation *op, counting_allocator *memory,
                           const file *right, const char *what) {
     const size_t descriptors = open_descriptors(), files = files_here(true);
-    const bool resumable = op->run == op_quantize_resumable,
+    const bool resumable =
+                   op->run == op_quantize_resumable || op->run == op_dequantize_described,
                directory = op->run == op_quantize_directory;
     aq_status status;
     memset(&err2, 0, sizeof err2);

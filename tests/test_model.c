@@ -585,15 +585,29 @@ Test(model, output_is_input) {
 }
 
 static const struct {
-    const char *what;
+    const char *message;
     aq_job_options options;
-    aq_status wanted;
 } job_cases[] = {
-    {"7 bits", {.quant = {.bits = 7}}, AQ_E_ARG},
-    {"small groups", {.quant = {.group_size = 7}}, AQ_E_ARG},
-    {"granularity", {.quant = {.granularity = (aq_granularity)3}}, AQ_E_ARG},
-    {"operation", {.operation = (aq_operation)3}, AQ_E_ARG},
-    {"io", {.io = (aq_io)3}, AQ_E_ARG},
+    {"7 bits", {.quant = {.bits = 7}}},
+    {"group size 7; choose", {.quant = {.group_size = 7}}},
+    {"granularity 3", {.quant = {.granularity = (aq_granularity)3}}},
+    {"operation 3", {.operation = (aq_operation)3}},
+    {"operation -1", {.operation = (aq_operation)-1}},
+    {"io mode 3 is none", {.io = (aq_io)3}},
+    {"io mode -1 is none", {.io = (aq_io)-1}},
+    {"mode 4 is none of", {.mode = (aq_job_mode)4}},
+    {"mode -1 is none of", {.mode = (aq_job_mode)-1}},
+    {"min_cosine -0.1 or", {.min_cosine = -0.1}},
+    {"min_cosine 1.5 or", {.min_cosine = 1.5}},
+    {"is out of range", {.min_cosine = NAN}},
+    {"target_bpw -1 is", {.target_bpw = -1}},
+    {"target_bpw 64.5 is", {.target_bpw = 64.5}},
+    {"is out of range", {.target_bpw = NAN}},
+    {"exclude each other", {.target_bpw = 4, .target_bytes = 1000}},
+    {"met by a shard alone", {.target_bpw = 4, .num_shards = 2}},
+    {"met by a shard alone", {.target_bytes = 1000, .num_shards = 2}},
+    {"for quantizing only", {.operation = AQ_DEQUANTIZE, .calibration_path = "c"}},
+    {"for quantizing only", {.operation = AQ_CONVERT, .calibration_path = "c"}},
 };
 
 Test(model, job_misuse) {
@@ -601,9 +615,14 @@ Test(model, job_misuse) {
     for (size_t i = 0; i < COUNT_OF(job_cases); i++) {
         ASSERT_STATUS(aq_job_run(in_dir("m.parquet"), in_dir("q.parquet"),
                                  &job_cases[i].options, NULL, &err),
-                      job_cases[i].wanted);
-        cr_assert_eq(temp_dir_entries(here.path), 1, "%s", job_cases[i].what);
+                      AQ_E_ARG);
+        EXPECT_MESSAGE("options", job_cases[i].message);
+        cr_assert_eq(temp_dir_entries(here.path), 1, "%s", job_cases[i].message);
     }
+    ASSERT_STATUS(aq_job_run(in_dir("m.parquet"), in_dir("q/"),
+                             &(aq_job_options){.resume = true}, NULL, &err),
+                  AQ_E_UNSUPPORTED);
+    ASSERT_MESSAGE("resume", "a job that writes a directory cannot be resumed");
     ASSERT_STATUS(aq_job_run(NULL, in_dir("q"), NULL, NULL, &err), AQ_E_ARG);
     ASSERT_STATUS(aq_job_run(in_dir("m.parquet"), NULL, NULL, NULL, &err), AQ_E_ARG);
     ASSERT_STATUS(aq_job_run(in_dir("none"), in_dir("q"), NULL, NULL, &err), AQ_E_IO);
@@ -677,6 +696,209 @@ Test(model, model_writer_misuse) {
     }
     aq_model_writer_abort(NULL);
     cr_assert_eq(temp_dir_entries(here.path), 0);
+}
+
+Test(model, model_writer_bad_arguments) {
+    static const float values[16] = {1};
+    const aq_tensor t = matrix_of("a", 2, 8, values);
+    const aq_model_writer_options npy = {.format = AQ_MODEL_NPY},
+                                  below = {.format = (aq_model_format)-1};
+    aq_model_writer *w;
+    ASSERT_STATUS(aq_model_writer_open(NULL, &t, 1, NULL, &w, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("path", "path or tensors missing");
+    ASSERT_STATUS(aq_model_writer_open(in_dir("x"), NULL, 1, NULL, &w, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_model_writer_open(in_dir("x"), &t, SIZE_MAX, NULL, &w, &err),
+                  AQ_E_ARG);
+    ASSERT_STATUS(aq_model_writer_open(in_dir("x"), &t, 1, &npy, &w, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("format", "model format 5 cannot be written");
+    ASSERT_STATUS(aq_model_writer_open(in_dir("x"), &t, 1, &below, &w, &err), AQ_E_ARG);
+    cr_assert_eq(temp_dir_entries(here.path), 0);
+}
+
+/* A tensor that is not the one announced, or lacks a part; after it the writer is of no
+ * more use. */
+Test(model, other_tensors_than_announced) {
+    static const float values[16] = {1}, scales[4] = {1, 1, 1, 1};
+    static const uint8_t codes[16] = {0};
+    const aq_diffusion says = {"image", NULL, NULL, NULL};
+    const aq_quant_options u8 = {.bits = 4, .group_size = 8, .params = AQ_PARAMS_U8},
+                           f32 = {.bits = 8, .granularity = AQ_PER_CHANNEL};
+    const char *const announced = "differs from the one announced, \"a\"";
+    aq_tensor plain = matrix_of("a", 2, 8, values), quantized = plain, small = plain;
+    ASSERT_OK(aq_layout_init(2, 8, &f32, &quantized.layout, &err));
+    ASSERT_OK(aq_layout_init(2, 8, &u8, &small.layout, &err));
+    quantized.data = small.data = codes;
+    quantized.data_bytes = quantized.layout.code_bytes;
+    small.data_bytes = small.layout.code_bytes;
+    quantized.scales = quantized.zero_points = scales;
+    small.params = codes;
+    for (int i = 0; i < 15; i++) {
+        const aq_tensor right = i < 9 ? plain : i < 13 ? quantized : small;
+        aq_tensor t = right;
+        const char *message = announced;
+        aq_model_writer *w;
+        if (i == 0) t.name = NULL;
+        if (i == 1) t.name = "b";
+        if (i == 2) t.dtype = AQ_I32;
+        if (i == 3) t.num_dims = 1;
+        if (i == 4) t.shape[0] = 4, t.shape[1] = 4;
+        if (i == 5) t.layout = quantized.layout;
+        if (i == 6) t.diffusion = &says;
+        if (i == 7)
+            t.data = NULL, message = "0 bytes of data (tensor \"a\"); it needs 64";
+        if (i == 8)
+            t.data_bytes = 60, message = "60 bytes of data (tensor \"a\"); it needs 64";
+        if (i == 9) t.scales = NULL, message = "quantized tensor without scales";
+        if (i == 10) t.zero_points = NULL, message = "quantized tensor without scales";
+        if (i == 11) t.layout.code_bytes--, message = "layout";
+        if (i == 12) t.data_bytes--, message = "it needs 16";
+        if (i == 13) t.params = NULL, message = "quantized tensor without scales";
+        if (i == 14) t.layout.params = AQ_PARAMS_F16;
+        ASSERT_OK(aq_model_writer_open(in_dir("m.parquet"), &right, 1, NULL, &w, &err));
+        ASSERT_STATUS(aq_model_writer_put(w, &t, &err), AQ_E_ARG);
+        EXPECT_MESSAGE("tensor", message);
+        ASSERT_STATUS(aq_model_writer_put(w, &right, &err), AQ_E_STATE);
+        aq_model_writer_abort(w);
+    }
+    cr_assert_eq(temp_dir_entries(here.path), 0);
+}
+
+Test(model, tensors_that_cannot_be) {
+    static const uint64_t shape[17] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    static const float values[6] = {1, 2, 3, 4, 5, 6};
+    static const struct {
+        const char *name;
+        int dtype;
+        bool no_shape;
+        uint32_t dims;
+        const char *message;
+    } cases[] = {{NULL, AQ_F32, false, 1, "tensor name missing or not UTF-8"},
+                 {"", AQ_F32, false, 1, "tensor name missing or not UTF-8"},
+                 {"\xc3", AQ_F32, false, 1, "tensor name missing or not UTF-8"},
+                 {"t", 0, false, 1, "dtype 0 is none of aq_dtype"},
+                 {"t", 99, false, 1, "dtype 99 is none of aq_dtype"},
+                 {"t", AQ_F32, false, 17, "17 dimensions; at most 16"},
+                 {"t", AQ_F32, true, 1, "1 dimensions; at most 16"}};
+    const aq_model_writer_options no_pairs = {.num_metadata = 1};
+    aq_tensor t, m;
+    float x[3] = {1, 1, 1}, y[4] = {0};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        ASSERT_STATUS(aq_tensor_init(&t, cases[i].name, (aq_dtype)cases[i].dtype,
+                                     cases[i].no_shape ? NULL : shape, cases[i].dims,
+                                     values, &err),
+                      AQ_E_ARG);
+        EXPECT_MESSAGE("tensor", cases[i].message);
+        cr_expect_null(t.name);
+    }
+    m = matrix_of("m", 2, 3, values);
+    ASSERT_STATUS(aq_tensor_rows_f32(&m, 3, 0, y, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("rows", "rows 3 to 3 of 2");
+    ASSERT_STATUS(aq_tensor_rows_f32(&m, 1, 2, y, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("rows", "rows 1 to 3 of 2");
+    ASSERT_STATUS(aq_tensor_dot(&m, 2, x, y, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("row", "row 2 of 2");
+    ASSERT_STATUS(aq_tensor_dot(&m, 0, NULL, y, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_tensor_matmul(&m, NULL, 1, y, NULL, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_tensor_matmul(&m, x, 1, NULL, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("vector", "vector missing");
+    ASSERT_OK(aq_tensor_matmul(&m, NULL, 0, NULL, NULL, &err));
+    ASSERT_STATUS(aq_tensor_time_group(NULL, 0, NULL, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("time group", "tensor missing");
+    m.data = NULL;
+    ASSERT_STATUS(aq_tensor_matvec(&m, x, y, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("data", "tensor has no data; use aq_model_tensor");
+    m.data = (const uint8_t *)values;
+    ASSERT_STATUS(aq_model_save(in_dir("m.parquet"), &m, 1, &no_pairs, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("pairs", "metadata missing");
+    m.name = "__metadata__";
+    ASSERT_STATUS(aq_model_save(in_dir("m.safetensors"), &m, 1, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("name", "safetensors reserves the name __metadata__");
+    ASSERT_OK(aq_model_save(in_dir("m.parquet"), &m, 1, NULL, &err));
+}
+
+Test(model, no_file_to_open) {
+    aq_model *m;
+    ASSERT_STATUS(aq_model_open("/dev/null", NULL, &m, &err), AQ_E_IO);
+    ASSERT_MESSAGE("device", "not a regular file");
+    ASSERT_STATUS(aq_model_open(in_dir("none"), NULL, &m, &err), AQ_E_IO);
+    ASSERT_MESSAGE("nothing", "cannot open");
+    cr_assert_null(m);
+}
+
+/* One group of the whole tensor, which lies in several rows of the file. */
+Test(model, one_group_in_chunks) {
+    enum { G_ROWS = 40, G_COLS = 30 };
+    const aq_quant_options q = {.bits = 5, .granularity = AQ_PER_TENSOR};
+    const aq_model_writer_options chunks = {.chunk_bytes = 100};
+    static float w[G_ROWS * G_COLS], back[G_ROWS * G_COLS], want[G_ROWS * G_COLS];
+    static uint8_t codes[G_ROWS * G_COLS];
+    float scale, zero;
+    const aq_quantized dst = {codes, &scale, &zero, NULL};
+    const aq_quantized_view view = {codes, &scale, &zero, NULL};
+    aq_tensor t = matrix_of("t", G_ROWS, G_COLS, w), got;
+    aq_parquet_info info;
+    aq_parquet *f;
+    aq_model *m;
+    rng r = {12};
+    rng_floats(&r, w, G_ROWS * G_COLS, 3);
+    ASSERT_OK(aq_layout_init(G_ROWS, G_COLS, &q, &t.layout, &err));
+    ASSERT_OK(aq_quantize_into(&t.layout, w, AQ_F32, &dst, NULL, NULL, &err));
+    ASSERT_OK(aq_dequantize_rows(&t.layout, &view, 0, G_ROWS, want, NULL, &err));
+    t.data = codes;
+    t.data_bytes = t.layout.code_bytes;
+    t.scales = &scale;
+    t.zero_points = &zero;
+    ASSERT_OK(aq_model_save(in_dir("m.parquet"), &t, 1, &chunks, &err));
+    ASSERT_OK(aq_parquet_open(in_dir("m.parquet"), NULL, &f, &err));
+    aq_parquet_get_info(f, &info);
+    cr_assert_gt(info.num_rows, 1);
+    aq_parquet_close(f);
+    ASSERT_OK(aq_model_open(in_dir("m.parquet"), NULL, &m, &err));
+    cr_assert_eq(aq_model_count(m), 1);
+    ASSERT_OK(aq_model_find(m, "t", &got, &err));
+    cr_assert(got.layout.granularity == AQ_PER_TENSOR && got.layout.num_groups == 1);
+    cr_assert(got.scales[0] == scale && got.zero_points[0] == zero);
+    ASSERT_OK(aq_tensor_rows_f32(&got, 0, G_ROWS, back, NULL, &err));
+    cr_assert_arr_eq(back, want, sizeof want);
+    aq_tensor_release(&got);
+    aq_model_close(m);
+}
+
+/* The nearest name is that which begins most alike. */
+Test(model, names_that_are_not_there) {
+    static const float values[4] = {1};
+    aq_tensor t[3] = {matrix_of("blk.1.attn", 2, 2, values),
+                      matrix_of("blk.2.attn", 2, 2, values),
+                      matrix_of("output", 2, 2, values)},
+              got;
+    static const struct {
+        const char *name, *message;
+    } cases[] = {
+        {"blk.1.attnx", "no tensor \"blk.1.attnx\"; the nearest name is \"blk.1.attn\""},
+        {"blk.2", "the nearest name is \"blk.2.attn\""},
+        {"blk.2.x", "the nearest name is \"blk.2.attn\""},
+        {"outputs", "the nearest name is \"output\""},
+        {"o", "the nearest name is \"output\""},
+        {"a", "no tensor \"a\""},
+        {"z", "no tensor \"z\""},
+        {"c", "no tensor \"c\""}};
+    aq_model *m;
+    ASSERT_OK(aq_model_save(in_dir("m.parquet"), t, 3, NULL, &err));
+    ASSERT_OK(aq_model_open(in_dir("m.parquet"), NULL, &m, &err));
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        ASSERT_STATUS(aq_model_find(m, cases[i].name, &got, &err), AQ_E_NOT_FOUND);
+        EXPECT_MESSAGE(cases[i].name, cases[i].message);
+        if (i >= 5)
+            cr_expect_null(strstr(err.message, "nearest"), "%s: %s", cases[i].name,
+                           err.message);
+        cr_expect_null(got.name);
+    }
+    aq_model_close(m);
+    ASSERT_OK(aq_model_save(in_dir("e.parquet"), NULL, 0, NULL, &err));
+    ASSERT_OK(aq_model_open(in_dir("e.parquet"), NULL, &m, &err));
+    ASSERT_STATUS(aq_model_find(m, "a", &got, &err), AQ_E_NOT_FOUND);
+    ASSERT_MESSAGE("empty", "no tensor \"a\": the model is empty");
+    aq_model_close(m);
 }
 
 /* ---- small parameters ---- */
@@ -991,20 +1213,19 @@ typedef struct cells {
 
 /* A tensor "odd" of 2 x 32 with these cells and codes of zeros. */
 static void save_cells(const char *path, const cells *c) {
-    static const aq_field_spec specs[] = {
-        CELL_LEAF("layer_name", AQ_BYTE_ARRAY),
-        CELL_LIST("shape", AQ_INT64),
-        CELL_LEAF("data", AQ_BYTE_ARRAY),
-        CELL_LEAF("quant_type", AQ_BYTE_ARRAY),
-        CELL_LEAF("bit_width", AQ_INT32),
-        CELL_LEAF("packing", AQ_BYTE_ARRAY),
-        CELL_LEAF("group_size", AQ_INT64),
-        CELL_LEAF("quant_axis", AQ_INT64),
-        CELL_LIST("scales", AQ_FLOAT),
-        CELL_LIST("zero_points", AQ_FLOAT),
-        CELL_LEAF("group_params", AQ_BYTE_ARRAY),
-        CELL_LEAF("params_type", AQ_BYTE_ARRAY),
-        CELL_LEAF("codebook", AQ_BYTE_ARRAY)};
+    static const aq_field_spec specs[] = {CELL_LEAF("layer_name", AQ_BYTE_ARRAY),
+                                          CELL_LIST("shape", AQ_INT64),
+                                          CELL_LEAF("data", AQ_BYTE_ARRAY),
+                                          CELL_LEAF("quant_type", AQ_BYTE_ARRAY),
+                                          CELL_LEAF("bit_width", AQ_INT32),
+                                          CELL_LEAF("packing", AQ_BYTE_ARRAY),
+                                          CELL_LEAF("group_size", AQ_INT64),
+                                          CELL_LEAF("quant_axis", AQ_INT64),
+                                          CELL_LIST("scales", AQ_FLOAT),
+                                          CELL_LIST("zero_points", AQ_FLOAT),
+                                          CELL_LEAF("group_params", AQ_BYTE_ARRAY),
+                                          CELL_LEAF("params_type", AQ_BYTE_ARRAY),
+                                          CELL_LEAF("codebook", AQ_BYTE_ARRAY)};
     static const int64_t shape[2] = {2, 32};
     static const float floats[8] = {1, 1, 1, 1, 1, 1, 1, 1};
     static const uint8_t zeros[256];

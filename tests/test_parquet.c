@@ -669,6 +669,211 @@ Test(parquet, pages_join) {
     free(c);
 }
 
+/* The deprecated BIT_PACKED levels: from the most significant bit on, without a length. */
+Test(parquet, levels_packed_bit_by_bit) {
+    static const uint8_t body[] = {0xac, 0xc0, 10, 0, 0, 0,  20, 0, 0, 0,  30, 0, 0,
+                                   0,    40,   0,  0, 0, 50, 0,  0, 0, 60, 0,  0, 0};
+    static const uint8_t levels[10] = {1, 0, 1, 0, 1, 1, 0, 0, 1, 1};
+    static const int32_t values[6] = {10, 20, 30, 40, 50, 60};
+    craft *c = calloc(1, sizeof *c);
+    for (size_t bytes = 0; bytes <= sizeof body; bytes++) {
+        aqi_page_header h = craft_data_header(10, AQ_PLAIN);
+        aq_status status;
+        aq_column *col;
+        aq_parquet *f;
+        aq_span s;
+        file made;
+        c->size = 0;
+        AQI_SET(&h.data_page_header, aqi_data_page, definition_level_encoding,
+                AQ_BIT_PACKED);
+        craft_page(c, &h, body, bytes);
+        made = craft_file(c, &optional_int, 1, 10, 10);
+        ASSERT_OK(aq_parquet_open_memory(made.data, made.size, NULL, &f, &err));
+        ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+        status = aq_column_view(col, &s, &err);
+        cr_assert_eq(status, bytes == sizeof body ? AQ_OK : AQ_E_FORMAT, "%zu", bytes);
+        if (bytes < 2) EXPECT_MESSAGE("cut", "definition levels cut off");
+        if (status == AQ_OK) {
+            cr_assert(s.num_levels == 10 && s.num_values == 6);
+            cr_assert_arr_eq(s.def_levels, levels, sizeof levels);
+            cr_assert_arr_eq(s.values, values, sizeof values);
+        }
+        aq_column_close(col);
+        aq_parquet_close(f);
+        file_free(&made);
+    }
+    free(c);
+}
+
+Test(parquet, dictionary_in_another_encoding) {
+    static const uint8_t body[8] = {10, 0, 0, 0, 20, 0, 0, 0}, indices[] = {1, 4, 1};
+    craft *c = calloc(1, sizeof *c);
+    for (int i = 0; i < 3; i++) { /* the two names that stand for plain values, and RLE */
+        aqi_page_header h;
+        aq_column *col;
+        aq_parquet *f;
+        aq_span s;
+        file made;
+        c->size = c->dictionary_bytes = 0;
+        memset(&h, 0, sizeof h);
+        AQI_SET(&h, aqi_page_header, type, AQI_PAGE_DICTIONARY);
+        AQI_MARK(&h, aqi_page_header, dictionary_page_header);
+        AQI_SET(&h.dictionary_page_header, aqi_dictionary_page, num_values, 2);
+        AQI_SET(&h.dictionary_page_header, aqi_dictionary_page, encoding,
+                i == 0   ? AQ_PLAIN
+                : i == 1 ? AQ_PLAIN_DICTIONARY
+                         : AQ_RLE);
+        craft_page(c, &h, body, sizeof body);
+        c->dictionary_bytes = c->size;
+        craft_data_page(c, 2, i == 1 ? AQ_PLAIN_DICTIONARY : AQ_RLE_DICTIONARY, indices,
+                        sizeof indices);
+        made = craft_file(c, &int_field, 1, 2, 2);
+        ASSERT_OK(aq_parquet_open_memory(made.data, made.size, NULL, &f, &err));
+        ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+        ASSERT_STATUS(aq_column_view(col, &s, &err), i == 2 ? AQ_E_FORMAT : AQ_OK);
+        if (i == 2) ASSERT_MESSAGE("RLE", "dictionary page with encoding RLE");
+        if (i < 2) cr_assert_eq(((const int32_t *)s.values)[0], 20);
+        aq_column_close(col);
+        aq_parquet_close(f);
+        file_free(&made);
+    }
+    free(c);
+}
+
+/* Encoded values that end early, or have another size than the type. */
+Test(parquet, encoded_values_cut_off) {
+    /* Prefixes 0 0, suffixes of 2 bytes each: "ab" "cd". */
+    static const uint8_t prefixed[] = {0x80, 1, 4, 2, 0, 0, 0, 0, 0,  0,  0x80, 1,
+                                       4,    2, 4, 0, 0, 0, 0, 0, 97, 98, 99,   100};
+    static const uint8_t split[] = {0, 0, 0, 0, 0x80, 0, 0x3f, 0x40}; /* 1 and 2 */
+    static const struct {
+        aq_field_spec field;
+        int32_t encoding;
+        const uint8_t *body;
+        size_t size;
+        bool good;
+    } cases[] = {{{.name = "v", .type = AQ_BYTE_ARRAY},
+                  AQ_DELTA_BYTE_ARRAY,
+                  prefixed,
+                  sizeof prefixed,
+                  true},
+                 {{.name = "v", .type = AQ_FIXED_LEN_BYTE_ARRAY, .type_length = 2},
+                  AQ_DELTA_BYTE_ARRAY,
+                  prefixed,
+                  sizeof prefixed,
+                  true},
+                 {{.name = "v", .type = AQ_FIXED_LEN_BYTE_ARRAY, .type_length = 3},
+                  AQ_DELTA_BYTE_ARRAY,
+                  prefixed,
+                  sizeof prefixed,
+                  false},
+                 {{.name = "v", .type = AQ_FLOAT},
+                  AQ_BYTE_STREAM_SPLIT,
+                  split,
+                  sizeof split,
+                  true}};
+    craft *c = calloc(1, sizeof *c);
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        for (size_t bytes = 0; bytes <= cases[i].size; bytes++) {
+            const bool good = cases[i].good && bytes == cases[i].size;
+            aq_column *col;
+            aq_parquet *f;
+            aq_span s;
+            file made;
+            c->size = 0;
+            craft_data_page(c, 2, cases[i].encoding, cases[i].body, bytes);
+            made = craft_file(c, &cases[i].field, 1, 2, 2);
+            ASSERT_OK(aq_parquet_open_memory(made.data, made.size, NULL, &f, &err));
+            ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+            ASSERT_STATUS(aq_column_view(col, &s, &err), good ? AQ_OK : AQ_E_FORMAT);
+            if (!good) EXPECT_MESSAGE("cut", "2 values");
+            if (good && i == 0) {
+                const aq_bytes *v = (const aq_bytes *)s.values;
+                cr_assert(v[0].size == 2 && memcmp(v[0].data, "ab", 2) == 0);
+                cr_assert(v[1].size == 2 && memcmp(v[1].data, "cd", 2) == 0);
+            }
+            if (good && i == 1) cr_assert(memcmp(s.values, "abcd", 4) == 0);
+            if (good && i == 3) {
+                const float want[2] = {1, 2};
+                cr_assert_arr_eq(s.values, want, sizeof want);
+            }
+            aq_column_close(col);
+            aq_parquet_close(f);
+            file_free(&made);
+        }
+    }
+    free(c);
+}
+
+Test(parquet, more_columns_than_allowed) {
+    static const aq_field_spec fields[3] = {{.name = "a", .type = AQ_INT32},
+                                            {.name = "b", .type = AQ_INT32},
+                                            {.name = "c", .type = AQ_INT32}};
+    for (uint32_t most = 2; most <= 3; most++) {
+        const aq_parquet_options o = {.max_columns = most};
+        aq_parquet *f;
+        aq_writer *w;
+        ASSERT_OK(aq_writer_open(in_dir("f"), fields, 3, NULL, &w, &err));
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_STATUS(aq_parquet_open(in_dir("f"), &o, &f, &err),
+                      most == 2 ? AQ_E_LIMIT : AQ_OK);
+        if (most == 2)
+            ASSERT_MESSAGE("columns", "schema has over 2 columns; raise max_columns");
+        aq_parquet_close(f);
+    }
+}
+
+/* Lists so long that they are handed out one by one. */
+typedef struct visited {
+    const float *values;
+    int64_t seen, lists, stop_after;
+} visited;
+
+static bool visit_list(void *user, size_t column, int64_t first_level, const aq_span *s) {
+    visited *v = (visited *)user;
+    cr_assert_eq(column, 0);
+    cr_assert_eq(first_level, v->seen);
+    cr_assert(s->single_list && s->num_rows == 1 && s->num_levels == s->num_values);
+    cr_assert(memcmp(s->values, v->values + v->seen,
+                     (size_t)s->num_values * sizeof(float)) == 0);
+    v->seen += s->num_levels;
+    return ++v->lists != v->stop_after;
+}
+
+Test(parquet, visits_of_long_lists) {
+    enum { LIST = 5000 };
+    static const aq_field_spec fields[] = {
+        {.name = "v", .type = AQ_GROUP, .num_children = 1},
+        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
+        {.name = "element", .type = AQ_FLOAT}};
+    static float values[3 * LIST];
+    static const int32_t offsets[] = {0, LIST, 2 * LIST + 7, 3 * LIST};
+    const aq_column_values put = {.values = values,
+                                  .num_values = 3 * LIST,
+                                  .list_offsets = offsets,
+                                  .num_lists = 3};
+    aq_parquet *f;
+    aq_writer *w;
+    rng r = {4};
+    rng_floats(&r, values, 3 * LIST, 1);
+    ASSERT_OK(aq_writer_open(in_dir("f"), fields, 3, NULL, &w, &err));
+    ASSERT_OK(aq_writer_put_column(w, &put, &err));
+    ASSERT_OK(aq_writer_end_row_group(w, 3, &err));
+    ASSERT_OK(aq_writer_finish(w, &err));
+    ASSERT_OK(aq_parquet_open(in_dir("f"), NULL, &f, &err));
+    for (int64_t stop = 0; stop <= 3; stop++) {
+        visited v = {values, 0, 0, stop};
+        aq_column *col;
+        ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+        ASSERT_STATUS(aq_columns_visit(&col, 1, NULL, visit_list, &v, &err),
+                      stop == 0 ? AQ_OK : AQ_E_CANCELLED);
+        cr_assert_eq(v.lists, stop == 0 ? 3 : stop);
+        cr_assert_eq(v.seen, offsets[v.lists]);
+        aq_column_close(col);
+    }
+    aq_parquet_close(f);
+}
+
 Test(parquet, a_list_goes_on_in_the_next_page) {
     /* levels: one run each; [1 2] then 3 more elements of the same list */
     static const uint8_t first[] = {3, 0, 0, 0, 0x03, 0x02, 0, 2, 0, 0, 0,
@@ -984,11 +1189,25 @@ Test(parquet, hostile_chunk_sizes) {
 
 /* ---- misuse of the reader ---- */
 
+static bool never_reads(void *user, int64_t offset, void *dst, size_t bytes) {
+    (void)user, (void)offset, (void)dst, (void)bytes;
+    return false;
+}
+
+static bool never_visits(void *user, size_t column, int64_t first_level,
+                         const aq_span *span) {
+    (void)user, (void)column, (void)first_level, (void)span;
+    cr_assert_fail("nothing is to be visited");
+    return true;
+}
+
 Test(parquet, reader_misuse) {
     static const uint8_t body[8] = {1, 0, 0, 0, 2, 0, 0, 0};
     aq_parquet_options one_column = {.max_columns = 1},
                        small = {.max_metadata_bytes = 64};
-    aq_reader broken = {NULL, NULL, 100};
+    aq_reader broken = {NULL, NULL, 100}, below = {never_reads, NULL, -1},
+              silent = {never_reads, NULL, 100};
+    aq_row_group_info group;
     craft *c = calloc(1, sizeof *c);
     const aq_span *spans;
     aq_parquet *f = (aq_parquet *)c;
@@ -1000,6 +1219,11 @@ Test(parquet, reader_misuse) {
     made = craft_file(c, &int_field, 1, 2, 2);
     ASSERT_STATUS(aq_parquet_open_reader(&broken, NULL, &f, &err), AQ_E_ARG);
     cr_assert_null(f);
+    ASSERT_STATUS(aq_parquet_open_reader(NULL, NULL, &f, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_parquet_open_reader(&below, NULL, &f, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_parquet_open_reader(&silent, NULL, &f, &err), AQ_E_IO);
+    ASSERT_MESSAGE("reader", "the caller's reader failed at offset");
+    ASSERT_STATUS(aq_parquet_open_memory(NULL, 100, NULL, &f, &err), AQ_E_FORMAT);
     ASSERT_STATUS(aq_parquet_open_memory(made.data, made.size, &small, &f, &err),
                   AQ_E_LIMIT);
     ASSERT_MESSAGE("small", "max_metadata_bytes");
@@ -1012,8 +1236,23 @@ Test(parquet, reader_misuse) {
     ASSERT_STATUS(aq_column_open(f, 0, 1, &col, &err), AQ_E_ARG);
     cr_assert_null(col);
     ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+    ASSERT_STATUS(aq_columns_visit(&col, 1, NULL, NULL, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("visit", "visit without a function");
+    ASSERT_OK(aq_columns_decode(NULL, 0, NULL, &err));
+    ASSERT_OK(aq_columns_visit(NULL, 0, NULL, never_visits, NULL, &err));
     ASSERT_OK(aq_column_next(col, &span, &err));
     ASSERT_STATUS(aq_column_spans(col, &spans, &n, &err), AQ_E_STATE);
+    aq_column_close(col);
+    ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
+    ASSERT_OK(aq_column_spans(col, &spans, &n, &err));
+    ASSERT_STATUS(aq_columns_visit(&col, 1, NULL, never_visits, NULL, &err), AQ_E_STATE);
+    cr_assert_null(aq_parquet_field(f, -1));
+    cr_assert_null(aq_parquet_field(f, 1000));
+    cr_assert_str_eq(aq_parquet_column_path(f, -1), "");
+    cr_assert_str_eq(aq_parquet_column_path(f, 1), "");
+    ASSERT_STATUS(aq_parquet_get_row_group(f, -1, &group, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_parquet_get_row_group(f, 1, &group, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("row group", "row group 1 of 1");
     aq_column_close(col);
     aq_column_close(NULL);
     aq_parquet_close(f);

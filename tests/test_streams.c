@@ -779,3 +779,104 @@ Test(streams, snappy_as_the_library) {
     }
 }
 #endif
+
+/* ---- whole codecs ---- */
+
+static const int32_t codecs[] = {AQ_SNAPPY, AQ_GZIP, AQ_BROTLI,
+                                 AQ_LZ4,    AQ_ZSTD, AQ_LZ4_RAW};
+
+enum { CODEC_BYTES = 5000 };
+
+/* Runs and noise, so that there is something to leave out and something to keep. */
+static void make_plain(uint8_t *plain) {
+    rng r = {9};
+    rng_bytes(&r, plain, CODEC_BYTES);
+    for (size_t i = 0; i < CODEC_BYTES; i++)
+        if (i / 100 % 3 != 0) plain[i] = (uint8_t)(i / 300);
+}
+
+/* What was compressed comes back; into other sizes, cut off, or where the compressed
+ * bytes have too little room, it is an error. */
+Test(streams, codecs_take_the_whole_or_nothing) {
+    static uint8_t plain[CODEC_BYTES], packed[2 * CODEC_BYTES];
+    make_plain(plain);
+    for (size_t k = 0; k < COUNT_OF(codecs); k++) {
+        const int32_t codec = codecs[k];
+        const char *name = aq_codec_name(codec);
+        const size_t room = aqi_compress_bound(codec, CODEC_BYTES);
+        uint8_t *out = offset_alloc(0, CODEC_BYTES),
+                *more = offset_alloc(0, CODEC_BYTES + 1);
+        size_t n, cut;
+        if (!aqi_codec_available(codec)) continue;
+        cr_assert(room >= 8 && room <= sizeof packed, "%s", name);
+        n = aqi_compress(codec, 1, plain, CODEC_BYTES, packed, room);
+        cr_assert(n > 0 && n < CODEC_BYTES, "%s: %zu", name, n);
+        cr_assert(aqi_decompress(codec, packed, n, out, CODEC_BYTES), "%s", name);
+        cr_assert_arr_eq(out, plain, CODEC_BYTES, "%s", name);
+        cr_expect_not(aqi_decompress(codec, packed, n, out, CODEC_BYTES - 1), "%s", name);
+        cr_expect_not(aqi_decompress(codec, packed, n, more, CODEC_BYTES + 1), "%s",
+                      name);
+        for (cut = 0; cut < n; cut += 1 + cut / 7)
+            cr_expect_not(aqi_decompress(codec, packed, cut, out, CODEC_BYTES),
+                          "%s: %zu of %zu bytes", name, cut, n);
+        if (codec == AQ_SNAPPY) { /* its library demands room for the worst case */
+            cr_expect_eq(aqi_compress(codec, 1, plain, CODEC_BYTES, packed, n), 0);
+        } else {
+            cr_expect_eq(aqi_compress(codec, 1, plain, CODEC_BYTES, packed, n / 2), 0,
+                         "%s", name);
+            cr_expect_eq(aqi_compress(codec, 1, plain, CODEC_BYTES, packed, 7), 0, "%s",
+                         name);
+        }
+        offset_free(out, 0);
+        offset_free(more, 0);
+    }
+    cr_assert_eq(aqi_compress(3, 1, plain, CODEC_BYTES, packed, sizeof packed),
+                 0); /* LZO */
+    cr_assert_not(aqi_decompress(3, packed, 100, plain, CODEC_BYTES));
+    cr_assert_not(aqi_codec_available(3));
+}
+
+#ifdef AQ_WITH_ZLIB
+Test(streams, gzip_members) {
+    static uint8_t plain[CODEC_BYTES], packed[2 * CODEC_BYTES], out[CODEC_BYTES];
+    size_t first, n;
+    make_plain(plain);
+    first = aqi_compress(AQ_GZIP, 1, plain, 2000, packed, sizeof packed);
+    n = first + aqi_compress(AQ_GZIP, 9, plain + 2000, CODEC_BYTES - 2000, packed + first,
+                             sizeof packed - first);
+    cr_assert(first > 0 && n > first);
+    cr_assert(aqi_decompress(AQ_GZIP, packed, n, out, CODEC_BYTES));
+    cr_assert_arr_eq(out, plain, CODEC_BYTES);
+    packed[first] ^= 1; /* what follows is no member */
+    cr_assert_not(aqi_decompress(AQ_GZIP, packed, n, out, CODEC_BYTES));
+    cr_assert_not(aqi_decompress(AQ_GZIP, packed, first, out, CODEC_BYTES));
+    cr_assert(aqi_decompress(AQ_GZIP, packed, first, out, 2000));
+    packed[0] ^= 1;
+    cr_assert_not(aqi_decompress(AQ_GZIP, packed, first, out, 2000));
+}
+#endif
+
+#ifdef AQ_WITH_LZ4
+/* Blocks in Hadoop's framing, and the bare block that some writers call by that name. */
+Test(streams, lz4_blocks) {
+    static uint8_t plain[CODEC_BYTES], packed[2 * CODEC_BYTES], out[CODEC_BYTES];
+    size_t first, n;
+    make_plain(plain);
+    first = aqi_compress(AQ_LZ4, 1, plain, 2000, packed, sizeof packed);
+    n = first + aqi_compress(AQ_LZ4, 1, plain + 2000, CODEC_BYTES - 2000, packed + first,
+                             sizeof packed - first);
+    cr_assert(first > 8 && n > first + 8);
+    cr_assert(aqi_decompress(AQ_LZ4, packed, n, out, CODEC_BYTES));
+    cr_assert_arr_eq(out, plain, CODEC_BYTES);
+    cr_assert_not(aqi_decompress(AQ_LZ4, packed, n - 1, out, CODEC_BYTES));
+    cr_assert_not(aqi_decompress(AQ_LZ4, packed, n, out, CODEC_BYTES - 1));
+    cr_assert_not(aqi_decompress(AQ_LZ4, packed, first, out, CODEC_BYTES));
+    cr_assert_not(aqi_decompress(AQ_LZ4, packed, first + 4, out, 2000));
+    packed[first + 3]++; /* the size of the second block */
+    cr_assert_not(aqi_decompress(AQ_LZ4, packed, n, out, CODEC_BYTES));
+    packed[first + 4] = 0xff; /* its compressed size */
+    cr_assert_not(aqi_decompress(AQ_LZ4, packed, n, out, CODEC_BYTES));
+    cr_assert(aqi_decompress(AQ_LZ4, packed + 8, first - 8, out, 2000));
+    cr_assert_arr_eq(out, plain, 2000);
+}
+#endif

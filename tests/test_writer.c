@@ -91,6 +91,17 @@ Test(writer, options) {
     ASSERT_STATUS(open_at(in_dir("f"), &o), AQ_E_ARG);
     ASSERT_MESSAGE("alignment", "8192");
     o.value_alignment = 0;
+    o.page_bytes = (size_t)INT32_MAX + 1;
+    ASSERT_STATUS(open_at(in_dir("f"), &o), AQ_E_ARG);
+    ASSERT_MESSAGE("page_bytes", "is over 2 GiB - 1");
+    o.page_bytes = 0;
+    o.dictionary_limit_bytes = (size_t)INT32_MAX + 1;
+    ASSERT_STATUS(open_at(in_dir("f"), &o), AQ_E_ARG);
+    o.dictionary_limit_bytes = 0;
+    o.num_sorting_columns = 1;
+    ASSERT_STATUS(open_at(in_dir("f"), &o), AQ_E_ARG);
+    ASSERT_MESSAGE("sorting", "sorting_columns missing");
+    o.num_sorting_columns = 0;
     counting_init(&c);
     c.hooks.resize = NULL;
     o.allocator = &c.hooks;
@@ -691,7 +702,8 @@ Test(writer, column_key_values) {
     memset(changing, 'x', 5);
     pairs[0].key = NULL;
     for (int g = 0; g < 2; g++) {
-        for (int c = 0; c < 2; c++) ASSERT_OK(aq_writer_put_column(w, &two_values, &err));
+        for (int c = 0; c < 2; c++)
+            ASSERT_OK(aq_writer_put_column(w, &two_values, &err));
         ASSERT_OK(aq_writer_end_row_group(w, 2, &err));
     }
     ASSERT_OK(aq_writer_finish(w, &err));

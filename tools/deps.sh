@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what a make target needs and the machine lacks: tools/deps.sh demo|peers|test|fuzz|analyze
+# Installs what a make target needs and the machine lacks:
+#   tools/deps.sh demo|peers|test|fuzz|coverage|analyze
 #
 # Says nothing and changes nothing when all is there. Else it asks apt-get, as root or
 # through sudo; without apt-get or rights it prints what to run and fails. What a test can do
@@ -78,6 +79,17 @@ analyze)
     need valgrind valgrind
     need_file libcriterion-dev criterion/criterion.h
     ;;
+coverage)
+    need gcovr gcovr
+    need jq jq                      # reads what gcovr writes, and tests of the command's JSON
+    need libxml2-utils xmllint
+    need_file libcriterion-dev criterion/criterion.h
+    need_file libyaml-dev yaml.h
+    want openmpi-bin mpirun
+    codec AQ_WITH_ZLIB zlib1g-dev zlib.h
+    codec AQ_WITH_LZ4 liblz4-dev lz4.h
+    codec AQ_WITH_BROTLI libbrotli-dev brotli/decode.h
+    ;;
 fuzz)
     need clang clang
     codec AQ_WITH_ZLIB zlib1g-dev zlib.h
@@ -88,7 +100,7 @@ fuzz)
         missing="$missing libclang-rt-dev"
     ;;
 *)
-    echo "usage: tools/deps.sh demo|peers|test|fuzz" >&2
+    echo "usage: tools/deps.sh demo|peers|test|fuzz|coverage|analyze" >&2
     exit 2
     ;;
 esac
