@@ -37,9 +37,8 @@ machine() {
             # mapped; and libsnappy 1.1.9 does not give back what it compressed
         cc='s390x-linux-gnu-gcc -fexcess-precision=fast' emulator=qemu-s390x debian=s390x codecs=zstd
         packages='qemu-user gcc-s390x-linux-gnu libc6-dev-s390x-cross'
-        only arrow arrow_streams bad_input bad_quant batch dequantize diffusion encodings faults \
-            inputs jobs kernels matmul metrics params pool quantize refine resume streams threads \
-            threads_arrow threads_batch threads_columns threads_jobs threads_writer thrift writer ;;
+        only arrow arrow_streams bad_input dequantize diffusion encodings faults inputs kernels \
+            matmul metrics pool refine streams threads ;;
     musl)   # another libc on this machine; the tests that do not write with codecs
         cc=musl-gcc
         packages=musl-tools
