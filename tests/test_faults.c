@@ -383,6 +383,11 @@ static aq_status op_save_safetensors(const aq_allocator *a) {
     return save_described(paths.output, a, AQ_MODEL_SAFETENSORS, 0);
 }
 
+/* Where a build has no such codec, none. */
+static aq_codec codec_or_none(aq_codec codec) {
+    return aqi_codec_available(codec) ? codec : AQ_UNCOMPRESSED;
+}
+
 /* Every encoding and codec, lists, nulls, statistics, indexes, key-value pairs. */
 static aq_status write_columns(const char *path, const aq_allocator *a) {
     static const aq_key_value pair[] = {{"key", "value", 5}, {"none", NULL, 0}};
@@ -391,27 +396,27 @@ static aq_status write_columns(const char *path, const aq_allocator *a) {
         {.name = "i32",
          .type = AQ_INT32,
          .encoding = AQ_DELTA_BINARY_PACKED,
-         .codec = AQ_ZSTD,
+         .codec = codec_or_none(AQ_ZSTD),
          .write_statistics = true,
          .key_values = pair,
          .num_key_values = 2},
         {.name = "i64",
          .type = AQ_INT64,
          .encoding = AQ_RLE_DICTIONARY,
-         .codec = AQ_SNAPPY,
+         .codec = codec_or_none(AQ_SNAPPY),
          .write_statistics = true},
         {.name = "f32",
          .type = AQ_FLOAT,
          .encoding = AQ_BYTE_STREAM_SPLIT,
-         .codec = AQ_GZIP,
+         .codec = codec_or_none(AQ_GZIP),
          .write_statistics = true},
-        {.name = "f64", .type = AQ_DOUBLE, .codec = AQ_LZ4_RAW},
+        {.name = "f64", .type = AQ_DOUBLE, .codec = codec_or_none(AQ_LZ4_RAW)},
         {.name = "bool", .type = AQ_BOOLEAN, .encoding = AQ_RLE},
         {.name = "lengths",
          .type = AQ_BYTE_ARRAY,
          .logical = AQ_LOGICAL_STRING,
          .encoding = AQ_DELTA_LENGTH_BYTE_ARRAY,
-         .codec = AQ_BROTLI,
+         .codec = codec_or_none(AQ_BROTLI),
          .write_statistics = true},
         {.name = "prefixes", .type = AQ_BYTE_ARRAY, .encoding = AQ_DELTA_BYTE_ARRAY},
         {.name = "fixed",
