@@ -341,7 +341,8 @@ static aq_status op_save(const aq_allocator *a) {
 /* A quantized matrix and all that a file can say about it. */
 static aq_status save_described(const char *path, const aq_allocator *a,
                                 aq_model_format format, size_t chunk_bytes) {
-    static float w[6 * 40], scales[40], zeros[3], steps[3] = {0.5f, 0.25f, 2};
+    static float w[6 * 40], scales[40], zeros[6],
+        steps[6] = {0.5f, 0.25f, 2, 1, 4, 8}; /* a row each */
     static uint8_t codes[6 * 40];
     static aq_time_group groups[2] = {{0, 500, {0.1f, 7, 4}, 64},
                                       {500, 1000, {0.2f, 3, 8}, 64}};
@@ -351,7 +352,7 @@ static aq_status save_described(const char *path, const aq_allocator *a,
     static const int64_t times[2] = {40, 999};
     static const aq_activation_stats stats = {times, mean, deviation, low, high, 2};
     static const aq_key_value pairs[] = {{"format", "pt", 2}, {"empty", NULL, 0}};
-    const aq_quant_options q = {.granularity = AQ_PER_GROUP, .group_size = 80};
+    const aq_quant_options q = {.granularity = AQ_PER_GROUP, .group_size = 40};
     const aq_spatial spatial = {true, true, true, scales, 40};
     const aq_diffusion all = {"image", &time, &spatial, &stats};
     const uint64_t shape[2] = {6, 40};
