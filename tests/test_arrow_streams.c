@@ -846,6 +846,23 @@ Test(arrow_streams, offsets_that_lie) {
     }
 }
 
+Test(arrow_streams, views_without_sizes_of_their_buffers) {
+    const arrow_form f = {.names = "vu"};
+    struct ArrowArray *a;
+    const void *sizes;
+    table in;
+    make_layers();
+    arrow_table(&f, layers, LAYERS, &in.schema, &in.array);
+    a = in.array.children[arrow_column_index(&in.schema, "layer_name")];
+    sizes = a->buffers[a->n_buffers - 1];
+    a->buffers[a->n_buffers - 1] = NULL;
+    ASSERT_STATUS(aq_arrow_validate(&in.schema, &in.array, &err), AQ_E_FORMAT);
+    ASSERT_MESSAGE("sizes", "no sizes of its 2 buffers");
+    a->buffers[a->n_buffers - 1] = sizes;
+    ASSERT_OK(aq_arrow_validate(&in.schema, &in.array, &err));
+    table_release(&in);
+}
+
 /* ---- columns of other kinds ---- */
 
 /* A table of one column of `length` rows, whose buffers and children are to be made. */

@@ -1532,13 +1532,15 @@ Test(diffusion, plain_models_have_no_such_columns) {
     aq_model_close(m);
 }
 
+static const char *text_of_modality = "image";
+
 /* A model with the five columns as texts, by the Parquet writer: files of others. */
 static aq_status open_texts(const char *time, const char *spatial, const char *stats,
                             aq_model **out) {
     const char *path = in_dir("texts.parquet");
     static const float w[6] = {1, 2, 3, 4, 5, 6};
     const uint64_t shape[2] = {2, 3};
-    const char *texts[] = {"w", NULL, NULL, "image", time, spatial, stats};
+    const char *texts[] = {"w", NULL, NULL, text_of_modality, time, spatial, stats};
     const aq_field_spec fields[] = {
         {.name = "layer_name", .type = AQ_BYTE_ARRAY, .logical = AQ_LOGICAL_STRING},
         {.name = "shape",
@@ -1633,6 +1635,17 @@ Test(diffusion, columns_of_the_reference_system_are_read) {
                          NULL, NULL, &m));
     ASSERT_OK(aq_model_describe(m, 0, &t, &err));
     ASSERT_STATUS(aq_tensor_time_group(&t, 0, NULL, NULL, &err), AQ_E_NOT_FOUND);
+    aq_model_close(m);
+}
+
+Test(diffusion, a_modality_that_is_no_text) {
+    aq_model *m;
+    text_of_modality = "im\xff";
+    ASSERT_STATUS(open_texts(NULL, NULL, NULL, &m), AQ_E_FORMAT);
+    ASSERT_MESSAGE("modality", "modality is no text");
+    cr_assert_null(m);
+    text_of_modality = "anything";
+    ASSERT_OK(open_texts(NULL, NULL, NULL, &m));
     aq_model_close(m);
 }
 
