@@ -18373,7 +18373,8 @@ static aq_status aqi_json_time_group(aqi_json *j, aq_time_group *g, aq_error *er
     if ((seen & 15) != 15)
         return aqi_json_fail(j, "a time group lacks time_range, scale, zero_point or "
                                 "group_size");
-    if (bits < 1 || bits > 8 || !(g->params.scale > 0.0f) || g->start >= g->end)
+    if (bits < 1 || bits > 8 || !(g->params.scale > 0.0f) || g->start >= g->end ||
+        g->end == INT64_MAX) /* there is a timestep behind the last */
         return aqi_json_fail(j, "a time group with a scale, bits or time_range that "
                                 "cannot be");
     g->params.bits = (uint32_t)bits;
@@ -21142,7 +21143,8 @@ static aq_status aqi_diffusion_check(const aq_tensor *t, aq_error *err) {
         return aqi_fail(err, AQ_E_ARG, "modality is no UTF-8");
     for (i = 0; d->time_aware != NULL && i < d->time_aware->num_groups; i++) {
         const aq_time_group *g = &d->time_aware->groups[i];
-        if (g->start < 0 || g->start >= g->end || (i > 0 && g->start != g[-1].end) ||
+        if (g->start < 0 || g->start >= g->end || g->end == INT64_MAX ||
+            (i > 0 && g->start != g[-1].end) ||
             !(g->params.scale > 0.0f) || !aqi_is_finite(g->params.scale) ||
             !aqi_is_finite(g->params.zero_point) || g->params.bits < 1 ||
             g->params.bits > 8)
@@ -27562,13 +27564,14 @@ static bool aqi_arrow_list(const aqi_arrow_column *c, size_t row, size_t *out_at
 static aq_status aqi_arrow_metadata(const char *metadata, const char *key, aq_bytes *out,
                                     aq_error *err) {
     const uint8_t *p = (const uint8_t *)metadata;
-    int32_t pairs, i, n;
+    int32_t pairs, n;
+    int64_t i;
     memset(out, 0, sizeof *out);
     if (p == NULL) return AQ_OK;
     memcpy(&pairs, p, sizeof pairs);
     p += sizeof pairs;
     if (pairs < 0) return aqi_fail(err, AQ_E_FORMAT, "metadata of %d pairs", (int)pairs);
-    for (i = 0; i < 2 * pairs; i++, p += n) {
+    for (i = 0; i < 2 * (int64_t)pairs; i++, p += n) {
         memcpy(&n, p, sizeof n);
         p += sizeof n;
         if (n < 0) return aqi_fail(err, AQ_E_FORMAT, "metadata with a negative length");
@@ -27624,6 +27627,8 @@ static aq_status aqi_arrow_tensor_shape(aqi_json *j, uint64_t *shape, uint32_t *
     } while (status == AQ_OK && aqi_json_take(j, ','));
     if (status != AQ_OK) return status;
     if (!aqi_json_take(j, '}') || !found) return aqi_json_fail(j, "no shape");
+    if (n != 0 && n != *out_dims)
+        return aqi_json_fail(j, "a permutation of other dimensions");
     for (i = 0; i < n; i++) {
         if (order[i] != i)
             return aqi_fail(err, AQ_E_UNSUPPORTED,

@@ -185,6 +185,8 @@ Test(arrow, fixed_shape_tensors) {
         const char *message;
     } bad[] = {{"+w:240", "{\"shape\":[24,10],\"permutation\":[1,0]}", AQ_E_UNSUPPORTED,
                 "permuted"},
+               {"+w:240", "{\"shape\":[24,10],\"permutation\":[0]}", AQ_E_FORMAT,
+                "permutation of other"},
                {"+w:240", "{\"shape\":[24,11]}", AQ_E_FORMAT, "264 values"},
                {"+l", "{\"shape\":[24,10]}", AQ_E_FORMAT, "240 values in list"},
                {"+w:240", "{}", AQ_E_FORMAT, "metadata of arrow.fixed_shape_tensor"},

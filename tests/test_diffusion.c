@@ -1701,6 +1701,12 @@ Test(diffusion, damaged_json_is_an_error_that_names_the_tensor) {
         {TIME_AWARE("1", TIME_GROUP("[0,5]", ",\"bits\":9")), NULL, NULL, "cannot be"},
         {TIME_AWARE("1", TIME_GROUP("[0,5]", ",\"scale\":1")), NULL, NULL, "twice"},
         {TIME_AWARE("1", TIME_GROUP("[-1,5]", "")), NULL, NULL, "no whole number"},
+        {TIME_AWARE(
+             "2", TIME_GROUP("[0,4]", "") "," TIME_GROUP("[5,9223372036854775807]", "")),
+         NULL, NULL, "cannot be"},
+        {TIME_AWARE(
+             "2", TIME_GROUP("[0,9223372036854775807]", "") "," TIME_GROUP("[5,6]", "")),
+         NULL, NULL, "cannot be"},
         {TIME_AWARE("2", TIME_GROUP("[0,5]", "") "," TIME_GROUP("[7,8]", "")), NULL, NULL,
          "does not begin where"},
         {TIME_AWARE("2", TIME_GROUP("[0,5]", "") "," TIME_GROUP("[4,8]", "")), NULL, NULL,
