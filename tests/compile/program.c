@@ -9,7 +9,7 @@ int main(void) {
     float values[64], back[64], scales[2], zero_points[2];
     uint8_t codes[64];
     aq_quant_options options = {8,         32,            AQ_PER_GROUP, false,
-                                AQ_MINMAX, AQ_PARAMS_F32, false,        0, NULL};
+                                AQ_MINMAX, AQ_PARAMS_F32, false,        0, NULL, NULL};
     aq_quantized into = {codes, scales, zero_points, NULL};
     aq_quantized_view from = {codes, scales, zero_points, NULL};
     aq_layout layout;
