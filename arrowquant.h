@@ -9332,7 +9332,6 @@ static void aqi_rle_close(aqi_rle_writer *w) {
 static void aqi_rle_pack(aqi_rle_writer *w, const uint8_t *v, size_t n) {
     size_t groups = n / 8 + (n % 8 != 0), bytes = (n * w->width + 7) / 8;
     uint8_t *to;
-    if (n == 0) return;
     if (!aqi_builder_reserve(w->allocator, w->out, groups * w->width)) {
         w->failed = true;
         return;
@@ -15426,20 +15425,27 @@ static const float *aqi_values_at(const aqi_quantize_task *t, size_t at, size_t 
     return room;
 }
 
+/* Multiplies n values of rows that adjoin with the scales of their columns; the first is
+ * of column col. dst may be src. */
+static void aqi_scale_columns(float *dst, const float *src, size_t n, const float *scales,
+                              size_t cols, size_t col) {
+    size_t i, part;
+    for (; n > 0; n -= part, dst += part, src += part, col = 0) {
+        part = AQI_MIN(n, cols - col);
+        for (i = 0; i < part; i++) dst[i] = src[i] * scales[col + i];
+    }
+}
+
 /* Adds the errors of n decoded values, p[i] before, from index `at` on. They are those of
  * the source: with scales, which decoded[] is multiplied with. */
 static void aqi_measure_values(const aqi_quantize_task *t, size_t at, size_t n,
                                const float *p, float *decoded, aqi_sums *sums) {
     const float *scales = t->layout->column_scales;
+    const size_t cols = t->layout->cols;
     float room[AQI_PIECE];
-    size_t i, col;
     if (scales != NULL) {
         p = aqi_source_at(t, at, n, room);
-        col = at % t->layout->cols;
-        for (i = 0; i < n; i++) {
-            decoded[i] *= scales[col];
-            if (++col == t->layout->cols) col = 0;
-        }
+        aqi_scale_columns(decoded, decoded, n, scales, cols, at % cols);
     }
     aqi_k()->sums(p, decoded, n, sums);
 }
@@ -17455,14 +17461,18 @@ static aq_status aqi_tensor_check_float(const aq_tensor *t, aq_error *err) {
     return AQ_OK;
 }
 
-/* Takes back that columns were divided. */
-static void aqi_columns_scale(const aq_tensor *t, size_t num_rows, float *rows) {
-    const float *s = aqi_tensor_scales(t);
-    const size_t cols = t->layout.cols;
-    size_t row, c;
-    for (row = 0; s != NULL && row < num_rows; row++) {
-        for (c = 0; c < cols; c++) rows[row * cols + c] *= s[c];
-    }
+/* Up to *n <= AQI_PIECE values of a row from column col on, of codes what they stand for:
+ * in place where they are floats, else in room. *n becomes their number. */
+static const float *aqi_tensor_piece(const aq_tensor *t, size_t row, size_t col,
+                                     size_t *n, float *room) {
+    const aq_quantized_view view = aqi_tensor_view(t);
+    aqi_span s;
+    if (t->layout.bits == 0)
+        return aqi_floats_at(t->data, t->dtype, row * t->layout.cols + col, *n, room);
+    aqi_span_at(&t->layout, &view, row, col, col + *n, &s);
+    *n = s.row.n;
+    aqi_k()->expand(&s.row, room);
+    return room;
 }
 
 aq_status aq_tensor_rows_f32(const aq_tensor *tensor, size_t first_row, size_t num_rows,
@@ -17474,8 +17484,10 @@ aq_status aq_tensor_rows_f32(const aq_tensor *tensor, size_t first_row, size_t n
     status = aqi_tensor_check_float(tensor, err);
     if (status != AQ_OK) return status;
     if (l->bits != 0) {
+        const float *s = aqi_tensor_scales(tensor);
         status = aq_dequantize_rows(l, &view, first_row, num_rows, dst, tasks, err);
-        if (status == AQ_OK) aqi_columns_scale(tensor, num_rows, dst);
+        if (status == AQ_OK && s != NULL) /* the columns were divided */
+            aqi_scale_columns(dst, dst, num_rows * l->cols, s, l->cols, 0);
         return status;
     }
     if (first_row > l->rows || num_rows > l->rows - first_row)
@@ -17492,12 +17504,12 @@ static float aqi_scaled_dot(const aq_tensor *t, const float *s, size_t row,
                             const float *x) {
     const aq_quantized_view view = aqi_tensor_view(t);
     float room[AQI_PIECE], lanes[AQI_DOT_LANES] = {0};
-    size_t col, i, n;
+    size_t col, n;
     for (col = 0; col < t->layout.cols; col += n) {
         size_t done;
         aqi_span span;
         n = AQI_MIN(t->layout.cols - col, (size_t)AQI_PIECE);
-        for (i = 0; i < n; i++) room[i] = x[col + i] * s[col + i];
+        aqi_scale_columns(room, x + col, n, s, t->layout.cols, col);
         for (done = 0; done < n; done += span.row.n) {
             aqi_span_at(&t->layout, &view, row, col + done, col + n, &span);
             aqi_k()->dot_row(&span.row, room + done, lanes);
@@ -21985,6 +21997,17 @@ static uint64_t aqi_fed_hash(const uint8_t *p, size_t n) {
     return h ^ h >> 32;
 }
 
+/* Index of a calibrated tensor in its model. */
+static aq_status aqi_calibrated_index(const aq_model *model, const char *name,
+                                      size_t *out, aq_error *err) {
+    *out = aq_model_index(model, name);
+    if (*out != SIZE_MAX) return AQ_OK;
+    aqi_fail(err, AQ_E_NOT_FOUND,
+             "the model has no such tensor; was the calibration made with another "
+             "model?");
+    return aqi_error_in_tensor(err, AQ_E_NOT_FOUND, name);
+}
+
 /* A tensor that was not seen before. */
 static aq_status aqi_feed_add_tensor(aqi_feed *f, const aq_bytes *name, uint64_t hash,
                                      aq_error *err) {
@@ -22008,13 +22031,8 @@ static aq_status aqi_feed_add_tensor(aqi_feed *f, const aq_bytes *name, uint64_t
     t->out.num_bins = f->num_bins;
     t->name_bytes = name->size;
     if (f->model != NULL) {
-        index = aq_model_index(f->model, copy);
-        if (index == SIZE_MAX) {
-            status = aqi_fail(err, AQ_E_NOT_FOUND,
-                              "the model has no such tensor; was the calibration made "
-                              "with another model?");
-            return aqi_error_in_tensor(err, status, copy);
-        }
+        status = aqi_calibrated_index(f->model, copy, &index, err);
+        if (status != AQ_OK) return status;
         t->out.cols = f->model->entries[index].tensor.layout.cols;
         if (t->out.cols == 0)
             return aqi_error_in_tensor(
@@ -22082,12 +22100,11 @@ static aq_status aqi_feed_step(aqi_feed *f, size_t tensor, int64_t timestep, siz
 }
 
 /* First pass: extremes and the sum. `at` is the index in the list. */
-static aq_status aqi_feed_first(aqi_feed *f, aqi_fed_step *s, const float *v, size_t n,
-                                uint64_t at, aq_error *err) {
+static aq_status aqi_feed_first(aqi_fed_step *s, const float *v, size_t n, uint64_t at,
+                                aq_error *err) {
     aqi_range range;
     double sum = s->sum;
     size_t i, bad = 0;
-    (void)f;
     if (!aqi_range_add(v, n, true, &range, &bad))
         return aqi_fail(err, AQ_E_NONFINITE,
                         "activation %llu at timestep %lld is NaN or infinite",
@@ -22167,20 +22184,10 @@ static aq_status aqi_fed_next(aqi_fed_column *c, const void **out, aq_error *err
     return AQ_OK;
 }
 
-/* Values from index `at` of a list on, as the codes' input will be. */
-static void aqi_fed_scale(const aqi_fed_tensor *t, uint64_t at, float *v, size_t n) {
-    size_t i, c;
-    if (t->scales == NULL) return;
-    c = (size_t)(at % t->out.cols);
-    for (i = 0; i < n; i++) {
-        v[i] *= t->scales[c];
-        if (++c == t->out.cols) c = 0;
-    }
-}
-
 /* The values of the next list, as they come, to a step. */
 static aq_status aqi_fed_list(aqi_feed *f, aqi_fed_column *c, size_t step,
                               uint64_t *out_count, aq_error *err) {
+    const aqi_fed_tensor *t = &f->tensors[f->steps[step].tensor];
     float piece[AQI_PIECE];
     uint64_t at = 0;
     bool end;
@@ -22206,11 +22213,13 @@ static aq_status aqi_fed_list(aqi_feed *f, aqi_fed_column *c, size_t step,
                    (const uint8_t *)c->span.values +
                        (size_t)(c->value + done) * sizeof(float),
                    (size_t)part * sizeof(float));
-            aqi_fed_scale(&f->tensors[f->steps[step].tensor], at, piece, (size_t)part);
+            if (t->scales != NULL) /* as the codes' input will be */
+                aqi_scale_columns(piece, piece, (size_t)part, t->scales, t->out.cols,
+                                  (size_t)(at % t->out.cols));
             if (f->second) {
                 aqi_feed_second(f, &f->steps[step], piece, (size_t)part, at);
             } else {
-                status = aqi_feed_first(f, &f->steps[step], piece, (size_t)part, at, err);
+                status = aqi_feed_first(&f->steps[step], piece, (size_t)part, at, err);
             }
             at += (uint64_t)part;
         }
@@ -23083,24 +23092,15 @@ typedef struct aqi_row_sums_task {
 static void aqi_row_sums_tile(void *arg, size_t index) {
     const aqi_row_sums_task *t = (const aqi_row_sums_task *)arg;
     const aq_layout *l = &t->tensor->layout;
-    const aq_quantized_view view = aqi_tensor_view(t->tensor);
     size_t row = index * t->tile_rows, end = AQI_MIN(row + t->tile_rows, l->rows);
     float room[AQI_PIECE];
     for (; row < end; row++) {
         double sum = 0.0;
         size_t col, n, i;
         for (col = 0; col < l->cols; col += n) {
-            const float *w = room;
+            const float *w;
             n = AQI_MIN(l->cols - col, (size_t)AQI_PIECE);
-            if (l->bits == 0) {
-                w = aqi_floats_at(t->tensor->data, t->tensor->dtype, row * l->cols + col,
-                                  n, room);
-            } else {
-                aqi_span s;
-                aqi_span_at(l, &view, row, col, col + n, &s);
-                n = s.row.n;
-                aqi_k()->expand(&s.row, room);
-            }
+            w = aqi_tensor_piece(t->tensor, row, col, &n, room);
             for (i = 0; i < n; i++)
                 sum += (double)w[i];
         }
@@ -23131,14 +23131,11 @@ aq_status aq_tensor_scale_input(const aq_tensor *tensor, const float *x, size_t 
                                 float *dst, aq_error *err) {
     const float *s = aqi_tensor_scales(tensor);
     const size_t cols = tensor->layout.cols;
-    size_t v, c;
     aqi_error_clear(err);
     if (cols == 0 || count == 0) return AQ_OK;
     if (x == NULL || dst == NULL) return aqi_fail(err, AQ_E_ARG, "vector missing");
-    for (v = 0; v < count; v++) {
-        for (c = 0; c < cols; c++)
-            dst[v * cols + c] = s == NULL ? x[v * cols + c] : x[v * cols + c] * s[c];
-    }
+    if (s != NULL) aqi_scale_columns(dst, x, count * cols, s, cols, 0);
+    if (s == NULL) memmove(dst, x, count * cols * sizeof *dst);
     return AQ_OK;
 }
 
@@ -23367,17 +23364,9 @@ aq_status aq_tensor_column_absmax(const aq_tensor *tensor, float *out_absmax,
         out_absmax[i] = 0.0f;
     for (row = 0; row < l->rows; row++) {
         for (col = 0; col < l->cols; col += n) {
-            const float *w = room;
+            const float *w;
             n = AQI_MIN(l->cols - col, (size_t)AQI_PIECE);
-            if (l->bits == 0) {
-                w = aqi_floats_at(tensor->data, tensor->dtype, row * l->cols + col, n,
-                                  room);
-            } else {
-                aqi_span s;
-                aqi_span_at(l, &view, row, col, col + n, &s);
-                n = s.row.n;
-                aqi_k()->expand(&s.row, room);
-            }
+            w = aqi_tensor_piece(tensor, row, col, &n, room);
             for (i = 0; i < n; i++) {
                 float magnitude = w[i] < 0.0f ? -w[i] : w[i];
                 if (!aqi_is_finite(w[i]))
@@ -23696,21 +23685,17 @@ static aq_status aqi_job_calibrate(aqi_job *j, aq_error *err) {
     for (i = 0; i < aq_calibration_count(j->calibration); i++) {
         int64_t end;
         t = aq_calibration_tensor(j->calibration, i);
-        k = aq_model_index(j->model, t->name);
         end = t->steps[t->num_steps - 1].timestep + 1;
         if (o->time == NULL || o->time->timesteps == 0)
             j->time.timesteps = AQI_MAX(j->time.timesteps, end);
-        status = AQ_OK;
-        if (k == SIZE_MAX) {
-            status = aqi_fail(err, AQ_E_NOT_FOUND,
-                              "the model has no such tensor; was the calibration made "
-                              "with another model?");
-        } else if (j->model->entries[k].tensor.layout.cols != t->cols) {
+        status = aqi_calibrated_index(j->model, t->name, &k, err);
+        if (status != AQ_OK) return status;
+        if (j->model->entries[k].tensor.layout.cols != t->cols) {
             status = aqi_fail(err, AQ_E_FORMAT,
                               "activations of %zu columns, the model's tensor has %zu",
                               t->cols, j->model->entries[k].tensor.layout.cols);
+            return aqi_error_in_tensor(err, status, t->name);
         }
-        if (status != AQ_OK) return aqi_error_in_tensor(err, status, t->name);
     }
     return AQ_OK;
 }
@@ -23800,28 +23785,13 @@ enum { AQI_TRIAL_ROWS = 64 };
 
 /* Noise of a product with calibrated inputs over its power, as aq_time_report has it. */
 typedef struct aqi_trial {
-    double weights, inputs; /* < 0 = not known */
+    double input_mse;       /* of the inputs' codes: given */
+    double weights, inputs; /* < 0 = not known             */
 } aqi_trial;
-
-/* Up to AQI_TRIAL_ROWS rows of a matrix, as float32. */
-static void aqi_trial_rows(const aq_tensor *t, size_t rows, float *dst) {
-    const size_t cols = t->layout.cols;
-    size_t i, row, col, n;
-    for (i = 0; i < rows; i++) {
-        row = (size_t)((uint64_t)i * t->layout.rows / rows);
-        for (col = 0; col < cols; col += n) {
-            float room[AQI_PIECE];
-            n = AQI_MIN(cols - col, (size_t)AQI_PIECE);
-            memcpy(dst + i * cols + col,
-                   aqi_floats_at(t->data, t->dtype, row * cols + col, n, room),
-                   n * sizeof *dst);
-        }
-    }
-}
 
 /* Sums over rows of weights w, which codes give back as `back`. */
 static void aqi_trial_sums(const aq_calibrated *c, const aq_layout *l, const float *w,
-                           const float *back, double input_mse, aqi_trial *out) {
+                           const float *back, aqi_trial *out) {
     double noise = 0.0, power = 0.0, squares = 0.0;
     size_t row, col;
     for (row = 0; row < l->rows; row++) {
@@ -23837,16 +23807,16 @@ static void aqi_trial_sums(const aq_calibrated *c, const aq_layout *l, const flo
         }
     }
     out->weights = power > 0.0 ? noise / power : 0.0;
-    out->inputs = power > 0.0 ? squares * input_mse / power : 0.0;
+    out->inputs = power > 0.0 ? squares * out->input_mse / power : 0.0;
 }
 
 /* Quantizes some rows of a tensor; not known is what becomes of NaN. */
 static aq_status aqi_job_try(aqi_job *j, size_t i, const aq_quant_options *quant,
-                             double input_mse, aqi_trial *out, aq_error *err) {
+                             aqi_trial *out, aq_error *err) {
     const aqi_model_entry *e = &j->model->entries[j->first + i];
     const aq_calibrated *c = aqi_job_calibrated(j, i);
     const size_t cols = e->tensor.layout.cols;
-    size_t rows = AQI_MIN(e->tensor.layout.rows, (size_t)AQI_TRIAL_ROWS);
+    size_t rows = AQI_MIN(e->tensor.layout.rows, (size_t)AQI_TRIAL_ROWS), k;
     aq_buffer codes, floats;
     aq_tensor t;
     aq_layout l;
@@ -23866,17 +23836,21 @@ static aq_status aqi_job_try(aqi_job *j, size_t i, const aq_quant_options *quant
             aq_pool_acquire(j->pool, 2 * rows * cols * sizeof(float), &floats, err);
     if (status == AQ_OK) {
         float *w = (float *)(void *)floats.data, *back = w + rows * cols;
-        aqi_trial_rows(&t, rows, w);
+        for (k = 0; k < rows && status == AQ_OK; k++)
+            status =
+                aq_tensor_rows_f32(&t, (size_t)((uint64_t)k * t.layout.rows / rows), 1,
+                                   w + k * cols, NULL, err);
         aqi_quantized_in(&l, codes.data, &dst);
         view.codes = dst.codes;
         view.scales = dst.scales;
         view.zero_points = dst.zero_points;
         view.params = dst.params;
         aqi_floats_to(w, rows * cols, AQ_F32, (uint8_t *)back); /* little-endian */
-        status = aq_quantize_into(&l, back, AQ_F32, &dst, NULL, NULL, err);
+        if (status == AQ_OK)
+            status = aq_quantize_into(&l, back, AQ_F32, &dst, NULL, NULL, err);
         if (status == AQ_OK)
             status = aq_dequantize_rows(&l, &view, 0, rows, back, NULL, err);
-        if (status == AQ_OK) aqi_trial_sums(c, &l, w, back, input_mse, out);
+        if (status == AQ_OK) aqi_trial_sums(c, &l, w, back, out);
         if (status == AQ_E_NONFINITE || status == AQ_E_LIMIT) status = AQ_OK;
     }
     aq_buffer_release(&floats);
@@ -23932,12 +23906,12 @@ static aq_status aqi_job_check_scales(aqi_job *j, size_t i, aq_error *err) {
         aq_quant_options quant = plan->quant;
         aq_time_report report;
         aq_time_group *groups;
-        double mse;
         memset(&report, 0, sizeof report);
         plan->quant.column_scales = quant.column_scales = k == 0 ? NULL : scales;
         aqi_job_weigh(j, i, &quant);
-        status = aqi_job_groups(j, aqi_job_calibrated(j, i), &report, &groups, &mse, err);
-        if (status == AQ_OK) status = aqi_job_try(j, i, &quant, mse, &trials[k], err);
+        status = aqi_job_groups(j, aqi_job_calibrated(j, i), &report, &groups,
+                                &trials[k].input_mse, err);
+        if (status == AQ_OK) status = aqi_job_try(j, i, &quant, &trials[k], err);
     }
     if (status == AQ_OK && !(trials[1].weights + trials[1].inputs <
                              trials[0].weights + trials[0].inputs))
@@ -23989,11 +23963,10 @@ static aq_status aqi_job_describe_time(aqi_job *j, size_t i, const aq_calibrated
     aq_time_report *report = &j->times[i];
     aq_time_group *groups;
     aq_time_aware *time;
-    double mse;
     void *p;
     aq_status status;
     memset(report, 0, sizeof *report);
-    status = aqi_job_groups(j, c, report, &groups, &mse, err);
+    status = aqi_job_groups(j, c, report, &groups, &j->trials[i].input_mse, err);
     j->reports[i].time = report;
     if (status == AQ_OK) status = aqi_job_stats(j, c, &d->stats, err);
     if (status == AQ_OK) status = aqi_arena_alloc(j->arena, sizeof *time, &p, err);
@@ -24037,7 +24010,6 @@ static aq_status aqi_job_describe(aqi_job *j, size_t i, aq_error *err) {
     const bool scaled = !plan->keep && plan->quant.column_scales != NULL;
     aq_time_report *report;
     aq_diffusion *d;
-    double mse;
     void *p;
     aq_status status = AQ_OK;
     if (j->options.operation != AQ_QUANTIZE || (c == NULL && !scaled)) return AQ_OK;
@@ -24060,10 +24032,7 @@ static aq_status aqi_job_describe(aqi_job *j, size_t i, aq_error *err) {
     report->output_sqnr_db = report->weights_sqnr_db = (double)NAN;
     j->trials[i].weights = -1.0;
     if (plan->keep) return AQ_OK;
-    status = aq_time_groups_error(c, r->tensor.diffusion->time_aware->groups,
-                                  report->num_groups, NULL, &mse, err);
-    if (status == AQ_OK)
-        status = aqi_job_try(j, i, &plan->quant, mse, &j->trials[i], err);
+    status = aqi_job_try(j, i, &plan->quant, &j->trials[i], err);
     if (status != AQ_OK || j->trials[i].weights < 0.0) return status;
     report->weights_sqnr_db = aqi_decibels(1.0, j->trials[i].weights);
     report->output_sqnr_db =
