@@ -35,6 +35,12 @@ codec() {
     if grep -q "$1" arrowquant.h; then need_file "$2" "$3"; fi
 }
 
+# libFuzzer and the sanitizers, which the package of clang only recommends
+need_libfuzzer() {
+    [ -n "$(find /usr/lib/llvm-*/lib/clang -name 'libclang_rt.fuzzer-*.a' 2>/dev/null)" ] ||
+        missing="$missing libclang-rt-dev"
+}
+
 need gcc "${CC:-gcc}"
 need_file libc6-dev stdio.h
 need_file libzstd-dev zstd.h
@@ -49,7 +55,8 @@ peers)
     ;;
 test)
     need g++ g++                    # compile tests, and libstdc++.a for the static aq
-    need clang clang                # compile tests
+    need clang clang                # compile tests, fuzz targets
+    need_libfuzzer
     need_file libcriterion-dev criterion/criterion.h
     need jq jq                      # tests of the command's JSON
     need libxml2-utils xmllint      # tests of the pages that it writes
@@ -95,9 +102,7 @@ fuzz)
     codec AQ_WITH_ZLIB zlib1g-dev zlib.h
     codec AQ_WITH_LZ4 liblz4-dev lz4.h
     codec AQ_WITH_BROTLI libbrotli-dev brotli/decode.h
-    # libFuzzer and the sanitizers, which the package of clang only recommends
-    [ -n "$(find /usr/lib/llvm-*/lib/clang -name 'libclang_rt.fuzzer-*.a' 2>/dev/null)" ] ||
-        missing="$missing libclang-rt-dev"
+    need_libfuzzer
     ;;
 *)
     echo "usage: tools/deps.sh demo|peers|test|fuzz|coverage|analyze" >&2

@@ -569,5 +569,3 @@ static void fuzz_arrow(const uint8_t *data, size_t size) {
     arrow_free(t);
     free(t);
 }
-
-FUZZ_TARGET(fuzz_arrow)

@@ -103,5 +103,3 @@ static void fuzz_calibration(const uint8_t *data, size_t size) {
     fuzz_calibration_file(data, size, AQ_IO_MAP);
     if (size > 0) fuzz_calibration_file(data, size, AQ_IO_READ);
 }
-
-FUZZ_TARGET(fuzz_calibration)

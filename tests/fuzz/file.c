@@ -72,5 +72,3 @@ static void fuzz_file(const uint8_t *data, size_t size) {
     }
     fuzz_memory_check(&memory);
 }
-
-FUZZ_TARGET(fuzz_file)

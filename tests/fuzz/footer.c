@@ -53,5 +53,3 @@ static void fuzz_footer(const uint8_t *data, size_t size) {
     aq_parquet_close(file);
     fuzz_memory_check(&memory);
 }
-
-FUZZ_TARGET(fuzz_footer)

@@ -2,8 +2,8 @@
  * allocator that knows what a file may ask for, checks of errors, and bytes taken from an
  * input one by one.
  *
- * A target is a file NAME.c with a function fuzz_NAME and FUZZ_TARGET(fuzz_NAME):
- * libFuzzer runs it by itself, replay.c includes all of them. The arrowquant.h meant here
+ * A target is a file NAME.c with a function fuzz_NAME, and a line of targets.h, which
+ * libfuzzer.c and replay.c run. The arrowquant.h meant here
  * is build/fuzz/arrowquant.h, made by the Makefile: the same, but every allocation of an
  * arena is a block of its own, so that AddressSanitizer sees a byte too far in it. */
 #ifndef FUZZ_H
@@ -17,17 +17,6 @@
 #include <unistd.h>
 
 #define FUZZ __attribute__((unused)) static
-
-#ifdef FUZZ_REPLAY
-#define FUZZ_TARGET(function)
-#else
-#define FUZZ_TARGET(function)                                                            \
-    int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {                       \
-        function(data, size);                                                            \
-        return 0;                                                                        \
-    }
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-#endif
 
 FUZZ void fuzz_fail(const char *file, int line, const char *what, const char *more) {
     fprintf(stderr, "%s:%d: this does not hold: %s\n%s%s", file, line, what, more,

@@ -79,5 +79,3 @@ static void fuzz_json(const uint8_t *data, size_t size) {
     aqi_arena_deinit(&arena);
     fuzz_memory_check(&memory);
 }
-
-FUZZ_TARGET(fuzz_json)

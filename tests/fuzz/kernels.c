@@ -174,5 +174,3 @@ static void fuzz_kernels(const uint8_t *data, size_t size) {
     free(c.importance);
     free(c.scales);
 }
-
-FUZZ_TARGET(fuzz_kernels)

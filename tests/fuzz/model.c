@@ -3,5 +3,3 @@
 #include "mutate.h"
 
 static void fuzz_model(const uint8_t *data, size_t size) { fuzz_model_bytes(data, size); }
-
-FUZZ_TARGET(fuzz_model)

@@ -252,44 +252,4 @@ FUZZ void mutate_file(fuzz_mutation *m) {
     if (parquet && mutate_below(m, 2) == 0) mutate_repair(m);
 }
 
-/* ---- for libFuzzer ---- */
-
-#ifndef FUZZ_REPLAY
-
-size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size,
-                               unsigned int seed);
-
-/* libFuzzer's own change to the footer alone, whose length is then right. */
-FUZZ void mutate_footer_by_fuzzer(fuzz_mutation *m) {
-    size_t footer = mutate_footer(m), size = m->size - 8 - footer;
-    uint8_t tail[8];
-    memcpy(tail, m->data + m->size - 8, sizeof tail);
-    if (size == 0 || m->room < footer + 9) return;
-    size = LLVMFuzzerMutate(m->data + footer, size, m->room - footer - 8);
-    aqi_store_le32(tail, (uint32_t)size);
-    memcpy(m->data + footer + size, tail, sizeof tail);
-    m->size = footer + size + 8;
-}
-
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size,
-                               unsigned int seed) {
-    fuzz_mutation m;
-    m.data = data;
-    m.size = size;
-    m.room = max_size;
-    m.random = (uint64_t)seed << 1 | 1;
-    if (!mutate_is_parquet(&m) || mutate_below(&m, 3) == 0) {
-        m.size = LLVMFuzzerMutate(data, size, max_size);
-    } else if (mutate_below(&m, 2) == 0) {
-        mutate_footer_by_fuzzer(&m);
-    } else {
-        mutate_file(&m);
-    }
-    if (mutate_is_parquet(&m) && mutate_below(&m, 2) == 0) mutate_repair(&m);
-    return m.size;
-}
-
-#endif /* FUZZ_REPLAY */
-
 #endif

@@ -32,5 +32,3 @@ static void fuzz_npy(const uint8_t *data, size_t size) {
     fuzz_model_bytes(file, 12 + size + bytes);
     free(file);
 }
-
-FUZZ_TARGET(fuzz_npy)

@@ -232,5 +232,3 @@ static void fuzz_page(const uint8_t *data, size_t size) {
     aqi_builder_free(&memory.hooks, &pages.out.out);
     fuzz_memory_check(&memory);
 }
-
-FUZZ_TARGET(fuzz_page)

@@ -1,25 +1,14 @@
 /* replay.c - the fuzz targets without libFuzzer.
  *
+ *   replay list                             names of the targets
  *   replay seeds DIR                        makes DIR/TARGET/..., small valid inputs
  *   replay run TARGET PATH...               each file, or each in a directory, once
  *   replay mutate TARGET FILE COUNT SEED    COUNT changed copies of a valid file
  *
  * Inputs run in a child process, so that one that kills it is counted, named and kept in
  * $FUZZ_OUT (build/fuzz), and the next one follows. Last line: "N passed, N failed". */
-#define FUZZ_REPLAY
-#include "thrift.c"
-#include "footer.c"
-#include "page.c"
-#include "file.c"
-#include "roundtrip.c"
-#include "model.c"
-#include "safetensors.c"
-#include "shards.c"
-#include "npy.c"
-#include "calibration.c"
-#include "json.c"
-#include "arrow.c"
-#include "kernels.c"
+#include "targets.h"
+
 #include "make_seeds.c"
 
 #include <signal.h>
@@ -29,21 +18,6 @@
 #define REPLAY_SECONDS 5 /* of the processor, for one input: more is a hang */
 #define REPLAY_MAX_FAILURES 20
 
-typedef struct replay_target {
-    const char *name;
-    void (*run)(const uint8_t *data, size_t size);
-} replay_target;
-
-static const replay_target replay_targets[] = {
-    {"thrift", fuzz_thrift},       {"footer", fuzz_footer},
-    {"page", fuzz_page},           {"file", fuzz_file},
-    {"roundtrip", fuzz_roundtrip}, {"model", fuzz_model},
-    {"json", fuzz_json},           {"safetensors", fuzz_safetensors},
-    {"shards", fuzz_shards},       {"npy", fuzz_npy},
-    {"arrow", fuzz_arrow},         {"calibration", fuzz_calibration},
-    {"kernels", fuzz_kernels},
-};
-
 /* What the child tells the parent. */
 typedef struct replay_shared {
     size_t current; /* input at work; the number of inputs when all are done */
@@ -51,7 +25,7 @@ typedef struct replay_shared {
 } replay_shared;
 
 typedef struct replay {
-    const replay_target *target;
+    const fuzz_target *target;
     size_t count;
     char **paths; /* of run; else a file and its changes: */
     fuzz_whole original;
@@ -218,9 +192,12 @@ int main(int argc, char **argv) {
         seeds_write(argv[2]);
         return 0;
     }
-    for (i = 0; argc >= 4 && i < AQI_COUNT(replay_targets); i++) {
-        if (strcmp(argv[2], replay_targets[i].name) == 0) r.target = &replay_targets[i];
+    if (argc == 2 && strcmp(argv[1], "list") == 0) {
+        for (i = 0; i < AQI_COUNT(fuzz_targets); i++)
+            printf("%s\n", fuzz_targets[i].name);
+        return 0;
     }
+    if (argc >= 4) r.target = fuzz_find_target(argv[2]);
     if (r.target != NULL && strcmp(argv[1], "run") == 0)
         return replay_paths(&r, argv + 3, argc - 3);
     if (r.target != NULL && argc == 6 && strcmp(argv[1], "mutate") == 0) {
@@ -233,7 +210,7 @@ int main(int argc, char **argv) {
         free(r.original.data);
         return status;
     }
-    fprintf(stderr, "usage: replay seeds DIR | run TARGET PATH... | "
+    fprintf(stderr, "usage: replay list | seeds DIR | run TARGET PATH... | "
                     "mutate TARGET FILE COUNT SEED\n");
     return 2;
 }

@@ -572,5 +572,3 @@ static void fuzz_roundtrip(const uint8_t *data, size_t size) {
     fuzz_trip_free(&t);
     fuzz_memory_check(&memory);
 }
-
-FUZZ_TARGET(fuzz_roundtrip)

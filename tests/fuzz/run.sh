@@ -39,7 +39,7 @@ step() {
     esac
 }
 
-for target in thrift footer page file roundtrip model safetensors shards npy json arrow calibration kernels; do
+for target in $($replay list); do
     step run $target "$seeds/$target"
     [ ! -d tests/fuzz/regressions/$target ] || step run $target tests/fuzz/regressions/$target
 done

@@ -31,5 +31,3 @@ static void fuzz_safetensors(const uint8_t *data, size_t size) {
     fuzz_model_bytes(file, 8 + size + bytes);
     free(file);
 }
-
-FUZZ_TARGET(fuzz_safetensors)

@@ -67,5 +67,3 @@ static void fuzz_shards(const uint8_t *data, size_t size) {
         status == AQ_OK)
         FUZZ_CHECK(mapped == read || fuzz_result != AQ_OK);
 }
-
-FUZZ_TARGET(fuzz_shards)

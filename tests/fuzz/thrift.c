@@ -182,5 +182,3 @@ static void fuzz_thrift(const uint8_t *data, size_t size) {
     }
     fuzz_memory_check(&memory);
 }
-
-FUZZ_TARGET(fuzz_thrift)
