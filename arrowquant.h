@@ -17461,20 +17461,6 @@ static aq_status aqi_tensor_check_float(const aq_tensor *t, aq_error *err) {
     return AQ_OK;
 }
 
-/* Up to *n <= AQI_PIECE values of a row from column col on, of codes what they stand for:
- * in place where they are floats, else in room. *n becomes their number. */
-static const float *aqi_tensor_piece(const aq_tensor *t, size_t row, size_t col,
-                                     size_t *n, float *room) {
-    const aq_quantized_view view = aqi_tensor_view(t);
-    aqi_span s;
-    if (t->layout.bits == 0)
-        return aqi_floats_at(t->data, t->dtype, row * t->layout.cols + col, *n, room);
-    aqi_span_at(&t->layout, &view, row, col, col + *n, &s);
-    *n = s.row.n;
-    aqi_k()->expand(&s.row, room);
-    return room;
-}
-
 aq_status aq_tensor_rows_f32(const aq_tensor *tensor, size_t first_row, size_t num_rows,
                              float *dst, const aq_tasks *tasks, aq_error *err) {
     const aq_layout *l = &tensor->layout;
@@ -23081,6 +23067,20 @@ aq_status aq_activations_init_static(const aq_layout *layout, const float *x,
     a.sums = bytes == 0 ? NULL : sums;
     *out_activations = a;
     return AQ_OK;
+}
+
+/* Up to *n <= AQI_PIECE values of a row from column col on, of codes what they stand for:
+ * in place where they are floats, else in room. *n becomes their number. */
+static const float *aqi_tensor_piece(const aq_tensor *t, size_t row, size_t col,
+                                     size_t *n, float *room) {
+    const aq_quantized_view view = aqi_tensor_view(t);
+    aqi_span s;
+    if (t->layout.bits == 0)
+        return aqi_floats_at(t->data, t->dtype, row * t->layout.cols + col, *n, room);
+    aqi_span_at(&t->layout, &view, row, col, col + *n, &s);
+    *n = s.row.n;
+    aqi_k()->expand(&s.row, room);
+    return room;
 }
 
 typedef struct aqi_row_sums_task {

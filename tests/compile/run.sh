@@ -105,9 +105,8 @@ $codecs
 END
 
 # --- Languages, both parts, all warnings --------------------------------------------------------
-# The oldest standard with the optimizer of gcc, which finds more to warn about.
+# The optimizer of gcc finds more to warn about; more of it below.
 
-compiles "gcc c99 -O1" "gcc -std=c99 $c $with -O1 -c implementation.c -o /dev/null"
 compiles "g++ c++11 -O1" "g++ -x c++ -std=c++11 $both $with -O1 -c implementation.c -o /dev/null"
 for cc in gcc clang; do
     for std in c99 c11 c17 gnu17; do
@@ -116,7 +115,6 @@ for cc in gcc clang; do
     done
     compiles "$cc, system headers first" "$cc -std=c99 $c $with -O0 stdio_first.c -o $tmp/first-$cc $libs -pthread -lm"
     compiles "$cc, included again" "$cc -std=c99 $c twice.c -o $tmp/twice-$cc -pthread -lm && $tmp/twice-$cc"
-    compiles "$cc, static" "$cc -std=c99 $c -DAQ_STATIC -O0 -c implementation.c -o /dev/null"
 done
 for cxx in g++ clang++; do
     for std in c++11 c++17; do
@@ -127,7 +125,7 @@ for cxx in g++ clang++; do
 done
 
 # --- A user's command lines ---------------------------------------------------------------------
-# Without the optimizer, and with more and more of it: the Makefile has -O2 of gcc.
+# Without the optimizer, and with most of it: the Makefile has -O2 of gcc.
 
 for cc in gcc clang; do
     compiles "$cc program.c" "$cc program.c -o $tmp/program-$cc -pthread -lm && $tmp/program-$cc"
@@ -138,9 +136,9 @@ for cc in gcc clang; do
     compiles "$cc, static in two files" "
         $cc -DAQ_STATIC -c implementation.c -o $out.3.o && $cc -DAQ_STATIC -c program.c -o $out.4.o &&
         $cc $out.3.o $out.4.o -o $out.static -pthread -lm && $out.static"
-    compiles "$cc, all codecs" "$cc $c $with -O3 program.c -o $out.codecs $libs -pthread -lm && $out.codecs"
+    compiles "$cc, all codecs -O3" "$cc -std=c99 $c $with -O3 program.c -o $out.codecs $libs -pthread -lm && $out.codecs"
     compiles "$cc, with -D_GNU_SOURCE" "$cc -std=c99 $c -D_GNU_SOURCE -fsyntax-only implementation.c"
-    compiles "$cc, with -march=native" "$cc -O1 -march=native program.c -o $out.native -pthread -lm && $out.native"
+    compiles "$cc, with -march=native" "$cc -march=native program.c -o $out.native -pthread -lm && $out.native"
 done
 compiles "C++ program, C implementation" "
     gcc -c implementation.c -o $tmp/c.o && g++ -x c++ -DTWO_FILES -c program.c -o $tmp/cxx.o &&
@@ -154,11 +152,18 @@ compiles "headers of the public part" "
     cmp $tmp/headers.1 $tmp/headers.2"
 
 # --- Configurations, alone and in pairs -----------------------------------------------------------
-# gcc finds an unused private function only when it compiles, clang when it parses.
+# gcc finds an unused private function only when it compiles, clang when it parses. What is
+# left out is run without.
 
 set -- $configurations
 while [ $# -gt 0 ]; do
-    compiles "gcc $1" "gcc -std=c99 $c '-D$1' -O0 -c implementation.c -o /dev/null"
+    out=$tmp/one-$#
+    case $1 in
+    AQ_NO_* | *=AQ_KERNEL_REF)
+        compiles "gcc $1" "gcc -std=c99 $c '-D$1' -O0 program.c -o $out -pthread -lm && $out" ;;
+    *)
+        compiles "gcc $1" "gcc -std=c99 $c '-D$1' -O0 -c implementation.c -o /dev/null" ;;
+    esac
     compiles "clang $1" "clang -std=c99 $c '-D$1' -fsyntax-only implementation.c"
     first=$1
     shift
@@ -169,10 +174,6 @@ while [ $# -gt 0 ]; do
         compiles "clang $first $second" "
             clang -std=c99 $c '-D$first' '-D$second' -fsyntax-only implementation.c"
     done
-done
-for macro in AQ_NO_MMAP AQ_NO_THREADS AQ_NO_WRITER AQ_NO_DIFFUSION AQ_KERNELS=AQ_KERNEL_REF; do
-    out=$tmp/link-$macro
-    compiles "link $macro" "gcc -D$macro program.c -o $out -pthread -lm && $out"
 done
 
 # --- Other machines: types and warnings, without their libraries -----------------------------------
@@ -186,7 +187,7 @@ if [ "$(uname -m)" = x86_64 ]; then
         >"$tmp/64/bits/wordsize.h"
     headers="-isystem /usr/include/$(gcc -print-multiarch)"
     compiles "gcc -m32" "
-        gcc -m32 -msse2 -mfpmath=sse -std=c99 $c -isystem $tmp/32 $headers -O1 -c implementation.c -o /dev/null"
+        gcc -m32 -msse2 -mfpmath=sse -std=c99 $c -isystem $tmp/32 $headers -O0 -c implementation.c -o /dev/null"
     for target in aarch64-linux-gnu s390x-linux-gnu; do
         compiles "clang $target" "
             clang --target=$target -std=c99 $c -isystem $tmp/64 $headers \
