@@ -120,10 +120,13 @@ endef
 $(foreach name,plain asan tsan cov,$(eval $(call configuration,$(name))))
 
 # What has the implementation in itself compiles in half the time with -O1. The archive, which
-# most tests link, has $(CFLAGS).
+# most tests link, has $(CFLAGS), and so have the tests of kernels. With sanitizers it is -O1
+# anyway, so that make test runs the others with sanitizers alone.
 quicker   = $(subst -O2,-O1,$(CFLAGS))
-OWN_TESTS := $(shell grep -lE '^ *\# *define +ARROWQUANT_IMPLEMENTATION' $(wildcard tests/test_*.c))
-$(OWN_TESTS:tests/%.c=build/plain/%): private CFLAGS_plain = $(quicker)
+OWN_TESTS := $(patsubst tests/%.c,%,$(shell grep -lE '^ *\# *define +ARROWQUANT_IMPLEMENTATION' \
+                                      $(wildcard tests/test_*.c)))
+O1_TESTS  := $(filter-out test_kernels test_matmul,$(OWN_TESTS))
+$(O1_TESTS:%=build/plain/%): private CFLAGS_plain = $(quicker)
 
 # --- The aq command, examples, benches --------------------------------------------------
 
@@ -196,9 +199,11 @@ check:
 	@sh tools/deps.sh test
 	@$(MAKE) run-check
 
+PLAIN_TESTS    := $(filter-out $(O1_TESTS),$(TESTS))
 CHECK_PROGRAMS := build/aq $(TESTS:%=build/plain/%)
 TEST_PROGRAMS  := $(THREAD_TESTS:%=build/tsan/%) $(TESTS:%=build/asan/%) build/asan/aq \
-                  build/fuzz/replay build/fuzz/libfuzzer $(CHECK_PROGRAMS) $(EXAMPLES)
+                  build/fuzz/replay build/fuzz/libfuzzer build/aq \
+                  $(PLAIN_TESTS:%=build/plain/%) $(EXAMPLES)
 check-programs: $(CHECK_PROGRAMS)
 test-programs: $(TEST_PROGRAMS)
 
@@ -208,10 +213,10 @@ RUN = CC='$(CC)' CODECS='$(CODECS)' LIBS='$(LIBS)' JOBS='$(JOBS)' sh tools/run_t
 drop_stale = for p in $1; do $(MAKE) -q $$p >/dev/null 2>&1 || rm -f $$p; done
 run-tests:
 	@$(MAKE) -k -j $(JOBS) test-programs || $(call drop_stale,$(TEST_PROGRAMS))
-	@$(RUN) all
+	@PLAIN='$(PLAIN_TESTS)' $(RUN) all
 run-check:
 	@$(MAKE) -k -j $(JOBS) check-programs || $(call drop_stale,$(CHECK_PROGRAMS))
-	@$(RUN) fast
+	@PLAIN='$(TESTS)' $(RUN) fast
 
 # --- Fuzzing ------------------------------------------------------------------------------
 # The targets of tests/fuzz/targets.h: build/fuzz/libfuzzer by clang's libFuzzer,

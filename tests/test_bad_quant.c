@@ -93,14 +93,13 @@ static void check_positions(const aq_quant_options *o, float *v) {
     quantized two = quantized_make(2, LENGTH, o);
     quantized block = quantized_make(1, BLOCK_GROUPS * o->group_size, o);
     size_t length = block.layout.cols;
-    for (size_t i = 0; i < LENGTH * COUNT_OF(bad); i++) {
-        size_t at = i / COUNT_OF(bad), kind = i % COUNT_OF(bad);
-        size_t index = (at + kind) % 2 * LENGTH + at;
+    for (size_t at = 0; at < LENGTH; at++) {
+        size_t kind = at % COUNT_OF(bad), index = at % 2 * LENGTH + at;
         float before = v[index];
         v[index] = bad[kind].value;
         check_refused(&two, v, AQ_F32, index, bad[kind].what);
         v[index] = before;
-        index = (at + kind) % 2 != 0 ? length - 1 - at : at;
+        index = at / 2 % 2 != 0 ? length - 1 - at : at;
         before = v[index];
         v[index] = bad[kind].value;
         check_refused(&block, v, AQ_F32, index, bad[kind].what);

@@ -6,6 +6,7 @@
 #   Criterion's "Tested: N | Passing: N | Failing: N | Crashing: N", else
 #   a line "N passed, N failed" or "N passed, N failed, N skipped", else
 #   one test, by the exit status.
+# PLAIN, in the environment, names the tests to run without sanitizers.
 # Scripts of a step get, in the environment: CC, CODECS, LIBS, JOBS, BUILD (a directory of
 # their own, absolute), and AQ (the command, absolute). The last line printed is the total.
 set -u
@@ -39,7 +40,7 @@ list() {
         each tsan 'tests/test_threads*.c'
         each asan 'tests/test_*.c'
     fi
-    each plain 'tests/test_*.c'
+    for name in $PLAIN; do echo "plain/$name"; done
     [ "$set" = all ] && each example 'examples/*.c'
     echo check_header
     echo check_header_test
@@ -92,7 +93,7 @@ run_step() {
     tsan/*)    built "build/$1" && $no_aslr "build/$1" 2>&1 ;;
     example/*) example "${1#example/}" 2>&1 ;;
     cli)       built build/aq && sh tests/cli/run.sh 2>&1 ;;
-    cli-asan)  built build/asan/aq && AQ=$PWD/build/asan/aq sh tests/cli/run.sh 2>&1 ;;
+    cli-asan)  built build/asan/aq && AQ=$PWD/build/asan/aq NO_BROWSER=1 sh tests/cli/run.sh 2>&1 ;;
     fuzz_smoke)        sh tests/fuzz/fuzz.sh 4 $(build/fuzz/replay list) 2>&1 ;;
     check_header)      sh tools/check_header arrowquant.h 2>&1 ;;
     check_header_test) sh tests/check_header_test.sh 2>&1 ;;

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Tests of the aq command: what it prints, where, and how it ends.
 #
-#   AQ=build/aq sh tests/cli/run.sh          UPDATE=1 rewrites golden/ instead of comparing
+#   AQ=build/aq sh tests/cli/run.sh          UPDATE=1 rewrites golden/ instead of comparing,
+#                                            NO_BROWSER=1 opens no page
 #
 # Prints "ok NAME" or "FAIL NAME" for each test, and last "N passed, N failed[, N skipped]".
 # shellcheck disable=SC2016  # dollars in quotes are jq's
@@ -1224,6 +1225,7 @@ else
     skip 'no xmllint'
 fi
 
+if [ -z "${NO_BROWSER:-}" ]; then
 begin 'report: in a browser'
 chromium=$(command -v chromium || command -v chromium-browser || command -v google-chrome)
 if [ -n "$chromium" ] && command -v node >/dev/null; then
@@ -1250,6 +1252,7 @@ if [ -n "$chromium" ] && command -v node >/dev/null; then
     json .overflow false
 else
     skip 'no Chromium, or no node'
+fi
 fi
 
 begin 'report: what it must not replace'
