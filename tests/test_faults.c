@@ -782,29 +782,16 @@ static void fault_at_every_call(const operation *op, fault_kind kind) {
     file_free(&right);
 }
 
-Test(faults, interrupted_calls_are_repeated) {
+static void fault_everywhere(fault_kind kind) {
     make_files();
     for (size_t i = 0; i < COUNT_OF(operations); i++)
-        fault_at_every_call(&operations[i], FAULT_EINTR);
+        fault_at_every_call(&operations[i], kind);
 }
 
-Test(faults, few_bytes_are_not_the_end) {
-    make_files();
-    for (size_t i = 0; i < COUNT_OF(operations); i++)
-        fault_at_every_call(&operations[i], FAULT_SHORT);
-}
-
-Test(faults, errors_of_the_system) {
-    make_files();
-    for (size_t i = 0; i < COUNT_OF(operations); i++)
-        fault_at_every_call(&operations[i], FAULT_ERROR);
-}
-
-Test(faults, no_room) {
-    make_files();
-    for (size_t i = 0; i < COUNT_OF(operations); i++)
-        fault_at_every_call(&operations[i], FAULT_FULL);
-}
+Test(faults, interrupted_calls_are_repeated) { fault_everywhere(FAULT_EINTR); }
+Test(faults, few_bytes_are_not_the_end) { fault_everywhere(FAULT_SHORT); }
+Test(faults, errors_of_the_system) { fault_everywhere(FAULT_ERROR); }
+Test(faults, no_room) { fault_everywhere(FAULT_FULL); }
 
 Test(faults, every_failed_allocation) {
     make_files();
