@@ -39,6 +39,22 @@ static aq_error err;
     cr_expect(strstr(err.message, part) != NULL, "%s: no \"%s\" in \"%s\"", what, part,  \
               err.message)
 
+/* The three fields of a list of elements; returns 3. */
+SUPPORT size_t list_spec(aq_field_spec *at, const char *name, aq_repetition repetition,
+                         aq_field_spec element) {
+    const aq_field_spec list = {.name = name,
+                                .repetition = repetition,
+                                .type = AQ_GROUP,
+                                .num_children = 1,
+                                .logical = AQ_LOGICAL_LIST};
+    const aq_field_spec repeated = {
+        .name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1};
+    at[0] = list;
+    at[1] = repeated;
+    at[2] = element;
+    return 3;
+}
+
 typedef struct file {
     uint8_t *data; /* exactly `size` bytes of malloc: AddressSanitizer guards both ends */
     size_t size;

@@ -80,9 +80,16 @@ typedef struct column_data {
 } column_data;
 
 static void put_value(column_data *d, aq_physical_type type, pattern p, rng *r) {
-    static const uint64_t edges[] = {0, 1, (uint64_t)1 << 63, UINT64_MAX, INT64_MAX,
-                                     0x80000000u, 0x7fffffff, 0x7ff0000000000000u,
-                                     0x8000000080000000u, 0x7fc000007fc00000u};
+    static const uint64_t edges[] = {0,
+                                     1,
+                                     (uint64_t)1 << 63,
+                                     UINT64_MAX,
+                                     INT64_MAX,
+                                     0x80000000u,
+                                     0x7fffffff,
+                                     0x7ff0000000000000u,
+                                     0x8000000080000000u,
+                                     0x7fc000007fc00000u};
     size_t width = width_of(type), k = (size_t)d->v.num_values;
     uint8_t *at = d->values + k * width;
     uint64_t bits = rng_next(r);
@@ -140,19 +147,11 @@ static size_t make_fields(aq_field_spec *fields, aq_codec codec) {
         if (shape_of(c) != REQUIRED) leaf.repetition = AQ_OPTIONAL;
         if (leaf.type == AQ_FIXED_LEN_BYTE_ARRAY) leaf.type_length = FIXED_BYTES;
         if (shape_of(c) == LIST) {
-            aq_field_spec group = {.name = names[c],
-                                   .repetition = AQ_OPTIONAL,
-                                   .type = AQ_GROUP,
-                                   .num_children = 1,
-                                   .logical = AQ_LOGICAL_LIST};
-            fields[n++] = group;
-            group.name = "list";
-            group.repetition = AQ_REPEATED;
-            group.logical = AQ_LOGICAL_NONE;
-            fields[n++] = group;
             leaf.name = "element";
+            n += list_spec(fields + n, names[c], AQ_OPTIONAL, leaf);
+        } else {
+            fields[n++] = leaf;
         }
-        fields[n++] = leaf;
     }
     return n;
 }
@@ -165,8 +164,8 @@ static aq_status write_file(aq_codec codec, pattern p, const aq_writer_options *
     static aq_field_spec fields[NUM_COLUMNS * 3];
     aq_writer *w;
     rng r = {42 + (uint64_t)p};
-    aq_status status = aq_writer_open(in_dir("f"), fields, make_fields(fields, codec), o,
-                                      &w, &err);
+    aq_status status =
+        aq_writer_open(in_dir("f"), fields, make_fields(fields, codec), o, &w, &err);
     if (status != AQ_OK) return status;
     for (size_t c = 0; c < NUM_COLUMNS && status == AQ_OK; c++) {
         fill_column(&data[c], c, p, &r);
@@ -252,7 +251,8 @@ static void every_file_of(aq_codec codec) {
                      p, 1 + k % 2, o.page_bytes);
             ASSERT_OK(write_file(codec, (pattern)p, &o));
             ASSERT_OK(aq_parquet_open(in_dir("f"), NULL, &f, &err));
-            for (size_t c = 0; c < NUM_COLUMNS; c++) pages += expect_chunk(f, c, what);
+            for (size_t c = 0; c < NUM_COLUMNS; c++)
+                pages += expect_chunk(f, c, what);
             if (p == NO_ROWS) cr_assert_eq(pages, 0);
             if (p > ONE_ROW && o.page_bytes == 0) cr_assert_eq(pages, NUM_COLUMNS);
             if (p > ONE_ROW && o.page_bytes == 300) cr_assert_gt(pages, 2 * NUM_COLUMNS);
@@ -329,7 +329,8 @@ Test(encodings, dictionary_gives_way) {
     aq_writer_options o = {.no_sync = true, .dictionary_limit_bytes = 4000};
     aq_encoding page;
     aq_chunk_info info;
-    for (int i = 0; i < 100000; i++) values[i] = i % 1000;
+    for (int i = 0; i < 100000; i++)
+        values[i] = i % 1000;
     /* 1000 entries of 4 bytes: just within the limit, then just not. */
     info = write_ints(values, 100000, AQ_RLE_DICTIONARY, &o, &page);
     cr_assert(info.encodings == both && page == AQ_RLE_DICTIONARY);
@@ -385,8 +386,8 @@ Test(encodings, every_allocation_fails) {
 
 Test(encodings, sorting_columns_are_checked) {
     const aq_field_spec field = {.name = "v", .type = AQ_INT32};
-    const aq_sorting_column good = {0, true, false}, bad[] = {{1, false, false},
-                                                              {-1, false, false}};
+    const aq_sorting_column good = {0, true, false},
+                            bad[] = {{1, false, false}, {-1, false, false}};
     aq_writer_options o = {.sorting_columns = &good, .num_sorting_columns = 1};
     aq_writer *w;
     ASSERT_OK(aq_writer_open(in_dir("f"), &field, 1, &o, &w, &err));

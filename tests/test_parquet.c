@@ -53,19 +53,11 @@ static size_t all_fields(aq_field_spec *fields) {
         if (shape_of(c) != REQUIRED) leaf.repetition = AQ_OPTIONAL;
         if (leaf.type == AQ_FIXED_LEN_BYTE_ARRAY) leaf.type_length = FIXED_BYTES;
         if (shape_of(c) == LIST) {
-            aq_field_spec group = {.name = names[c],
-                                   .repetition = AQ_OPTIONAL,
-                                   .type = AQ_GROUP,
-                                   .num_children = 1,
-                                   .logical = AQ_LOGICAL_LIST};
-            fields[n++] = group;
-            group.name = "list";
-            group.repetition = AQ_REPEATED;
-            group.logical = AQ_LOGICAL_NONE;
-            fields[n++] = group;
             leaf.name = "element";
+            n += list_spec(fields + n, names[c], AQ_OPTIONAL, leaf);
+        } else {
+            fields[n++] = leaf;
         }
-        fields[n++] = leaf;
     }
     return n;
 }

@@ -81,21 +81,6 @@ static void *weights_of(aq_dtype dtype, int64_t first, int64_t n) {
     return out;
 }
 
-static size_t list_spec(aq_field_spec *at, const char *name, aq_repetition repetition,
-                        aq_field_spec element) {
-    const aq_field_spec list = {.name = name,
-                                .repetition = repetition,
-                                .type = AQ_GROUP,
-                                .num_children = 1,
-                                .logical = AQ_LOGICAL_LIST};
-    const aq_field_spec repeated = {
-        .name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1};
-    at[0] = list;
-    at[1] = repeated;
-    at[2] = element;
-    return 3;
-}
-
 static size_t table_fields(const table *t, aq_field_spec *f) {
     const aq_repetition repetition = t->optional ? AQ_OPTIONAL : AQ_REQUIRED;
     const aq_field_spec name = {
