@@ -48,7 +48,7 @@ run() {
     [ "$1" != roundtrip ] || set -- "$@" -use_cmp=0
     export FUZZ_TARGET="$1"
     shift
-    $out/libfuzzer "$@" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=512 \
+    $out/libfuzzer "$@" -max_total_time="$seconds" -timeout=30 -rss_limit_mb=512 \
         -malloc_limit_mb=256 -max_len=$length -dict=$here/tokens.dict \
         -artifact_prefix="$out/$FUZZ_TARGET-" -print_final_stats=1 \
         >"$out/$FUZZ_TARGET.log" 2>&1
