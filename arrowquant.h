@@ -2082,7 +2082,6 @@ AQ_API void aq_arrow_report_deinit(aq_arrow_report *report);
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
-#define AQ_RESTRICT __restrict__
 #define AQI_INLINE static inline __attribute__((always_inline))
 #define AQI_UNUSED __attribute__((unused))
 #define AQI_LIKELY(x) __builtin_expect(!!(x), 1)
@@ -2224,10 +2223,13 @@ static void aqi_error_set_name(aq_error *err, const char *name) {
     memcpy(err->name + half + 3, name + n - half, half + 1);
 }
 
-/* Names from a file stay inside the line, and cannot speak to a terminal. */
+/* Names from a file stay inside the line, and cannot speak to a terminal: no control
+ * characters, U+0080 to U+009F included. */
 static void aqi_make_printable(char *text) {
-    for (; *text != '\0'; text++) {
-        if ((unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
+    unsigned char *p = (unsigned char *)text;
+    for (; *p != '\0'; p++) {
+        if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0) p[0] = p[1] = '?';
+        if (*p < 0x20 || *p == 0x7f) *p = '?';
     }
 }
 
@@ -2290,7 +2292,7 @@ static aq_status aqi_fail_at(aq_error *err, aq_status status, int64_t offset,
 
 /* Names the file in an error that names nothing yet. */
 static aq_status aqi_error_in_file(aq_error *err, aq_status status, const char *path) {
-    if (err != NULL && status != AQ_OK && err->name[0] == '\0')
+    if (err != NULL && status != AQ_OK && err->name[0] == '\0' && path != NULL)
         aqi_error_set_name(err, path);
     return status;
 }
@@ -2378,7 +2380,10 @@ AQ_PRINTF(2, 3) static void aqi_log(const aq_log *log, const char *format, ...) 
     va_list args;
     if (log == NULL || log->fn == NULL) return;
     va_start(args, format);
-    if (vsnprintf(text, sizeof text, format, args) >= 0) log->fn(log->user, text);
+    if (vsnprintf(text, sizeof text, format, args) >= 0) {
+        aqi_make_printable(text);
+        log->fn(log->user, text);
+    }
     va_end(args);
 }
 
@@ -2477,7 +2482,8 @@ AQI_INLINE uint32_t aqi_bits_needed(uint64_t max_value) {
 static void aqi_want_huge_pages(void *p, size_t bytes) {
 #if !defined(AQ_NO_MMAP) && defined(MADV_HUGEPAGE)
     int code = errno;
-    if (madvise(p, bytes, MADV_HUGEPAGE) != 0) errno = code; /* slower is all it is */
+    madvise(p, bytes, MADV_HUGEPAGE); /* where it fails, slower is all it is */
+    errno = code;
 #else
     (void)p;
     (void)bytes;
@@ -2922,6 +2928,7 @@ aq_status aq_pool_acquire(aq_pool *pool, size_t bytes, aq_buffer *out_buffer,
 void aq_buffer_release(aq_buffer *buffer) {
     aq_pool *pool;
     aqi_idle_buffer mine, victim;
+    bool keep;
     if (buffer == NULL || buffer->pool == NULL) return;
     pool = buffer->pool;
     mine.data = buffer->data;
@@ -2932,22 +2939,20 @@ void aq_buffer_release(aq_buffer *buffer) {
     pool->stats.bytes_in_use -= mine.bytes;
     /* Over the budget the oldest idle buffers go; one larger than the budget goes
      * itself. */
-    while (mine.bytes <= pool->max_idle_bytes &&
-           (pool->num_idle == pool->max_buffers ||
-            pool->stats.bytes_idle > pool->max_idle_bytes - mine.bytes)) {
+    keep = mine.bytes <= pool->max_idle_bytes;
+    while (keep && (pool->num_idle == pool->max_buffers ||
+                    pool->stats.bytes_idle > pool->max_idle_bytes - mine.bytes)) {
         victim = aqi_pool_take(pool, 0);
         aqi_mutex_unlock(&pool->lock);
         pool->allocator.free(pool->allocator.user, victim.data, victim.bytes);
         aqi_mutex_lock(&pool->lock);
     }
-    if (mine.bytes <= pool->max_idle_bytes) {
+    if (keep) {
         pool->idle[pool->num_idle++] = mine;
         pool->stats.bytes_idle += mine.bytes;
-        mine.data = NULL;
     }
     aqi_mutex_unlock(&pool->lock);
-    if (mine.data != NULL)
-        pool->allocator.free(pool->allocator.user, mine.data, mine.bytes);
+    if (!keep) pool->allocator.free(pool->allocator.user, mine.data, mine.bytes);
 }
 
 void aq_pool_get_stats(aq_pool *pool, aq_pool_stats *out_stats) {
@@ -2994,9 +2999,12 @@ static aq_status aqi_buffer_take(const aq_allocator *a, aq_pool *pool, size_t by
 
 /* Gives it back where it came from. */
 static void aqi_buffer_free(const aq_allocator *a, aq_buffer *b) {
-    if (b->pool == NULL) aqi_free(a, b->data, b->bytes);
-    if (b->pool != NULL) aq_buffer_release(b);
-    memset(b, 0, sizeof *b);
+    if (b->pool != NULL) {
+        aq_buffer_release(b);
+    } else {
+        aqi_free(a, b->data, b->bytes);
+        memset(b, 0, sizeof *b);
+    }
 }
 
 /*==========================================================================
@@ -3007,6 +3015,14 @@ static void aqi_buffer_free(const aq_allocator *a, aq_buffer *b) {
  * again for some 50 us before it sleeps, which matters to products that take 100 us.
  *========================================================================*/
 
+#define AQI_MAX_THREADS 1024
+
+/* fn(arg, i) for i in [0, n), on this thread. */
+static void aqi_run_here(size_t n, void (*fn)(void *, size_t), void *arg) {
+    size_t i;
+    for (i = 0; i < n; i++) fn(arg, i);
+}
+
 #ifdef AQ_NO_THREADS
 
 struct aq_threads {
@@ -3015,35 +3031,17 @@ struct aq_threads {
 };
 
 static void aqi_threads_run(void *user, size_t n, void (*fn)(void *, size_t), void *arg) {
-    size_t i;
     (void)user;
-    for (i = 0; i < n; i++) fn(arg, i);
+    aqi_run_here(n, fn, arg);
 }
 
-aq_status aq_threads_create(uint32_t count, const aq_allocator *allocator,
-                            aq_threads **out_threads, aq_error *err) {
-    aq_allocator a;
-    aq_status status;
-    (void)count;
-    aqi_error_clear(err);
-    *out_threads = NULL;
-    status = aqi_allocator_resolve(allocator, &a, err);
-    if (status != AQ_OK) return status;
-    *out_threads = (aq_threads *)aqi_alloc(&a, sizeof **out_threads);
-    if (*out_threads == NULL) return aqi_fail_nomem(err, sizeof **out_threads);
-    (*out_threads)->allocator = a;
-    (*out_threads)->tasks.run = aqi_threads_run;
-    (*out_threads)->tasks.user = *out_threads;
-    (*out_threads)->tasks.width = 1;
+static aq_status aqi_threads_start(aq_threads *t, aq_error *err) {
+    (void)err;
+    t->tasks.width = 1;
     return AQ_OK;
 }
 
-void aq_threads_destroy(aq_threads *threads) {
-    aq_allocator a;
-    if (threads == NULL) return;
-    a = threads->allocator;
-    aqi_free(&a, threads, sizeof *threads);
-}
+static void aqi_threads_stop(aq_threads *t) { (void)t; }
 
 #else
 
@@ -3134,8 +3132,7 @@ static void aqi_threads_run(void *user, size_t n, void (*fn)(void *, size_t), vo
     aq_threads *t = (aq_threads *)user;
     int i;
     if (n < 2 || t->num_workers == 0 || pthread_mutex_trylock(&t->run_lock) != 0) {
-        size_t k;
-        for (k = 0; k < n; k++) fn(arg, k);
+        aqi_run_here(n, fn, arg);
         return;
     }
     t->fn = fn;
@@ -3159,82 +3156,94 @@ static void aqi_threads_run(void *user, size_t n, void (*fn)(void *, size_t), vo
     pthread_mutex_unlock(&t->run_lock);
 }
 
-void aq_threads_destroy(aq_threads *threads) {
-    aq_allocator a;
+static void aqi_threads_stop(aq_threads *t) {
     uint32_t i;
-    if (threads == NULL) return;
-    pthread_mutex_lock(&threads->lock);
-    threads->stop = true;
-    pthread_cond_broadcast(&threads->wake);
-    pthread_mutex_unlock(&threads->lock);
-    for (i = 0; i < threads->num_workers; i++) pthread_join(threads->workers[i], NULL);
-    pthread_cond_destroy(&threads->idle);
-    pthread_cond_destroy(&threads->wake);
-    pthread_mutex_destroy(&threads->lock);
-    pthread_mutex_destroy(&threads->run_lock);
-    a = threads->allocator;
-    aqi_free(&a, threads->workers, (threads->tasks.width - 1) * sizeof(pthread_t));
-    aqi_free(&a, threads, sizeof *threads);
+    pthread_mutex_lock(&t->lock);
+    t->stop = true;
+    pthread_cond_broadcast(&t->wake);
+    pthread_mutex_unlock(&t->lock);
+    for (i = 0; i < t->num_workers; i++) pthread_join(t->workers[i], NULL);
+    pthread_cond_destroy(&t->idle);
+    pthread_cond_destroy(&t->wake);
+    pthread_mutex_destroy(&t->lock);
+    pthread_mutex_destroy(&t->run_lock);
+    aqi_free(&t->allocator, t->workers, (t->tasks.width - 1) * sizeof(pthread_t));
+}
+
+/* Starts the workers; where one does not start, those before it stop. */
+static aq_status aqi_threads_start(aq_threads *t, aq_error *err) {
+    const size_t bytes = (t->tasks.width - 1) * sizeof(pthread_t);
+    t->workers = (pthread_t *)aqi_alloc(&t->allocator, bytes);
+    if (t->workers == NULL) return aqi_fail_nomem(err, bytes);
+    /* With default attributes these cannot fail on the systems supported. */
+    pthread_mutex_init(&t->run_lock, NULL);
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->wake, NULL);
+    pthread_cond_init(&t->idle, NULL);
+    while (t->num_workers + 1 < t->tasks.width) {
+        int code =
+            pthread_create(&t->workers[t->num_workers], NULL, aqi_threads_main, t);
+        if (code != 0) {
+            aqi_threads_stop(t);
+            return aqi_fail_os(err, code, "cannot start a thread", "");
+        }
+        t->num_workers++;
+    }
+    return AQ_OK;
+}
+
+#endif /* AQ_NO_THREADS */
+
+static uint32_t aqi_processors(void) {
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : (uint32_t)AQI_MIN(n, AQI_MAX_THREADS);
 }
 
 aq_status aq_threads_create(uint32_t count, const aq_allocator *allocator,
                             aq_threads **out_threads, aq_error *err) {
     aq_allocator a;
     aq_threads *t;
-    uint32_t i;
-    int code;
     aq_status status;
     aqi_error_clear(err);
     *out_threads = NULL;
     status = aqi_allocator_resolve(allocator, &a, err);
     if (status != AQ_OK) return status;
-    if (count == 0) {
-        long n = sysconf(_SC_NPROCESSORS_ONLN);
-        count = n > 0 ? (uint32_t)n : 1;
-    }
-    if (count > 1024) return aqi_fail(err, AQ_E_ARG, "%u threads; at most 1024", count);
+    if (count > AQI_MAX_THREADS)
+        return aqi_fail(err, AQ_E_ARG, "%u threads; at most %d", count, AQI_MAX_THREADS);
     t = (aq_threads *)aqi_alloc(&a, sizeof *t);
     if (t == NULL) return aqi_fail_nomem(err, sizeof *t);
     memset(t, 0, sizeof *t);
     t->allocator = a;
     t->tasks.run = aqi_threads_run;
     t->tasks.user = t;
-    t->tasks.width = count;
-    t->workers = (pthread_t *)aqi_alloc(&a, (count - 1) * sizeof(pthread_t));
-    if (t->workers == NULL) {
+    t->tasks.width = count == 0 ? aqi_processors() : count;
+    status = aqi_threads_start(t, err);
+    if (status == AQ_OK) {
+        *out_threads = t;
+    } else {
         aqi_free(&a, t, sizeof *t);
-        return aqi_fail_nomem(err, (count - 1) * sizeof(pthread_t));
     }
-    /* With default attributes these cannot fail on the systems supported. */
-    pthread_mutex_init(&t->run_lock, NULL);
-    pthread_mutex_init(&t->lock, NULL);
-    pthread_cond_init(&t->wake, NULL);
-    pthread_cond_init(&t->idle, NULL);
-    for (i = 0; i + 1 < count; i++) {
-        code = pthread_create(&t->workers[i], NULL, aqi_threads_main, t);
-        if (code != 0) {
-            aq_threads_destroy(t);
-            return aqi_fail_os(err, code, "cannot start a thread", "");
-        }
-        t->num_workers++;
-    }
-    *out_threads = t;
-    return AQ_OK;
+    return status;
 }
 
-#endif /* AQ_NO_THREADS */
+void aq_threads_destroy(aq_threads *threads) {
+    aq_allocator a;
+    if (threads == NULL) return;
+    aqi_threads_stop(threads);
+    a = threads->allocator;
+    aqi_free(&a, threads, sizeof *threads);
+}
 
 const aq_tasks *aq_threads_tasks(const aq_threads *threads) { return &threads->tasks; }
 
 /* fn(arg, i) for i in [0, n): through the tasks hook, or here. */
 static void aqi_run(const aq_tasks *tasks, size_t n, void (*fn)(void *, size_t),
                     void *arg) {
-    size_t i;
     if (tasks != NULL && tasks->run != NULL && n > 1) {
         tasks->run(tasks->user, n, fn, arg);
-        return;
+    } else {
+        aqi_run_here(n, fn, arg);
     }
-    for (i = 0; i < n; i++) fn(arg, i);
 }
 
 /*==========================================================================
@@ -3256,13 +3265,18 @@ static void aqi_source_init(aqi_source *s) {
     s->fd = -1;
 }
 
+#ifndef AQ_NO_MMAP
+/* munmap and madvise take pointers to non-const. */
+static void *aqi_not_const(const uint8_t *p) {
+    void *same;
+    memcpy(&same, &p, sizeof same);
+    return same;
+}
+#endif
+
 static void aqi_source_close(aqi_source *s) {
 #ifndef AQ_NO_MMAP
-    if (s->unmap) {
-        void *p;
-        memcpy(&p, &s->map, sizeof p); /* munmap takes a pointer to non-const */
-        munmap(p, (size_t)s->bytes);
-    }
+    if (s->unmap) munmap(aqi_not_const(s->map), (size_t)s->bytes);
 #endif
     if (s->fd >= 0) close(s->fd);
     aqi_source_init(s);
@@ -3302,55 +3316,58 @@ static bool aqi_is_locked(int fd) {
 }
 #endif
 
-static aq_status aqi_source_open(aqi_source *s, const char *path, aq_io io,
-                                 aq_error *err) {
-    struct stat st;
-    size_t size;
-    aqi_source_init(s);
-    if ((int)io < AQ_IO_AUTO || io > AQ_IO_READ)
-        return aqi_fail(err, AQ_E_ARG, "io mode %d is none of aq_io", (int)io);
-    s->fd = aqi_open_read(path);
-    if (s->fd < 0) return aqi_fail_os(err, errno, "cannot open", path);
-    if (fstat(s->fd, &st) != 0) {
-        aq_status status = aqi_fail_os(err, errno, "cannot stat", path);
-        aqi_source_close(s);
-        return status;
-    }
-    if (!S_ISREG(st.st_mode)) {
-        aqi_source_close(s);
-        return aqi_fail_os(err, S_ISDIR(st.st_mode) ? EISDIR : EINVAL,
-                           "not a regular file", path);
-    }
-    s->bytes = (int64_t)st.st_size;
+/* Maps the open file, where `io` wants it and the system can. */
+static aq_status aqi_source_map(aqi_source *s, const char *path, aq_io io,
+                                aq_error *err) {
 #ifndef AQ_NO_MMAP
-    if (io != AQ_IO_READ && s->bytes > 0 && aqi_to_size(s->bytes, &size)) {
-        void *p = mmap(NULL, size, PROT_READ, MAP_PRIVATE, s->fd, 0);
-        if (p != MAP_FAILED) {
-            s->map = (const uint8_t *)p;
-            s->unmap = true;
-            close(s->fd); /* a directory of many files must not use up the descriptors */
-            s->fd = -1;
-            return AQ_OK;
-        }
-        if (io == AQ_IO_MAP) {
-            aq_status status = aqi_fail_os(err, errno, "cannot map", path);
-            aqi_source_close(s);
-            return status;
-        }
-    }
+    size_t size;
+    void *p = MAP_FAILED;
+    if (io == AQ_IO_READ || s->bytes == 0) return AQ_OK;
+    errno = EFBIG;
+    if (aqi_to_size(s->bytes, &size))
+        p = mmap(NULL, size, PROT_READ, MAP_PRIVATE, s->fd, 0);
+    if (p == MAP_FAILED)
+        return io == AQ_IO_MAP ? aqi_fail_os(err, errno, "cannot map", path) : AQ_OK;
+    s->map = (const uint8_t *)p;
+    s->unmap = true;
+    close(s->fd); /* a directory of many files must not use up the descriptors */
+    s->fd = -1;
 #else
-    (void)size;
-    if (io == AQ_IO_MAP) {
-        aqi_source_close(s);
+    (void)s;
+    (void)path;
+    if (io == AQ_IO_MAP)
         return aqi_fail(err, AQ_E_UNSUPPORTED,
                         "this build has AQ_NO_MMAP; use AQ_IO_READ");
-    }
 #endif
     return AQ_OK;
 }
 
-/* Pointer to [offset, offset + bytes) where the source is in memory; else NULL. The range
- * lies inside the file: the caller checked. */
+static aq_status aqi_source_open(aqi_source *s, const char *path, aq_io io,
+                                 aq_error *err) {
+    struct stat st;
+    aq_status status;
+    aqi_source_init(s);
+    if (path == NULL) return aqi_fail(err, AQ_E_ARG, "path missing");
+    if ((int)io < AQ_IO_AUTO || io > AQ_IO_READ)
+        return aqi_fail(err, AQ_E_ARG, "io mode %d is none of aq_io", (int)io);
+    if (stat(path, &st) != 0) return aqi_fail_os(err, errno, "cannot open", path);
+    if (!S_ISREG(st.st_mode)) /* to open a FIFO is to wait for who writes it */
+        return aqi_fail_os(err, S_ISDIR(st.st_mode) ? EISDIR : EINVAL,
+                           "not a regular file", path);
+    s->fd = aqi_open_read(path);
+    if (s->fd < 0) return aqi_fail_os(err, errno, "cannot open", path);
+    if (fstat(s->fd, &st) == 0) {
+        s->bytes = (int64_t)st.st_size;
+        status = aqi_source_map(s, path, io, err);
+    } else {
+        status = aqi_fail_os(err, errno, "cannot stat", path);
+    }
+    if (status != AQ_OK) aqi_source_close(s);
+    return status;
+}
+
+/* Pointer to the byte at `offset`, which lies inside the file, where the source is in
+ * memory; else NULL. */
 AQI_INLINE const uint8_t *aqi_source_view(const aqi_source *s, int64_t offset) {
     return s->map == NULL ? NULL : s->map + offset;
 }
@@ -3385,21 +3402,17 @@ static void aqi_source_prefetch(const aqi_source *s, int64_t offset, int64_t byt
     if (bytes <= 0) return;
 #if !defined(AQ_NO_MMAP) && defined(MADV_WILLNEED)
     if (s->unmap) {
-        size_t page = (size_t)sysconf(_SC_PAGESIZE), skip = (size_t)offset % page;
-        void *p;
-        const uint8_t *at = s->map + offset - skip;
-        memcpy(&p, &at, sizeof p); /* madvise takes a pointer to non-const */
-        if (madvise(p, (size_t)bytes + skip, MADV_WILLNEED) != 0) errno = code;
-        return;
+        size_t skip = (size_t)offset % (size_t)sysconf(_SC_PAGESIZE);
+        madvise(aqi_not_const(s->map + offset - skip), (size_t)bytes + skip,
+                MADV_WILLNEED);
     }
 #endif
 #ifdef POSIX_FADV_WILLNEED
-    if (s->fd >= 0 && posix_fadvise(s->fd, offset, bytes, POSIX_FADV_WILLNEED) != 0)
-        errno = code;
+    if (s->fd >= 0) posix_fadvise(s->fd, offset, bytes, POSIX_FADV_WILLNEED);
 #endif
     (void)s;
     (void)offset;
-    (void)code;
+    errno = code;
 }
 
 #ifndef AQ_NO_WRITER
@@ -3410,16 +3423,12 @@ static void aqi_source_release(const aqi_source *s, const uint8_t *p, size_t byt
 #if !defined(AQ_NO_MMAP) && defined(MADV_DONTNEED)
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t begin, end;
-    const uint8_t *at;
-    void *pages;
     int code = errno;
     if (!s->unmap || p == NULL || p < s->map || p >= s->map + s->bytes) return;
     begin = ((size_t)(p - s->map) + page - 1) / page * page;
     end = ((size_t)(p - s->map) + bytes) / page * page;
-    if (end <= begin) return;
-    at = s->map + begin;
-    memcpy(&pages, &at, sizeof pages); /* madvise takes a pointer to non-const */
-    if (madvise(pages, end - begin, MADV_DONTNEED) != 0) errno = code;
+    if (end > begin) madvise(aqi_not_const(s->map + begin), end - begin, MADV_DONTNEED);
+    errno = code;
 #else
     (void)s;
     (void)p;
@@ -3442,8 +3451,8 @@ static bool aqi_exceeds_memory(uint64_t bytes) {
 static void aqi_forget_cached(int fd, int64_t offset, int64_t bytes) {
 #ifdef POSIX_FADV_DONTNEED
     int code = errno;
-    if (fd >= 0 && posix_fadvise(fd, offset, bytes, POSIX_FADV_DONTNEED) != 0)
-        errno = code; /* slower for others is all it is */
+    if (fd >= 0) posix_fadvise(fd, offset, bytes, POSIX_FADV_DONTNEED);
+    errno = code; /* where it fails, slower for others is all it is */
 #else
     (void)fd;
     (void)offset;
@@ -3511,14 +3520,12 @@ static aq_status aqi_output_check(const char *path, const char *input_path,
     if (!S_ISREG(out.st_mode)) {
         aqi_fail(err, AQ_E_ARG,
                  "output exists and is not a regular file; choose another name");
-        if (err != NULL) aqi_error_set_name(err, path);
-        return AQ_E_ARG;
+        return aqi_error_in_file(err, AQ_E_ARG, path);
     }
     if (input_path == NULL || stat(input_path, &in) != 0) return AQ_OK;
     if (in.st_dev != out.st_dev || in.st_ino != out.st_ino) return AQ_OK;
     aqi_fail(err, AQ_E_ARG, "output is the input file itself; choose another name");
-    if (err != NULL) aqi_error_set_name(err, path);
-    return AQ_E_ARG;
+    return aqi_error_in_file(err, AQ_E_ARG, path);
 }
 
 static size_t aqi_directory_length(const char *path) {
@@ -3597,7 +3604,6 @@ typedef struct aqi_output_options {
 static aq_status aqi_output_open(aqi_output *o, const char *path,
                                  const aqi_output_options *options,
                                  const aq_allocator *allocator, aq_error *err) {
-    const char *input_path = options->input_path;
     aq_status status;
     memset(o, 0, sizeof *o);
     o->fd = -1;
@@ -3605,7 +3611,7 @@ static aq_status aqi_output_open(aqi_output *o, const char *path,
     o->no_sync = options->no_sync;
     o->counting = options->counting;
     if (o->counting) return AQ_OK;
-    status = aqi_output_check(path, input_path, err);
+    status = aqi_output_check(path, options->input_path, err);
     if (status != AQ_OK) return status;
     o->path_bytes = strlen(path) + 1;
     o->path = (char *)aqi_alloc(allocator, o->path_bytes);
@@ -3645,20 +3651,14 @@ static aq_status aqi_output_flush(aqi_output *o, aq_error *err) {
 /* Appends. Large blocks go straight from the caller's memory to the file. */
 static aq_status aqi_output_write(aqi_output *o, const void *src, size_t bytes,
                                   aq_error *err) {
+    const bool large = o->counting || bytes >= AQI_OUTPUT_BUFFER / 2;
     aq_status status = AQ_OK;
     if (bytes == 0) return AQ_OK;
-    if (o->counting) {
-        o->offset += (int64_t)bytes;
-        return AQ_OK;
-    }
-    if (bytes > AQI_OUTPUT_BUFFER - o->buffered) {
+    if (large || bytes > AQI_OUTPUT_BUFFER - o->buffered)
         status = aqi_output_flush(o, err);
-        if (status != AQ_OK) return status;
-    }
-    if (bytes >= AQI_OUTPUT_BUFFER / 2) {
-        status = aqi_output_flush(o, err);
-        if (status == AQ_OK)
-            status = aqi_output_pwrite(o, o->offset, (const uint8_t *)src, bytes, err);
+    if (status != AQ_OK) return status;
+    if (large) {
+        status = aqi_output_pwrite(o, o->offset, (const uint8_t *)src, bytes, err);
     } else {
         memcpy(o->buffer + o->buffered, src, bytes);
         o->buffered += bytes;
@@ -3718,7 +3718,8 @@ static aq_status aqi_sync_directory(const char *path, aq_error *err) {
                      : aqi_fail_os(err, code, "cannot sync the directory of", path);
 }
 
-/* Makes the file visible; on any failure it is gone. Frees the output in any case. */
+/* Makes the file visible. On a failure it is gone, but for that to sync its directory.
+ * Frees the output in any case. */
 static aq_status aqi_output_commit(aqi_output *o, aq_error *err) {
     aq_status status = aqi_output_flush(o, err);
     int fd = o->fd;

@@ -643,6 +643,14 @@ Test(footer, names_do_not_move_the_place) {
     cr_assert_str_eq(err.message, " (tensor \"t\")");
 }
 
+/* C0 and C1, as bytes of UTF-8; not other characters of the same bytes. */
+Test(footer, controls_in_messages) {
+    (void)aqi_fail(&err, AQ_E_FORMAT, "\x1f %s \x7f", "\xc2\x80 \xc2\x9b \xc2\x9f");
+    cr_assert_str_eq(err.message, "? ?? ?? ?? ?");
+    (void)aqi_fail(&err, AQ_E_FORMAT, "%s", "\xc2\xa0 \xc3\x80 \xe0\xa0\x80 \xc2");
+    cr_assert_str_eq(err.message, "\xc2\xa0 \xc3\x80 \xe0\xa0\x80 \xc2");
+}
+
 /* A name that leaves no room for the place, or for its own end. */
 Test(footer, long_names_in_messages) {
     char name[600];

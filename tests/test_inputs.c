@@ -272,6 +272,9 @@ Test(inputs, what_an_index_leaves_out_is_logged) {
     ASSERT_OK(try_open(here.path, AQ_IO_AUTO, &log));
     cr_assert_eq(log.count, 1);
     cr_assert_not_null(strstr(log.last, "\"more\""));
+    put(INDEX, "{" WEIGHT_MAP ",\"a\\n\\u001b[2J\":1}");
+    ASSERT_OK(try_open(here.path, AQ_IO_AUTO, &log));
+    cr_assert_not_null(strstr(log.last, "\"a??[2J\""));
     put(INDEX, "{" WEIGHT_MAP "}");
     put("consolidated.safetensors", "whatever");
     put("other-00001-of-00002.safetensors", "another model");
@@ -493,6 +496,22 @@ Test(inputs, bad_directories) {
     expect_refused("index alone", here.path, AQ_E_FORMAT, "weight_map");
     put("model.safetensors.index.fp16.json", "{}");
     expect_refused("indexes", here.path, AQ_E_FORMAT, "2 indexes");
+}
+
+/* Nobody writes to the FIFO: to open it would be to wait. */
+Test(inputs, a_fifo_is_no_file) {
+    aq_parquet *f;
+    cr_assert_eq(mkfifo(in_dir("w.parquet"), 0600), 0);
+    ASSERT_STATUS(aq_parquet_open(in_dir("w.parquet"), NULL, &f, &err), AQ_E_IO);
+    ASSERT_MESSAGE("fifo", "not a regular file");
+    expect_refused("fifo", here.path, AQ_E_IO, "not a regular file");
+}
+
+Test(inputs, no_path) {
+    aq_parquet *f;
+    aq_model *m;
+    ASSERT_STATUS(aq_parquet_open(NULL, NULL, &f, &err), AQ_E_ARG);
+    ASSERT_STATUS(aq_model_open(NULL, NULL, &m, &err), AQ_E_ARG);
 }
 
 /* ---- npy ---- */

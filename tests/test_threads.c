@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <unistd.h>
 
 /* The pthread_create() that is `creates_left` calls away fails; -1 = none. */
 static int creates_left = -1;
@@ -14,7 +15,15 @@ static int create_or_fail(pthread_t *thread, const pthread_attr_t *attributes,
     return pthread_create(thread, attributes, start, arg);
 }
 
+/* Processors that the machine says it has; 0: as many as it has. */
+static long processors;
+
+static long count_processors(int name) {
+    return processors > 0 ? processors : sysconf(name);
+}
+
 #define pthread_create create_or_fail
+#define sysconf count_processors
 #define AQ_STATIC
 #define ARROWQUANT_IMPLEMENTATION
 #include "support.h"
@@ -133,6 +142,20 @@ Test(threads, zero_is_one_for_each_processor) {
     cr_assert_eq(aq_threads_tasks(threads)->width,
                  (uint32_t)sysconf(_SC_NPROCESSORS_ONLN));
     aq_threads_destroy(threads);
+}
+
+/* More than there may be threads. */
+Test(threads, zero_on_a_large_machine) {
+    aq_threads *threads;
+    aq_error err;
+    aq_status status;
+    processors = 4096;
+    creates_left = 3; /* it is enough to see that it begins */
+    status = aq_threads_create(0, NULL, &threads, &err);
+    processors = 0;
+    creates_left = -1;
+    cr_assert_eq(status, AQ_E_IO, "%s", err.message);
+    cr_assert_eq(err.os_errno, EAGAIN);
 }
 
 /* ---- run() meets run() ---- */
