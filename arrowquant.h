@@ -37,7 +37,7 @@
    codec but LZO; encrypted columns and what they do not know are AQ_E_UNSUPPORTED, by
    name. Bloom filters are neither read nor written; the page index is not used.
 
-   Limits: 16 dimensions; 2 GiB - 1 bytes of codes or values in one tensor of a Parquet
+   Limits: 16 dimensions; 2 GiB of codes or scales in one row of a matrix in a Parquet
    model; Thrift nesting 64, strings of 100,000,000 bytes, lists of 1,000,000 elements;
    safetensors headers of 100,000,000 bytes. A limit that is hit is AQ_E_LIMIT.
 
@@ -96,7 +96,7 @@
        AQ_WITH_BROTLI             off      codec BROTLI, needs            implementation
                                            -lbrotlienc -lbrotlidec
        AQ_NO_MMAP                 off      always read, never map         implementation
-       AQ_NO_THREADS              off      no pthreads                    implementation
+       AQ_NO_THREADS              off      no pthreads, and no locks      implementation
        AQ_NO_WRITER               off      nothing that writes files      yes
        AQ_NO_DIFFUSION            off      nothing of [43]                yes
        AQ_KERNELS                 all      or'ed AQ_KERNEL_ bits          implementation
@@ -318,7 +318,7 @@ typedef struct aq_buffer {
 
 /* aq_pool_create - make an empty pool of reusable buffers.
  *   Threads  every aq_pool_ call on one pool may come from any thread.
- *   Returns  AQ_OK; AQ_E_ARG (half-set allocator); AQ_E_NOMEM. */
+ *   Returns  AQ_OK; AQ_E_ARG (half-set allocator; max_buffers over 65536); AQ_E_NOMEM. */
 AQ_API AQ_CHECKED aq_status aq_pool_create(const aq_pool_options *options,
                                            aq_pool **out_pool, aq_error *err);
 /* aq_pool_destroy - free the pool and its idle buffers. Buffers still in use must have
@@ -326,9 +326,10 @@ AQ_API AQ_CHECKED aq_status aq_pool_create(const aq_pool_options *options,
 AQ_API void aq_pool_destroy(aq_pool *pool);
 /* aq_pool_acquire - a buffer of at least `bytes`: the smallest idle one that fits and
  * is at most twice what a new one would be, of equals the one released last; else a new
- * one, at most an eighth larger, or of min_buffer_bytes. bytes = 0 is legal.
+ * one of `bytes` or min_buffer_bytes, whichever is more, and up to an eighth (or 63
+ * bytes) beyond that. bytes = 0 is legal.
  *   Returns  AQ_OK; AQ_E_NOMEM, the pool is as before.
- *   Cost     one lock; a look at max_buffers sizes at most. */
+ *   Cost     a lock, and a look at max_buffers sizes at most; a new one a second lock. */
 AQ_API AQ_CHECKED aq_status aq_pool_acquire(aq_pool *pool, size_t bytes,
                                             aq_buffer *out_buffer, aq_error *err);
 /* aq_buffer_release - give a buffer back to its pool and zero the struct; harmless
@@ -352,8 +353,10 @@ AQ_API size_t aq_pool_clear(aq_pool *pool);
 typedef struct aq_threads aq_threads;
 
 /* aq_threads_create - start a set of worker threads (the caller of run() is one of them).
- *   count  in  threads in all; 0 = as many as the machine has processors, 1 = no worker
- *   Returns  AQ_OK; AQ_E_NOMEM; AQ_E_IO (the system gave no thread). */
+ *   count      in  threads in all, 1..1024, 1 = no worker; 0 = as many as the machine
+ *                  has processors, at most 1024. One with AQ_NO_THREADS
+ *   allocator  in  NULL = malloc
+ *   Returns  AQ_OK; AQ_E_ARG; AQ_E_NOMEM; AQ_E_IO (the system gave no thread). */
 AQ_API AQ_CHECKED aq_status aq_threads_create(uint32_t count,
                                               const aq_allocator *allocator,
                                               aq_threads **out_threads, aq_error *err);
@@ -504,8 +507,8 @@ typedef struct aq_parquet_options {
     bool skip_checksums;           /* do not verify the CRC-32 of decoded pages      */
     size_t max_page_bytes;         /* one decoded page; 0 = what its stored bytes can
                                       become, at least 64 MiB, at most 2 GiB - 1     */
-    size_t max_column_bytes;       /* decoded pages held by one aq_column; 0 = 128 MiB,
-                                      or 131,072 times the stored size if that is more */
+    size_t max_column_bytes;       /* decoded pages held by one aq_column; 0 = what its
+                                      stored bytes can become, at least 128 MiB      */
     size_t max_metadata_bytes;     /* heap that a footer may ask for; 0 = 1 GiB      */
     uint32_t max_columns;          /* leaves; 0 = 100,000                            */
 } aq_parquet_options;
@@ -559,8 +562,8 @@ AQ_API size_t aq_field_value_bytes(const aq_field *field);
 /* aq_parquet_open - open a Parquet file for reading; parses and checks the footer.
  *   path     in   stays open (and mapped) until aq_parquet_close
  *   options  in   NULL = defaults            err  out  may be NULL
- * Returns  AQ_OK; AQ_E_IO; AQ_E_FORMAT; AQ_E_UNSUPPORTED (encrypted); AQ_E_LIMIT;
- * AQ_E_NOMEM.
+ * Returns  AQ_OK; AQ_E_ARG (path, options); AQ_E_IO; AQ_E_FORMAT; AQ_E_UNSUPPORTED
+ *          (encrypted; AQ_IO_MAP with AQ_NO_MMAP); AQ_E_LIMIT; AQ_E_NOMEM.
  * Threads  an open aq_parquet is immutable: any number of threads may read from it.
  * Cost     one pass over the footer, about 0.1 us for each column chunk; nothing else is
  *          read. Memory: the footer's bytes, the schema, 4 bytes for each chunk. */
@@ -577,7 +580,8 @@ AQ_API AQ_CHECKED aq_status aq_parquet_open_memory(const void *data, size_t byte
 AQ_API AQ_CHECKED aq_status aq_parquet_open_reader(const aq_reader *reader,
                                                    const aq_parquet_options *options,
                                                    aq_parquet **out_file, aq_error *err);
-/* aq_parquet_close - NULL-safe. Spans into the mapping die here. */
+/* aq_parquet_close - NULL-safe. Close its columns first; spans into the mapping die
+ * here. */
 AQ_API void aq_parquet_close(aq_parquet *file);
 
 /* aq_parquet_get_info - facts of the whole file. */
@@ -592,7 +596,8 @@ AQ_API const char *aq_parquet_column_path(const aq_parquet *file, int32_t column
 AQ_API int32_t aq_parquet_find_column(const aq_parquet *file, const char *path);
 /* aq_parquet_get_row_group, aq_parquet_get_chunk - facts of a row group or column chunk.
  * Bounds of its values point into `file`.
- * Returns  AQ_OK; AQ_E_ARG (no such one); AQ_E_UNSUPPORTED (an encrypted chunk).
+ * Returns  AQ_OK; AQ_E_ARG (no such one); AQ_E_UNSUPPORTED (a chunk that is encrypted, or
+ *          in another file).
  * Cost     no allocation; about 0.1 us: a chunk's metadata is read again. */
 AQ_API AQ_CHECKED aq_status aq_parquet_get_row_group(const aq_parquet *file,
                                                      int32_t row_group,
@@ -648,7 +653,8 @@ typedef struct aq_page_info {
 
 typedef struct aq_column aq_column;
 
-/* aq_column_open - start reading one column chunk.
+/* aq_column_open - start reading one column chunk; `file` must outlive the aq_column.
+ * Returns  AQ_OK; AQ_E_NOMEM; as aq_parquet_get_chunk.
  * Threads  one aq_column belongs to one thread at a time; many may be open on one
  * file. */
 AQ_API AQ_CHECKED aq_status aq_column_open(const aq_parquet *file, int32_t row_group,
@@ -661,16 +667,18 @@ AQ_API void aq_column_close(aq_column *column);
  * values live as long as the file. */
 AQ_API AQ_CHECKED aq_status aq_column_next(aq_column *column, aq_span *out_span,
                                            aq_error *err);
-/* aq_column_spans - all pages at once. Array and spans live until aq_column_close. */
+/* aq_column_spans - all pages at once. Array and spans live until aq_column_close.
+ * AQ_E_STATE after aq_column_next. */
 AQ_API AQ_CHECKED aq_status aq_column_spans(aq_column *column, const aq_span **out_spans,
                                             size_t *out_count, aq_error *err);
-/* aq_column_view - the chunk as one span: its only page's, or all pages joined in a
- * buffer (then not mapped). */
+/* aq_column_view - the chunk as one span: where its values lie if they follow each other
+ * in memory, as those of one page do, else joined in a buffer (then not mapped). Lives
+ * until aq_column_close; AQ_E_STATE after aq_column_next. */
 AQ_API AQ_CHECKED aq_status aq_column_view(aq_column *column, aq_span *out_span,
                                            aq_error *err);
 /* aq_columns_decode - decode all pages of several columns now, side by side: a page is a
  * task. After it aq_column_spans and aq_column_view return what is there.
- *   columns  in  opened, no page taken yet; of one file or several
+ *   columns  in  opened, no page taken yet (else AQ_E_STATE); of one file or several
  * Returns  AQ_OK, or the error of the first bad page in the order of columns and pages,
  *          whatever the number of threads.
  * Memory   all decoded pages of all columns, until each is closed. */
@@ -682,7 +690,7 @@ typedef bool (*aq_span_fn)(void *user, size_t column, int64_t first_level,
                            const aq_span *span);
 /* aq_columns_visit - decode all pages of several columns side by side and hand each span
  * to `fn`, in the thread that has decoded it: several calls run at once, in no order.
- *   columns  in  opened, no page taken yet; afterwards at their end
+ *   columns  in  opened, no page taken yet (else AQ_E_STATE); afterwards at their end
  * Returns  AQ_OK; AQ_E_CANCELLED when fn stopped it; or the error of the first bad page
  *          in the order of columns and pages. Others may have been handed out by then.
  * Memory   two decoded pages a thread, used again and again. */
@@ -798,7 +806,8 @@ AQ_API AQ_CHECKED aq_status aq_writer_open(const char *path, const aq_field_spec
 AQ_API AQ_CHECKED aq_status aq_writer_add_key_value(aq_writer *writer, const char *key,
                                                     const char *value, aq_error *err);
 /* aq_writer_put_column - the next column chunk of the current row group, in schema
- * order. */
+ * order. AQ_E_STATE when the row group has all of them. What fails while it writes leaves
+ * a writer that can only be finished, with AQ_E_STATE, or aborted. */
 AQ_API AQ_CHECKED aq_status aq_writer_put_column(aq_writer *writer,
                                                  const aq_column_values *values,
                                                  aq_error *err);
@@ -812,7 +821,8 @@ AQ_API AQ_CHECKED aq_status aq_writer_put_columns(aq_writer *writer,
 AQ_API AQ_CHECKED aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows,
                                                     aq_error *err);
 /* aq_writer_finish - footer, fsync, rename, fsync of the directory; frees the writer on
- * success AND on failure (then nothing appears under `path`). */
+ * success AND on failure. Then nothing appears under `path`; but where the directory
+ * cannot be synced (AQ_E_IO with those words), the file is there. */
 AQ_API AQ_CHECKED aq_status aq_writer_finish(aq_writer *writer, aq_error *err);
 /* aq_writer_abort - drop everything written; NULL is allowed. */
 AQ_API void aq_writer_abort(aq_writer *writer);
@@ -1053,10 +1063,11 @@ AQ_API size_t aq_activations_bytes(const aq_layout *layout, size_t count);
  *   memory  out  aq_activations_bytes(layout, count) bytes, aligned to 4; lives as long
  *                as the activations are used
  * Returns  AQ_OK; AQ_E_ARG; AQ_E_NONFINITE (the message has the index); AQ_E_LIMIT (a sum
- *          of values beyond float32); AQ_E_UNSUPPORTED (groups of over 1024 elements that
- *          128 does not divide).
+ *          of values beyond float32); AQ_E_UNSUPPORTED (several groups a row, of over
+ *          1024 elements that 128 does not divide).
  * Numeric  code = x / scale half to even, scale = absmax / 127 of a segment: a group of
- *          the layout of at most 256 elements, else 128 elements where that divides it.
+ *          the layout; 128 elements where a group has over 256 and 128 divides it, or it
+ *          is a whole row.
  * Threads  re-entrant.   Cost  one pass. */
 AQ_API AQ_CHECKED aq_status aq_activations_init(const aq_layout *layout, const float *x,
                                                 size_t count, void *memory,
@@ -1194,9 +1205,9 @@ typedef struct aq_model_options {
  * (the path of their model.safetensors.index.json, or of their directory), or a .npy file
  * (one tensor, with the file's name). What index and shards disagree on is an error; a
  * wrong total_size of the index is a line of the log.
- * Returns  AQ_OK; AQ_E_IO (a shard is missing: os_errno ENOENT); AQ_E_FORMAT; AQ_E_TYPE
- *          (Parquet, no model); AQ_E_DUPLICATE; AQ_E_UNSUPPORTED; AQ_E_LIMIT; AQ_E_NOMEM;
- *          AQ_E_NOT_FOUND (an empty directory).
+ * Returns  AQ_OK; AQ_E_ARG (path, options); AQ_E_IO (a shard is missing: os_errno
+ *          ENOENT); AQ_E_FORMAT; AQ_E_TYPE (Parquet, no model); AQ_E_DUPLICATE;
+ *          AQ_E_UNSUPPORTED; AQ_E_LIMIT; AQ_E_NOMEM; AQ_E_NOT_FOUND (an empty directory).
  * Cost     reads the metadata of every tensor, none of its weights. Every file stays
  *          mapped; with AQ_IO_READ, or where it cannot be mapped, it stays open: one
  *          descriptor for each until aq_model_close.
@@ -1233,7 +1244,7 @@ AQ_API bool aq_model_metadata(const aq_model *model, size_t index,
                               aq_key_value *out_pair);
 /* aq_model_file_bytes - size on disk of all files of the model. */
 AQ_API uint64_t aq_model_file_bytes(const aq_model *model);
-/* aq_tensor_release - free what aq_model_tensor decoded, and zero the struct; harmless
+/* aq_tensor_release - free what aq_model_tensor decoded, and empty the struct; harmless
  * twice. */
 AQ_API void aq_tensor_release(aq_tensor *tensor);
 
@@ -1625,8 +1636,9 @@ typedef struct aq_calibrated {
 } aq_calibrated;
 
 /* aq_calibration_open - read a calibration file, a page at a time, twice.
- * Returns  AQ_OK; AQ_E_IO; AQ_E_TYPE (no calibration file: its columns); AQ_E_FORMAT
- *          (nulls, an empty list, a list that is no whole vectors, no rows);
+ * Returns  AQ_OK; AQ_E_ARG; AQ_E_IO; AQ_E_TYPE (no calibration file: its columns);
+ *          AQ_E_FORMAT (nulls, an empty list, a list that is no whole vectors, no rows, a
+ *          timestep outside of 0..2^31 - 1);
  *          AQ_E_NOT_FOUND (a name that the model lacks); AQ_E_NONFINITE (the message has
  *          timestep and index); AQ_E_LIMIT (max_bytes; 2^32 values at a timestep).
  * Memory   max_bytes, and two decoded pages. */
@@ -1662,7 +1674,7 @@ typedef enum aq_range_rule {
 } aq_range_rule;
 
 typedef struct aq_time_options {
-    uint32_t groups;     /* 0 = 10; 1 = one set of parameters for all timesteps       */
+    uint32_t groups;     /* 1..256; 0 = 10; 1 = one set of parameters for all         */
     bool fewer;          /* of a job: where a tensor has fewer timesteps, as many groups
                             as these; else that is an error                           */
     uint32_t bits;       /* 4..8; 0 = 8                                               */
