@@ -3303,7 +3303,10 @@ static int aqi_open(const char *path, int flags) {
     return fd;
 }
 
-static int aqi_open_read(const char *path) { return aqi_open(path, O_RDONLY); }
+/* Does not wait: of a FIFO, for who writes it. Files and directories do not know that. */
+static int aqi_open_read(const char *path) {
+    return aqi_open(path, O_RDONLY | O_NONBLOCK);
+}
 
 #ifndef AQ_NO_WRITER
 static int aqi_fsync(int fd) {
@@ -3362,17 +3365,16 @@ static aq_status aqi_source_open(aqi_source *s, const char *path, aq_io io,
     if (path == NULL) return aqi_fail(err, AQ_E_ARG, "path missing");
     if ((int)io < AQ_IO_AUTO || io > AQ_IO_READ)
         return aqi_fail(err, AQ_E_ARG, "io mode %d is none of aq_io", (int)io);
-    if (stat(path, &st) != 0) return aqi_fail_os(err, errno, "cannot open", path);
-    if (!S_ISREG(st.st_mode)) /* to open a FIFO is to wait for who writes it */
-        return aqi_fail_os(err, S_ISDIR(st.st_mode) ? EISDIR : EINVAL,
-                           "not a regular file", path);
     s->fd = aqi_open_read(path);
     if (s->fd < 0) return aqi_fail_os(err, errno, "cannot open", path);
-    if (fstat(s->fd, &st) == 0) {
+    if (fstat(s->fd, &st) != 0) {
+        status = aqi_fail_os(err, errno, "cannot stat", path);
+    } else if (!S_ISREG(st.st_mode)) {
+        status = aqi_fail_os(err, S_ISDIR(st.st_mode) ? EISDIR : EINVAL,
+                             "not a regular file", path);
+    } else {
         s->bytes = (int64_t)st.st_size;
         status = aqi_source_map(s, path, io, err);
-    } else {
-        status = aqi_fail_os(err, errno, "cannot stat", path);
     }
     if (status != AQ_OK) aqi_source_close(s);
     return status;
