@@ -17778,19 +17778,27 @@ static void aqi_cells_close(aqi_cells *c) {
     memset(c, 0, sizeof *c);
 }
 
+/* The definition level of an empty list; below it the list is null. Of a
+ * column without lists, that of a value. */
+static uint8_t aqi_list_empty_def(const aq_parquet *f, const aq_field *leaf) {
+    const aq_field *field = leaf;
+    while (field->repetition != AQ_REPEATED && field->parent > 0)
+        field = &f->schema.fields[field->parent];
+    return field->repetition == AQ_REPEATED ? (uint8_t)(field->max_def - 1)
+                                            : leaf->max_def;
+}
+
 /* One pass over the levels. A null inside a list has no place in a model. */
 static aq_status aqi_cells_index(aqi_cells *c, const aq_field *field, aq_error *err) {
     const aq_span *s = &c->span;
-    bool list = field->max_rep > 0, nullable = field->repetition == AQ_OPTIONAL;
+    const uint8_t empty_def = aqi_list_empty_def(c->column->file, field);
     int64_t i, value = 0, row = 0;
     void *p;
     aq_status status;
-    if (list && nullable && s->def_levels != NULL) {
-        for (i = 0; i < s->num_levels; i++) {
-            if (s->def_levels[i] == field->max_def - 1)
-                return aqi_fail(err, AQ_E_FORMAT, "null inside the list at value %lld",
-                                (long long)i);
-        }
+    for (i = 0; s->def_levels != NULL && i < s->num_levels; i++) {
+        if (s->def_levels[i] > empty_def && s->def_levels[i] < field->max_def)
+            return aqi_fail(err, AQ_E_FORMAT, "null inside the list at value %lld",
+                            (long long)i);
     }
     if (s->num_rows < 2) return AQ_OK;
     status = aqi_arena_alloc(&c->column->kept,
@@ -17885,15 +17893,6 @@ typedef struct aqi_list_walk {
     int64_t *row_first;
     int64_t num_rows, row, value; /* rows and values that have begun */
 } aqi_list_walk;
-
-/* The definition level of an empty list; below it the list is null. */
-static uint8_t aqi_list_empty_def(const aq_parquet *f, const aq_field *leaf) {
-    const aq_field *field = leaf;
-    while (field->repetition != AQ_REPEATED && field->parent > 0)
-        field = &f->schema.fields[field->parent];
-    return field->repetition == AQ_REPEATED ? (uint8_t)(field->max_def - 1)
-                                            : leaf->max_def;
-}
 
 static aqi_list_walk aqi_list_walk_of(const aq_parquet *f, int32_t column,
                                       int64_t *row_first, int64_t num_rows) {
@@ -18396,14 +18395,13 @@ static aq_status aqi_json_time_group(aqi_json *j, aq_time_group *g, aq_error *er
  * its last timestep: [0,499] [500,999], which is the same. */
 static aq_status aqi_json_time_groups(aqi_json *j, aqi_arena *arena, aq_time_aware *t,
                                       aq_error *err) {
-    const uint8_t *p;
-    size_t most = 0;
+    /* A group has 60 characters at least: behind all that fit is room for one more. */
+    const size_t most = aqi_remaining(&j->in) / 60 + 1;
     bool to_last = false;
     aq_time_group *groups;
     void *room;
     aq_status s;
     if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no list of time groups");
-    for (p = j->in.p; p < j->in.end; p++) most += *p == '{';
     s = aqi_arena_alloc(arena, most * sizeof *groups, &room, err);
     if (s != AQ_OK) return s;
     groups = (aq_time_group *)room;
@@ -18411,7 +18409,7 @@ static aq_status aqi_json_time_groups(aqi_json *j, aqi_arena *arena, aq_time_awa
     if (aqi_json_take(j, ']')) return AQ_OK;
     do {
         aq_time_group *g = &groups[t->num_groups];
-        if (t->num_groups == most) return aqi_json_fail(j, "no time group");
+        AQ_ASSERT(t->num_groups < most);
         s = aqi_json_time_group(j, g, err);
         if (s == AQ_OK && t->num_groups == 1 && g->start == g[-1].end + 1) to_last = true;
         if (s == AQ_OK && t->num_groups > 0 && to_last) g[-1].end++;
@@ -18633,7 +18631,7 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aqi_model_e
     int64_t chunk = aqi_cells_int(&r->chunk_index, row, 0);
     int32_t bits;
     bool codebook;
-    char text[24] = "float32";
+    char text[24] = "float32"; /* longer than the name of any type */
     aq_status status = aqi_model_shape(&r->shape, row, t, err);
     if (status != AQ_OK) return status;
     if (chunks < 1 || chunks > INT32_MAX || chunk < 0 || chunk >= chunks)
@@ -18641,12 +18639,13 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aqi_model_e
                         (long long)chunk, (long long)chunks);
     e->chunk = (uint32_t)chunk;
     e->num_chunks = (uint32_t)chunks;
-    if (dtype != NULL && dtype->size < sizeof text) {
-        if (dtype->size > 0) memcpy(text, dtype->data, dtype->size);
-        text[dtype->size] = '\0';
+    if (dtype != NULL) {
+        size_t n = AQI_MIN(dtype->size, sizeof text - 1);
+        if (n > 0) memcpy(text, dtype->data, n);
+        text[n] = '\0';
     }
     t->dtype = aqi_dtype_of(text, false);
-    if (t->dtype == AQ_DTYPE_NONE || (dtype != NULL && dtype->size >= sizeof text))
+    if (t->dtype == AQ_DTYPE_NONE)
         return aqi_fail(err, AQ_E_UNSUPPORTED, "dtype \"%s\" is not known", text);
     params = aqi_cells_int(&r->num_params, row, (int64_t)t->num_params);
     if (chunks == 1 ? (uint64_t)params != t->num_params
@@ -18657,8 +18656,7 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aqi_model_e
     bits = aqi_model_bits(r, row, &codebook);
     if (bits < 0)
         return aqi_fail(err, AQ_E_FORMAT,
-                        "quant_type and bit_width disagree or make "
-                        "no sense");
+                        "quant_type and bit_width disagree or make no sense");
     if (bits > 0 && chunks > 1) {
         if ((uint64_t)params % t->layout.cols != 0)
             return aqi_fail(err, AQ_E_FORMAT, "a chunk of %lld elements is no whole rows",
@@ -18747,7 +18745,8 @@ static aq_status aqi_table_counts(const aq_model *m, const aqi_model_file *f,
  * take is bounded by the size of the files: one that is no repetition stores more. */
 static aq_status aqi_model_afford(const aq_model *m, uint64_t rows, uint64_t name_bytes,
                                   aq_error *err) {
-    uint64_t budget = AQI_MIN(m->file_bytes, (uint64_t)INT64_MAX / 256) * 256;
+    /* Of 32 bits too: an array with a number for each row has a size that fits. */
+    uint64_t budget = AQI_MIN(m->file_bytes, (uint64_t)(SIZE_MAX / 512)) * 256;
     budget = AQI_MAX(budget, (uint64_t)64 << 20);
     if (rows <= budget / sizeof(aqi_model_entry) - m->num_entries &&
         name_bytes <= budget && m->arena.total_bytes <= budget - name_bytes)
@@ -19346,7 +19345,8 @@ static aq_status aqi_model_read_npy(aq_model *m, aq_error *err) {
 /* The weights of one row group. Other writers put many tensors into one: these share it,
  * and the model keeps the last one, so that it is not decoded once for each tensor. */
 typedef struct aqi_model_chunk {
-    uint32_t refs; /* guarded by the cache's lock */
+    uint32_t refs;     /* guarded by the cache's lock                */
+    uint32_t verified; /* atomic: aqi_tensor_verify has nothing left */
     uint32_t file;
     int32_t row_group;
     aqi_cells data, scales, zero_points, group_params;
@@ -19540,7 +19540,11 @@ static aq_status aqi_model_join_chunks(aq_model *m, size_t i, aqi_model_entry *w
     *whole = *first;
     if (l->bits != 0) {
         l->rows = rows;
-        if (l->granularity == AQ_PER_TENSOR && l->group_rows > 1) l->group_rows = rows;
+        if (l->granularity == AQ_PER_TENSOR) l->group_rows = rows;
+        if (l->granularity == AQ_PER_GROUP && l->group_rows > 1)
+            return aqi_fail(err, AQ_E_UNSUPPORTED,
+                            "groups of rows in chunks; put the tensor into one row of "
+                            "the file");
         status = aqi_layout_complete(l, err);
         if (status != AQ_OK) return status;
     }
@@ -19549,9 +19553,8 @@ static aq_status aqi_model_join_chunks(aq_model *m, size_t i, aqi_model_entry *w
     if (data_bytes != (l->bits != 0 ? l->code_bytes : bytes) ||
         (l->bits != 0 && (uint64_t)rows * l->cols != whole->tensor.num_params))
         return aqi_fail(err, AQ_E_FORMAT, "its chunks do not make up its shape");
-    if (!aqi_mul_size(n, sizeof *first, &bytes))
-        return aqi_fail(err, AQ_E_LIMIT, "too many chunks");
-    status = aqi_arena_alloc(&m->arena, bytes, &p, err);
+    bytes = n * sizeof *first; /* as they lie in memory */
+    status = aqi_arena_take(&m->arena, bytes, &p, err);
     if (status != AQ_OK) return status;
     whole->chunks = (aqi_model_entry *)p;
     memcpy(whole->chunks, first, bytes);
@@ -20540,23 +20543,30 @@ static aq_status aqi_entry_tensor(const aq_model *m, const aqi_model_entry *e,
     return AQ_OK;
 }
 
-/* Checksums of the pages that a tensor's parts are mapped from. What is decoded was
- * verified then. */
+/* Checksums of the pages that a tensor's parts, and those of its row group, are mapped
+ * from, once for all. What is decoded was verified then. */
 static aq_status aqi_tensor_verify(const aq_model *m, const aq_tensor *t,
                                    aq_error *err) {
     const aqi_tensor_owned *o = (const aqi_tensor_owned *)t->owned;
+    aqi_model_chunk *c = o == NULL ? NULL : o->chunk;
     const aqi_cells *cells[4];
     size_t i;
     aq_status status = AQ_OK;
-    if (o == NULL || o->chunk == NULL || m->skip_checksums) return AQ_OK;
-    cells[0] = &o->chunk->data;
-    cells[1] = &o->chunk->scales;
-    cells[2] = &o->chunk->zero_points;
-    cells[3] = &o->chunk->group_params;
+    if (c == NULL || m->skip_checksums ||
+        __atomic_load_n(&c->verified, __ATOMIC_RELAXED) != 0)
+        return AQ_OK;
+    cells[0] = &c->data;
+    cells[1] = &c->scales;
+    cells[2] = &c->zero_points;
+    cells[3] = &c->group_params;
     for (i = 0; i < AQI_COUNT(cells) && status == AQ_OK; i++) {
         if (cells[i]->column != NULL && cells[i]->span.mapped)
             status = aq_column_verify(cells[i]->column, err);
     }
+    for (i = 0; i < c->weights.num_spans && !c->weights.spans[i].mapped;) i++;
+    if (status == AQ_OK && i < c->weights.num_spans)
+        status = aq_column_verify(c->weights.column, err);
+    if (status == AQ_OK) __atomic_store_n(&c->verified, 1, __ATOMIC_RELAXED);
     return aqi_error_in_tensor(err, status, t->name);
 }
 
@@ -20616,8 +20626,14 @@ static aq_status aqi_tensor_from_chunks(const aq_model *m, const aqi_model_entry
         for (k = 0; k < AQI_PARTS; k++) {
             uint8_t *to;
             memcpy(&to, &whole[k].values, sizeof to); /* memory of ours: not const */
-            if (parts[k].bytes > 0)
-                memcpy(to + unit * whole[k].stride, parts[k].values, parts[k].bytes);
+            if (parts[k].bytes == 0) continue;
+            if (whole[k].stride == 0 && unit > 0 &&
+                memcmp(to, parts[k].values, parts[k].bytes) != 0)
+                status = aqi_fail(err, AQ_E_FORMAT,
+                                  "chunk %u has another scale or zero point than the "
+                                  "first; the tensor has one",
+                                  (unsigned)i);
+            memcpy(to + unit * whole[k].stride, parts[k].values, parts[k].bytes);
         }
         unit += t.layout.bits != 0 ? c.layout.rows
                                    : c.data_bytes / aq_dtype_bytes(t.dtype);
@@ -20824,7 +20840,7 @@ static const char *aqi_safetensors_dtype(aq_dtype dtype) {
 }
 
 /* Data in order of element size, largest first, so that every tensor is aligned to its
- * type; within a size in the order given. */
+ * type; within a size in the order given. Returns how much it is; -1 = over 2^63. */
 static int64_t aqi_safetensors_offsets(aq_model_writer *w) {
     int64_t at = 0;
     size_t size, i;
@@ -20832,7 +20848,8 @@ static int64_t aqi_safetensors_offsets(aq_model_writer *w) {
         for (i = 0; i < w->num_tensors; i++) {
             if (aq_dtype_bytes(w->tensors[i].dtype) != size) continue;
             w->offsets[i] = at;
-            at += (int64_t)(w->tensors[i].num_params * size);
+            if (__builtin_add_overflow(at, w->tensors[i].num_params * size, &at))
+                return -1;
         }
     }
     return at;
@@ -20852,7 +20869,7 @@ static bool aqi_safetensors_put_entry(const aq_allocator *a, aqi_bytes_builder *
         ok = aqi_put_text(a, b, text);
     }
     snprintf(text, sizeof text, "],\"data_offsets\":[%lld,%lld]}", (long long)offset,
-             (long long)(offset + (int64_t)t->data_bytes));
+             (long long)(offset + (int64_t)(t->num_params * aq_dtype_bytes(t->dtype))));
     return ok && aqi_put_text(a, b, text);
 }
 
@@ -20864,17 +20881,18 @@ static aq_status aqi_safetensors_begin(aq_model_writer *w,
     aqi_bytes_builder b = {NULL, 0, 0};
     uint8_t length[8];
     size_t i;
-    bool ok = aqi_put_text(a, &b, "{"), first = true;
+    bool ok;
     aq_status status = AQ_OK;
+    if (aqi_safetensors_offsets(w) < 0)
+        return aqi_fail(err, AQ_E_LIMIT, "tensors of over 2^63 bytes");
+    ok = aqi_put_text(a, &b, "{");
     for (i = 0; i < o->num_metadata && ok; i++) {
         const char *value = o->metadata[i].value == NULL ? "" : o->metadata[i].value;
-        ok = aqi_put_text(a, &b, first ? "\"__metadata__\":{" : ",") &&
+        ok = aqi_put_text(a, &b, i == 0 ? "\"__metadata__\":{" : ",") &&
              aqi_put_json_string(a, &b, o->metadata[i].key) && aqi_put_text(a, &b, ":") &&
              aqi_put_json_string(a, &b, value);
-        first = false;
     }
-    if (!first) ok = ok && aqi_put_text(a, &b, "}");
-    aqi_safetensors_offsets(w);
+    if (i > 0) ok = ok && aqi_put_text(a, &b, "}");
     for (i = 0; i < w->num_tensors && ok; i++) {
         ok = (b.size == 1 || aqi_put_text(a, &b, ",")) &&
              aqi_safetensors_put_entry(a, &b, &w->tensors[i], w->offsets[i]);
@@ -21549,6 +21567,23 @@ static aq_status aqi_metadata_check_keys(const aq_allocator *a,
     return status;
 }
 
+/* Type and shape are what aq_tensor_init would take, the numbers what it would make. */
+static aq_status aqi_description_check(const aq_tensor *t, aq_error *err) {
+    aq_tensor again = *t;
+    aq_status status;
+    if (aq_dtype_bytes(t->dtype) == 0 || t->num_dims > AQ_MAX_DIMS)
+        return aqi_fail(err, AQ_E_ARG,
+                        "dtype %d is none of aq_dtype, or over %d dimensions",
+                        (int)t->dtype, AQ_MAX_DIMS);
+    status = aqi_tensor_geometry(&again, err);
+    if (status == AQ_OK &&
+        (again.num_params != t->num_params || again.layout.rows != t->layout.rows ||
+         again.layout.cols != t->layout.cols))
+        return aqi_fail(err, AQ_E_ARG,
+                        "num_params, rows or columns are not those of the shape");
+    return status;
+}
+
 /* Names must be text and differ; quantized tensors have no place in safetensors. */
 static aq_status aqi_model_writer_check(const aq_model_writer *w, aq_error *err) {
     size_t i, bytes = w->num_tensors * sizeof(char *);
@@ -21571,6 +21606,8 @@ static aq_status aqi_model_writer_check(const aq_model_writer *w, aq_error *err)
                    strcmp(t->name, "__metadata__") == 0) {
             status =
                 aqi_fail(err, AQ_E_ARG, "safetensors reserves the name __metadata__");
+        } else {
+            status = aqi_error_in_tensor(err, aqi_description_check(t, err), t->name);
         }
     }
     if (status == AQ_OK && w->num_tensors > 0)
@@ -21757,7 +21794,9 @@ static aq_status aqi_model_put_check(const aq_model_writer *w, const aq_tensor *
     size_t bytes;
     aq_status status;
     if (t->name == NULL || strcmp(t->name, want->name) != 0 || t->dtype != want->dtype ||
-        t->num_dims != want->num_dims || l->bits != want->layout.bits ||
+        t->num_dims != want->num_dims || t->num_params != want->num_params ||
+        l->rows != want->layout.rows || l->cols != want->layout.cols ||
+        l->bits != want->layout.bits ||
         l->params != want->layout.params || l->codebook != want->layout.codebook ||
         memcmp(t->shape, want->shape, t->num_dims * sizeof t->shape[0]) != 0 ||
         (t->diffusion != NULL && !w->diffusion && w->format != AQ_MODEL_SAFETENSORS))
