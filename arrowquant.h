@@ -17077,7 +17077,7 @@ static uint8_t aqi_json_peek(aqi_json *j) {
 }
 
 static bool aqi_json_take(aqi_json *j, char c) {
-    if (aqi_json_peek(j) != (uint8_t)c || j->in.p == j->in.end) return false;
+    if (aqi_json_peek(j) != (uint8_t)c) return false;
     j->in.p++;
     return true;
 }
@@ -17213,20 +17213,25 @@ static aq_status aqi_json_string(aqi_json *j, const char **out, aq_error *err) {
     return AQ_OK;
 }
 
-static aq_status aqi_json_u64(aqi_json *j, uint64_t *out) {
-    uint8_t c = aqi_json_peek(j);
-    const uint8_t *begin = j->in.p;
+/* The digits at the cursor; returns what is wrong with them, or NULL. */
+static const char *aqi_whole_number(aqi_cursor *c, uint64_t *out) {
+    const uint8_t *begin = c->p;
     uint64_t v = 0;
-    if (c < '0' || c > '9') return aqi_json_fail(j, "no whole number");
-    for (; j->in.p < j->in.end && *j->in.p >= '0' && *j->in.p <= '9'; j->in.p++) {
-        uint64_t digit = (uint64_t)(*j->in.p - '0');
-        if (v > (UINT64_MAX - digit) / 10) return aqi_json_fail(j, "number over 64 bits");
-        v = v * 10 + digit;
+    for (; c->p < c->end && *c->p >= '0' && *c->p <= '9'; c->p++) {
+        if (__builtin_mul_overflow(v, (uint64_t)10, &v) ||
+            __builtin_add_overflow(v, (uint64_t)(*c->p - '0'), &v))
+            return "number over 64 bits";
     }
-    if (c == '0' && j->in.p - begin > 1)
-        return aqi_json_fail(j, "number with a leading 0");
     *out = v;
-    return AQ_OK;
+    if (c->p == begin) return "no whole number";
+    return *begin == '0' && c->p - begin > 1 ? "number with a leading 0" : NULL;
+}
+
+static aq_status aqi_json_u64(aqi_json *j, uint64_t *out) {
+    const char *wrong;
+    aqi_json_peek(j);
+    wrong = aqi_whole_number(&j->in, out);
+    return wrong == NULL ? AQ_OK : aqi_json_fail(j, wrong);
 }
 
 /* "key": */
@@ -17638,7 +17643,6 @@ typedef struct aqi_part {
 
 static void aqi_parts_of(const aq_tensor *t, aqi_part parts[AQI_PARTS]) {
     const aq_layout *l = &t->layout;
-    aqi_part *floats[2] = {&parts[AQI_PART_SCALES], &parts[AQI_PART_ZERO_POINTS]};
     aqi_params_at at;
     int k;
     memset(parts, 0, AQI_PARTS * sizeof *parts);
@@ -17647,13 +17651,12 @@ static void aqi_parts_of(const aq_tensor *t, aqi_part parts[AQI_PARTS]) {
     parts[AQI_PART_DATA].stride = l->bits == 0 ? aq_dtype_bytes(t->dtype) : l->row_bytes;
     if (l->bits == 0) return;
     if (l->params == AQ_PARAMS_F32) {
-        for (k = 0; k < 2; k++) {
-            floats[k]->values =
-                (const uint8_t *)(k == 0 ? t->scales : t->zero_points);
-            floats[k]->bytes = l->num_groups * sizeof(float);
-            floats[k]->stride =
-                l->group_rows > 1 ? 0 : l->groups_per_row * sizeof(float);
-            floats[k]->swap = sizeof(float);
+        parts[AQI_PART_SCALES].values = (const uint8_t *)t->scales;
+        parts[AQI_PART_ZERO_POINTS].values = (const uint8_t *)t->zero_points;
+        for (k = AQI_PART_SCALES; k <= AQI_PART_ZERO_POINTS; k++) {
+            parts[k].bytes = l->num_groups * sizeof(float);
+            parts[k].stride = l->group_rows > 1 ? 0 : l->groups_per_row * sizeof(float);
+            parts[k].swap = sizeof(float);
         }
         return;
     }
@@ -17780,19 +17783,27 @@ static void aqi_cells_close(aqi_cells *c) {
     memset(c, 0, sizeof *c);
 }
 
+/* The definition level of an empty list; below it the list is null. Of a
+ * column without lists, that of a value. */
+static uint8_t aqi_list_empty_def(const aq_parquet *f, const aq_field *leaf) {
+    const aq_field *field = leaf;
+    while (field->repetition != AQ_REPEATED && field->parent > 0)
+        field = &f->schema.fields[field->parent];
+    return field->repetition == AQ_REPEATED ? (uint8_t)(field->max_def - 1)
+                                            : leaf->max_def;
+}
+
 /* One pass over the levels. A null inside a list has no place in a model. */
 static aq_status aqi_cells_index(aqi_cells *c, const aq_field *field, aq_error *err) {
     const aq_span *s = &c->span;
-    bool list = field->max_rep > 0, nullable = field->repetition == AQ_OPTIONAL;
+    const uint8_t empty_def = aqi_list_empty_def(c->column->file, field);
     int64_t i, value = 0, row = 0;
     void *p;
     aq_status status;
-    if (list && nullable && s->def_levels != NULL) {
-        for (i = 0; i < s->num_levels; i++) {
-            if (s->def_levels[i] == field->max_def - 1)
-                return aqi_fail(err, AQ_E_FORMAT, "null inside the list at value %lld",
-                                (long long)i);
-        }
+    for (i = 0; s->def_levels != NULL && i < s->num_levels; i++) {
+        if (s->def_levels[i] > empty_def && s->def_levels[i] < field->max_def)
+            return aqi_fail(err, AQ_E_FORMAT, "null inside the list at value %lld",
+                            (long long)i);
     }
     if (s->num_rows < 2) return AQ_OK;
     status = aqi_arena_alloc(&c->column->kept,
@@ -17887,15 +17898,6 @@ typedef struct aqi_list_walk {
     int64_t *row_first;
     int64_t num_rows, row, value; /* rows and values that have begun */
 } aqi_list_walk;
-
-/* The definition level of an empty list; below it the list is null. */
-static uint8_t aqi_list_empty_def(const aq_parquet *f, const aq_field *leaf) {
-    const aq_field *field = leaf;
-    while (field->repetition != AQ_REPEATED && field->parent > 0)
-        field = &f->schema.fields[field->parent];
-    return field->repetition == AQ_REPEATED ? (uint8_t)(field->max_def - 1)
-                                            : leaf->max_def;
-}
 
 static aqi_list_walk aqi_list_walk_of(const aq_parquet *f, int32_t column,
                                       int64_t *row_first, int64_t num_rows) {
@@ -18302,32 +18304,6 @@ static aq_status aqi_model_shape(const aqi_cells *cells, int64_t row, aq_tensor 
 
 /* ---- columns of diffusion models ---- */
 
-/* Numbers between [ and ]: at most as many as there are commas, and one. */
-static aq_status aqi_json_floats(aqi_json *j, aqi_arena *arena, const float **out,
-                                 size_t *out_count, aq_error *err) {
-    const uint8_t *p;
-    size_t most = 1, n = 0;
-    float *values;
-    void *room;
-    aq_status status;
-    if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no list");
-    for (p = j->in.p; p < j->in.end && *p != ']'; p++) most += *p == ',';
-    status = aqi_arena_alloc(arena, most * sizeof *values, &room, err);
-    if (status != AQ_OK) return status;
-    values = (float *)room;
-    if (!aqi_json_take(j, ']')) {
-        do {
-            if (n == most) return aqi_json_fail(j, "list without an end");
-            status = aqi_json_float(j, &values[n++]);
-            if (status != AQ_OK) return status;
-        } while (aqi_json_take(j, ','));
-        if (!aqi_json_take(j, ']')) return aqi_json_fail(j, "list without an end");
-    }
-    *out = values;
-    *out_count = n;
-    return AQ_OK;
-}
-
 static aq_status aqi_json_i64(aqi_json *j, int64_t *out) {
     uint64_t v = 0;
     aq_status status = aqi_json_u64(j, &v);
@@ -18337,12 +18313,41 @@ static aq_status aqi_json_i64(aqi_json *j, int64_t *out) {
     return status;
 }
 
+/* Numbers between [ and ], at most as many as there are commas, and one: float, or
+ * (times) int64_t that rise. */
+static aq_status aqi_json_list(aqi_json *j, bool times, void **out, size_t *out_count) {
+    const uint8_t *p;
+    size_t most = 1, n = 0;
+    int64_t *whole;
+    aq_status s;
+    *out = NULL;
+    if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no list");
+    for (p = j->in.p; p < j->in.end && *p != ']'; p++) most += *p == ',';
+    s = aqi_arena_alloc(j->arena, most * (times ? sizeof(int64_t) : sizeof(float)), out,
+                        j->err);
+    if (s != AQ_OK) return s;
+    whole = (int64_t *)*out;
+    if (!aqi_json_take(j, ']')) {
+        do {
+            AQ_ASSERT(n < most);
+            s = times ? aqi_json_i64(j, &whole[n]) : aqi_json_float(j, (float *)*out + n);
+            if (s == AQ_OK && times && n > 0 && whole[n] <= whole[n - 1])
+                s = aqi_json_fail(j, "timesteps do not rise");
+            if (s != AQ_OK) return s;
+            n++;
+        } while (aqi_json_take(j, ','));
+        if (!aqi_json_take(j, ']')) return aqi_json_fail(j, "list without an end");
+    }
+    *out_count = n;
+    return AQ_OK;
+}
+
 /* Which of up to 32 keys, each of which may come once; -1 = another, left to be
  * skipped. */
 static aq_status aqi_json_which(aqi_json *j, const char *const *keys, int count,
-                                uint32_t *seen, int *out, aq_error *err) {
+                                uint32_t *seen, int *out) {
     const char *key = "";
-    aq_status status = aqi_json_key(j, &key, err);
+    aq_status status = aqi_json_key(j, &key, j->err);
     int i;
     *out = -1;
     for (i = 0; i < count && status == AQ_OK; i++) {
@@ -18355,7 +18360,7 @@ static aq_status aqi_json_which(aqi_json *j, const char *const *keys, int count,
 }
 
 /* {"time_range":[0,100],"scale":0.1,"zero_point":3,"group_size":1,"bits":8} */
-static aq_status aqi_json_time_group(aqi_json *j, aq_time_group *g, aq_error *err) {
+static aq_status aqi_json_time_group(aqi_json *j, aq_time_group *g) {
     static const char *const keys[] = {"time_range", "scale", "zero_point", "group_size",
                                        "bits"};
     uint64_t bits = 8;
@@ -18364,7 +18369,7 @@ static aq_status aqi_json_time_group(aqi_json *j, aq_time_group *g, aq_error *er
     aq_status s = AQ_OK;
     if (!aqi_json_take(j, '{')) return aqi_json_fail(j, "no time group");
     do {
-        s = aqi_json_which(j, keys, 5, &seen, &key, err);
+        s = aqi_json_which(j, keys, 5, &seen, &key);
         if (s != AQ_OK) return s;
         if (key == 0) {
             if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no time_range");
@@ -18378,7 +18383,7 @@ static aq_status aqi_json_time_group(aqi_json *j, aq_time_group *g, aq_error *er
         if (key == 2) s = aqi_json_float(j, &g->params.zero_point);
         if (key == 3) s = aqi_json_u64(j, &g->group_size);
         if (key == 4) s = aqi_json_u64(j, &bits);
-        if (key < 0) s = aqi_json_skip(j, 0, err);
+        if (key < 0) s = aqi_json_skip(j, 0, j->err);
     } while (s == AQ_OK && aqi_json_take(j, ','));
     if (s == AQ_OK && !aqi_json_take(j, '}'))
         s = aqi_json_fail(j, "time group without an end");
@@ -18396,25 +18401,23 @@ static aq_status aqi_json_time_group(aqi_json *j, aq_time_group *g, aq_error *er
 
 /* Groups follow each other: [0,500] [500,1000]; or, as older programs have it, each to
  * its last timestep: [0,499] [500,999], which is the same. */
-static aq_status aqi_json_time_groups(aqi_json *j, aqi_arena *arena, aq_time_aware *t,
-                                      aq_error *err) {
-    const uint8_t *p;
-    size_t most = 0;
+static aq_status aqi_json_time_groups(aqi_json *j, aq_time_aware *t) {
+    /* A group has 60 characters at least: behind all that fit is room for one more. */
+    const size_t most = aqi_remaining(&j->in) / 60 + 1;
     bool to_last = false;
     aq_time_group *groups;
     void *room;
     aq_status s;
     if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no list of time groups");
-    for (p = j->in.p; p < j->in.end; p++) most += *p == '{';
-    s = aqi_arena_alloc(arena, most * sizeof *groups, &room, err);
+    s = aqi_arena_alloc(j->arena, most * sizeof *groups, &room, j->err);
     if (s != AQ_OK) return s;
     groups = (aq_time_group *)room;
     t->groups = groups;
     if (aqi_json_take(j, ']')) return AQ_OK;
     do {
         aq_time_group *g = &groups[t->num_groups];
-        if (t->num_groups == most) return aqi_json_fail(j, "no time group");
-        s = aqi_json_time_group(j, g, err);
+        AQ_ASSERT(t->num_groups < most);
+        s = aqi_json_time_group(j, g);
         if (s == AQ_OK && t->num_groups == 1 && g->start == g[-1].end + 1) to_last = true;
         if (s == AQ_OK && t->num_groups > 0 && to_last) g[-1].end++;
         if (s == AQ_OK && t->num_groups > 0 && g->start != g[-1].end)
@@ -18427,20 +18430,19 @@ static aq_status aqi_json_time_groups(aqi_json *j, aqi_arena *arena, aq_time_awa
     return s;
 }
 
-static aq_status aqi_json_time_aware(aqi_json *j, aqi_arena *arena, aq_time_aware *t,
-                                     aq_error *err) {
+static aq_status aqi_json_time_aware(aqi_json *j, aq_time_aware *t) {
     static const char *const keys[] = {"enabled", "num_time_groups", "time_group_params"};
     uint64_t count = 0;
     uint32_t seen = 0;
     int key;
     aq_status s = AQ_OK;
     do {
-        s = aqi_json_which(j, keys, 3, &seen, &key, err);
+        s = aqi_json_which(j, keys, 3, &seen, &key);
         if (s != AQ_OK) return s;
         if (key == 0) s = aqi_json_bool(j, &t->enabled);
         if (key == 1) s = aqi_json_u64(j, &count);
-        if (key == 2) s = aqi_json_time_groups(j, arena, t, err);
-        if (key < 0) s = aqi_json_skip(j, 0, err);
+        if (key == 2) s = aqi_json_time_groups(j, t);
+        if (key < 0) s = aqi_json_skip(j, 0, j->err);
     } while (s == AQ_OK && aqi_json_take(j, ','));
     if (s == AQ_OK && seen != 7)
         s = aqi_json_fail(j, "enabled, num_time_groups or time_group_params missing");
@@ -18449,27 +18451,28 @@ static aq_status aqi_json_time_aware(aqi_json *j, aqi_arena *arena, aq_time_awar
     return s;
 }
 
-static aq_status aqi_json_spatial(aqi_json *j, aqi_arena *arena, size_t cols,
-                                  aq_spatial *t, aq_error *err) {
+static aq_status aqi_json_spatial(aqi_json *j, size_t cols, aq_spatial *t) {
     static const char *const keys[] = {"enabled", "channel_equalization",
                                        "activation_smoothing", "equalization_scales"};
     uint32_t seen = 0;
+    void *scales = NULL;
     size_t i;
     int key;
     aq_status s = AQ_OK;
     do {
-        s = aqi_json_which(j, keys, 4, &seen, &key, err);
+        s = aqi_json_which(j, keys, 4, &seen, &key);
         if (s != AQ_OK) return s;
         if (key == 0) s = aqi_json_bool(j, &t->enabled);
         if (key == 1) s = aqi_json_bool(j, &t->channel_equalization);
         if (key == 2) s = aqi_json_bool(j, &t->activation_smoothing);
-        if (key == 3) s = aqi_json_floats(j, arena, &t->scales, &t->num_scales, err);
-        if (key < 0) s = aqi_json_skip(j, 0, err);
+        if (key == 3) s = aqi_json_list(j, false, &scales, &t->num_scales);
+        if (key < 0) s = aqi_json_skip(j, 0, j->err);
     } while (s == AQ_OK && aqi_json_take(j, ','));
     if (s == AQ_OK && seen != 15)
         s = aqi_json_fail(j, "enabled, channel_equalization, activation_smoothing or "
                              "equalization_scales missing");
     if (s != AQ_OK) return s;
+    t->scales = (const float *)scales;
     if (t->num_scales != 0 && t->num_scales != cols)
         return aqi_json_fail(j, "equalization_scales are not one for each column");
     for (i = 0; i < t->num_scales; i++) {
@@ -18479,57 +18482,27 @@ static aq_status aqi_json_spatial(aqi_json *j, aqi_arena *arena, size_t cols,
     return AQ_OK;
 }
 
-static aq_status aqi_json_timesteps(aqi_json *j, aqi_arena *arena, const int64_t **out,
-                                    size_t *out_count, aq_error *err) {
-    const uint8_t *p;
-    size_t most = 1, n = 0;
-    int64_t *values;
-    void *room;
-    aq_status s;
-    if (!aqi_json_take(j, '[')) return aqi_json_fail(j, "no list");
-    for (p = j->in.p; p < j->in.end && *p != ']'; p++) most += *p == ',';
-    s = aqi_arena_alloc(arena, most * sizeof *values, &room, err);
-    if (s != AQ_OK) return s;
-    values = (int64_t *)room;
-    if (!aqi_json_take(j, ']')) {
-        do {
-            if (n == most) return aqi_json_fail(j, "list without an end");
-            s = aqi_json_i64(j, &values[n]);
-            if (s == AQ_OK && n > 0 && values[n] <= values[n - 1])
-                s = aqi_json_fail(j, "timesteps do not rise");
-            if (s != AQ_OK) return s;
-            n++;
-        } while (aqi_json_take(j, ','));
-        if (!aqi_json_take(j, ']')) return aqi_json_fail(j, "list without an end");
-    }
-    *out = values;
-    *out_count = n;
-    return AQ_OK;
-}
-
-static aq_status aqi_json_stats(aqi_json *j, aqi_arena *arena, aq_activation_stats *t,
-                                aq_error *err) {
+static aq_status aqi_json_stats(aqi_json *j, aq_activation_stats *t) {
     static const char *const keys[] = {"mean", "std", "min", "max", "timesteps"};
-    const float **lists[4];
+    void *lists[5] = {NULL, NULL, NULL, NULL, NULL};
     size_t counts[5] = {0, 0, 0, 0, 0};
     uint32_t seen = 0;
     int key;
     aq_status s = AQ_OK;
-    lists[0] = &t->mean;
-    lists[1] = &t->std;
-    lists[2] = &t->min;
-    lists[3] = &t->max;
     do {
-        s = aqi_json_which(j, keys, 5, &seen, &key, err);
+        s = aqi_json_which(j, keys, 5, &seen, &key);
         if (s != AQ_OK) return s;
-        if (key < 0) s = aqi_json_skip(j, 0, err);
-        if (key == 4) s = aqi_json_timesteps(j, arena, &t->timesteps, &counts[4], err);
-        if (key >= 0 && key < 4)
-            s = aqi_json_floats(j, arena, lists[key], &counts[key], err);
+        if (key < 0) s = aqi_json_skip(j, 0, j->err);
+        if (key >= 0) s = aqi_json_list(j, key == 4, &lists[key], &counts[key]);
     } while (s == AQ_OK && aqi_json_take(j, ','));
     if (s == AQ_OK && (seen & 15) != 15)
         s = aqi_json_fail(j, "mean, std, min or max missing");
     if (s != AQ_OK) return s;
+    t->mean = (const float *)lists[0];
+    t->std = (const float *)lists[1];
+    t->min = (const float *)lists[2];
+    t->max = (const float *)lists[3];
+    t->timesteps = (const int64_t *)lists[4];
     t->count = counts[0];
     if (counts[1] != t->count || counts[2] != t->count || counts[3] != t->count ||
         ((seen >> 4 & 1) != 0 && counts[4] != t->count))
@@ -18561,11 +18534,11 @@ static aq_status aqi_diffusion_json(aqi_arena *arena, const aqi_cells *cells, in
     if (!aqi_json_take(&j, '{')) {
         s = aqi_json_fail(&j, "no object");
     } else if (which == AQI_JSON_TIME) {
-        s = aqi_json_time_aware(&j, arena, (aq_time_aware *)p, err);
+        s = aqi_json_time_aware(&j, (aq_time_aware *)p);
     } else if (which == AQI_JSON_SPATIAL) {
-        s = aqi_json_spatial(&j, arena, cols, (aq_spatial *)p, err);
+        s = aqi_json_spatial(&j, cols, (aq_spatial *)p);
     } else {
-        s = aqi_json_stats(&j, arena, (aq_activation_stats *)p, err);
+        s = aqi_json_stats(&j, (aq_activation_stats *)p);
     }
     if (s == AQ_OK && !aqi_json_take(&j, '}')) s = aqi_json_fail(&j, "no end");
     if (s == AQ_OK && (aqi_json_peek(&j) != 0 || aqi_remaining(&j.in) != 0))
@@ -18635,7 +18608,7 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aqi_model_e
     int64_t chunk = aqi_cells_int(&r->chunk_index, row, 0);
     int32_t bits;
     bool codebook;
-    char text[24] = "float32";
+    char text[24] = "float32"; /* longer than the name of any type */
     aq_status status = aqi_model_shape(&r->shape, row, t, err);
     if (status != AQ_OK) return status;
     if (chunks < 1 || chunks > INT32_MAX || chunk < 0 || chunk >= chunks)
@@ -18643,12 +18616,13 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aqi_model_e
                         (long long)chunk, (long long)chunks);
     e->chunk = (uint32_t)chunk;
     e->num_chunks = (uint32_t)chunks;
-    if (dtype != NULL && dtype->size < sizeof text) {
-        if (dtype->size > 0) memcpy(text, dtype->data, dtype->size);
-        text[dtype->size] = '\0';
+    if (dtype != NULL) {
+        size_t n = AQI_MIN(dtype->size, sizeof text - 1);
+        if (n > 0) memcpy(text, dtype->data, n);
+        text[n] = '\0';
     }
     t->dtype = aqi_dtype_of(text, false);
-    if (t->dtype == AQ_DTYPE_NONE || (dtype != NULL && dtype->size >= sizeof text))
+    if (t->dtype == AQ_DTYPE_NONE)
         return aqi_fail(err, AQ_E_UNSUPPORTED, "dtype \"%s\" is not known", text);
     params = aqi_cells_int(&r->num_params, row, (int64_t)t->num_params);
     if (chunks == 1 ? (uint64_t)params != t->num_params
@@ -18659,8 +18633,7 @@ static aq_status aqi_model_row(const aqi_model_rows *r, int64_t row, aqi_model_e
     bits = aqi_model_bits(r, row, &codebook);
     if (bits < 0)
         return aqi_fail(err, AQ_E_FORMAT,
-                        "quant_type and bit_width disagree or make "
-                        "no sense");
+                        "quant_type and bit_width disagree or make no sense");
     if (bits > 0 && chunks > 1) {
         if ((uint64_t)params % t->layout.cols != 0)
             return aqi_fail(err, AQ_E_FORMAT, "a chunk of %lld elements is no whole rows",
@@ -18749,7 +18722,8 @@ static aq_status aqi_table_counts(const aq_model *m, const aqi_model_file *f,
  * take is bounded by the size of the files: one that is no repetition stores more. */
 static aq_status aqi_model_afford(const aq_model *m, uint64_t rows, uint64_t name_bytes,
                                   aq_error *err) {
-    uint64_t budget = AQI_MIN(m->file_bytes, (uint64_t)INT64_MAX / 256) * 256;
+    /* Of 32 bits too: an array with a number for each row has a size that fits. */
+    uint64_t budget = AQI_MIN(m->file_bytes, (uint64_t)(SIZE_MAX / 512)) * 256;
     budget = AQI_MAX(budget, (uint64_t)64 << 20);
     if (rows <= budget / sizeof(aqi_model_entry) - m->num_entries &&
         name_bytes <= budget && m->arena.total_bytes <= budget - name_bytes)
@@ -18817,18 +18791,26 @@ static aq_status aqi_model_read_row_group(aq_model *m, uint32_t file, int32_t ro
     return status;
 }
 
+/* Room for one more item behind `count` of them: the array doubles where that is a power
+ * of two. */
+static aq_status aqi_model_more(aq_model *m, void **items, size_t count,
+                                size_t item_bytes, aq_error *err) {
+    void *p;
+    aq_status status;
+    if ((count & (count - 1)) != 0) return AQ_OK;
+    status = aqi_arena_alloc(&m->arena, AQI_MAX(count * 2, (size_t)1) * item_bytes, &p,
+                             err);
+    if (status != AQ_OK) return status;
+    if (count > 0) memcpy(p, *items, count * item_bytes);
+    *items = p;
+    return AQ_OK;
+}
+
 static aq_status aqi_model_add_pair(aq_model *m, const char *key, const char *value,
                                     size_t value_bytes, aq_error *err) {
     char *k = NULL, *v = NULL;
     void *p = m->pairs;
-    aq_status status = AQ_OK;
-    if ((m->num_pairs & (m->num_pairs - 1)) ==
-        0) { /* a power of two is full: double it */
-        size_t capacity = AQI_MAX(m->num_pairs * 2, (size_t)1);
-        status = aqi_arena_alloc(&m->arena, capacity * sizeof *m->pairs, &p, err);
-        if (status == AQ_OK && m->num_pairs > 0)
-            memcpy(p, m->pairs, m->num_pairs * sizeof *m->pairs);
-    }
+    aq_status status = aqi_model_more(m, &p, m->num_pairs, sizeof *m->pairs, err);
     if (status == AQ_OK) status = aqi_arena_string(&m->arena, key, strlen(key), &k, err);
     if (status == AQ_OK && value != NULL)
         status = aqi_arena_string(&m->arena, value, value_bytes, &v, err);
@@ -19193,18 +19175,10 @@ static aq_status aqi_npy_bool(aqi_cursor *c, bool *out, aq_error *err) {
 }
 
 static aq_status aqi_npy_u64(aqi_cursor *c, uint64_t *out, aq_error *err) {
-    const uint8_t first = aqi_npy_peek(c), *begin = c->p;
-    uint64_t v = 0;
-    if (first < '0' || first > '9') return aqi_npy_fail(c, err, "no whole number");
-    for (; c->p < c->end && *c->p >= '0' && *c->p <= '9'; c->p++) {
-        if (__builtin_mul_overflow(v, (uint64_t)10, &v) ||
-            __builtin_add_overflow(v, (uint64_t)(*c->p - '0'), &v))
-            return aqi_npy_fail(c, err, "number over 64 bits");
-    }
-    if (first == '0' && c->p - begin > 1)
-        return aqi_npy_fail(c, err, "number with a leading 0");
-    *out = v;
-    return AQ_OK;
+    const char *wrong;
+    aqi_npy_peek(c);
+    wrong = aqi_whole_number(c, out);
+    return wrong == NULL ? AQ_OK : aqi_npy_fail(c, err, wrong);
 }
 
 /* A tuple: (), (3,), (2, 3). Without its comma (3) would be a number. */
@@ -19348,7 +19322,8 @@ static aq_status aqi_model_read_npy(aq_model *m, aq_error *err) {
 /* The weights of one row group. Other writers put many tensors into one: these share it,
  * and the model keeps the last one, so that it is not decoded once for each tensor. */
 typedef struct aqi_model_chunk {
-    uint32_t refs; /* guarded by the cache's lock */
+    uint32_t refs;     /* guarded by the cache's lock                */
+    uint32_t verified; /* atomic: aqi_tensor_verify has nothing left */
     uint32_t file;
     int32_t row_group;
     aqi_cells data, scales, zero_points, group_params;
@@ -19464,25 +19439,26 @@ static bool aqi_ends_with(const char *text, const char *end) {
     return n >= k && strcmp(text + n - k, end) == 0;
 }
 
+/* The path of a file of a directory; of none (NULL), the name. */
+static aq_status aqi_model_path(aq_model *m, const char *directory, const char *name,
+                                char **out, aq_error *err) {
+    const char *slash = directory == NULL ? "" : "/";
+    size_t bytes = strlen(slash) + strlen(name);
+    aq_status status;
+    if (directory == NULL) directory = "";
+    bytes += strlen(directory);
+    status = aqi_arena_string(&m->arena, NULL, bytes, out, err);
+    if (status == AQ_OK) snprintf(*out, bytes + 1, "%s%s%s", directory, slash, name);
+    return status;
+}
+
 static aq_status aqi_model_add_file(aq_model *m, const char *directory, const char *name,
                                     aq_error *err) {
-    size_t d = directory == NULL ? 0 : strlen(directory), n = strlen(name);
     void *p = m->files;
     char *path = NULL;
-    aq_status status = AQ_OK;
-    if ((m->num_files & (m->num_files - 1)) ==
-        0) { /* a power of two is full: double it */
-        status = aqi_arena_alloc(
-            &m->arena, AQI_MAX(m->num_files * 2, (size_t)1) * sizeof *m->files, &p, err);
-        if (status == AQ_OK && m->num_files > 0)
-            memcpy(p, m->files, m->num_files * sizeof *m->files);
-    }
-    if (status == AQ_OK)
-        status = aqi_arena_string(&m->arena, NULL, d + n + 1, &path, err);
+    aq_status status = aqi_model_more(m, &p, m->num_files, sizeof *m->files, err);
+    if (status == AQ_OK) status = aqi_model_path(m, directory, name, &path, err);
     if (status != AQ_OK) return status;
-    if (d > 0) memcpy(path, directory, d);
-    if (d > 0) path[d++] = '/';
-    memcpy(path + d, name, n + 1);
     m->files = (aqi_model_file *)p;
     m->files[m->num_files].path = path;
     aqi_source_init(&m->files[m->num_files].source);
@@ -19542,7 +19518,11 @@ static aq_status aqi_model_join_chunks(aq_model *m, size_t i, aqi_model_entry *w
     *whole = *first;
     if (l->bits != 0) {
         l->rows = rows;
-        if (l->granularity == AQ_PER_TENSOR && l->group_rows > 1) l->group_rows = rows;
+        if (l->granularity == AQ_PER_TENSOR) l->group_rows = rows;
+        if (l->granularity == AQ_PER_GROUP && l->group_rows > 1)
+            return aqi_fail(err, AQ_E_UNSUPPORTED,
+                            "groups of rows in chunks; put the tensor into one row of "
+                            "the file");
         status = aqi_layout_complete(l, err);
         if (status != AQ_OK) return status;
     }
@@ -19551,9 +19531,8 @@ static aq_status aqi_model_join_chunks(aq_model *m, size_t i, aqi_model_entry *w
     if (data_bytes != (l->bits != 0 ? l->code_bytes : bytes) ||
         (l->bits != 0 && (uint64_t)rows * l->cols != whole->tensor.num_params))
         return aqi_fail(err, AQ_E_FORMAT, "its chunks do not make up its shape");
-    if (!aqi_mul_size(n, sizeof *first, &bytes))
-        return aqi_fail(err, AQ_E_LIMIT, "too many chunks");
-    status = aqi_arena_alloc(&m->arena, bytes, &p, err);
+    bytes = n * sizeof *first; /* as they lie in memory */
+    status = aqi_arena_take(&m->arena, bytes, &p, err);
     if (status != AQ_OK) return status;
     whole->chunks = (aqi_model_entry *)p;
     memcpy(whole->chunks, first, bytes);
@@ -19900,6 +19879,18 @@ static aq_status aqi_index_read(aq_model *m, aqi_shards *x, aq_error *err) {
     return status == AQ_OK ? aqi_index_files(m, x, err) : status;
 }
 
+/* The next name in a directory; NULL after the last, and on an error, in *status. */
+static const char *aqi_directory_next(DIR *dir, const char *path, aq_status *status,
+                                      aq_error *err) {
+    const struct dirent *d;
+    errno = 0;
+    d = readdir(dir);
+    if (d != NULL) return d->d_name;
+    if (errno != 0)
+        *status = aqi_fail_os(err, errno, "cannot read the directory", path);
+    return NULL;
+}
+
 /* ---- the shards against the index, and each other ---- */
 
 static int aqi_compare_base_names(const void *name, const void *file) {
@@ -19930,22 +19921,20 @@ static bool aqi_shard_is_extra(const aq_model *m, const aqi_shards *x, const cha
 
 /* Looks for such shards; the first in name order is the one that the error names. */
 static aq_status aqi_shards_extra(const aq_model *m, aqi_shards *x, aq_error *err) {
-    const char *name = aqi_leaf_name(x->path);
+    const char *index = aqi_leaf_name(x->path), *name;
     char *directory = NULL, *extra = NULL;
-    const struct dirent *d;
     DIR *dir;
     aq_status status =
-        aqi_arena_string(&x->arena, name == x->path ? "." : x->path,
-                         AQI_MAX((size_t)(name - x->path), (size_t)1), &directory, err);
+        aqi_arena_string(&x->arena, index == x->path ? "." : x->path,
+                         AQI_MAX((size_t)(index - x->path), (size_t)1), &directory, err);
     if (status != AQ_OK) return status;
     dir = opendir(directory);
     if (dir == NULL)
         return aqi_fail_os(err, errno, "cannot read the directory", directory);
-    while (status == AQ_OK && (d = readdir(dir)) != NULL) {
-        if (aqi_shard_is_extra(m, x, d->d_name) &&
-            (extra == NULL || strcmp(d->d_name, extra) < 0))
-            status =
-                aqi_arena_string(&x->arena, d->d_name, strlen(d->d_name), &extra, err);
+    while (status == AQ_OK &&
+           (name = aqi_directory_next(dir, directory, &status, err)) != NULL) {
+        if (aqi_shard_is_extra(m, x, name) && (extra == NULL || strcmp(name, extra) < 0))
+            status = aqi_arena_string(&x->arena, name, strlen(name), &extra, err);
     }
     closedir(dir);
     if (status != AQ_OK || extra == NULL) return status;
@@ -20082,14 +20071,8 @@ static aq_status aqi_listing_add(aq_model *m, aqi_listing *l, const char *path,
                                  const char *name, aq_error *err) {
     if (name[0] == '.') return AQ_OK;
     if (aqi_is_index_name(name)) {
-        size_t n = strlen(path), k = strlen(name);
-        aq_status status = aqi_arena_string(&m->arena, NULL, n + 1 + k, &l->index, err);
-        if (status != AQ_OK) return status;
         l->indexes++;
-        memcpy(l->index, path, n);
-        l->index[n] = '/';
-        memcpy(l->index + n + 1, name, k);
-        return AQ_OK;
+        return aqi_model_path(m, path, name, &l->index, err);
     }
     if (aqi_ends_with(name, ".parquet")) {
         l->parquet++;
@@ -20106,13 +20089,14 @@ static aq_status aqi_listing_add(aq_model *m, aqi_listing *l, const char *path,
 static aq_status aqi_model_list_directory(aq_model *m, const char *path,
                                           const char **out_index, aq_error *err) {
     DIR *dir = opendir(path);
-    const struct dirent *d;
+    const char *name;
     aqi_listing l;
     aq_status status = AQ_OK;
     if (dir == NULL) return aqi_fail_os(err, errno, "cannot read the directory", path);
     memset(&l, 0, sizeof l);
-    while (status == AQ_OK && (d = readdir(dir)) != NULL)
-        status = aqi_listing_add(m, &l, path, d->d_name, err);
+    while (status == AQ_OK &&
+           (name = aqi_directory_next(dir, path, &status, err)) != NULL)
+        status = aqi_listing_add(m, &l, path, name, err);
     closedir(dir);
     if (status != AQ_OK) return status;
     if (l.parquet + l.safetensors + l.indexes == 0)
@@ -20345,6 +20329,29 @@ void aq_tensor_release(aq_tensor *tensor) {
     aqi_free(&a, o, sizeof *o);
 }
 
+/* Gives a tensor, which has no data yet, something to own. */
+static aq_status aqi_tensor_own(const aq_model *m, aq_tensor *t, aqi_tensor_owned **out,
+                                aq_error *err) {
+    aqi_tensor_owned *o = (aqi_tensor_owned *)aqi_alloc(&m->allocator, sizeof *o);
+    *out = o;
+    if (o == NULL) return aqi_fail_nomem(err, sizeof *o);
+    memset(o, 0, sizeof *o);
+    o->allocator = m->allocator;
+    o->cache = m->cache;
+    aqi_source_init(&o->file);
+    t->owned = o;
+    return AQ_OK;
+}
+
+/* Memory for the data of a tensor, and its place in *t. */
+static aq_status aqi_tensor_own_data(aqi_tensor_owned *o, aq_tensor *t, aq_error *err) {
+    o->copy_bytes = t->data_bytes;
+    o->copy =
+        (uint8_t *)o->allocator.alloc(o->allocator.user, o->copy_bytes, AQ_ALIGNMENT);
+    t->data = o->copy;
+    return o->copy == NULL ? aqi_fail_nomem(err, o->copy_bytes) : AQ_OK;
+}
+
 /* The scales (slot 0) or zero points (slot 1) of a row; copied only where the bytes of
  * the file are not aligned for floats. */
 static aq_status aqi_tensor_floats(aqi_tensor_owned *o, const aqi_cells *cells,
@@ -20435,15 +20442,13 @@ static aq_status aqi_tensor_params(const aqi_model_chunk *chunk, int64_t row,
  * memory. */
 static aq_status aqi_tensor_from_source(aqi_tensor_owned *o, const aqi_source *s,
                                         int64_t offset, aq_tensor *t, aq_error *err) {
+    aq_status status;
     t->data = aqi_source_view(s, offset);
     t->mapped = t->data != NULL || t->data_bytes == 0;
-    if (t->data != NULL || t->data_bytes == 0) return AQ_OK;
-    o->copy_bytes = t->data_bytes;
-    o->copy =
-        (uint8_t *)o->allocator.alloc(o->allocator.user, o->copy_bytes, AQ_ALIGNMENT);
-    if (o->copy == NULL) return aqi_fail_nomem(err, t->data_bytes);
-    t->data = o->copy;
-    return aqi_source_read(s, offset, o->copy, o->copy_bytes, err);
+    if (t->mapped) return AQ_OK;
+    status = aqi_tensor_own_data(o, t, err);
+    return status == AQ_OK ? aqi_source_read(s, offset, o->copy, o->copy_bytes, err)
+                           : status;
 }
 
 /* Raw float32 values beside "x.parquet" in "x.bin", as the reference converter leaves
@@ -20474,6 +20479,7 @@ static aq_status aqi_tensor_from_weights(aqi_tensor_owned *o, int64_t row, aq_te
                                          aq_error *err) {
     const aqi_row_weights *w = &o->chunk->weights;
     int64_t first = w->row_first[row], count = w->row_first[row + 1] - first;
+    aq_status status;
     if ((uint64_t)count != t->num_params)
         return aqi_fail(err, AQ_E_FORMAT, "%lld weights; its shape needs %llu",
                         (long long)count, (unsigned long long)t->num_params);
@@ -20481,13 +20487,9 @@ static aq_status aqi_tensor_from_weights(aqi_tensor_owned *o, int64_t row, aq_te
     if (count == 0 || (t->data != NULL && (!AQI_BIG_ENDIAN || t->dtype == AQ_F16)))
         return AQ_OK;
     t->mapped = false;
-    o->copy_bytes = t->data_bytes;
-    o->copy =
-        (uint8_t *)o->allocator.alloc(o->allocator.user, o->copy_bytes, AQ_ALIGNMENT);
-    if (o->copy == NULL) return aqi_fail_nomem(err, t->data_bytes);
-    t->data = o->copy;
-    aqi_row_weights_copy(w, first, count, o->copy);
-    return AQ_OK;
+    status = aqi_tensor_own_data(o, t, err);
+    if (status == AQ_OK) aqi_row_weights_copy(w, first, count, o->copy);
+    return status;
 }
 
 static aq_status aqi_tensor_from_parquet(const aq_model *m, const aqi_model_entry *e,
@@ -20519,16 +20521,11 @@ static aq_status aqi_tensor_from_parquet(const aq_model *m, const aqi_model_entr
 /* The data of an entry that is no chunked tensor. */
 static aq_status aqi_entry_tensor(const aq_model *m, const aqi_model_entry *e,
                                   aq_tensor *out, aq_error *err) {
-    aqi_tensor_owned *o = (aqi_tensor_owned *)aqi_alloc(&m->allocator, sizeof *o);
+    aqi_tensor_owned *o;
     aq_tensor t = e->tensor;
-    aq_status status;
+    aq_status status = aqi_tensor_own(m, &t, &o, err);
     aqi_tensor_reset(out);
-    if (o == NULL) return aqi_fail_nomem(err, sizeof *o);
-    memset(o, 0, sizeof *o);
-    o->allocator = m->allocator;
-    o->cache = m->cache;
-    aqi_source_init(&o->file);
-    t.owned = o;
+    if (status != AQ_OK) return status;
     if (m->files[e->file].parquet == NULL) {
         status = aqi_tensor_from_source(o, &m->files[e->file].source, e->offset, &t, err);
     } else {
@@ -20542,37 +20539,39 @@ static aq_status aqi_entry_tensor(const aq_model *m, const aqi_model_entry *e,
     return AQ_OK;
 }
 
-/* Checksums of the pages that a tensor's parts are mapped from. What is decoded was
- * verified then. */
+/* Checksums of the pages that a tensor's parts, and those of its row group, are mapped
+ * from, once for all. What is decoded was verified then. */
 static aq_status aqi_tensor_verify(const aq_model *m, const aq_tensor *t,
                                    aq_error *err) {
     const aqi_tensor_owned *o = (const aqi_tensor_owned *)t->owned;
+    aqi_model_chunk *c = o == NULL ? NULL : o->chunk;
     const aqi_cells *cells[4];
     size_t i;
     aq_status status = AQ_OK;
-    if (o == NULL || o->chunk == NULL || m->skip_checksums) return AQ_OK;
-    cells[0] = &o->chunk->data;
-    cells[1] = &o->chunk->scales;
-    cells[2] = &o->chunk->zero_points;
-    cells[3] = &o->chunk->group_params;
+    if (c == NULL || m->skip_checksums ||
+        __atomic_load_n(&c->verified, __ATOMIC_RELAXED) != 0)
+        return AQ_OK;
+    cells[0] = &c->data;
+    cells[1] = &c->scales;
+    cells[2] = &c->zero_points;
+    cells[3] = &c->group_params;
     for (i = 0; i < AQI_COUNT(cells) && status == AQ_OK; i++) {
         if (cells[i]->column != NULL && cells[i]->span.mapped)
             status = aq_column_verify(cells[i]->column, err);
     }
+    for (i = 0; i < c->weights.num_spans && !c->weights.spans[i].mapped;) i++;
+    if (status == AQ_OK && i < c->weights.num_spans)
+        status = aq_column_verify(c->weights.column, err);
+    if (status == AQ_OK) __atomic_store_n(&c->verified, 1, __ATOMIC_RELAXED);
     return aqi_error_in_tensor(err, status, t->name);
 }
 
 /* Memory for all parts of a tensor in *o, and their places in *t. */
 static aq_status aqi_tensor_alloc(aqi_tensor_owned *o, aq_tensor *t, aq_error *err) {
     const aq_layout *l = &t->layout;
-    const bool floats = l->bits != 0 && l->params == AQ_PARAMS_F32;
-    o->copy_bytes = t->data_bytes;
-    o->copy =
-        (uint8_t *)o->allocator.alloc(o->allocator.user, o->copy_bytes, AQ_ALIGNMENT);
-    if (o->copy == NULL) return aqi_fail_nomem(err, o->copy_bytes);
-    t->data = o->copy;
-    if (l->bits == 0) return AQ_OK;
-    if (!floats) {
+    aq_status status = aqi_tensor_own_data(o, t, err);
+    if (status != AQ_OK || l->bits == 0) return status;
+    if (l->params != AQ_PARAMS_F32) {
         o->params_bytes = l->params_bytes;
         o->params = (uint8_t *)aqi_alloc(&o->allocator, o->params_bytes);
         t->params = o->params;
@@ -20591,18 +20590,14 @@ static aq_status aqi_tensor_alloc(aqi_tensor_owned *o, aq_tensor *t, aq_error *e
 /* A copy of all chunks of a tensor. */
 static aq_status aqi_tensor_from_chunks(const aq_model *m, const aqi_model_entry *e,
                                         aq_tensor *out, aq_error *err) {
-    aqi_tensor_owned *o = (aqi_tensor_owned *)aqi_alloc(&m->allocator, sizeof *o);
+    aqi_tensor_owned *o;
     aqi_part whole[AQI_PARTS], parts[AQI_PARTS];
     size_t unit = 0;
     aq_tensor t = e->tensor, c;
     uint32_t i;
     int k;
-    aq_status status = AQ_OK;
-    if (o == NULL) return aqi_fail_nomem(err, sizeof *o);
-    memset(o, 0, sizeof *o);
-    o->allocator = m->allocator;
-    aqi_source_init(&o->file);
-    t.owned = o;
+    aq_status status = aqi_tensor_own(m, &t, &o, err);
+    if (status != AQ_OK) return status;
     for (i = 0; i < e->num_chunks && status == AQ_OK; i++) { /* before memory is taken */
         status = aqi_entry_tensor(m, &e->chunks[i], &c, err);
         if (status != AQ_OK) break;
@@ -20618,8 +20613,14 @@ static aq_status aqi_tensor_from_chunks(const aq_model *m, const aqi_model_entry
         for (k = 0; k < AQI_PARTS; k++) {
             uint8_t *to;
             memcpy(&to, &whole[k].values, sizeof to); /* memory of ours: not const */
-            if (parts[k].bytes > 0)
-                memcpy(to + unit * whole[k].stride, parts[k].values, parts[k].bytes);
+            if (parts[k].bytes == 0) continue;
+            if (whole[k].stride == 0 && unit > 0 &&
+                memcmp(to, parts[k].values, parts[k].bytes) != 0)
+                status = aqi_fail(err, AQ_E_FORMAT,
+                                  "chunk %u has another scale or zero point than the "
+                                  "first; the tensor has one",
+                                  (unsigned)i);
+            memcpy(to + unit * whole[k].stride, parts[k].values, parts[k].bytes);
         }
         unit += t.layout.bits != 0 ? c.layout.rows
                                    : c.data_bytes / aq_dtype_bytes(t.dtype);
@@ -20659,8 +20660,9 @@ aq_status aq_model_find(const aq_model *model, const char *name, aq_tensor *out_
         const char *other = model->entries[k].tensor.name;
         size_t n = 0;
         while (name[n] != '\0' && name[n] == other[n]) n++;
-        if (n >= best || near >= model->num_entries) near = k;
-        best = AQI_MAX(best, n);
+        if (n < best) continue;
+        near = k;
+        best = n;
     }
     if (best == 0) return aqi_fail(err, AQ_E_NOT_FOUND, "no tensor \"%.80s\"", name);
     return aqi_fail(err, AQ_E_NOT_FOUND,
@@ -20826,7 +20828,7 @@ static const char *aqi_safetensors_dtype(aq_dtype dtype) {
 }
 
 /* Data in order of element size, largest first, so that every tensor is aligned to its
- * type; within a size in the order given. */
+ * type; within a size in the order given. Returns how much it is; -1 = over 2^63. */
 static int64_t aqi_safetensors_offsets(aq_model_writer *w) {
     int64_t at = 0;
     size_t size, i;
@@ -20834,7 +20836,8 @@ static int64_t aqi_safetensors_offsets(aq_model_writer *w) {
         for (i = 0; i < w->num_tensors; i++) {
             if (aq_dtype_bytes(w->tensors[i].dtype) != size) continue;
             w->offsets[i] = at;
-            at += (int64_t)(w->tensors[i].num_params * size);
+            if (__builtin_add_overflow(at, w->tensors[i].num_params * size, &at))
+                return -1;
         }
     }
     return at;
@@ -20854,7 +20857,7 @@ static bool aqi_safetensors_put_entry(const aq_allocator *a, aqi_bytes_builder *
         ok = aqi_put_text(a, b, text);
     }
     snprintf(text, sizeof text, "],\"data_offsets\":[%lld,%lld]}", (long long)offset,
-             (long long)(offset + (int64_t)t->data_bytes));
+             (long long)(offset + (int64_t)(t->num_params * aq_dtype_bytes(t->dtype))));
     return ok && aqi_put_text(a, b, text);
 }
 
@@ -20866,17 +20869,18 @@ static aq_status aqi_safetensors_begin(aq_model_writer *w,
     aqi_bytes_builder b = {NULL, 0, 0};
     uint8_t length[8];
     size_t i;
-    bool ok = aqi_put_text(a, &b, "{"), first = true;
+    bool ok;
     aq_status status = AQ_OK;
+    if (aqi_safetensors_offsets(w) < 0)
+        return aqi_fail(err, AQ_E_LIMIT, "tensors of over 2^63 bytes");
+    ok = aqi_put_text(a, &b, "{");
     for (i = 0; i < o->num_metadata && ok; i++) {
         const char *value = o->metadata[i].value == NULL ? "" : o->metadata[i].value;
-        ok = aqi_put_text(a, &b, first ? "\"__metadata__\":{" : ",") &&
+        ok = aqi_put_text(a, &b, i == 0 ? "\"__metadata__\":{" : ",") &&
              aqi_put_json_string(a, &b, o->metadata[i].key) && aqi_put_text(a, &b, ":") &&
              aqi_put_json_string(a, &b, value);
-        first = false;
     }
-    if (!first) ok = ok && aqi_put_text(a, &b, "}");
-    aqi_safetensors_offsets(w);
+    if (i > 0) ok = ok && aqi_put_text(a, &b, "}");
     for (i = 0; i < w->num_tensors && ok; i++) {
         ok = (b.size == 1 || aqi_put_text(a, &b, ",")) &&
              aqi_safetensors_put_entry(a, &b, &w->tensors[i], w->offsets[i]);
@@ -21394,9 +21398,7 @@ static aq_status aqi_directory_next_file(aq_model_writer *w, const char *name,
     aqi_file_name(name, file);
     path = (char *)aqi_alloc(&w->allocator, n + sizeof file + 1);
     if (path == NULL) return aqi_fail_nomem(err, n + sizeof file + 1);
-    memcpy(path, w->temp_directory, n);
-    path[n] = '/';
-    strcpy(path + n + 1, file);
+    snprintf(path, n + sizeof file + 1, "%s/%s", w->temp_directory, file);
     memset(&output, 0, sizeof output);
     output.no_sync = w->no_sync;
     if (stat(path, &st) == 0)
@@ -21551,6 +21553,23 @@ static aq_status aqi_metadata_check_keys(const aq_allocator *a,
     return status;
 }
 
+/* Type and shape are what aq_tensor_init would take, the numbers what it would make. */
+static aq_status aqi_description_check(const aq_tensor *t, aq_error *err) {
+    aq_tensor again = *t;
+    aq_status status;
+    if (aq_dtype_bytes(t->dtype) == 0 || t->num_dims > AQ_MAX_DIMS)
+        return aqi_fail(err, AQ_E_ARG,
+                        "dtype %d is none of aq_dtype, or over %d dimensions",
+                        (int)t->dtype, AQ_MAX_DIMS);
+    status = aqi_tensor_geometry(&again, err);
+    if (status == AQ_OK &&
+        (again.num_params != t->num_params || again.layout.rows != t->layout.rows ||
+         again.layout.cols != t->layout.cols))
+        return aqi_fail(err, AQ_E_ARG,
+                        "num_params, rows or columns are not those of the shape");
+    return status;
+}
+
 /* Names must be text and differ; quantized tensors have no place in safetensors. */
 static aq_status aqi_model_writer_check(const aq_model_writer *w, aq_error *err) {
     size_t i, bytes = w->num_tensors * sizeof(char *);
@@ -21573,6 +21592,8 @@ static aq_status aqi_model_writer_check(const aq_model_writer *w, aq_error *err)
                    strcmp(t->name, "__metadata__") == 0) {
             status =
                 aqi_fail(err, AQ_E_ARG, "safetensors reserves the name __metadata__");
+        } else {
+            status = aqi_error_in_tensor(err, aqi_description_check(t, err), t->name);
         }
     }
     if (status == AQ_OK && w->num_tensors > 0)
@@ -21759,7 +21780,9 @@ static aq_status aqi_model_put_check(const aq_model_writer *w, const aq_tensor *
     size_t bytes;
     aq_status status;
     if (t->name == NULL || strcmp(t->name, want->name) != 0 || t->dtype != want->dtype ||
-        t->num_dims != want->num_dims || l->bits != want->layout.bits ||
+        t->num_dims != want->num_dims || t->num_params != want->num_params ||
+        l->rows != want->layout.rows || l->cols != want->layout.cols ||
+        l->bits != want->layout.bits ||
         l->params != want->layout.params || l->codebook != want->layout.codebook ||
         memcmp(t->shape, want->shape, t->num_dims * sizeof t->shape[0]) != 0 ||
         (t->diffusion != NULL && !w->diffusion && w->format != AQ_MODEL_SAFETENSORS))
@@ -21900,27 +21923,6 @@ typedef struct aqi_hashed {
     size_t room, used; /* room: a power of 2 */
 } aqi_hashed;
 
-/* Makes room for one more. */
-static aq_status aqi_hashed_reserve(aqi_hashed *s, aqi_arena *arena, aq_error *err) {
-    size_t room = AQI_MAX(s->room * 2, (size_t)64), i, k;
-    aqi_hashed_slot *slots;
-    void *p;
-    aq_status status;
-    if (s->used + 1 <= s->room / 2) return AQ_OK;
-    status = aqi_arena_alloc(arena, room * sizeof *slots, &p, err);
-    if (status != AQ_OK) return status;
-    slots = (aqi_hashed_slot *)p;
-    for (i = 0; i < s->room; i++) {
-        if (s->slots[i].item == 0) continue;
-        for (k = (size_t)s->slots[i].hash & (room - 1); slots[k].item != 0;)
-            k = (k + 1) & (room - 1);
-        slots[k] = s->slots[i];
-    }
-    s->slots = slots;
-    s->room = room;
-    return AQ_OK;
-}
-
 static void aqi_hashed_put(aqi_hashed *s, uint64_t hash, size_t item) {
     size_t k = (size_t)hash & (s->room - 1);
     while (s->slots[k].item != 0)
@@ -21928,6 +21930,25 @@ static void aqi_hashed_put(aqi_hashed *s, uint64_t hash, size_t item) {
     s->slots[k].hash = hash;
     s->slots[k].item = (uint32_t)(item + 1);
     s->used++;
+}
+
+/* Makes room for one more. */
+static aq_status aqi_hashed_reserve(aqi_hashed *s, aqi_arena *arena, aq_error *err) {
+    const aqi_hashed old = *s;
+    size_t i;
+    void *p;
+    aq_status status;
+    if (s->used + 1 <= s->room / 2) return AQ_OK;
+    s->room = AQI_MAX(old.room * 2, (size_t)64);
+    status = aqi_arena_alloc(arena, s->room * sizeof *s->slots, &p, err);
+    s->slots = (aqi_hashed_slot *)p;
+    s->used = 0;
+    for (i = 0; i < old.room && status == AQ_OK; i++) {
+        if (old.slots[i].item != 0)
+            aqi_hashed_put(s, old.slots[i].hash, old.slots[i].item - 1);
+    }
+    if (status != AQ_OK) *s = old;
+    return status;
 }
 
 /* A tensor while its rows come. */
@@ -22844,7 +22865,7 @@ aq_status aq_time_groups_make(const aq_calibration *calibration,
     aq_time_options o;
     aqi_arena arena;
     aqi_split s;
-    size_t g, table;
+    size_t g, k, table, bytes[5];
     void *p[5];
     aq_status status;
     aqi_error_clear(err);
@@ -22858,17 +22879,13 @@ aq_status aq_time_groups_make(const aq_calibration *calibration,
     s.blocks = AQI_MIN(tensor->num_steps, (size_t)AQI_TIME_BLOCKS);
     table = o.split == AQ_SPLIT_EQUAL ? 1 : (size_t)o.groups * (s.blocks + 1);
     aqi_arena_init(&arena, &calibration->allocator);
-    status = aqi_arena_alloc(&arena, tensor->num_bins * sizeof(uint64_t), &p[0], err);
-    if (status == AQ_OK)
-        status =
-            aqi_arena_alloc(&arena, ((size_t)o.groups + 1) * sizeof(size_t), &p[1], err);
-    if (status == AQ_OK)
-        status = aqi_arena_alloc(&arena, table * sizeof(double), &p[2], err);
-    if (status == AQ_OK)
-        status = aqi_arena_alloc(&arena, table * sizeof(size_t), &p[3], err);
-    if (status == AQ_OK)
-        status = aqi_arena_alloc(
-            &arena, table == 1 ? 1 : s.blocks * s.blocks * sizeof(double), &p[4], err);
+    bytes[0] = tensor->num_bins * sizeof(uint64_t);
+    bytes[1] = ((size_t)o.groups + 1) * sizeof(size_t);
+    bytes[2] = table * sizeof(double);
+    bytes[3] = table * sizeof(size_t);
+    bytes[4] = table == 1 ? 1 : s.blocks * s.blocks * sizeof(double);
+    for (k = 0; k < 5 && status == AQ_OK; k++)
+        status = aqi_arena_alloc(&arena, bytes[k], &p[k], err);
     if (status == AQ_OK) {
         s.joined.bins = (uint64_t *)p[0];
         s.bounds = (size_t *)p[1];
@@ -23054,16 +23071,20 @@ aq_status aq_activations_init_static(const aq_layout *layout, const float *x,
     if (!aqi_activations_shape(layout, count, &a, &bytes))
         return aqi_fail(err, AQ_E_LIMIT, "%zu vectors are too many for this machine",
                         count);
-    if (bytes > 0 && (x == NULL || memory == NULL || (uintptr_t)memory % 4 != 0))
+    if (bytes == 0) {
+        *out_activations = a;
+        return AQ_OK;
+    }
+    if (x == NULL || memory == NULL || (uintptr_t)memory % 4 != 0)
         return aqi_fail(err, AQ_E_ARG,
                         "vectors or their memory missing, or not aligned to 4");
-    if (bytes > 0 && a.segment > AQI_PIECE)
+    if (a.segment > AQI_PIECE)
         return aqi_fail(err, AQ_E_UNSUPPORTED, "groups of %zu elements; use aq_matmul",
                         a.segment);
     sums = scales + count * a.segments;
     codes = (int8_t *)(sums + count * a.segments);
-    if (bytes > 0) memset(codes, 0, count * a.room);
-    for (v = 0; v < count && bytes > 0; v++) {
+    memset(codes, 0, count * a.room);
+    for (v = 0; v < count; v++) {
         for (s = 0; s < a.segments; s++) {
             at = s * a.segment;
             n = AQI_MIN(a.segment, a.cols - at);
@@ -23077,9 +23098,9 @@ aq_status aq_activations_init_static(const aq_layout *layout, const float *x,
             aqi_x8_put(codes + v * a.room, a.code_bits, at, piece, n);
         }
     }
-    a.codes = bytes == 0 ? NULL : codes;
-    a.scales = bytes == 0 ? NULL : scales;
-    a.sums = bytes == 0 ? NULL : sums;
+    a.codes = codes;
+    a.scales = scales;
+    a.sums = sums;
     *out_activations = a;
     return AQ_OK;
 }

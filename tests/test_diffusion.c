@@ -1638,6 +1638,27 @@ Test(diffusion, columns_of_the_reference_system_are_read) {
     aq_model_close(m);
 }
 
+/* What is no time group takes no memory of one. */
+Test(diffusion, braces_are_no_time_groups) {
+    enum { BRACES = 1 << 20 };
+    static const char begin[] = "{\"enabled\":true,\"num_time_groups\":0,"
+                                "\"time_group_params\":[],\"more\":\"";
+    char *text = malloc(sizeof begin + BRACES + 3);
+    counting_allocator a;
+    aq_model_options o = {.allocator = &a.hooks};
+    aq_model *m;
+    memcpy(text, begin, sizeof begin);
+    memset(text + sizeof begin - 1, '{', BRACES);
+    strcpy(text + sizeof begin - 1 + BRACES, "\"}");
+    ASSERT_OK(open_texts(text, NULL, NULL, &m));
+    aq_model_close(m);
+    counting_init(&a);
+    ASSERT_OK(aq_model_open(in_dir("texts.parquet"), &o, &m, &err));
+    aq_model_close(m);
+    cr_assert_lt(a.peak_bytes, 8 * BRACES, "%zu bytes", a.peak_bytes);
+    free(text);
+}
+
 Test(diffusion, a_modality_that_is_no_text) {
     aq_model *m;
     text_of_modality = "im\xff";

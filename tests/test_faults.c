@@ -100,6 +100,9 @@ static int faulty_mkdir(const char *path, mode_t mode) {
 static DIR *faulty_opendir(const char *path) {
     return fault_now("opendir", hard()) ? NULL : opendir(path);
 }
+static struct dirent *faulty_readdir(DIR *dir) {
+    return fault_now("readdir", hard()) ? NULL : readdir(dir);
+}
 static int faulty_flock(int fd, int how) {
     return fault_now("flock", hard()) ? -1 : flock(fd, how);
 }
@@ -116,6 +119,7 @@ static int faulty_flock(int fd, int how) {
 #define unlink(path) faulty_unlink(path)
 #define mkdir(path, mode) faulty_mkdir(path, mode)
 #define opendir(path) faulty_opendir(path)
+#define readdir(dir) faulty_readdir(dir)
 #define flock(fd, how) faulty_flock(fd, how)
 #define pread faulty_pread
 #define pwrite faulty_pwrite
@@ -133,6 +137,7 @@ static int faulty_flock(int fd, int how) {
 #undef unlink
 #undef mkdir
 #undef opendir
+#undef readdir
 #undef flock
 #undef pread
 #undef pwrite

@@ -825,11 +825,12 @@ Test(model, no_file_to_open) {
     cr_assert_null(m);
 }
 
-/* One group of the whole tensor, which lies in several rows of the file. */
-Test(model, one_group_in_chunks) {
+/* One group of the whole tensor, which lies in several rows of the file: of some rows of
+ * the matrix, or of one. */
+static void expect_one_group(size_t chunk_bytes) {
     enum { G_ROWS = 40, G_COLS = 30 };
     const aq_quant_options q = {.bits = 5, .granularity = AQ_PER_TENSOR};
-    const aq_model_writer_options chunks = {.chunk_bytes = 100};
+    const aq_model_writer_options chunks = {.chunk_bytes = chunk_bytes};
     static float w[G_ROWS * G_COLS], back[G_ROWS * G_COLS], want[G_ROWS * G_COLS];
     static uint8_t codes[G_ROWS * G_COLS];
     float scale, zero;
@@ -857,11 +858,116 @@ Test(model, one_group_in_chunks) {
     cr_assert_eq(aq_model_count(m), 1);
     ASSERT_OK(aq_model_find(m, "t", &got, &err));
     cr_assert(got.layout.granularity == AQ_PER_TENSOR && got.layout.num_groups == 1);
+    cr_assert_eq(got.layout.group_rows, G_ROWS);
     cr_assert(got.scales[0] == scale && got.zero_points[0] == zero);
     ASSERT_OK(aq_tensor_rows_f32(&got, 0, G_ROWS, back, NULL, &err));
     cr_assert_arr_eq(back, want, sizeof want);
     aq_tensor_release(&got);
     aq_model_close(m);
+}
+
+Test(model, one_group_in_chunks) {
+    expect_one_group(100);
+    expect_one_group(19);
+}
+
+/* Chunks of 8 x 8 codes whose parameters make no whole; a type that is not known. */
+Test(model, parameters_of_chunks_that_do_not_join) {
+    static const aq_field_spec specs[] = {
+        CELL_LEAF("layer_name", AQ_BYTE_ARRAY), CELL_LIST("shape", AQ_INT64),
+        CELL_LEAF("dtype", AQ_BYTE_ARRAY),      CELL_LEAF("data", AQ_BYTE_ARRAY),
+        CELL_LEAF("num_params", AQ_INT64),      CELL_LEAF("bit_width", AQ_INT32),
+        CELL_LEAF("group_size", AQ_INT64),      CELL_LIST("scales", AQ_FLOAT),
+        CELL_LIST("zero_points", AQ_FLOAT),     CELL_LEAF("chunk_index", AQ_INT64),
+        CELL_LEAF("chunk_count", AQ_INT64)};
+    static const int64_t shape[2] = {8, 8}, params = 32, two = 2;
+    static const float scales[4] = {1, 2, 3, 4};
+    static const uint8_t codes_of_chunk[32];
+    static const int32_t bits = 8;
+    const aq_bytes data = {codes_of_chunk, sizeof codes_of_chunk};
+    for (int i = 0; i < 4; i++) {
+        const int64_t groups = i == 2 ? 2 : 1;
+        aq_writer *w;
+        ASSERT_OK(
+            aq_writer_open(in_dir("m.parquet"), specs, COUNT_OF(specs), NULL, &w, &err));
+        for (int64_t chunk = 0; chunk < 2; chunk++) {
+            put_text(w, "t");
+            put_list(w, shape, 2);
+            put_text(w, i == 3 ? "a type of a name longer than any" : NULL);
+            put_cell(w, &data);
+            put_cell(w, &params);
+            put_cell(w, &bits);
+            put_cell(w, i == 2 ? &two : NULL); /* groups of two rows */
+            put_list(w, scales + (i == 1) * chunk, groups);
+            put_list(w, scales, groups);
+            put_cell(w, &chunk);
+            put_cell(w, &two);
+            ASSERT_OK(aq_writer_end_row_group(w, 1, &err));
+        }
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_STATUS(model_read_all(in_dir("m.parquet"), NULL), i == 0 ? AQ_OK
+                                                                 : i == 1
+                                                                     ? AQ_E_FORMAT
+                                                                     : AQ_E_UNSUPPORTED);
+        if (i == 1) EXPECT_MESSAGE("scale", "chunk 1 has another scale");
+        if (i == 2) EXPECT_MESSAGE("groups", "groups of rows in chunks");
+        if (i == 3) EXPECT_MESSAGE("dtype", "dtype \"a type of a name");
+    }
+}
+
+/* A description with numbers that are not those of its shape would be a file that nobody
+ * can read; one without a type would be divided by 0. */
+Test(model, descriptions_that_cannot_be) {
+    static const float values[16] = {1};
+    const aq_tensor good = matrix_of("a", 2, 8, values);
+    for (size_t k = 0; k < COUNT_OF(formats) * 5; k++) {
+        const char *path = in_dir(formats[k / 5]),
+                   *message = "are not those of the shape";
+        aq_tensor t = good;
+        if (k % 5 == 0) t.num_params = 15, t.data_bytes = 60;
+        if (k % 5 == 1) t.layout.rows = 1;
+        if (k % 5 == 2) t.layout.cols = 16;
+        if (k % 5 == 3) t.dtype = AQ_DTYPE_NONE, t.data_bytes = 0;
+        if (k % 5 == 4) t.num_dims = AQ_MAX_DIMS + 1;
+        if (k % 5 > 2) message = "none of aq_dtype, or over 16 dimensions";
+        ASSERT_STATUS(aq_model_save(path, &t, 1, &no_sync, &err), AQ_E_ARG);
+        EXPECT_MESSAGE("description", message);
+        EXPECT_MESSAGE("description", "tensor \"a\"");
+    }
+    cr_assert_eq(temp_dir_entries(here.path), 0);
+}
+
+/* Where the announcement says nothing of bytes, the header of safetensors does. */
+Test(model, announced_without_bytes) {
+    static const float values[16] = {1};
+    const aq_tensor t = matrix_of("a", 2, 8, values);
+    aq_tensor announced = t;
+    aq_model_writer *w;
+    announced.data = NULL;
+    announced.data_bytes = 0;
+    ASSERT_OK(
+        aq_model_writer_open(in_dir("m.safetensors"), &announced, 1, &no_sync, &w, &err));
+    ASSERT_OK(aq_model_writer_put(w, &t, &err));
+    ASSERT_OK(aq_model_writer_finish(w, &err));
+    ASSERT_OK(model_read_all(in_dir("m.safetensors"), NULL));
+}
+
+/* Of more bytes than a file can have. */
+Test(model, too_many_bytes_announced) {
+    const uint64_t shape[1] = {(uint64_t)1 << (sizeof(size_t) == 8 ? 60 : 28)};
+    static aq_tensor t[9];
+    static char names[9][2];
+    aq_model_writer *w;
+    if (sizeof(size_t) < 8) cr_skip_test("32 bits: tensors of 2 GiB");
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        names[i][0] = (char)('a' + i);
+        ASSERT_OK(aq_tensor_init(&t[i], names[i], AQ_F64, shape, 1, NULL, &err));
+    }
+    ASSERT_STATUS(
+        aq_model_writer_open(in_dir("m.safetensors"), t, COUNT_OF(t), &no_sync, &w, &err),
+        AQ_E_LIMIT);
+    ASSERT_MESSAGE("bytes", "over 2^63 bytes");
+    cr_assert_eq(temp_dir_entries(here.path), 0);
 }
 
 /* The nearest name is that which begins most alike. */

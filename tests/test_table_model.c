@@ -450,6 +450,32 @@ Test(table_model, a_job_writes_what_it_does_for_a_model) {
     }
 }
 
+/* Jobs verify the pages of weights that are mapped, which opening does not. */
+Test(table_model, a_job_finds_a_changed_weight) {
+    const table t = {layers, COUNT_OF(layers), AQ_F32, .page_bytes = 1000};
+    const float last = weight(count_weights(layers, COUNT_OF(layers)) - 1);
+    for (int k = 0; k < 4; k++) {
+        const aq_job_options o = {.mode = k % 2 ? AQ_JOB_PARALLEL : AQ_JOB_STREAMING,
+                                  .operation = k / 2 ? AQ_CONVERT : AQ_QUANTIZE,
+                                  .no_sync = true};
+        file f;
+        size_t at;
+        write_table(in_dir("t.parquet"), &t);
+        ASSERT_OK(aq_job_run(in_dir("t.parquet"), in_dir("o.parquet"), &o, NULL, &err));
+        f = file_read(in_dir("t.parquet"));
+        for (at = (size_t)body_bytes_of(&f) - sizeof last;
+             memcmp(f.data + at, &last, sizeof last) != 0;)
+            at--;
+        f.data[at] ^= 1;
+        temp_path_remove(in_dir("t.parquet"));
+        file_write(in_dir("t.parquet"), f.data, f.size);
+        file_free(&f);
+        ASSERT_STATUS(
+            aq_job_run(in_dir("t.parquet"), in_dir("o.parquet"), &o, NULL, &err),
+            AQ_E_CHECKSUM);
+    }
+}
+
 /* ---- errors ---- */
 
 Test(table_model, every_failed_allocation_is_an_error) {
@@ -521,6 +547,39 @@ Test(table_model, null_inside_is_refused) {
         ASSERT_STATUS(model_read_all(in_dir("t.parquet"), NULL), AQ_E_FORMAT);
         ASSERT_MESSAGE("null inside", first == 0 ? "null inside the weights of row 1"
                                                  : "null inside the weights of row 0");
+    }
+}
+
+/* The element of a list may be a group that is null. */
+Test(table_model, a_null_group_inside_a_shape_is_refused) {
+    static const float weights[] = {1, 2, 3};
+    static const int64_t dims[] = {3, 1}, lengths[] = {0, 3};
+    static const uint8_t def[2][2] = {{4, 4}, {4, 2}}, rep[] = {0, 1};
+    const aq_bytes name = {(const uint8_t *)"w", 1};
+    const table t = {.dtype = AQ_F32, .no_shape = true};
+    for (int null = 0; null < 2; null++) {
+        const aq_column_values columns[] = {
+            {weights, 3, .large_list_offsets = lengths, .num_lists = 1},
+            {&name, .num_values = 1},
+            {dims, 2 - null, def[null], rep, .num_levels = 2}};
+        aq_field_spec fields[12];
+        size_t n = table_fields(&t, fields);
+        aq_writer *w;
+        n += list_spec(fields + n, "shape", AQ_OPTIONAL,
+                       (aq_field_spec){.name = "element",
+                                       .repetition = AQ_OPTIONAL,
+                                       .type = AQ_GROUP,
+                                       .num_children = 1});
+        fields[n++] =
+            (aq_field_spec){.name = "side", .repetition = AQ_OPTIONAL, .type = AQ_INT64};
+        ASSERT_OK(aq_writer_open(in_dir("t.parquet"), fields, n, NULL, &w, &err));
+        for (size_t i = 0; i < COUNT_OF(columns); i++)
+            ASSERT_OK(aq_writer_put_column(w, &columns[i], &err));
+        ASSERT_OK(aq_writer_end_row_group(w, 1, &err));
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_STATUS(model_read_all(in_dir("t.parquet"), NULL),
+                      null ? AQ_E_FORMAT : AQ_OK);
+        if (null) ASSERT_MESSAGE("null", "null inside the list at value 1");
     }
 }
 
