@@ -3987,8 +3987,8 @@ static void aqi_range_ref(const float *src, size_t n, aqi_range *out) {
         min = src[i] < min ? src[i] : min;
         max = src[i] > max ? src[i] : max;
     }
-    out->min =
-        min + 0.0f; /* -0 becomes +0: instruction sets disagree on which one is less */
+    /* -0 becomes +0: instruction sets disagree on which one is less. */
+    out->min = min + 0.0f;
     out->max = max + 0.0f;
     out->absmax_bits = magnitude;
 }
@@ -4021,7 +4021,7 @@ static void aqi_pack_ref(const uint8_t *src, size_t n, uint32_t bits, uint8_t *d
 static void aqi_unpack_ref(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
     const uint64_t low = (1u << bits) - 1u, one = low * 0x0001000100010001;
     const uint64_t two = (low | low << bits) * 0x0000000100000001;
-    uint32_t word = 0, have = 0, mask = (1u << bits) - 1u;
+    uint32_t word = 0, have = 0;
     size_t i;
     for (; n >= 8; n -= 8, dst += 8) {
         uint64_t x = 0; /* eight codes, moved apart in halves, quarters, eighths */
@@ -4036,7 +4036,7 @@ static void aqi_unpack_ref(const uint8_t *src, size_t n, uint32_t bits, uint8_t 
             word |= (uint32_t)*src++ << have;
             have += 8;
         }
-        dst[i] = (uint8_t)(word & mask);
+        dst[i] = (uint8_t)(word & low);
         word >>= bits;
         have -= bits;
     }
@@ -4530,6 +4530,22 @@ static void aqi_dot_row_ref(const aqi_row *row, const float *x, float *lanes) {
     aqi_dot_row_by(&aqi_row_ops_ref, row, x, lanes);
 }
 
+/* From the `done`-th value on, a multiple of 8: what vectors leave. */
+AQI_INLINE void aqi_expand_rest(const aqi_row *row, size_t done, float *dst) {
+    aqi_row rest;
+    if (done == row->n) return;
+    rest = aqi_row_from(row, done);
+    aqi_expand_ref(&rest, dst + done);
+}
+
+AQI_INLINE void aqi_dot_row_rest(const aqi_row *row, size_t done, const float *x,
+                                 float *lanes) {
+    aqi_row rest;
+    if (done == row->n) return;
+    rest = aqi_row_from(row, done);
+    aqi_dot_row_ref(&rest, x + done, lanes);
+}
+
 /* ---- integer dot products ---- */
 
 #define AQI_X8_LANES 16u
@@ -4865,27 +4881,6 @@ AQI_AVX2 static __m256i aqi_encode8(const float *src, __m256 base, __m256 invers
     return _mm256_and_si256(_mm256_castps_si256(t), _mm256_set1_epi32(0xff));
 }
 
-AQI_AVX2 static void aqi_encode_avx2(const float *src, size_t n, const aqi_encode *how,
-                                     uint8_t *dst) {
-    const __m256 base = _mm256_set1_ps(how->base), inverse = _mm256_set1_ps(how->inverse);
-    const __m256 bias = _mm256_set1_ps(how->bias),
-                 max_code = _mm256_set1_ps(how->max_code);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    size_t i;
-    for (i = 0; i + 32 <= n; i += 32) {
-        __m256i a = aqi_encode8(src + i, base, inverse, bias, max_code);
-        __m256i b = aqi_encode8(src + i + 8, base, inverse, bias, max_code);
-        __m256i c = aqi_encode8(src + i + 16, base, inverse, bias, max_code);
-        __m256i d = aqi_encode8(src + i + 24, base, inverse, bias, max_code);
-        __m256i v =
-            _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
-        v = _mm256_permutevar8x32_epi32(v, order);
-        _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
-    }
-    _mm256_zeroupper();
-    aqi_encode_ref(src + i, n - i, how, dst + i);
-}
-
 AQI_INLINE AQI_AVX2 __m256i aqi_load32(const uint8_t *p) {
     return _mm256_loadu_si256((const __m256i *)(const void *)p);
 }
@@ -4909,6 +4904,54 @@ AQI_INLINE AQI_AVX2 void aqi_store32(void *p, __m256i v) {
 
 AQI_INLINE AQI_AVX2 void aqi_store16(void *p, __m128i v) {
     _mm_storeu_si128((__m128i *)p, v);
+}
+
+/* From the order that two packs leave: lane L has 4 of each of the four vectors. */
+AQI_INLINE AQI_AVX2 __m256i aqi_unscramble32(__m256i v) {
+    return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+/* 32 codes, one byte each. */
+AQI_INLINE AQI_AVX2 __m256i aqi_encode8x4(const float *src, __m256 base, __m256 inverse,
+                                          __m256 bias, __m256 max_code) {
+    __m256i a = aqi_encode8(src, base, inverse, bias, max_code);
+    __m256i b = aqi_encode8(src + 8, base, inverse, bias, max_code);
+    __m256i c = aqi_encode8(src + 16, base, inverse, bias, max_code);
+    __m256i d = aqi_encode8(src + 24, base, inverse, bias, max_code);
+    return aqi_unscramble32(
+        _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d)));
+}
+
+AQI_AVX2 static void aqi_encode_avx2(const float *src, size_t n, const aqi_encode *how,
+                                     uint8_t *dst) {
+    const __m256 base = _mm256_set1_ps(how->base), inverse = _mm256_set1_ps(how->inverse);
+    const __m256 bias = _mm256_set1_ps(how->bias),
+                 max_code = _mm256_set1_ps(how->max_code);
+    size_t i;
+    for (i = 0; i + 32 <= n; i += 32) {
+        __m256i v = aqi_encode8x4(src + i, base, inverse, bias, max_code);
+        aqi_store32(dst + i, v);
+    }
+    _mm256_zeroupper();
+    aqi_encode_ref(src + i, n - i, how, dst + i);
+}
+
+/* Stores 32 one-byte codes packed; of 2, 4 or 8 bits. */
+AQI_INLINE AQI_AVX2 void aqi_pack32(uint8_t *dst, __m256i v, uint32_t bits) {
+    __m128i w;
+    if (bits == 8) {
+        aqi_store32(dst, v);
+        return;
+    }
+    v = _mm256_maddubs_epi16(v, _mm256_set1_epi16(bits == 4 ? 0x1001 : 0x0401));
+    if (bits == 4) {
+        w = _mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+        aqi_store16(dst, w);
+        return;
+    }
+    v = _mm256_madd_epi16(v, _mm256_set1_epi32(0x00100001));
+    w = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64((__m128i *)(void *)dst, _mm_packus_epi16(w, w));
 }
 
 /* Codes of 1, 3, 5 or 6 bits, 32 at a time: pairs, fours and eights are put together by
@@ -4946,26 +4989,9 @@ AQI_AVX2 static void aqi_pack_avx2(const uint8_t *src, size_t n, uint32_t bits,
         return;
     }
     if (bits == 4) {
-        const __m256i weights =
-            _mm256_set1_epi16(0x1001); /* low byte x 1, high byte x 16 */
-        for (; i + 32 <= n; i += 32) {
-            __m256i pairs = _mm256_maddubs_epi16(aqi_load32(src + i), weights);
-            __m128i v = _mm_packus_epi16(_mm256_castsi256_si128(pairs),
-                                         _mm256_extracti128_si256(pairs, 1));
-            _mm_storeu_si128((__m128i *)(void *)(dst + i / 2), v);
-        }
+        for (; i + 32 <= n; i += 32) aqi_pack32(dst + i / 2, aqi_load32(src + i), 4);
     } else if (bits == 2) {
-        const __m256i by4 = _mm256_set1_epi16(0x0401),
-                      by16 = _mm256_set1_epi32(0x00100001);
-        for (; i + 32 <= n; i += 32) {
-            __m256i quads = _mm256_maddubs_epi16(aqi_load32(src + i), by4);
-            __m128i v;
-            quads = _mm256_madd_epi16(quads, by16);
-            v = _mm_packus_epi32(_mm256_castsi256_si128(quads),
-                                 _mm256_extracti128_si256(quads, 1));
-            v = _mm_packus_epi16(v, v);
-            _mm_storel_epi64((__m128i *)(void *)(dst + i / 4), v);
-        }
+        for (; i + 32 <= n; i += 32) aqi_pack32(dst + i / 4, aqi_load32(src + i), 2);
     } else if (bits < 7) {
         i = aqi_pack_odd(src, n, bits, dst);
     }
@@ -5020,17 +5046,16 @@ AQI_AVX2 static void aqi_unpack_avx2(const uint8_t *src, size_t n, uint32_t bits
             __m256i v = _mm256_cvtepu8_epi16(aqi_load16(src + i / 2));
             v = _mm256_or_si256(v, _mm256_slli_epi16(v, 4));
             v = _mm256_and_si256(v, _mm256_set1_epi8(15));
-            _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
+            aqi_store32(dst + i, v);
         }
     } else if (bits == 2) {
         for (; i + 32 <= n; i += 32) {
-            __m128i low = _mm_loadl_epi64((const __m128i *)(const void *)(src + i / 4));
-            __m256i v = _mm256_cvtepu8_epi32(low);
-            v = _mm256_or_si256(
-                v, _mm256_slli_epi32(v, 12)); /* codes 2, 3 to the high half */
+            __m256i v = _mm256_cvtepu8_epi32(aqi_load8(src + i / 4));
+            /* Codes 2 and 3 to the high half, then 1 and 3 to the next byte. */
+            v = _mm256_or_si256(v, _mm256_slli_epi32(v, 12));
             v = _mm256_or_si256(v, _mm256_slli_epi32(v, 6));
             v = _mm256_and_si256(v, _mm256_set1_epi8(3));
-            _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
+            aqi_store32(dst + i, v);
         }
     } else if (bits > 0) {
         i = aqi_unpack_odd(src, n, bits, dst);
@@ -5432,7 +5457,7 @@ AQI_AVX2 static uint32_t aqi_levels_avx2(const uint8_t *src, size_t n, uint32_t 
                                          aqi_level_counts *out) {
     const __m256i zero = _mm256_setzero_si256(), top = _mm256_set1_epi8((char)max);
     __m256i largest = zero;
-    uint32_t result, largest_all;
+    uint32_t most, rest_most;
     size_t i = 0;
     __m128i m;
     while (i + 32 <= n) { /* a counter of 8 bits takes 255 */
@@ -5453,10 +5478,10 @@ AQI_AVX2 static uint32_t aqi_levels_avx2(const uint8_t *src, size_t n, uint32_t 
     m = _mm_max_epu8(m, _mm_srli_si128(m, 4));
     m = _mm_max_epu8(m, _mm_srli_si128(m, 2));
     m = _mm_max_epu8(m, _mm_srli_si128(m, 1));
-    largest_all = (uint32_t)_mm_cvtsi128_si32(m) & 0xffu;
+    most = (uint32_t)_mm_cvtsi128_si32(m) & 0xffu;
     _mm256_zeroupper();
-    result = i == n ? 0 : aqi_levels_ref(src + i, n - i, max, out);
-    return AQI_MAX(result, largest_all);
+    rest_most = aqi_levels_ref(src + i, n - i, max, out);
+    return AQI_MAX(most, rest_most);
 }
 
 AQI_INLINE AQI_AVX2 int64_t aqi_sum8_i32(__m256i v) {
@@ -5487,7 +5512,7 @@ AQI_AVX2 static int64_t aqi_steps_avx2(const float *src, size_t n, float base,
             q = _mm256_add_epi32(_mm256_and_si256(q, low), add);
             p = _mm256_permute4x64_epi64(_mm256_packus_epi32(p, q), 0xd8);
             p = _mm256_min_epu16(p, top);
-            _mm256_storeu_si256((__m256i *)(void *)(dst + i), p);
+            aqi_store32(dst + i, p);
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(p, one));
         }
         total += aqi_sum8_i32(sum);
@@ -5539,11 +5564,13 @@ typedef enum aqi_join {
     AQI_JOIN_ADD
 } aqi_join;
 
+/* `how` is a constant: the compiler keeps one of the four. */
 AQI_INLINE AQI_AVX2 __m256i aqi_join256(__m256i a, __m256i b, aqi_join how) {
     __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
-    if (how == AQI_JOIN_MIN) return _mm256_castps_si256(_mm256_min_ps(x, y));
-    if (how == AQI_JOIN_MAX) return _mm256_castps_si256(_mm256_max_ps(x, y));
-    return how == AQI_JOIN_ADD ? _mm256_add_epi32(a, b) : _mm256_max_epu32(a, b);
+    const __m256i joined[] = {_mm256_castps_si256(_mm256_min_ps(x, y)),
+                              _mm256_castps_si256(_mm256_max_ps(x, y)),
+                              _mm256_max_epu32(a, b), _mm256_add_epi32(a, b)};
+    return joined[how];
 }
 
 /* Lane g of the result joins the lanes of v[g]. Overwrites v. */
@@ -5593,46 +5620,19 @@ AQI_AVX2 static void aqi_ranges_avx2(const float *src, const aqi_quantizer *z,
     }
 }
 
-/* Stores 32 one-byte codes packed. */
-AQI_INLINE AQI_AVX2 void aqi_pack32(uint8_t *dst, __m256i v, uint32_t bits) {
-    __m128i w;
-    if (bits == 8) {
-        aqi_store32(dst, v);
-        return;
-    }
-    v = _mm256_maddubs_epi16(v, _mm256_set1_epi16(bits == 4 ? 0x1001 : 0x0401));
-    if (bits == 4) {
-        w = _mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-        aqi_store16(dst, w);
-        return;
-    }
-    v = _mm256_madd_epi16(v, _mm256_set1_epi32(0x00100001));
-    w = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64((__m128i *)(void *)dst, _mm_packus_epi16(w, w));
-}
-
-/* From the order that two packs leave: lane L has 4 of each of the four vectors. */
-AQI_INLINE AQI_AVX2 __m256i aqi_unscramble32(__m256i v) {
-    return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-}
-
 AQI_INLINE AQI_AVX2 void aqi_encodes_of(const float *src, const aqi_quantizer *z,
                                         const aqi_block *b, uint32_t bits,
                                         uint8_t *codes, const char *ahead) {
     const __m256 max_code = _mm256_set1_ps(z->max_code);
-    size_t g, i, k;
+    size_t g, i;
     for (g = 0; g < AQI_BLOCK; g++, ahead += z->ahead) {
         const __m256 base = _mm256_set1_ps(b->base[g]);
         const __m256 inverse = _mm256_set1_ps(b->inverse[g]);
         const __m256 bias = _mm256_set1_ps(b->bias[g]);
         aqi_fetch(ahead, z->ahead);
         for (i = 0; i < z->n; i += 32, src += 32, codes += 4 * bits) {
-            __m256i v[4];
-            for (k = 0; k < 4; k++)
-                v[k] = aqi_encode8(src + 8 * k, base, inverse, bias, max_code);
-            v[0] = _mm256_packus_epi16(_mm256_packus_epi32(v[0], v[1]),
-                                       _mm256_packus_epi32(v[2], v[3]));
-            aqi_pack32(codes, aqi_unscramble32(v[0]), bits);
+            __m256i v = aqi_encode8x4(src, base, inverse, bias, max_code);
+            aqi_pack32(codes, v, bits);
         }
     }
 }
@@ -5795,8 +5795,7 @@ AQI_AVX2 static void aqi_decode_avx2(const uint8_t *src, size_t n, float scale,
     const __m256 s = _mm256_set1_ps(scale), z = _mm256_set1_ps(zero_point);
     size_t i;
     for (i = 0; i + 8 <= n; i += 8) {
-        __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)(src + i));
-        __m256 w = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q));
+        __m256 w = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(aqi_load8(src + i)));
         _mm256_storeu_ps(dst + i, _mm256_mul_ps(_mm256_sub_ps(w, z), s));
     }
     _mm256_zeroupper();
@@ -5887,7 +5886,6 @@ AQI_INLINE AQI_AVX2 size_t aqi_expand_of(const aqi_row *row, uint32_t bits, floa
 
 AQI_AVX2 static void aqi_expand_avx2(const aqi_row *row, float *dst) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_even(row)) {
         aqi_expand_by(&aqi_row_ops_avx2, row, dst);
         return;
@@ -5896,9 +5894,7 @@ AQI_AVX2 static void aqi_expand_avx2(const aqi_row *row, float *dst) {
     if (row->bits == 4) done = aqi_expand_of(row, 4, dst);
     if (row->bits == 8) done = aqi_expand_of(row, 8, dst);
     _mm256_zeroupper();
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_expand_ref(&rest, dst + done);
+    aqi_expand_rest(row, done, dst);
 }
 
 AQI_INLINE AQI_AVX2 size_t aqi_dot_row_of(const aqi_row *row, uint32_t bits,
@@ -5929,7 +5925,6 @@ AQI_INLINE AQI_AVX2 size_t aqi_dot_row_of(const aqi_row *row, uint32_t bits,
 
 AQI_AVX2 static void aqi_dot_row_avx2(const aqi_row *row, const float *x, float *lanes) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_even(row)) {
         aqi_dot_row_by(&aqi_row_ops_avx2, row, x, lanes);
         return;
@@ -5938,9 +5933,7 @@ AQI_AVX2 static void aqi_dot_row_avx2(const aqi_row *row, const float *x, float 
     if (row->bits == 4) done = aqi_dot_row_of(row, 4, x, lanes);
     if (row->bits == 8) done = aqi_dot_row_of(row, 8, x, lanes);
     _mm256_zeroupper();
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_dot_row_ref(&rest, x + done, lanes);
+    aqi_dot_row_rest(row, done, x, lanes);
 }
 
 /* ---- integer dot products ---- */
@@ -6263,9 +6256,10 @@ AQI_AVX512 static uint32_t aqi_crc32_avx512(uint32_t state, const uint8_t *src,
 
 AQI_INLINE AQI_AVX512 __m512i aqi_join512(__m512i a, __m512i b, aqi_join how) {
     __m512 x = _mm512_castsi512_ps(a), y = _mm512_castsi512_ps(b);
-    if (how == AQI_JOIN_MIN) return _mm512_castps_si512(_mm512_min_ps(x, y));
-    if (how == AQI_JOIN_MAX) return _mm512_castps_si512(_mm512_max_ps(x, y));
-    return how == AQI_JOIN_ADD ? _mm512_add_epi32(a, b) : _mm512_max_epu32(a, b);
+    const __m512i joined[] = {_mm512_castps_si512(_mm512_min_ps(x, y)),
+                              _mm512_castps_si512(_mm512_max_ps(x, y)),
+                              _mm512_max_epu32(a, b), _mm512_add_epi32(a, b)};
+    return joined[how];
 }
 
 /* Lane g of the result joins the lanes of v[g]. Overwrites v. */
@@ -6552,7 +6546,6 @@ AQI_AVX512 static void aqi_squares_avx512(const float *src, const uint8_t *codes
     aqi_squares_ref(src + i, codes + i, n - i, how, lanes);
 }
 
-
 /* ---- rows ---- */
 
 /* What 16 codes stand for before scale and zero point: themselves, or their levels. */
@@ -6615,7 +6608,6 @@ AQI_INLINE AQI_AVX512 size_t aqi_expand_of512(const aqi_row *row, uint32_t bits,
 
 AQI_AVX512 static void aqi_expand_avx512(const aqi_row *row, float *dst) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_even(row)) {
         aqi_expand_by(&aqi_row_ops_avx2, row, dst);
         return;
@@ -6624,9 +6616,7 @@ AQI_AVX512 static void aqi_expand_avx512(const aqi_row *row, float *dst) {
     if (row->bits == 4) done = aqi_expand_of512(row, 4, dst);
     if (row->bits == 8) done = aqi_expand_of512(row, 8, dst);
     _mm256_zeroupper();
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_expand_ref(&rest, dst + done);
+    aqi_expand_rest(row, done, dst);
 }
 
 AQI_INLINE AQI_AVX512 size_t aqi_dot_row_of512(const aqi_row *row, uint32_t bits,
@@ -6657,7 +6647,6 @@ AQI_INLINE AQI_AVX512 size_t aqi_dot_row_of512(const aqi_row *row, uint32_t bits
 AQI_AVX512 static void aqi_dot_row_avx512(const aqi_row *row, const float *x,
                                           float *lanes) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_even(row)) {
         aqi_dot_row_by(&aqi_row_ops_avx2, row, x, lanes);
         return;
@@ -6666,9 +6655,7 @@ AQI_AVX512 static void aqi_dot_row_avx512(const aqi_row *row, const float *x,
     if (row->bits == 4) done = aqi_dot_row_of512(row, 4, x, lanes);
     if (row->bits == 8) done = aqi_dot_row_of512(row, 8, x, lanes);
     _mm256_zeroupper();
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_dot_row_ref(&rest, x + done, lanes);
+    aqi_dot_row_rest(row, done, x, lanes);
 }
 
 /* What 64 bytes stand for whose low bits are codes. */
@@ -7407,7 +7394,7 @@ static uint32_t aqi_levels_neon(const uint8_t *src, size_t n, uint32_t max,
                                 aqi_level_counts *out) {
     const uint8x16_t zero = vdupq_n_u8(0), top = vdupq_n_u8((uint8_t)max);
     uint8x16_t largest = zero;
-    uint32_t result, largest_all;
+    uint32_t most, rest_most;
     size_t i = 0;
     while (i + 16 <= n) { /* a counter of 8 bits takes 255 */
         size_t end = i + AQI_MIN((n - i) / 16, (size_t)255) * 16;
@@ -7421,9 +7408,9 @@ static uint32_t aqi_levels_neon(const uint8_t *src, size_t n, uint32_t max,
         out->zeros += vaddlvq_u8(zeros);
         out->maxima += vaddlvq_u8(maxima);
     }
-    largest_all = vmaxvq_u8(largest);
-    result = i == n ? 0 : aqi_levels_ref(src + i, n - i, max, out);
-    return AQI_MAX(result, largest_all);
+    most = vmaxvq_u8(largest);
+    rest_most = aqi_levels_ref(src + i, n - i, max, out);
+    return AQI_MAX(most, rest_most);
 }
 
 static int64_t aqi_steps_neon(const float *src, size_t n, float base, float inverse,
@@ -7679,7 +7666,6 @@ AQI_INLINE size_t aqi_expand_of(const aqi_row *row, uint32_t bits, float *dst) {
 
 static void aqi_expand_neon(const aqi_row *row, float *dst) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_plain(row)) {
         aqi_expand_by(&aqi_row_ops_neon, row, dst);
         return;
@@ -7687,9 +7673,7 @@ static void aqi_expand_neon(const aqi_row *row, float *dst) {
     if (row->bits == 2) done = aqi_expand_of(row, 2, dst);
     if (row->bits == 4) done = aqi_expand_of(row, 4, dst);
     if (row->bits == 8) done = aqi_expand_of(row, 8, dst);
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_expand_ref(&rest, dst + done);
+    aqi_expand_rest(row, done, dst);
 }
 
 /* To four of the eight sums. */
@@ -7731,7 +7715,6 @@ AQI_INLINE size_t aqi_dot_row_of(const aqi_row *row, uint32_t bits, const float 
 
 static void aqi_dot_row_neon(const aqi_row *row, const float *x, float *lanes) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_plain(row)) {
         aqi_dot_row_by(&aqi_row_ops_neon, row, x, lanes);
         return;
@@ -7739,9 +7722,7 @@ static void aqi_dot_row_neon(const aqi_row *row, const float *x, float *lanes) {
     if (row->bits == 2) done = aqi_dot_row_of(row, 2, x, lanes);
     if (row->bits == 4) done = aqi_dot_row_of(row, 4, x, lanes);
     if (row->bits == 8) done = aqi_dot_row_of(row, 8, x, lanes);
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_dot_row_ref(&rest, x + done, lanes);
+    aqi_dot_row_rest(row, done, x, lanes);
 }
 
 /* ---- integer dot products ---- */
@@ -7771,8 +7752,8 @@ AQI_INLINE void aqi_x8_plane(uint8x16_t q, const int8_t *x, int16x8_t *low,
 
 /* Adds the products of 16 bytes of codes in lanes of 32 bits; x at the first of its
  * planes. Sums of 16 bits are at most 2 x 4 x 3 x 128, or 2 x 2 x 15 x 128. */
-AQI_INLINE int32x4_t aqi_x8_add16(int32x4_t sum, uint8x16_t v, const int8_t *x,
-                                  uint32_t bits) {
+AQI_INLINE int32x4_t aqi_x8_add16_mul(int32x4_t sum, uint8x16_t v, const int8_t *x,
+                                      uint32_t bits) {
     const uint8x16_t two = vdupq_n_u8(3);
     int16x8_t low = vdupq_n_s16(0), high = low;
     if (bits == 8) {
@@ -7816,6 +7797,11 @@ AQI_INLINE int32x4_t aqi_x8_add16_sdot(int32x4_t sum, uint8x16_t v, const int8_t
                     vld1q_s8(x + 3 * AQI_X8_BYTES));
 }
 
+AQI_INLINE int32x4_t aqi_x8_add16(int32x4_t sum, uint8x16_t v, const int8_t *x,
+                                  uint32_t bits, bool sdot) {
+    return sdot ? aqi_x8_add16_sdot(sum, v, x, bits) : aqi_x8_add16_mul(sum, v, x, bits);
+}
+
 /* Scales of four words, from the k-th on, of segments of 2^shift words. */
 AQI_INLINE float32x4_t aqi_x8_scales(const float *scales, size_t shift, size_t k) {
     if (shift == 0) return vld1q_f32(scales + k);
@@ -7832,19 +7818,11 @@ typedef struct aqi_x8_sums {
 } aqi_x8_sums;
 
 AQI_INLINE void aqi_x8_add64(aqi_x8_sums *s, const uint8_t *codes, const int8_t *x,
-                             uint32_t bits) {
-    s->a = aqi_x8_add16(s->a, vld1q_u8(codes), x, bits);
-    s->b = aqi_x8_add16(s->b, vld1q_u8(codes + 16), x + 16, bits);
-    s->c = aqi_x8_add16(s->c, vld1q_u8(codes + 32), x + 32, bits);
-    s->d = aqi_x8_add16(s->d, vld1q_u8(codes + 48), x + 48, bits);
-}
-
-AQI_INLINE void aqi_x8_add64_sdot(aqi_x8_sums *s, const uint8_t *codes, const int8_t *x,
-                                  uint32_t bits) {
-    s->a = aqi_x8_add16_sdot(s->a, vld1q_u8(codes), x, bits);
-    s->b = aqi_x8_add16_sdot(s->b, vld1q_u8(codes + 16), x + 16, bits);
-    s->c = aqi_x8_add16_sdot(s->c, vld1q_u8(codes + 32), x + 32, bits);
-    s->d = aqi_x8_add16_sdot(s->d, vld1q_u8(codes + 48), x + 48, bits);
+                             uint32_t bits, bool sdot) {
+    s->a = aqi_x8_add16(s->a, vld1q_u8(codes), x, bits, sdot);
+    s->b = aqi_x8_add16(s->b, vld1q_u8(codes + 16), x + 16, bits, sdot);
+    s->c = aqi_x8_add16(s->c, vld1q_u8(codes + 32), x + 32, bits, sdot);
+    s->d = aqi_x8_add16(s->d, vld1q_u8(codes + 48), x + 48, bits, sdot);
 }
 
 AQI_INLINE void aqi_x8_scale4(float *lanes, int32x4_t sum, float32x4_t scale) {
@@ -7881,8 +7859,7 @@ AQI_INLINE void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x
                 memcpy(room, codes, bytes - at);
                 codes = room;
             }
-            if (sdot) aqi_x8_add64_sdot(&sums, codes, p, bits);
-            if (!sdot) aqi_x8_add64(&sums, codes, p, bits);
+            aqi_x8_add64(&sums, codes, p, bits, sdot);
         }
         own = scales + (s - first);
         aqi_x8_scale4(lanes, sums.a, aqi_x8_scales(own, shift, 0));
@@ -7892,24 +7869,23 @@ AQI_INLINE void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x
     }
 }
 
-static void aqi_dot_x8_neon(const aqi_row *row, const aqi_x8 *x, float *lanes) {
+AQI_INLINE void aqi_dot_x8_by(const aqi_row *row, const aqi_x8 *x, bool sdot,
+                              float *lanes) {
     if (row->levels != NULL || !aqi_x8_is_even(row, x)) {
         aqi_dot_x8_ref(row, x, lanes);
         return;
     }
-    if (row->bits == 2) aqi_dot_x8_of(row, 2, x, false, lanes);
-    if (row->bits == 4) aqi_dot_x8_of(row, 4, x, false, lanes);
-    if (row->bits == 8) aqi_dot_x8_of(row, 8, x, false, lanes);
+    if (row->bits == 2) aqi_dot_x8_of(row, 2, x, sdot, lanes);
+    if (row->bits == 4) aqi_dot_x8_of(row, 4, x, sdot, lanes);
+    if (row->bits == 8) aqi_dot_x8_of(row, 8, x, sdot, lanes);
+}
+
+static void aqi_dot_x8_neon(const aqi_row *row, const aqi_x8 *x, float *lanes) {
+    aqi_dot_x8_by(row, x, false, lanes);
 }
 
 static void aqi_dot_x8_sdot(const aqi_row *row, const aqi_x8 *x, float *lanes) {
-    if (row->levels != NULL || !aqi_x8_is_even(row, x)) {
-        aqi_dot_x8_ref(row, x, lanes);
-        return;
-    }
-    if (row->bits == 2) aqi_dot_x8_of(row, 2, x, true, lanes);
-    if (row->bits == 4) aqi_dot_x8_of(row, 4, x, true, lanes);
-    if (row->bits == 8) aqi_dot_x8_of(row, 8, x, true, lanes);
+    aqi_dot_x8_by(row, x, true, lanes);
 }
 
 /* Two lanes of aqi_sums. */
