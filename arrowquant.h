@@ -10214,7 +10214,7 @@ static bool aqi_snappy_tag(aqi_checked_bytes *in, size_t *length, size_t *offset
     for (k = 0; k < bytes; k++) number |= (uint32_t)*in->p++ << (8 * k);
     *length = (size_t)(long_literal ? number : kind == 1 ? 3 + (high & 7) : high) + 1;
     *offset = literal ? 0 : kind == 1 ? (tag >> 5) << 8 | number : number;
-    return literal || *offset > 0;
+    return literal ? *length > 0 : *offset > 0; /* 2^32 bytes are 0 in 32 bits */
 }
 
 /* As aqi_decompress; `crc` is carried on over all of src when it succeeds. */
