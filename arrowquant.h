@@ -8184,8 +8184,8 @@ typedef enum aqi_thrift_type {
 } aqi_thrift_type;
 
 /* The type of a field and of its elements: the lower and the upper 4 bits. C members by
- * kind: bool, int8_t, int16_t, int32_t, int64_t, double, aqi_slice, a struct of its own,
- * or an aqi_list of one of them. */
+ * kind: bool, int8_t, int16_t, int32_t, int64_t, aqi_slice, a struct of its own, or an
+ * aqi_list of one of them. */
 typedef enum aqi_kind {
     AQI_KIND_NONE = 0,
     AQI_KIND_BOOL = AQI_T_TRUE, /* or AQI_T_FALSE */
@@ -8193,11 +8193,9 @@ typedef enum aqi_kind {
     AQI_KIND_I16 = AQI_T_I16,
     AQI_KIND_I32 = AQI_T_I32,
     AQI_KIND_I64 = AQI_T_I64,
-    AQI_KIND_DOUBLE = AQI_T_DOUBLE,
     AQI_KIND_BYTES = AQI_T_BINARY,
     AQI_KIND_STRUCT = AQI_T_STRUCT,
     AQI_KIND_LIST_I32 = AQI_T_LIST | AQI_T_I32 << 4,
-    AQI_KIND_LIST_I64 = AQI_T_LIST | AQI_T_I64 << 4,
     AQI_KIND_LIST_BYTES = AQI_T_LIST | AQI_T_BINARY << 4,
     AQI_KIND_LIST_STRUCT = AQI_T_LIST | AQI_T_STRUCT << 4
 } aqi_kind;
@@ -8590,8 +8588,7 @@ static aq_status aqi_thrift_read_list(aqi_thrift_reader *r, const aqi_thrift_fie
         for (i = 0; i < out->count && status == AQ_OK; i++) {
             const uint8_t *at = in.p;
             int64_t v;
-            if (!aqi_read_zigzag(&in, &v) ||
-                (f->kind == AQI_KIND_LIST_I32 && v != (int32_t)v))
+            if (!aqi_read_zigzag(&in, &v) || v != (int32_t)v)
                 status = aqi_thrift_fail_int(r, at);
         }
     }
@@ -8608,7 +8605,6 @@ AQI_INLINE aq_status aqi_thrift_read_value(aqi_thrift_reader *r, aqi_cursor *in,
     const uint32_t bit = 1u << f->index;
     const uint8_t *at = in->p;
     void *to = (uint8_t *)dst + f->offset;
-    uint64_t bits;
     int64_t v;
     aq_status status = AQ_OK;
     switch ((aqi_kind)f->kind) {
@@ -8631,12 +8627,6 @@ AQI_INLINE aq_status aqi_thrift_read_value(aqi_thrift_reader *r, aqi_cursor *in,
         break;
     case AQI_KIND_I64:
         if (!aqi_read_zigzag(in, (int64_t *)to)) return aqi_thrift_fail_int(r, at);
-        break;
-    case AQI_KIND_DOUBLE:
-        if (aqi_remaining(in) < 8) return aqi_thrift_fail_at(r, at, "value cut off");
-        bits = aqi_load_le64(in->p);
-        memcpy(to, &bits, sizeof bits);
-        in->p += 8;
         break;
     case AQI_KIND_BYTES:
         if (!aqi_read_slice(in, (aqi_slice *)to)) return aqi_thrift_fail_slice(r, at);
@@ -8685,6 +8675,8 @@ static aq_status aqi_thrift_read_fields(aqi_thrift_reader *r,
     return AQ_OK;
 }
 
+#ifndef AQ_NO_WRITER
+
 /* Writing: a failed allocation sets `failed`, which the caller looks at once, at the
  * end. */
 typedef struct aqi_thrift_writer {
@@ -8709,13 +8701,17 @@ static size_t aqi_encode_varint(uint64_t v, uint8_t dst[10]) {
     return n;
 }
 
+AQI_INLINE uint64_t aqi_zigzag(int64_t v) {
+    return (uint64_t)v << 1 ^ (v < 0 ? UINT64_MAX : 0);
+}
+
 static void aqi_thrift_put_varint(aqi_thrift_writer *w, uint64_t v) {
     uint8_t bytes[10];
     aqi_thrift_put(w, bytes, aqi_encode_varint(v, bytes));
 }
 
 static void aqi_thrift_put_int(aqi_thrift_writer *w, int64_t v) {
-    aqi_thrift_put_varint(w, (uint64_t)v << 1 ^ (v < 0 ? UINT64_MAX : 0));
+    aqi_thrift_put_varint(w, aqi_zigzag(v));
 }
 
 static void aqi_thrift_put_list_header(aqi_thrift_writer *w, uint32_t wire,
@@ -8730,8 +8726,6 @@ static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type
 
 static void aqi_thrift_put_value(aqi_thrift_writer *w, aqi_kind kind,
                                  const aqi_thrift_struct *type, const void *src) {
-    uint64_t bits;
-    uint8_t bytes[8];
     switch (kind) {
     case AQI_KIND_I8:
         aqi_thrift_put(w, src, 1);
@@ -8744,11 +8738,6 @@ static void aqi_thrift_put_value(aqi_thrift_writer *w, aqi_kind kind,
         break;
     case AQI_KIND_I64:
         aqi_thrift_put_int(w, *(const int64_t *)src);
-        break;
-    case AQI_KIND_DOUBLE:
-        memcpy(&bits, src, sizeof bits);
-        aqi_store_le64(bytes, bits);
-        aqi_thrift_put(w, bytes, sizeof bytes);
         break;
     case AQI_KIND_BYTES:
         aqi_thrift_put_varint(w, ((const aqi_slice *)src)->size);
@@ -8763,9 +8752,7 @@ static void aqi_thrift_put_value(aqi_thrift_writer *w, aqi_kind kind,
 /* Bytes of an element in C, of a list's field. */
 static size_t aqi_thrift_element_size(const aqi_thrift_field *f) {
     if (f->type != NULL) return f->type->size;
-    return f->kind == AQI_KIND_LIST_BYTES ? sizeof(aqi_slice)
-           : f->kind == AQI_KIND_LIST_I64 ? sizeof(int64_t)
-                                          : sizeof(int32_t);
+    return f->kind == AQI_KIND_LIST_BYTES ? sizeof(aqi_slice) : sizeof(int32_t);
 }
 
 static void aqi_thrift_put_list(aqi_thrift_writer *w, const aqi_thrift_field *field,
@@ -8795,12 +8782,8 @@ static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type
         uint32_t wire = f->kind & 15;
         if (!(has >> k & 1u)) continue;
         if (f->kind == AQI_KIND_BOOL && !*(const bool *)at) wire = AQI_T_FALSE;
-        if (f->id - last <= 15) {
-            aqi_thrift_put_byte(w, (uint32_t)(f->id - last) << 4 | wire);
-        } else {
-            aqi_thrift_put_byte(w, wire);
-            aqi_thrift_put_int(w, f->id);
-        }
+        AQ_ASSERT(f->id - last <= 15); /* in every table: the short form will do */
+        aqi_thrift_put_byte(w, (uint32_t)(f->id - last) << 4 | wire);
         last = f->id;
         if (f->kind == AQI_KIND_BOOL) continue;
         if (wire == AQI_T_LIST) {
@@ -8811,6 +8794,8 @@ static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type
     }
     aqi_thrift_put_byte(w, AQI_T_STOP);
 }
+
+#endif /* AQ_NO_WRITER */
 
 /*==========================================================================
  * MARK: - [71] Parquet metadata (private)
@@ -9026,7 +9011,7 @@ AQI_THRIFT(aqi_page_header, AQI_PAGE_HEADER)
 #define AQI_PAGE_DICTIONARY 2
 #define AQI_PAGE_DATA_V2 3
 
-/* What ConvertedType says, as a logical type. -1 = no such number. */
+/* What each ConvertedType says, as a logical type. */
 static const struct {
     int8_t logical;
     int8_t bit_width; /* INTEGER: negative = signed */
@@ -9084,7 +9069,6 @@ static void aqi_logical_resolve(const aqi_schema_element *e, aq_field *f) {
         AQ_LOGICAL_INTEGER, AQ_LOGICAL_UNKNOWN, AQ_LOGICAL_JSON,    AQ_LOGICAL_BSON,
         AQ_LOGICAL_UUID,    AQ_LOGICAL_FLOAT16};
     const aqi_logical *l = &e->logical_type;
-    uint32_t c = (uint32_t)e->converted_type;
     f->converted =
         AQI_HAS(e, aqi_schema_element, converted_type) ? e->converted_type : -1;
     f->precision = e->precision;
@@ -9101,12 +9085,12 @@ static void aqi_logical_resolve(const aqi_schema_element *e, aq_field *f) {
             f->unit_nanos = aqi_time_unit_nanos(&t->unit);
             f->utc = t->is_adjusted_to_utc;
         }
-    } else if (f->converted >= 0 && c < AQI_COUNT(aqi_converted_types)) {
-        int32_t width = aqi_converted_types[c].bit_width;
-        f->logical = (aq_logical_type)aqi_converted_types[c].logical;
+    } else if ((uint32_t)f->converted < AQI_COUNT(aqi_converted_types)) {
+        int32_t width = aqi_converted_types[f->converted].bit_width;
+        f->logical = (aq_logical_type)aqi_converted_types[f->converted].logical;
         f->bit_width = width < 0 ? -width : width;
         f->is_signed = width < 0;
-        f->unit_nanos = aqi_converted_types[c].unit_nanos;
+        f->unit_nanos = aqi_converted_types[f->converted].unit_nanos;
         f->utc = f->unit_nanos != 0;
     }
 }
@@ -9242,9 +9226,8 @@ static bool aqi_levels_scan_packed(const uint8_t *data, size_t bytes, uint32_t m
         /* cppcheck-suppress legacyUninitvar ; to be written */
         uint8_t *to = dst != NULL ? dst + done : batch;
         size_t part = (size_t)AQI_MIN(n - done, (int64_t)AQI_RLE_BATCH), i, j;
-        for (i = 0; i < part;
-             i += 8) { /* levels, in `width` bytes; the last ones in less */
-            uint64_t group = 0;
+        for (i = 0; i < part; i += 8) {
+            uint64_t group = 0; /* 8 levels, in `width` bytes; the last ones in less */
             for (k = 0; k < width; k++) group = group << 8 | (p < end ? *p++ : 0u);
             for (j = 0; j < 8 && i + j < part; j++)
                 to[i + j] = (uint8_t)(group >> (7 - j) * width & ((1u << width) - 1));
@@ -9255,6 +9238,8 @@ static bool aqi_levels_scan_packed(const uint8_t *data, size_t bytes, uint32_t m
     }
     return true;
 }
+
+#ifndef AQ_NO_WRITER
 
 /* A repeated run of fewer values, a multiple of 8, is not shorter than packed ones. */
 AQI_INLINE size_t aqi_rle_least_run(uint32_t width) {
@@ -9366,7 +9351,7 @@ static size_t aqi_rle_take_in(aqi_rle_writer *w, const uint8_t *v, size_t n, boo
 }
 
 /* The next `count` values are equal. */
-AQI_UNUSED static void aqi_rle_repeat(aqi_rle_writer *w, uint8_t value, uint64_t count) {
+static void aqi_rle_repeat(aqi_rle_writer *w, uint8_t value, uint64_t count) {
     while (count > 0) {
         uint8_t *to = w->values + w->waiting;
         size_t part, taken;
@@ -9390,19 +9375,21 @@ AQI_UNUSED static void aqi_rle_repeat(aqi_rle_writer *w, uint8_t value, uint64_t
 }
 
 /* False: no memory. */
-AQI_UNUSED static bool aqi_rle_end(aqi_rle_writer *w) {
+static bool aqi_rle_end(aqi_rle_writer *w) {
     aqi_rle_take_in(w, w->values, w->waiting, true);
     return !w->failed;
 }
 
 /* Appends n values as runs. */
-AQI_UNUSED static bool aqi_rle_write(const aq_allocator *a, aqi_bytes_builder *out,
-                                     const uint8_t *v, size_t n, uint32_t width) {
+static bool aqi_rle_write(const aq_allocator *a, aqi_bytes_builder *out, const uint8_t *v,
+                          size_t n, uint32_t width) {
     aqi_rle_writer w;
     aqi_rle_begin(&w, a, out, width);
     aqi_rle_take_in(&w, v, n, true);
     return !w.failed;
 }
+
+#endif /* AQ_NO_WRITER */
 
 /*==========================================================================
  * MARK: - [73] Value encodings (private)
@@ -9799,7 +9786,7 @@ static void aqi_pack_u64(const uint64_t *v, size_t n, uint32_t width, uint8_t *d
     for (; have > 0; have -= AQI_MIN(have, 8u), word >>= 8) *dst++ = (uint8_t)word;
 }
 
-/* Appends a repeated run, or `groups` groups of 8 packed values. */
+/* Appends n times a value as a run. */
 static bool aqi_rle_put_run(const aq_allocator *a, aqi_bytes_builder *out, uint32_t value,
                             size_t n, uint32_t width) {
     uint8_t bytes[16];
@@ -9808,6 +9795,7 @@ static bool aqi_rle_put_run(const aq_allocator *a, aqi_bytes_builder *out, uint3
     return aqi_builder_append(a, out, bytes, at + (width + 7) / 8);
 }
 
+/* Appends n values packed, in groups of 8; the last one is padded. */
 static bool aqi_rle_put_packed(const aq_allocator *a, aqi_bytes_builder *out,
                                const uint32_t *v, size_t n, uint32_t width) {
     uint64_t batch[64];
@@ -9879,23 +9867,23 @@ static bool aqi_booleans_write(const aq_allocator *a, aqi_bytes_builder *out,
 /* One block of n <= 128 deltas: the least, a width per miniblock, the miniblocks that
  * have values, the last one padded. */
 static bool aqi_delta_put_block(const aq_allocator *a, aqi_bytes_builder *out,
-                                int64_t *deltas, size_t n) {
-    uint64_t rest[AQI_DELTA_BLOCK], all;
+                                const int64_t *deltas, size_t n) {
+    uint64_t rest[AQI_DELTA_BLOCK];
     uint8_t head[10], *widths;
     int64_t least = deltas[0];
     size_t i, k;
     for (i = 1; i < n; i++) least = AQI_MIN(least, deltas[i]);
     for (i = 0; i < AQI_DELTA_BLOCK; i++)
         rest[i] = i < n ? (uint64_t)deltas[i] - (uint64_t)least : 0;
-    all = (uint64_t)least << 1 ^ (least < 0 ? UINT64_MAX : 0);
-    if (!aqi_builder_append(a, out, head, aqi_encode_varint(all, head)) ||
+    if (!aqi_builder_append(a, out, head, aqi_encode_varint(aqi_zigzag(least), head)) ||
         !aqi_builder_reserve(a, out, AQI_DELTA_MINIS + sizeof rest))
         return false;
     widths = out->data + out->size;
     out->size += AQI_DELTA_MINIS;
     for (k = 0; k < AQI_DELTA_MINIS; k++) {
         const uint64_t *mini = rest + k * AQI_DELTA_MINI;
-        for (all = 0, i = 0; i < AQI_DELTA_MINI; i++) all |= mini[i];
+        uint64_t all = 0;
+        for (i = 0; i < AQI_DELTA_MINI; i++) all |= mini[i];
         widths[k] = (uint8_t)aqi_bits_needed(all);
         aqi_pack_u64(mini, AQI_DELTA_MINI, widths[k], out->data + out->size);
         out->size += AQI_DELTA_MINI / 8 * (size_t)widths[k];
@@ -9925,14 +9913,12 @@ static bool aqi_delta_write(const aq_allocator *a, aqi_bytes_builder *out,
                             const void *src, size_t n, size_t width) {
     int64_t deltas[AQI_DELTA_BLOCK];
     uint64_t last = n > 0 ? aqi_int_bits(src, 0, width) : 0, bits;
-    int64_t first = aqi_int_signed(last, width);
     uint8_t head[40];
     size_t i = 1, k, at = aqi_encode_varint(AQI_DELTA_BLOCK, head);
     bool ok;
     at += aqi_encode_varint(AQI_DELTA_MINIS, head + at);
     at += aqi_encode_varint(n, head + at);
-    bits = (uint64_t)first << 1 ^ (first < 0 ? UINT64_MAX : 0);
-    at += aqi_encode_varint(bits, head + at);
+    at += aqi_encode_varint(aqi_zigzag(aqi_int_signed(last, width)), head + at);
     ok = aqi_builder_append(a, out, head, at);
     while (ok && i < n) {
         for (k = 0; k < AQI_DELTA_BLOCK && i < n; k++, i++) {
@@ -10004,16 +9990,13 @@ static bool aqi_prefixed_write(const aq_allocator *a, aqi_bytes_builder *out,
  * number. */
 static void aqi_byte_stream_split(const uint8_t *src, size_t n, size_t width, size_t swap,
                                   uint8_t *dst) {
-    size_t begin, i, k;
+    size_t i, k;
     if (!AQI_BIG_ENDIAN || swap == 1) {
         aqi_k()->split(src, n, width, dst);
         return;
     }
-    for (begin = 0; begin < n; begin += AQI_STREAM_BLOCK) {
-        size_t end = AQI_MIN(begin + AQI_STREAM_BLOCK, n);
-        for (k = 0; k < width; k++) {
-            for (i = begin; i < end; i++) dst[k * n + i] = src[i * width + width - 1 - k];
-        }
+    for (i = 0; i < n; i++) {
+        for (k = 0; k < width; k++) dst[(width - 1 - k) * n + i] = *src++;
     }
 }
 
