@@ -3987,8 +3987,8 @@ static void aqi_range_ref(const float *src, size_t n, aqi_range *out) {
         min = src[i] < min ? src[i] : min;
         max = src[i] > max ? src[i] : max;
     }
-    out->min =
-        min + 0.0f; /* -0 becomes +0: instruction sets disagree on which one is less */
+    /* -0 becomes +0: instruction sets disagree on which one is less. */
+    out->min = min + 0.0f;
     out->max = max + 0.0f;
     out->absmax_bits = magnitude;
 }
@@ -4021,7 +4021,7 @@ static void aqi_pack_ref(const uint8_t *src, size_t n, uint32_t bits, uint8_t *d
 static void aqi_unpack_ref(const uint8_t *src, size_t n, uint32_t bits, uint8_t *dst) {
     const uint64_t low = (1u << bits) - 1u, one = low * 0x0001000100010001;
     const uint64_t two = (low | low << bits) * 0x0000000100000001;
-    uint32_t word = 0, have = 0, mask = (1u << bits) - 1u;
+    uint32_t word = 0, have = 0;
     size_t i;
     for (; n >= 8; n -= 8, dst += 8) {
         uint64_t x = 0; /* eight codes, moved apart in halves, quarters, eighths */
@@ -4036,7 +4036,7 @@ static void aqi_unpack_ref(const uint8_t *src, size_t n, uint32_t bits, uint8_t 
             word |= (uint32_t)*src++ << have;
             have += 8;
         }
-        dst[i] = (uint8_t)(word & mask);
+        dst[i] = (uint8_t)(word & low);
         word >>= bits;
         have -= bits;
     }
@@ -4530,6 +4530,22 @@ static void aqi_dot_row_ref(const aqi_row *row, const float *x, float *lanes) {
     aqi_dot_row_by(&aqi_row_ops_ref, row, x, lanes);
 }
 
+/* From the `done`-th value on, a multiple of 8: what vectors leave. */
+AQI_INLINE void aqi_expand_rest(const aqi_row *row, size_t done, float *dst) {
+    aqi_row rest;
+    if (done == row->n) return;
+    rest = aqi_row_from(row, done);
+    aqi_expand_ref(&rest, dst + done);
+}
+
+AQI_INLINE void aqi_dot_row_rest(const aqi_row *row, size_t done, const float *x,
+                                 float *lanes) {
+    aqi_row rest;
+    if (done == row->n) return;
+    rest = aqi_row_from(row, done);
+    aqi_dot_row_ref(&rest, x + done, lanes);
+}
+
 /* ---- integer dot products ---- */
 
 #define AQI_X8_LANES 16u
@@ -4865,27 +4881,6 @@ AQI_AVX2 static __m256i aqi_encode8(const float *src, __m256 base, __m256 invers
     return _mm256_and_si256(_mm256_castps_si256(t), _mm256_set1_epi32(0xff));
 }
 
-AQI_AVX2 static void aqi_encode_avx2(const float *src, size_t n, const aqi_encode *how,
-                                     uint8_t *dst) {
-    const __m256 base = _mm256_set1_ps(how->base), inverse = _mm256_set1_ps(how->inverse);
-    const __m256 bias = _mm256_set1_ps(how->bias),
-                 max_code = _mm256_set1_ps(how->max_code);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    size_t i;
-    for (i = 0; i + 32 <= n; i += 32) {
-        __m256i a = aqi_encode8(src + i, base, inverse, bias, max_code);
-        __m256i b = aqi_encode8(src + i + 8, base, inverse, bias, max_code);
-        __m256i c = aqi_encode8(src + i + 16, base, inverse, bias, max_code);
-        __m256i d = aqi_encode8(src + i + 24, base, inverse, bias, max_code);
-        __m256i v =
-            _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
-        v = _mm256_permutevar8x32_epi32(v, order);
-        _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
-    }
-    _mm256_zeroupper();
-    aqi_encode_ref(src + i, n - i, how, dst + i);
-}
-
 AQI_INLINE AQI_AVX2 __m256i aqi_load32(const uint8_t *p) {
     return _mm256_loadu_si256((const __m256i *)(const void *)p);
 }
@@ -4909,6 +4904,54 @@ AQI_INLINE AQI_AVX2 void aqi_store32(void *p, __m256i v) {
 
 AQI_INLINE AQI_AVX2 void aqi_store16(void *p, __m128i v) {
     _mm_storeu_si128((__m128i *)p, v);
+}
+
+/* From the order that two packs leave: lane L has 4 of each of the four vectors. */
+AQI_INLINE AQI_AVX2 __m256i aqi_unscramble32(__m256i v) {
+    return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+/* 32 codes, one byte each. */
+AQI_INLINE AQI_AVX2 __m256i aqi_encode8x4(const float *src, __m256 base, __m256 inverse,
+                                          __m256 bias, __m256 max_code) {
+    __m256i a = aqi_encode8(src, base, inverse, bias, max_code);
+    __m256i b = aqi_encode8(src + 8, base, inverse, bias, max_code);
+    __m256i c = aqi_encode8(src + 16, base, inverse, bias, max_code);
+    __m256i d = aqi_encode8(src + 24, base, inverse, bias, max_code);
+    return aqi_unscramble32(
+        _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d)));
+}
+
+AQI_AVX2 static void aqi_encode_avx2(const float *src, size_t n, const aqi_encode *how,
+                                     uint8_t *dst) {
+    const __m256 base = _mm256_set1_ps(how->base), inverse = _mm256_set1_ps(how->inverse);
+    const __m256 bias = _mm256_set1_ps(how->bias),
+                 max_code = _mm256_set1_ps(how->max_code);
+    size_t i;
+    for (i = 0; i + 32 <= n; i += 32) {
+        __m256i v = aqi_encode8x4(src + i, base, inverse, bias, max_code);
+        aqi_store32(dst + i, v);
+    }
+    _mm256_zeroupper();
+    aqi_encode_ref(src + i, n - i, how, dst + i);
+}
+
+/* Stores 32 one-byte codes packed; of 2, 4 or 8 bits. */
+AQI_INLINE AQI_AVX2 void aqi_pack32(uint8_t *dst, __m256i v, uint32_t bits) {
+    __m128i w;
+    if (bits == 8) {
+        aqi_store32(dst, v);
+        return;
+    }
+    v = _mm256_maddubs_epi16(v, _mm256_set1_epi16(bits == 4 ? 0x1001 : 0x0401));
+    if (bits == 4) {
+        w = _mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+        aqi_store16(dst, w);
+        return;
+    }
+    v = _mm256_madd_epi16(v, _mm256_set1_epi32(0x00100001));
+    w = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64((__m128i *)(void *)dst, _mm_packus_epi16(w, w));
 }
 
 /* Codes of 1, 3, 5 or 6 bits, 32 at a time: pairs, fours and eights are put together by
@@ -4946,26 +4989,9 @@ AQI_AVX2 static void aqi_pack_avx2(const uint8_t *src, size_t n, uint32_t bits,
         return;
     }
     if (bits == 4) {
-        const __m256i weights =
-            _mm256_set1_epi16(0x1001); /* low byte x 1, high byte x 16 */
-        for (; i + 32 <= n; i += 32) {
-            __m256i pairs = _mm256_maddubs_epi16(aqi_load32(src + i), weights);
-            __m128i v = _mm_packus_epi16(_mm256_castsi256_si128(pairs),
-                                         _mm256_extracti128_si256(pairs, 1));
-            _mm_storeu_si128((__m128i *)(void *)(dst + i / 2), v);
-        }
+        for (; i + 32 <= n; i += 32) aqi_pack32(dst + i / 2, aqi_load32(src + i), 4);
     } else if (bits == 2) {
-        const __m256i by4 = _mm256_set1_epi16(0x0401),
-                      by16 = _mm256_set1_epi32(0x00100001);
-        for (; i + 32 <= n; i += 32) {
-            __m256i quads = _mm256_maddubs_epi16(aqi_load32(src + i), by4);
-            __m128i v;
-            quads = _mm256_madd_epi16(quads, by16);
-            v = _mm_packus_epi32(_mm256_castsi256_si128(quads),
-                                 _mm256_extracti128_si256(quads, 1));
-            v = _mm_packus_epi16(v, v);
-            _mm_storel_epi64((__m128i *)(void *)(dst + i / 4), v);
-        }
+        for (; i + 32 <= n; i += 32) aqi_pack32(dst + i / 4, aqi_load32(src + i), 2);
     } else if (bits < 7) {
         i = aqi_pack_odd(src, n, bits, dst);
     }
@@ -5020,17 +5046,16 @@ AQI_AVX2 static void aqi_unpack_avx2(const uint8_t *src, size_t n, uint32_t bits
             __m256i v = _mm256_cvtepu8_epi16(aqi_load16(src + i / 2));
             v = _mm256_or_si256(v, _mm256_slli_epi16(v, 4));
             v = _mm256_and_si256(v, _mm256_set1_epi8(15));
-            _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
+            aqi_store32(dst + i, v);
         }
     } else if (bits == 2) {
         for (; i + 32 <= n; i += 32) {
-            __m128i low = _mm_loadl_epi64((const __m128i *)(const void *)(src + i / 4));
-            __m256i v = _mm256_cvtepu8_epi32(low);
-            v = _mm256_or_si256(
-                v, _mm256_slli_epi32(v, 12)); /* codes 2, 3 to the high half */
+            __m256i v = _mm256_cvtepu8_epi32(aqi_load8(src + i / 4));
+            /* Codes 2 and 3 to the high half, then 1 and 3 to the next byte. */
+            v = _mm256_or_si256(v, _mm256_slli_epi32(v, 12));
             v = _mm256_or_si256(v, _mm256_slli_epi32(v, 6));
             v = _mm256_and_si256(v, _mm256_set1_epi8(3));
-            _mm256_storeu_si256((__m256i *)(void *)(dst + i), v);
+            aqi_store32(dst + i, v);
         }
     } else if (bits > 0) {
         i = aqi_unpack_odd(src, n, bits, dst);
@@ -5432,7 +5457,7 @@ AQI_AVX2 static uint32_t aqi_levels_avx2(const uint8_t *src, size_t n, uint32_t 
                                          aqi_level_counts *out) {
     const __m256i zero = _mm256_setzero_si256(), top = _mm256_set1_epi8((char)max);
     __m256i largest = zero;
-    uint32_t result, largest_all;
+    uint32_t most, rest_most;
     size_t i = 0;
     __m128i m;
     while (i + 32 <= n) { /* a counter of 8 bits takes 255 */
@@ -5453,10 +5478,10 @@ AQI_AVX2 static uint32_t aqi_levels_avx2(const uint8_t *src, size_t n, uint32_t 
     m = _mm_max_epu8(m, _mm_srli_si128(m, 4));
     m = _mm_max_epu8(m, _mm_srli_si128(m, 2));
     m = _mm_max_epu8(m, _mm_srli_si128(m, 1));
-    largest_all = (uint32_t)_mm_cvtsi128_si32(m) & 0xffu;
+    most = (uint32_t)_mm_cvtsi128_si32(m) & 0xffu;
     _mm256_zeroupper();
-    result = i == n ? 0 : aqi_levels_ref(src + i, n - i, max, out);
-    return AQI_MAX(result, largest_all);
+    rest_most = aqi_levels_ref(src + i, n - i, max, out);
+    return AQI_MAX(most, rest_most);
 }
 
 AQI_INLINE AQI_AVX2 int64_t aqi_sum8_i32(__m256i v) {
@@ -5487,7 +5512,7 @@ AQI_AVX2 static int64_t aqi_steps_avx2(const float *src, size_t n, float base,
             q = _mm256_add_epi32(_mm256_and_si256(q, low), add);
             p = _mm256_permute4x64_epi64(_mm256_packus_epi32(p, q), 0xd8);
             p = _mm256_min_epu16(p, top);
-            _mm256_storeu_si256((__m256i *)(void *)(dst + i), p);
+            aqi_store32(dst + i, p);
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(p, one));
         }
         total += aqi_sum8_i32(sum);
@@ -5539,11 +5564,13 @@ typedef enum aqi_join {
     AQI_JOIN_ADD
 } aqi_join;
 
+/* `how` is a constant: the compiler keeps one of the four. */
 AQI_INLINE AQI_AVX2 __m256i aqi_join256(__m256i a, __m256i b, aqi_join how) {
     __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
-    if (how == AQI_JOIN_MIN) return _mm256_castps_si256(_mm256_min_ps(x, y));
-    if (how == AQI_JOIN_MAX) return _mm256_castps_si256(_mm256_max_ps(x, y));
-    return how == AQI_JOIN_ADD ? _mm256_add_epi32(a, b) : _mm256_max_epu32(a, b);
+    const __m256i joined[] = {_mm256_castps_si256(_mm256_min_ps(x, y)),
+                              _mm256_castps_si256(_mm256_max_ps(x, y)),
+                              _mm256_max_epu32(a, b), _mm256_add_epi32(a, b)};
+    return joined[how];
 }
 
 /* Lane g of the result joins the lanes of v[g]. Overwrites v. */
@@ -5593,46 +5620,19 @@ AQI_AVX2 static void aqi_ranges_avx2(const float *src, const aqi_quantizer *z,
     }
 }
 
-/* Stores 32 one-byte codes packed. */
-AQI_INLINE AQI_AVX2 void aqi_pack32(uint8_t *dst, __m256i v, uint32_t bits) {
-    __m128i w;
-    if (bits == 8) {
-        aqi_store32(dst, v);
-        return;
-    }
-    v = _mm256_maddubs_epi16(v, _mm256_set1_epi16(bits == 4 ? 0x1001 : 0x0401));
-    if (bits == 4) {
-        w = _mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-        aqi_store16(dst, w);
-        return;
-    }
-    v = _mm256_madd_epi16(v, _mm256_set1_epi32(0x00100001));
-    w = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64((__m128i *)(void *)dst, _mm_packus_epi16(w, w));
-}
-
-/* From the order that two packs leave: lane L has 4 of each of the four vectors. */
-AQI_INLINE AQI_AVX2 __m256i aqi_unscramble32(__m256i v) {
-    return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-}
-
 AQI_INLINE AQI_AVX2 void aqi_encodes_of(const float *src, const aqi_quantizer *z,
                                         const aqi_block *b, uint32_t bits,
                                         uint8_t *codes, const char *ahead) {
     const __m256 max_code = _mm256_set1_ps(z->max_code);
-    size_t g, i, k;
+    size_t g, i;
     for (g = 0; g < AQI_BLOCK; g++, ahead += z->ahead) {
         const __m256 base = _mm256_set1_ps(b->base[g]);
         const __m256 inverse = _mm256_set1_ps(b->inverse[g]);
         const __m256 bias = _mm256_set1_ps(b->bias[g]);
         aqi_fetch(ahead, z->ahead);
         for (i = 0; i < z->n; i += 32, src += 32, codes += 4 * bits) {
-            __m256i v[4];
-            for (k = 0; k < 4; k++)
-                v[k] = aqi_encode8(src + 8 * k, base, inverse, bias, max_code);
-            v[0] = _mm256_packus_epi16(_mm256_packus_epi32(v[0], v[1]),
-                                       _mm256_packus_epi32(v[2], v[3]));
-            aqi_pack32(codes, aqi_unscramble32(v[0]), bits);
+            __m256i v = aqi_encode8x4(src, base, inverse, bias, max_code);
+            aqi_pack32(codes, v, bits);
         }
     }
 }
@@ -5795,8 +5795,7 @@ AQI_AVX2 static void aqi_decode_avx2(const uint8_t *src, size_t n, float scale,
     const __m256 s = _mm256_set1_ps(scale), z = _mm256_set1_ps(zero_point);
     size_t i;
     for (i = 0; i + 8 <= n; i += 8) {
-        __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)(src + i));
-        __m256 w = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q));
+        __m256 w = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(aqi_load8(src + i)));
         _mm256_storeu_ps(dst + i, _mm256_mul_ps(_mm256_sub_ps(w, z), s));
     }
     _mm256_zeroupper();
@@ -5887,7 +5886,6 @@ AQI_INLINE AQI_AVX2 size_t aqi_expand_of(const aqi_row *row, uint32_t bits, floa
 
 AQI_AVX2 static void aqi_expand_avx2(const aqi_row *row, float *dst) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_even(row)) {
         aqi_expand_by(&aqi_row_ops_avx2, row, dst);
         return;
@@ -5896,9 +5894,7 @@ AQI_AVX2 static void aqi_expand_avx2(const aqi_row *row, float *dst) {
     if (row->bits == 4) done = aqi_expand_of(row, 4, dst);
     if (row->bits == 8) done = aqi_expand_of(row, 8, dst);
     _mm256_zeroupper();
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_expand_ref(&rest, dst + done);
+    aqi_expand_rest(row, done, dst);
 }
 
 AQI_INLINE AQI_AVX2 size_t aqi_dot_row_of(const aqi_row *row, uint32_t bits,
@@ -5929,7 +5925,6 @@ AQI_INLINE AQI_AVX2 size_t aqi_dot_row_of(const aqi_row *row, uint32_t bits,
 
 AQI_AVX2 static void aqi_dot_row_avx2(const aqi_row *row, const float *x, float *lanes) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_even(row)) {
         aqi_dot_row_by(&aqi_row_ops_avx2, row, x, lanes);
         return;
@@ -5938,9 +5933,7 @@ AQI_AVX2 static void aqi_dot_row_avx2(const aqi_row *row, const float *x, float 
     if (row->bits == 4) done = aqi_dot_row_of(row, 4, x, lanes);
     if (row->bits == 8) done = aqi_dot_row_of(row, 8, x, lanes);
     _mm256_zeroupper();
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_dot_row_ref(&rest, x + done, lanes);
+    aqi_dot_row_rest(row, done, x, lanes);
 }
 
 /* ---- integer dot products ---- */
@@ -6263,9 +6256,10 @@ AQI_AVX512 static uint32_t aqi_crc32_avx512(uint32_t state, const uint8_t *src,
 
 AQI_INLINE AQI_AVX512 __m512i aqi_join512(__m512i a, __m512i b, aqi_join how) {
     __m512 x = _mm512_castsi512_ps(a), y = _mm512_castsi512_ps(b);
-    if (how == AQI_JOIN_MIN) return _mm512_castps_si512(_mm512_min_ps(x, y));
-    if (how == AQI_JOIN_MAX) return _mm512_castps_si512(_mm512_max_ps(x, y));
-    return how == AQI_JOIN_ADD ? _mm512_add_epi32(a, b) : _mm512_max_epu32(a, b);
+    const __m512i joined[] = {_mm512_castps_si512(_mm512_min_ps(x, y)),
+                              _mm512_castps_si512(_mm512_max_ps(x, y)),
+                              _mm512_max_epu32(a, b), _mm512_add_epi32(a, b)};
+    return joined[how];
 }
 
 /* Lane g of the result joins the lanes of v[g]. Overwrites v. */
@@ -6552,7 +6546,6 @@ AQI_AVX512 static void aqi_squares_avx512(const float *src, const uint8_t *codes
     aqi_squares_ref(src + i, codes + i, n - i, how, lanes);
 }
 
-
 /* ---- rows ---- */
 
 /* What 16 codes stand for before scale and zero point: themselves, or their levels. */
@@ -6615,7 +6608,6 @@ AQI_INLINE AQI_AVX512 size_t aqi_expand_of512(const aqi_row *row, uint32_t bits,
 
 AQI_AVX512 static void aqi_expand_avx512(const aqi_row *row, float *dst) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_even(row)) {
         aqi_expand_by(&aqi_row_ops_avx2, row, dst);
         return;
@@ -6624,9 +6616,7 @@ AQI_AVX512 static void aqi_expand_avx512(const aqi_row *row, float *dst) {
     if (row->bits == 4) done = aqi_expand_of512(row, 4, dst);
     if (row->bits == 8) done = aqi_expand_of512(row, 8, dst);
     _mm256_zeroupper();
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_expand_ref(&rest, dst + done);
+    aqi_expand_rest(row, done, dst);
 }
 
 AQI_INLINE AQI_AVX512 size_t aqi_dot_row_of512(const aqi_row *row, uint32_t bits,
@@ -6657,7 +6647,6 @@ AQI_INLINE AQI_AVX512 size_t aqi_dot_row_of512(const aqi_row *row, uint32_t bits
 AQI_AVX512 static void aqi_dot_row_avx512(const aqi_row *row, const float *x,
                                           float *lanes) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_even(row)) {
         aqi_dot_row_by(&aqi_row_ops_avx2, row, x, lanes);
         return;
@@ -6666,9 +6655,7 @@ AQI_AVX512 static void aqi_dot_row_avx512(const aqi_row *row, const float *x,
     if (row->bits == 4) done = aqi_dot_row_of512(row, 4, x, lanes);
     if (row->bits == 8) done = aqi_dot_row_of512(row, 8, x, lanes);
     _mm256_zeroupper();
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_dot_row_ref(&rest, x + done, lanes);
+    aqi_dot_row_rest(row, done, x, lanes);
 }
 
 /* What 64 bytes stand for whose low bits are codes. */
@@ -7407,7 +7394,7 @@ static uint32_t aqi_levels_neon(const uint8_t *src, size_t n, uint32_t max,
                                 aqi_level_counts *out) {
     const uint8x16_t zero = vdupq_n_u8(0), top = vdupq_n_u8((uint8_t)max);
     uint8x16_t largest = zero;
-    uint32_t result, largest_all;
+    uint32_t most, rest_most;
     size_t i = 0;
     while (i + 16 <= n) { /* a counter of 8 bits takes 255 */
         size_t end = i + AQI_MIN((n - i) / 16, (size_t)255) * 16;
@@ -7421,9 +7408,9 @@ static uint32_t aqi_levels_neon(const uint8_t *src, size_t n, uint32_t max,
         out->zeros += vaddlvq_u8(zeros);
         out->maxima += vaddlvq_u8(maxima);
     }
-    largest_all = vmaxvq_u8(largest);
-    result = i == n ? 0 : aqi_levels_ref(src + i, n - i, max, out);
-    return AQI_MAX(result, largest_all);
+    most = vmaxvq_u8(largest);
+    rest_most = aqi_levels_ref(src + i, n - i, max, out);
+    return AQI_MAX(most, rest_most);
 }
 
 static int64_t aqi_steps_neon(const float *src, size_t n, float base, float inverse,
@@ -7679,7 +7666,6 @@ AQI_INLINE size_t aqi_expand_of(const aqi_row *row, uint32_t bits, float *dst) {
 
 static void aqi_expand_neon(const aqi_row *row, float *dst) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_plain(row)) {
         aqi_expand_by(&aqi_row_ops_neon, row, dst);
         return;
@@ -7687,9 +7673,7 @@ static void aqi_expand_neon(const aqi_row *row, float *dst) {
     if (row->bits == 2) done = aqi_expand_of(row, 2, dst);
     if (row->bits == 4) done = aqi_expand_of(row, 4, dst);
     if (row->bits == 8) done = aqi_expand_of(row, 8, dst);
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_expand_ref(&rest, dst + done);
+    aqi_expand_rest(row, done, dst);
 }
 
 /* To four of the eight sums. */
@@ -7731,7 +7715,6 @@ AQI_INLINE size_t aqi_dot_row_of(const aqi_row *row, uint32_t bits, const float 
 
 static void aqi_dot_row_neon(const aqi_row *row, const float *x, float *lanes) {
     size_t done = 0;
-    aqi_row rest;
     if (!aqi_row_is_plain(row)) {
         aqi_dot_row_by(&aqi_row_ops_neon, row, x, lanes);
         return;
@@ -7739,9 +7722,7 @@ static void aqi_dot_row_neon(const aqi_row *row, const float *x, float *lanes) {
     if (row->bits == 2) done = aqi_dot_row_of(row, 2, x, lanes);
     if (row->bits == 4) done = aqi_dot_row_of(row, 4, x, lanes);
     if (row->bits == 8) done = aqi_dot_row_of(row, 8, x, lanes);
-    if (done == row->n) return;
-    rest = aqi_row_from(row, done);
-    aqi_dot_row_ref(&rest, x + done, lanes);
+    aqi_dot_row_rest(row, done, x, lanes);
 }
 
 /* ---- integer dot products ---- */
@@ -7771,8 +7752,8 @@ AQI_INLINE void aqi_x8_plane(uint8x16_t q, const int8_t *x, int16x8_t *low,
 
 /* Adds the products of 16 bytes of codes in lanes of 32 bits; x at the first of its
  * planes. Sums of 16 bits are at most 2 x 4 x 3 x 128, or 2 x 2 x 15 x 128. */
-AQI_INLINE int32x4_t aqi_x8_add16(int32x4_t sum, uint8x16_t v, const int8_t *x,
-                                  uint32_t bits) {
+AQI_INLINE int32x4_t aqi_x8_add16_mul(int32x4_t sum, uint8x16_t v, const int8_t *x,
+                                      uint32_t bits) {
     const uint8x16_t two = vdupq_n_u8(3);
     int16x8_t low = vdupq_n_s16(0), high = low;
     if (bits == 8) {
@@ -7816,6 +7797,11 @@ AQI_INLINE int32x4_t aqi_x8_add16_sdot(int32x4_t sum, uint8x16_t v, const int8_t
                     vld1q_s8(x + 3 * AQI_X8_BYTES));
 }
 
+AQI_INLINE int32x4_t aqi_x8_add16(int32x4_t sum, uint8x16_t v, const int8_t *x,
+                                  uint32_t bits, bool sdot) {
+    return sdot ? aqi_x8_add16_sdot(sum, v, x, bits) : aqi_x8_add16_mul(sum, v, x, bits);
+}
+
 /* Scales of four words, from the k-th on, of segments of 2^shift words. */
 AQI_INLINE float32x4_t aqi_x8_scales(const float *scales, size_t shift, size_t k) {
     if (shift == 0) return vld1q_f32(scales + k);
@@ -7832,19 +7818,11 @@ typedef struct aqi_x8_sums {
 } aqi_x8_sums;
 
 AQI_INLINE void aqi_x8_add64(aqi_x8_sums *s, const uint8_t *codes, const int8_t *x,
-                             uint32_t bits) {
-    s->a = aqi_x8_add16(s->a, vld1q_u8(codes), x, bits);
-    s->b = aqi_x8_add16(s->b, vld1q_u8(codes + 16), x + 16, bits);
-    s->c = aqi_x8_add16(s->c, vld1q_u8(codes + 32), x + 32, bits);
-    s->d = aqi_x8_add16(s->d, vld1q_u8(codes + 48), x + 48, bits);
-}
-
-AQI_INLINE void aqi_x8_add64_sdot(aqi_x8_sums *s, const uint8_t *codes, const int8_t *x,
-                                  uint32_t bits) {
-    s->a = aqi_x8_add16_sdot(s->a, vld1q_u8(codes), x, bits);
-    s->b = aqi_x8_add16_sdot(s->b, vld1q_u8(codes + 16), x + 16, bits);
-    s->c = aqi_x8_add16_sdot(s->c, vld1q_u8(codes + 32), x + 32, bits);
-    s->d = aqi_x8_add16_sdot(s->d, vld1q_u8(codes + 48), x + 48, bits);
+                             uint32_t bits, bool sdot) {
+    s->a = aqi_x8_add16(s->a, vld1q_u8(codes), x, bits, sdot);
+    s->b = aqi_x8_add16(s->b, vld1q_u8(codes + 16), x + 16, bits, sdot);
+    s->c = aqi_x8_add16(s->c, vld1q_u8(codes + 32), x + 32, bits, sdot);
+    s->d = aqi_x8_add16(s->d, vld1q_u8(codes + 48), x + 48, bits, sdot);
 }
 
 AQI_INLINE void aqi_x8_scale4(float *lanes, int32x4_t sum, float32x4_t scale) {
@@ -7881,8 +7859,7 @@ AQI_INLINE void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x
                 memcpy(room, codes, bytes - at);
                 codes = room;
             }
-            if (sdot) aqi_x8_add64_sdot(&sums, codes, p, bits);
-            if (!sdot) aqi_x8_add64(&sums, codes, p, bits);
+            aqi_x8_add64(&sums, codes, p, bits, sdot);
         }
         own = scales + (s - first);
         aqi_x8_scale4(lanes, sums.a, aqi_x8_scales(own, shift, 0));
@@ -7892,24 +7869,23 @@ AQI_INLINE void aqi_dot_x8_of(const aqi_row *row, uint32_t bits, const aqi_x8 *x
     }
 }
 
-static void aqi_dot_x8_neon(const aqi_row *row, const aqi_x8 *x, float *lanes) {
+AQI_INLINE void aqi_dot_x8_by(const aqi_row *row, const aqi_x8 *x, bool sdot,
+                              float *lanes) {
     if (row->levels != NULL || !aqi_x8_is_even(row, x)) {
         aqi_dot_x8_ref(row, x, lanes);
         return;
     }
-    if (row->bits == 2) aqi_dot_x8_of(row, 2, x, false, lanes);
-    if (row->bits == 4) aqi_dot_x8_of(row, 4, x, false, lanes);
-    if (row->bits == 8) aqi_dot_x8_of(row, 8, x, false, lanes);
+    if (row->bits == 2) aqi_dot_x8_of(row, 2, x, sdot, lanes);
+    if (row->bits == 4) aqi_dot_x8_of(row, 4, x, sdot, lanes);
+    if (row->bits == 8) aqi_dot_x8_of(row, 8, x, sdot, lanes);
+}
+
+static void aqi_dot_x8_neon(const aqi_row *row, const aqi_x8 *x, float *lanes) {
+    aqi_dot_x8_by(row, x, false, lanes);
 }
 
 static void aqi_dot_x8_sdot(const aqi_row *row, const aqi_x8 *x, float *lanes) {
-    if (row->levels != NULL || !aqi_x8_is_even(row, x)) {
-        aqi_dot_x8_ref(row, x, lanes);
-        return;
-    }
-    if (row->bits == 2) aqi_dot_x8_of(row, 2, x, true, lanes);
-    if (row->bits == 4) aqi_dot_x8_of(row, 4, x, true, lanes);
-    if (row->bits == 8) aqi_dot_x8_of(row, 8, x, true, lanes);
+    aqi_dot_x8_by(row, x, true, lanes);
 }
 
 /* Two lanes of aqi_sums. */
@@ -8208,8 +8184,8 @@ typedef enum aqi_thrift_type {
 } aqi_thrift_type;
 
 /* The type of a field and of its elements: the lower and the upper 4 bits. C members by
- * kind: bool, int8_t, int16_t, int32_t, int64_t, double, aqi_slice, a struct of its own,
- * or an aqi_list of one of them. */
+ * kind: bool, int8_t, int16_t, int32_t, int64_t, aqi_slice, a struct of its own, or an
+ * aqi_list of one of them. */
 typedef enum aqi_kind {
     AQI_KIND_NONE = 0,
     AQI_KIND_BOOL = AQI_T_TRUE, /* or AQI_T_FALSE */
@@ -8217,11 +8193,9 @@ typedef enum aqi_kind {
     AQI_KIND_I16 = AQI_T_I16,
     AQI_KIND_I32 = AQI_T_I32,
     AQI_KIND_I64 = AQI_T_I64,
-    AQI_KIND_DOUBLE = AQI_T_DOUBLE,
     AQI_KIND_BYTES = AQI_T_BINARY,
     AQI_KIND_STRUCT = AQI_T_STRUCT,
     AQI_KIND_LIST_I32 = AQI_T_LIST | AQI_T_I32 << 4,
-    AQI_KIND_LIST_I64 = AQI_T_LIST | AQI_T_I64 << 4,
     AQI_KIND_LIST_BYTES = AQI_T_LIST | AQI_T_BINARY << 4,
     AQI_KIND_LIST_STRUCT = AQI_T_LIST | AQI_T_STRUCT << 4
 } aqi_kind;
@@ -8614,8 +8588,7 @@ static aq_status aqi_thrift_read_list(aqi_thrift_reader *r, const aqi_thrift_fie
         for (i = 0; i < out->count && status == AQ_OK; i++) {
             const uint8_t *at = in.p;
             int64_t v;
-            if (!aqi_read_zigzag(&in, &v) ||
-                (f->kind == AQI_KIND_LIST_I32 && v != (int32_t)v))
+            if (!aqi_read_zigzag(&in, &v) || v != (int32_t)v)
                 status = aqi_thrift_fail_int(r, at);
         }
     }
@@ -8632,7 +8605,6 @@ AQI_INLINE aq_status aqi_thrift_read_value(aqi_thrift_reader *r, aqi_cursor *in,
     const uint32_t bit = 1u << f->index;
     const uint8_t *at = in->p;
     void *to = (uint8_t *)dst + f->offset;
-    uint64_t bits;
     int64_t v;
     aq_status status = AQ_OK;
     switch ((aqi_kind)f->kind) {
@@ -8655,12 +8627,6 @@ AQI_INLINE aq_status aqi_thrift_read_value(aqi_thrift_reader *r, aqi_cursor *in,
         break;
     case AQI_KIND_I64:
         if (!aqi_read_zigzag(in, (int64_t *)to)) return aqi_thrift_fail_int(r, at);
-        break;
-    case AQI_KIND_DOUBLE:
-        if (aqi_remaining(in) < 8) return aqi_thrift_fail_at(r, at, "value cut off");
-        bits = aqi_load_le64(in->p);
-        memcpy(to, &bits, sizeof bits);
-        in->p += 8;
         break;
     case AQI_KIND_BYTES:
         if (!aqi_read_slice(in, (aqi_slice *)to)) return aqi_thrift_fail_slice(r, at);
@@ -8709,6 +8675,8 @@ static aq_status aqi_thrift_read_fields(aqi_thrift_reader *r,
     return AQ_OK;
 }
 
+#ifndef AQ_NO_WRITER
+
 /* Writing: a failed allocation sets `failed`, which the caller looks at once, at the
  * end. */
 typedef struct aqi_thrift_writer {
@@ -8733,13 +8701,17 @@ static size_t aqi_encode_varint(uint64_t v, uint8_t dst[10]) {
     return n;
 }
 
+AQI_INLINE uint64_t aqi_zigzag(int64_t v) {
+    return (uint64_t)v << 1 ^ (v < 0 ? UINT64_MAX : 0);
+}
+
 static void aqi_thrift_put_varint(aqi_thrift_writer *w, uint64_t v) {
     uint8_t bytes[10];
     aqi_thrift_put(w, bytes, aqi_encode_varint(v, bytes));
 }
 
 static void aqi_thrift_put_int(aqi_thrift_writer *w, int64_t v) {
-    aqi_thrift_put_varint(w, (uint64_t)v << 1 ^ (v < 0 ? UINT64_MAX : 0));
+    aqi_thrift_put_varint(w, aqi_zigzag(v));
 }
 
 static void aqi_thrift_put_list_header(aqi_thrift_writer *w, uint32_t wire,
@@ -8754,8 +8726,6 @@ static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type
 
 static void aqi_thrift_put_value(aqi_thrift_writer *w, aqi_kind kind,
                                  const aqi_thrift_struct *type, const void *src) {
-    uint64_t bits;
-    uint8_t bytes[8];
     switch (kind) {
     case AQI_KIND_I8:
         aqi_thrift_put(w, src, 1);
@@ -8768,11 +8738,6 @@ static void aqi_thrift_put_value(aqi_thrift_writer *w, aqi_kind kind,
         break;
     case AQI_KIND_I64:
         aqi_thrift_put_int(w, *(const int64_t *)src);
-        break;
-    case AQI_KIND_DOUBLE:
-        memcpy(&bits, src, sizeof bits);
-        aqi_store_le64(bytes, bits);
-        aqi_thrift_put(w, bytes, sizeof bytes);
         break;
     case AQI_KIND_BYTES:
         aqi_thrift_put_varint(w, ((const aqi_slice *)src)->size);
@@ -8787,9 +8752,7 @@ static void aqi_thrift_put_value(aqi_thrift_writer *w, aqi_kind kind,
 /* Bytes of an element in C, of a list's field. */
 static size_t aqi_thrift_element_size(const aqi_thrift_field *f) {
     if (f->type != NULL) return f->type->size;
-    return f->kind == AQI_KIND_LIST_BYTES ? sizeof(aqi_slice)
-           : f->kind == AQI_KIND_LIST_I64 ? sizeof(int64_t)
-                                          : sizeof(int32_t);
+    return f->kind == AQI_KIND_LIST_BYTES ? sizeof(aqi_slice) : sizeof(int32_t);
 }
 
 static void aqi_thrift_put_list(aqi_thrift_writer *w, const aqi_thrift_field *field,
@@ -8819,12 +8782,8 @@ static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type
         uint32_t wire = f->kind & 15;
         if (!(has >> k & 1u)) continue;
         if (f->kind == AQI_KIND_BOOL && !*(const bool *)at) wire = AQI_T_FALSE;
-        if (f->id - last <= 15) {
-            aqi_thrift_put_byte(w, (uint32_t)(f->id - last) << 4 | wire);
-        } else {
-            aqi_thrift_put_byte(w, wire);
-            aqi_thrift_put_int(w, f->id);
-        }
+        AQ_ASSERT(f->id - last <= 15); /* in every table: the short form will do */
+        aqi_thrift_put_byte(w, (uint32_t)(f->id - last) << 4 | wire);
         last = f->id;
         if (f->kind == AQI_KIND_BOOL) continue;
         if (wire == AQI_T_LIST) {
@@ -8835,6 +8794,8 @@ static void aqi_thrift_write(aqi_thrift_writer *w, const aqi_thrift_struct *type
     }
     aqi_thrift_put_byte(w, AQI_T_STOP);
 }
+
+#endif /* AQ_NO_WRITER */
 
 /*==========================================================================
  * MARK: - [71] Parquet metadata (private)
@@ -9050,7 +9011,7 @@ AQI_THRIFT(aqi_page_header, AQI_PAGE_HEADER)
 #define AQI_PAGE_DICTIONARY 2
 #define AQI_PAGE_DATA_V2 3
 
-/* What ConvertedType says, as a logical type. -1 = no such number. */
+/* What each ConvertedType says, as a logical type. */
 static const struct {
     int8_t logical;
     int8_t bit_width; /* INTEGER: negative = signed */
@@ -9108,7 +9069,6 @@ static void aqi_logical_resolve(const aqi_schema_element *e, aq_field *f) {
         AQ_LOGICAL_INTEGER, AQ_LOGICAL_UNKNOWN, AQ_LOGICAL_JSON,    AQ_LOGICAL_BSON,
         AQ_LOGICAL_UUID,    AQ_LOGICAL_FLOAT16};
     const aqi_logical *l = &e->logical_type;
-    uint32_t c = (uint32_t)e->converted_type;
     f->converted =
         AQI_HAS(e, aqi_schema_element, converted_type) ? e->converted_type : -1;
     f->precision = e->precision;
@@ -9125,12 +9085,12 @@ static void aqi_logical_resolve(const aqi_schema_element *e, aq_field *f) {
             f->unit_nanos = aqi_time_unit_nanos(&t->unit);
             f->utc = t->is_adjusted_to_utc;
         }
-    } else if (f->converted >= 0 && c < AQI_COUNT(aqi_converted_types)) {
-        int32_t width = aqi_converted_types[c].bit_width;
-        f->logical = (aq_logical_type)aqi_converted_types[c].logical;
+    } else if ((uint32_t)f->converted < AQI_COUNT(aqi_converted_types)) {
+        int32_t width = aqi_converted_types[f->converted].bit_width;
+        f->logical = (aq_logical_type)aqi_converted_types[f->converted].logical;
         f->bit_width = width < 0 ? -width : width;
         f->is_signed = width < 0;
-        f->unit_nanos = aqi_converted_types[c].unit_nanos;
+        f->unit_nanos = aqi_converted_types[f->converted].unit_nanos;
         f->utc = f->unit_nanos != 0;
     }
 }
@@ -9266,9 +9226,8 @@ static bool aqi_levels_scan_packed(const uint8_t *data, size_t bytes, uint32_t m
         /* cppcheck-suppress legacyUninitvar ; to be written */
         uint8_t *to = dst != NULL ? dst + done : batch;
         size_t part = (size_t)AQI_MIN(n - done, (int64_t)AQI_RLE_BATCH), i, j;
-        for (i = 0; i < part;
-             i += 8) { /* levels, in `width` bytes; the last ones in less */
-            uint64_t group = 0;
+        for (i = 0; i < part; i += 8) {
+            uint64_t group = 0; /* 8 levels, in `width` bytes; the last ones in less */
             for (k = 0; k < width; k++) group = group << 8 | (p < end ? *p++ : 0u);
             for (j = 0; j < 8 && i + j < part; j++)
                 to[i + j] = (uint8_t)(group >> (7 - j) * width & ((1u << width) - 1));
@@ -9279,6 +9238,8 @@ static bool aqi_levels_scan_packed(const uint8_t *data, size_t bytes, uint32_t m
     }
     return true;
 }
+
+#ifndef AQ_NO_WRITER
 
 /* A repeated run of fewer values, a multiple of 8, is not shorter than packed ones. */
 AQI_INLINE size_t aqi_rle_least_run(uint32_t width) {
@@ -9390,7 +9351,7 @@ static size_t aqi_rle_take_in(aqi_rle_writer *w, const uint8_t *v, size_t n, boo
 }
 
 /* The next `count` values are equal. */
-AQI_UNUSED static void aqi_rle_repeat(aqi_rle_writer *w, uint8_t value, uint64_t count) {
+static void aqi_rle_repeat(aqi_rle_writer *w, uint8_t value, uint64_t count) {
     while (count > 0) {
         uint8_t *to = w->values + w->waiting;
         size_t part, taken;
@@ -9414,19 +9375,21 @@ AQI_UNUSED static void aqi_rle_repeat(aqi_rle_writer *w, uint8_t value, uint64_t
 }
 
 /* False: no memory. */
-AQI_UNUSED static bool aqi_rle_end(aqi_rle_writer *w) {
+static bool aqi_rle_end(aqi_rle_writer *w) {
     aqi_rle_take_in(w, w->values, w->waiting, true);
     return !w->failed;
 }
 
 /* Appends n values as runs. */
-AQI_UNUSED static bool aqi_rle_write(const aq_allocator *a, aqi_bytes_builder *out,
-                                     const uint8_t *v, size_t n, uint32_t width) {
+static bool aqi_rle_write(const aq_allocator *a, aqi_bytes_builder *out, const uint8_t *v,
+                          size_t n, uint32_t width) {
     aqi_rle_writer w;
     aqi_rle_begin(&w, a, out, width);
     aqi_rle_take_in(&w, v, n, true);
     return !w.failed;
 }
+
+#endif /* AQ_NO_WRITER */
 
 /*==========================================================================
  * MARK: - [73] Value encodings (private)
@@ -9823,7 +9786,7 @@ static void aqi_pack_u64(const uint64_t *v, size_t n, uint32_t width, uint8_t *d
     for (; have > 0; have -= AQI_MIN(have, 8u), word >>= 8) *dst++ = (uint8_t)word;
 }
 
-/* Appends a repeated run, or `groups` groups of 8 packed values. */
+/* Appends n times a value as a run. */
 static bool aqi_rle_put_run(const aq_allocator *a, aqi_bytes_builder *out, uint32_t value,
                             size_t n, uint32_t width) {
     uint8_t bytes[16];
@@ -9832,6 +9795,7 @@ static bool aqi_rle_put_run(const aq_allocator *a, aqi_bytes_builder *out, uint3
     return aqi_builder_append(a, out, bytes, at + (width + 7) / 8);
 }
 
+/* Appends n values packed, in groups of 8; the last one is padded. */
 static bool aqi_rle_put_packed(const aq_allocator *a, aqi_bytes_builder *out,
                                const uint32_t *v, size_t n, uint32_t width) {
     uint64_t batch[64];
@@ -9903,23 +9867,23 @@ static bool aqi_booleans_write(const aq_allocator *a, aqi_bytes_builder *out,
 /* One block of n <= 128 deltas: the least, a width per miniblock, the miniblocks that
  * have values, the last one padded. */
 static bool aqi_delta_put_block(const aq_allocator *a, aqi_bytes_builder *out,
-                                int64_t *deltas, size_t n) {
-    uint64_t rest[AQI_DELTA_BLOCK], all;
+                                const int64_t *deltas, size_t n) {
+    uint64_t rest[AQI_DELTA_BLOCK];
     uint8_t head[10], *widths;
     int64_t least = deltas[0];
     size_t i, k;
     for (i = 1; i < n; i++) least = AQI_MIN(least, deltas[i]);
     for (i = 0; i < AQI_DELTA_BLOCK; i++)
         rest[i] = i < n ? (uint64_t)deltas[i] - (uint64_t)least : 0;
-    all = (uint64_t)least << 1 ^ (least < 0 ? UINT64_MAX : 0);
-    if (!aqi_builder_append(a, out, head, aqi_encode_varint(all, head)) ||
+    if (!aqi_builder_append(a, out, head, aqi_encode_varint(aqi_zigzag(least), head)) ||
         !aqi_builder_reserve(a, out, AQI_DELTA_MINIS + sizeof rest))
         return false;
     widths = out->data + out->size;
     out->size += AQI_DELTA_MINIS;
     for (k = 0; k < AQI_DELTA_MINIS; k++) {
         const uint64_t *mini = rest + k * AQI_DELTA_MINI;
-        for (all = 0, i = 0; i < AQI_DELTA_MINI; i++) all |= mini[i];
+        uint64_t all = 0;
+        for (i = 0; i < AQI_DELTA_MINI; i++) all |= mini[i];
         widths[k] = (uint8_t)aqi_bits_needed(all);
         aqi_pack_u64(mini, AQI_DELTA_MINI, widths[k], out->data + out->size);
         out->size += AQI_DELTA_MINI / 8 * (size_t)widths[k];
@@ -9949,14 +9913,12 @@ static bool aqi_delta_write(const aq_allocator *a, aqi_bytes_builder *out,
                             const void *src, size_t n, size_t width) {
     int64_t deltas[AQI_DELTA_BLOCK];
     uint64_t last = n > 0 ? aqi_int_bits(src, 0, width) : 0, bits;
-    int64_t first = aqi_int_signed(last, width);
     uint8_t head[40];
     size_t i = 1, k, at = aqi_encode_varint(AQI_DELTA_BLOCK, head);
     bool ok;
     at += aqi_encode_varint(AQI_DELTA_MINIS, head + at);
     at += aqi_encode_varint(n, head + at);
-    bits = (uint64_t)first << 1 ^ (first < 0 ? UINT64_MAX : 0);
-    at += aqi_encode_varint(bits, head + at);
+    at += aqi_encode_varint(aqi_zigzag(aqi_int_signed(last, width)), head + at);
     ok = aqi_builder_append(a, out, head, at);
     while (ok && i < n) {
         for (k = 0; k < AQI_DELTA_BLOCK && i < n; k++, i++) {
@@ -10028,16 +9990,13 @@ static bool aqi_prefixed_write(const aq_allocator *a, aqi_bytes_builder *out,
  * number. */
 static void aqi_byte_stream_split(const uint8_t *src, size_t n, size_t width, size_t swap,
                                   uint8_t *dst) {
-    size_t begin, i, k;
+    size_t i, k;
     if (!AQI_BIG_ENDIAN || swap == 1) {
         aqi_k()->split(src, n, width, dst);
         return;
     }
-    for (begin = 0; begin < n; begin += AQI_STREAM_BLOCK) {
-        size_t end = AQI_MIN(begin + AQI_STREAM_BLOCK, n);
-        for (k = 0; k < width; k++) {
-            for (i = begin; i < end; i++) dst[k * n + i] = src[i * width + width - 1 - k];
-        }
+    for (i = 0; i < n; i++) {
+        for (k = 0; k < width; k++) dst[(width - 1 - k) * n + i] = *src++;
     }
 }
 
@@ -10238,7 +10197,7 @@ static bool aqi_snappy_tag(aqi_checked_bytes *in, size_t *length, size_t *offset
     for (k = 0; k < bytes; k++) number |= (uint32_t)*in->p++ << (8 * k);
     *length = (size_t)(long_literal ? number : kind == 1 ? 3 + (high & 7) : high) + 1;
     *offset = literal ? 0 : kind == 1 ? (tag >> 5) << 8 | number : number;
-    return literal || *offset > 0;
+    return literal ? *length > 0 : *offset > 0; /* 2^32 bytes are 0 in 32 bits */
 }
 
 /* As aqi_decompress; `crc` is carried on over all of src when it succeeds. */

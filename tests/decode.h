@@ -10,7 +10,6 @@ static void decode_lists(const aqi_thrift_struct *type, void *object, aqi_arena 
 static void decode_list(const aqi_thrift_field *f, aqi_list *list, aqi_arena *arena) {
     const size_t size = aqi_thrift_element_size(f);
     aqi_thrift_reader r;
-    int64_t number;
     void *items;
     uint8_t *at;
     r.err = NULL;
@@ -25,14 +24,9 @@ static void decode_list(const aqi_thrift_field *f, aqi_list *list, aqi_arena *ar
         } else if (f->kind == AQI_KIND_LIST_BYTES) {
             read = aqi_read_slice(&r.in, (aqi_slice *)(void *)at);
         } else {
-            int32_t narrow;
+            int64_t number = 0;
             read = aqi_read_zigzag(&r.in, &number);
-            narrow = (int32_t)number;
-            if (size == sizeof narrow) {
-                memcpy(at, &narrow, size);
-            } else {
-                memcpy(at, &number, size);
-            }
+            *(int32_t *)(void *)at = (int32_t)number;
         }
         if (!read) abort();
     }

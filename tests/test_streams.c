@@ -778,6 +778,15 @@ Test(streams, snappy_as_the_library) {
         }
     }
 }
+
+/* Its length is 0 in 32 bits; the library takes it for empty, on any machine. */
+Test(streams, snappy_literal_of_2_to_the_32) {
+    static const uint8_t bytes[] = {1, 0, 'a', 63 << 2, 255, 255, 255, 255};
+    uint32_t crc = 0;
+    uint8_t plain;
+    cr_assert_not(aqi_unsnap(bytes, sizeof bytes, &plain, 1, &crc));
+    cr_assert(aqi_unsnap(bytes, 3, &plain, 1, &crc) && plain == 'a');
+}
 #endif
 
 /* ---- whole codecs ---- */

@@ -60,13 +60,7 @@ static const Root file_root = {"FileMetaData", &aqi_file_meta_type,
                                normalize<parquet::FileMetaData>};
 static const Root page_root = {"PageHeader", &aqi_page_header_type,
                                normalize<parquet::PageHeader>};
-static const Root roots[] = {
-    file_root,
-    page_root,
-    {"BoundingBox", &more_box_type, normalize<parquet::BoundingBox>},
-    {"SizeStatistics", &more_sizes_type, normalize<parquet::SizeStatistics>},
-    {"LogicalType", &more_logical_type, normalize<parquet::LogicalType>},
-};
+static const Root roots[] = {file_root, page_root};
 
 /*==========================================================================
  * The tables against parquet.thrift

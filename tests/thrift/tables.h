@@ -12,30 +12,6 @@
 
 #include <algorithm>
 
-/* Kinds and distances between ids that no table of the header has yet. */
-#define MORE_BOX(X, s)                                                                   \
-    X(s, 1, DOUBLE, double, xmin, AQI_REQ, NULL)                                         \
-    X(s, 2, DOUBLE, double, xmax, AQI_REQ, NULL)                                         \
-    X(s, 3, DOUBLE, double, ymin, AQI_REQ, NULL)                                         \
-    X(s, 4, DOUBLE, double, ymax, AQI_REQ, NULL)                                         \
-    X(s, 8, DOUBLE, double, mmax, AQI_OPT, NULL)
-AQI_THRIFT(more_box, MORE_BOX)
-
-#define MORE_SIZES(X, s)                                                                 \
-    X(s, 1, I64, int64_t, unencoded_byte_array_data_bytes, AQI_OPT, NULL)                \
-    X(s, 2, LIST_I64, aqi_list, repetition_level_histogram, AQI_OPT, NULL)               \
-    X(s, 3, LIST_I64, aqi_list, definition_level_histogram, AQI_OPT, NULL)
-AQI_THRIFT(more_sizes, MORE_SIZES)
-
-#define MORE_VARIANT(X, s) X(s, 1, I8, int8_t, specification_version, AQI_OPT, NULL)
-AQI_THRIFT(more_variant, MORE_VARIANT)
-
-#define MORE_LOGICAL(X, s)                                                               \
-    X(s, 1, STRUCT, aqi_empty, string, AQI_OPT, &aqi_empty_type)                         \
-    X(s, 16, STRUCT, more_variant, variant, AQI_OPT, &more_variant_type)                 \
-    X(s, 17, STRUCT, aqi_empty, geometry, AQI_OPT, &aqi_empty_type)
-AQI_THRIFT(more_logical, MORE_LOGICAL)
-
 /* What libthrift calls a type of the wire. */
 inline TType type_of(int wire) {
     static const TType types[] = {T_STOP, T_BOOL, T_BOOL,   T_BYTE,   T_I16,
@@ -157,9 +133,6 @@ inline Value tree_of_value(const aqi_thrift_field &f, TType type, int16_t id,
     case T_I64:
         v.number = *static_cast<const int64_t *>(at);
         break;
-    case T_DOUBLE:
-        memcpy(&v.number, at, sizeof v.number);
-        break;
     case T_STRING: {
         auto *slice = static_cast<const aqi_slice *>(at);
         v.bytes.assign(reinterpret_cast<const char *>(slice->data), slice->size);
@@ -246,9 +219,6 @@ inline void fill_value(Memory &memory, const aqi_thrift_field &f, const Value &v
         break;
     case T_I64:
         *static_cast<int64_t *>(at) = v.number;
-        break;
-    case T_DOUBLE:
-        memcpy(at, &v.number, sizeof v.number);
         break;
     case T_STRING: {
         auto *slice = static_cast<aqi_slice *>(at);
