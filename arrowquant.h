@@ -11823,7 +11823,8 @@ static void aqi_span_locate(const aq_column *c, const aqi_page *page, aq_span *s
     const uint8_t *p = aqi_span_bytes(span, c->field->type == AQ_BYTE_ARRAY);
     span->alignment = aqi_alignment_of(p);
     span->file_offset = page->header_offset;
-    if (span->mapped) span->file_offset = page->data_offset + (p - page->data);
+    if (span->mapped && span->num_values > 0) /* else p may be memory of the column */
+        span->file_offset = page->data_offset + (p - page->data);
     if (span->values == NULL)
         span->values = page->data; /* not NULL: that means the end */
 }
@@ -13044,6 +13045,8 @@ aq_status aq_writer_add_key_value(aq_writer *writer, const char *key, const char
         (value != NULL && strlen(value) > AQI_THRIFT_STRING_LIMIT))
         return aqi_fail(err, AQ_E_ARG,
                         "metadata key missing, or a pair over 100,000,000 bytes");
+    if (writer->num_pairs == AQI_THRIFT_LIST_LIMIT)
+        return aqi_fail(err, AQ_E_LIMIT, "over %u metadata pairs", AQI_THRIFT_LIST_LIMIT);
     kv.key.data = (const uint8_t *)key;
     kv.key.size = (uint32_t)strlen(key);
     AQI_MARK(&kv, aqi_key_value, key);
@@ -14527,6 +14530,8 @@ aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows, aq_error 
                         (long long)num_rows, (long long)writer->group_rows);
     if (writer->num_row_groups == AQI_THRIFT_LIST_LIMIT)
         return aqi_fail(err, AQ_E_LIMIT, "over %u row groups", AQI_THRIFT_LIST_LIMIT);
+    if (num_rows > INT64_MAX - writer->num_rows)
+        return aqi_fail(err, AQ_E_LIMIT, "over 2^63 - 1 rows");
     memset(&g, 0, sizeof g);
     g.columns.items = writer->columns.out.data;
     g.columns.count = (uint32_t)writer->column;
@@ -14888,6 +14893,8 @@ static double aqi_log10(double x) {
     uint64_t bits;
     double m, s, s2, sum = 0.0;
     int e = 0, k;
+    if (x == 0.0) return -(double)INFINITY;
+    if (!(x <= DBL_MAX)) return x; /* infinite or NaN */
     if (x < DBL_MIN) {
         x *= 18014398509481984.0; /* 2^54: a subnormal becomes normal */
         e = -54;
@@ -14923,7 +14930,6 @@ static double aqi_pow10(double x) {
 
 static double aqi_decibels(double signal, double noise) {
     if (noise == 0.0) return (double)INFINITY;
-    if (signal == 0.0) return -(double)INFINITY;
     return 10.0 * aqi_log10(signal / noise);
 }
 
