@@ -11560,14 +11560,6 @@ static aq_status aqi_prefixed_values(const aq_column *c, const aqi_page *page,
     return AQ_OK;
 }
 
-static aq_status aqi_page_unsupported(const aq_column *c, const aqi_page *page,
-                                      aq_error *err) {
-    (void)c;
-    return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
-                       "page encoding %s (%d) is not known for this type",
-                       aq_encoding_name(page->encoding), (int)page->encoding);
-}
-
 /* The encodings that write into fresh memory: DELTA, BYTE_STREAM_SPLIT, RLE booleans. */
 static aq_status aqi_encoded_values(const aq_column *c, const aqi_page *page,
                                     aqi_cursor *in, size_t count, const void **out,
@@ -11630,7 +11622,9 @@ static aq_status aqi_page_values(const aq_column *c, const aqi_page *page, aqi_c
         break;
     }
     if (known) return aqi_encoded_values(c, page, in, count, out, err);
-    return aqi_page_unsupported(c, page, err);
+    return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
+                       "page encoding %s (%d) is not known for this type",
+                       aq_encoding_name(page->encoding), (int)page->encoding);
 }
 
 static aq_status aqi_dictionary_load(aq_column *c, aqi_page *page, aq_error *err) {
@@ -12091,9 +12085,11 @@ static aq_status aqi_column_keep(aq_column *c, const aqi_page *page, const aq_sp
     return status;
 }
 
-/* No page was taken yet, or all are decoded. */
-static aq_status aqi_column_check_whole(const aq_column *c, aq_error *err) {
-    if (c->spans_done || (c->num_spans == 0 && c->levels_left == c->meta->num_values))
+/* No page was taken yet, or all are decoded and that will do. */
+static aq_status aqi_column_check_whole(const aq_column *c, bool decoded_will_do,
+                                        aq_error *err) {
+    if (c->spans_done ? decoded_will_do
+                      : c->num_spans == 0 && c->levels_left == c->meta->num_values)
         return AQ_OK;
     return aqi_fail(err, AQ_E_STATE,
                     "pages were already taken from this aq_column; open another one");
@@ -12170,8 +12166,9 @@ static void aqi_decode_worker(void *arg, size_t index) {
     aqi_decode_queue *q = (aqi_decode_queue *)arg;
     while (!__atomic_load_n(&q->failed, __ATOMIC_RELAXED)) {
         size_t i = __atomic_fetch_add(&q->next, 1, __ATOMIC_RELAXED);
-        aqi_page_task *t = &q->waiting[i];
+        aqi_page_task *t;
         if (i >= q->count) break;
+        t = &q->waiting[i];
         t->page.arena = &q->workers[index];
         aqi_arena_reset(t->page.arena);
         aqi_decode_page_task(q, i);
@@ -12226,7 +12223,6 @@ static aq_status aqi_decode_column(aqi_decode_queue *q, aq_column *c, size_t ind
         t->index = index;
         t->first_level = c->meta->num_values - c->levels_left;
         t->status = aqi_column_find_page(c, &t->arena, &t->page, &t->err);
-        t->page.arena = &t->arena;
         more = t->status == AQ_OK && t->page.num_values > 0;
         if (q->count == q->capacity || t->status != AQ_OK)
             status = aqi_decode_flush(q, err);
@@ -12241,7 +12237,7 @@ static aq_status aqi_columns_decode(aqi_decode_queue *q, aq_column *const *colum
     aq_allocator a;
     aq_status status = AQ_OK;
     for (i = 0; i < count && status == AQ_OK; i++)
-        status = aqi_column_check_whole(columns[i], err);
+        status = aqi_column_check_whole(columns[i], q->visit == NULL, err);
     if (status != AQ_OK || count == 0) return status;
     a = columns[0]->file->allocator;
     q->waiting = (aqi_page_task *)aqi_alloc(&a, bytes);
@@ -12271,16 +12267,9 @@ aq_status aq_columns_visit(aq_column *const *columns, size_t count, const aq_tas
                            aq_span_fn fn, void *user, aq_error *err) {
     uint32_t width = tasks == NULL ? 1 : tasks->width == 0 ? 8 : tasks->width;
     aqi_decode_queue q;
-    size_t i;
     aqi_error_clear(err);
     memset(&q, 0, sizeof q);
     if (fn == NULL) return aqi_fail(err, AQ_E_ARG, "visit without a function");
-    for (i = 0; i < count; i++) {
-        if (columns[i]->num_spans > 0 || columns[i]->spans_done)
-            return aqi_fail(err, AQ_E_STATE,
-                            "pages were already taken from this aq_column; open another "
-                            "one");
-    }
     q.tasks = tasks;
     q.capacity = width == 1 ? 1 : AQI_DECODE_WAVE;
     q.num_workers = AQI_MIN(width, AQI_DECODE_WAVE);
@@ -12295,7 +12284,7 @@ aq_status aq_column_spans(aq_column *column, const aq_span **out_spans, size_t *
     aqi_error_clear(err);
     *out_spans = NULL;
     *out_count = 0;
-    status = aqi_column_check_whole(column, err);
+    status = aqi_column_check_whole(column, true, err);
     if (status == AQ_OK && !column->spans_done) status = aqi_column_collect(column, err);
     if (status != AQ_OK) return aqi_column_located(column, status, err);
     *out_spans = column->spans;
@@ -12349,8 +12338,7 @@ static aq_status aqi_column_join(aq_column *c, aq_span *out, aq_error *err) {
         if (rep != NULL)
             aqi_levels_join((uint8_t *)rep + levels, s->rep_levels, n, 0, max_rep);
         if (def != NULL)
-            aqi_levels_join((uint8_t *)def + levels, s->def_levels, n,
-                            s->def_levels != NULL ? s->def_levels[0] : max_def, max_def);
+            aqi_levels_join((uint8_t *)def + levels, s->def_levels, n, max_def, max_def);
         out->num_rows += s->num_rows;
         levels += n;
         values += (size_t)s->num_values;
@@ -12742,13 +12730,11 @@ static aq_status aqi_spec_element(const aq_field_spec *spec, aqi_schema_element 
     if ((int)spec->type < AQ_GROUP || spec->type > AQ_FIXED_LEN_BYTE_ARRAY ||
         (int)spec->repetition < 0 || spec->repetition > AQ_REPEATED ||
         group != (spec->num_children > 0) ||
-        (spec->type == AQ_FIXED_LEN_BYTE_ARRAY) != (spec->type_length > 0)) {
-        aqi_schema_fail(err, spec->name,
-                        "has a type, repetition, type_length or number of "
-                        "children that do not go together");
-        if (err != NULL) err->status = AQ_E_ARG;
-        return AQ_E_ARG;
-    }
+        (spec->type == AQ_FIXED_LEN_BYTE_ARRAY) != (spec->type_length > 0))
+        return aqi_fail(err, AQ_E_ARG,
+                        "schema: field \"%.80s\" has a type, repetition, type_length or "
+                        "number of children that do not go together",
+                        spec->name);
     if (!aqi_codec_available((int32_t)spec->codec))
         return aqi_codec_missing((int32_t)spec->codec, err);
     if (!aqi_encoding_fits(spec->encoding, spec->type))
@@ -13065,28 +13051,25 @@ aq_status aq_writer_add_key_value(aq_writer *writer, const char *key, const char
 static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_values *v,
                                          int64_t *out_rows, aq_error *err) {
     aqi_level_counts def = {0, 0, 0}, rep = {0, 0, 0};
-    uint32_t max_def = 0, max_rep = 0;
+    uint32_t max_def, max_rep = 0;
     int64_t i;
     *out_rows = v->num_values;
     if (v->num_lists != 0)
         return aqi_fail(err, AQ_E_ARG, "num_lists %lld without list offsets",
                         (long long)v->num_lists);
-    if (field->max_def == 0 && field->max_rep == 0) {
+    if (field->max_def == 0) { /* then max_rep is 0, too */
         if (v->num_levels == 0 || v->num_levels == v->num_values) return AQ_OK;
         return aqi_fail(err, AQ_E_ARG, "required column with levels");
     }
     if (v->num_levels < 0 ||
-        (v->num_levels > 0 && ((field->max_def > 0 && !v->def_levels) ||
-                               (field->max_rep > 0 && !v->rep_levels))))
+        (v->num_levels > 0 && (!v->def_levels || (field->max_rep > 0 && !v->rep_levels))))
         return aqi_fail(err, AQ_E_ARG, "column needs levels and has none");
-    if (field->max_def > 0)
-        max_def = aqi_k()->levels(v->def_levels, (size_t)v->num_levels, field->max_def,
-                                  &def);
+    max_def = aqi_k()->levels(v->def_levels, (size_t)v->num_levels, field->max_def, &def);
     if (field->max_rep > 0)
         max_rep = aqi_k()->levels(v->rep_levels, (size_t)v->num_levels, field->max_rep,
                                   &rep);
     for (i = 0; max_def > field->max_def || max_rep > field->max_rep; i++) {
-        if ((field->max_def > 0 && v->def_levels[i] > field->max_def) ||
+        if (v->def_levels[i] > field->max_def ||
             (field->max_rep > 0 && v->rep_levels[i] > field->max_rep))
             return aqi_fail(err, AQ_E_ARG, "level %lld is above the column's maximum",
                             (long long)i);
@@ -13094,7 +13077,6 @@ static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_
     *out_rows = field->max_rep > 0 ? rep.zeros : v->num_levels;
     if (field->max_rep > 0 && v->num_levels > 0 && v->rep_levels[0] != 0)
         return aqi_fail(err, AQ_E_ARG, "first repetition level is not 0");
-    if (field->max_def == 0) def.maxima = v->num_levels;
     if (def.maxima == v->num_values) return AQ_OK;
     return aqi_fail(err, AQ_E_ARG, "levels say %lld values, num_values %lld",
                     (long long)def.maxima, (long long)v->num_values);
@@ -13211,7 +13193,7 @@ static bool aqi_plain_size(const aq_field *field, const aq_column_values *v,
     return true;
 }
 
-/* Appends the PLAIN form of the values to the page body (reserved before). */
+/* Writes the PLAIN form of the values: aqi_plain_size bytes. */
 static void aqi_plain_encode(const aq_field *field, const aq_column_values *v,
                              uint8_t *dst) {
     const aq_bytes *b = (const aq_bytes *)v->values;
@@ -13700,12 +13682,11 @@ AQI_INLINE void aqi_extremes_body(aqi_order order, size_t size, const uint8_t *p
 /* Floats in blocks: only a block that has a NaN or a new extreme is looked at one by
  * one. */
 static void aqi_extremes_add_floats(const uint8_t *p, size_t n, aqi_extremes *r) {
-    const size_t block = 1024;
     float min = 0, max = 0;
-    for (; n > 0; p += 4 * block) {
-        size_t part = AQI_MIN(n, block);
+    size_t part;
+    for (; n > 0; p += 4 * part, n -= part) {
         aqi_range range;
-        n -= part;
+        part = AQI_MIN(n, (size_t)1024);
         if (r->min != NULL && (uintptr_t)p % sizeof(float) == 0) {
             memcpy(&min, r->min, sizeof min);
             memcpy(&max, r->max, sizeof max);
@@ -13958,7 +13939,7 @@ static void aqi_page_encode(void *arg, size_t index) {
                               : aqi_page_build(w, p, &p->err);
     if (p->status == AQ_OK) p->status = aqi_page_compress(w, p, &p->err);
     /* Only before the first page of a chunk there may be unused bytes: see
-     * aqi_page_emit. */
+     * aqi_page_write. */
     p->late = w->placed == NULL && p->first && p->tail_bytes >= AQI_LARGE_TAIL;
     if (p->status == AQ_OK) aqi_page_note(w, p);
 }
@@ -14367,7 +14348,7 @@ static void aqi_chunk_reset(const aq_writer *w, size_t index, const aq_column_va
     fresh.field = &w->schema.fields[leaf];
     fresh.spec = &w->specs[leaf - 1];
     fresh.v = *v;
-    fresh.has_levels = fresh.field->max_def > 0 || fresh.field->max_rep > 0;
+    fresh.has_levels = fresh.field->max_def > 0;
     dictionary = fresh.spec->encoding == AQ_RLE_DICTIONARY;
     fresh.encoding = dictionary ? AQ_PLAIN : fresh.spec->encoding;
     *c = fresh;
@@ -14472,10 +14453,9 @@ static aq_status aqi_writer_put(aq_writer *w, const aq_column_values *v, size_t 
         } while (status == AQ_OK && c->level < c->num_levels);
     }
     if (status == AQ_OK) status = aqi_writer_flush(w, err);
+    if (status == AQ_OK) return AQ_OK;
     return aqi_error_in_column(err, status, (int32_t)w->num_row_groups, w->column,
-                               w->schema.paths[w->column < w->schema.num_columns
-                                                   ? w->column
-                                                   : w->schema.num_columns - 1]);
+                               w->schema.paths[w->column]);
 }
 
 aq_status aq_writer_put_columns(aq_writer *writer, const aq_column_values *columns,
@@ -15661,7 +15641,6 @@ static void aqi_group_refine(const aqi_quantize_task *t, size_t at, size_t n,
     aqi_refits r;
     aqi_block b;
     aqi_group better;
-    if (g->extreme || range->min == range->max) return;
     f.task = t;
     f.at = at;
     aqi_quantizer_init(&f.z, t->layout->bits, t->layout->symmetric, true, n);
@@ -15685,7 +15664,6 @@ static void aqi_group_search(const aqi_quantize_task *t, size_t at, size_t n,
     aqi_group best = *g;
     double most = 0.0, span, step;
     size_t low, high;
-    if (g->extreme || range->min == range->max) return;
     f.task = t;
     f.at = at;
     aqi_quantizer_init(&f.z, t->layout->bits, t->layout->symmetric, true, n);
@@ -15780,7 +15758,6 @@ static void aqi_group_weighted(const aqi_quantize_task *t, size_t at, size_t n,
     aqi_weights s;
     double least;
     size_t k, pass;
-    if (g->extreme || range->min == range->max) return;
     start[0] = *g;
     start[1] = *g;
     aqi_group_refine(t, at, n, range, &start[1]);
@@ -15807,9 +15784,11 @@ static void aqi_group_weighted(const aqi_quantize_task *t, size_t at, size_t n,
 
 /* ---- tiles of groups ---- */
 
+/* By the layout's method; constant groups, and those near float32's limits, stay. */
 static void aqi_group_improve(const aqi_quantize_task *t, size_t at, size_t n,
                               const aqi_range *range, aqi_group *g) {
     aq_method method = t->layout->method;
+    if (g->extreme || range->min == range->max) return;
     if (method == AQ_REFINE) aqi_group_refine(t, at, n, range, g);
     if (method == AQ_SEARCH) aqi_group_search(t, at, n, range, g);
     if (method == AQ_WEIGHTED) aqi_group_weighted(t, at, n, range, g);
