@@ -11519,14 +11519,6 @@ static aq_status aqi_prefixed_values(const aq_column *c, const aqi_page *page,
     return AQ_OK;
 }
 
-static aq_status aqi_page_unsupported(const aq_column *c, const aqi_page *page,
-                                      aq_error *err) {
-    (void)c;
-    return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
-                       "page encoding %s (%d) is not known for this type",
-                       aq_encoding_name(page->encoding), (int)page->encoding);
-}
-
 /* The encodings that write into fresh memory: DELTA, BYTE_STREAM_SPLIT, RLE booleans. */
 static aq_status aqi_encoded_values(const aq_column *c, const aqi_page *page,
                                     aqi_cursor *in, size_t count, const void **out,
@@ -11589,7 +11581,9 @@ static aq_status aqi_page_values(const aq_column *c, const aqi_page *page, aqi_c
         break;
     }
     if (known) return aqi_encoded_values(c, page, in, count, out, err);
-    return aqi_page_unsupported(c, page, err);
+    return aqi_fail_at(err, AQ_E_UNSUPPORTED, page->header_offset,
+                       "page encoding %s (%d) is not known for this type",
+                       aq_encoding_name(page->encoding), (int)page->encoding);
 }
 
 static aq_status aqi_dictionary_load(aq_column *c, aqi_page *page, aq_error *err) {
@@ -11782,7 +11776,8 @@ static void aqi_span_locate(const aq_column *c, const aqi_page *page, aq_span *s
     const uint8_t *p = aqi_span_bytes(span, c->field->type == AQ_BYTE_ARRAY);
     span->alignment = aqi_alignment_of(p);
     span->file_offset = page->header_offset;
-    if (span->mapped) span->file_offset = page->data_offset + (p - page->data);
+    if (span->mapped && span->num_values > 0) /* else p may be memory of the column */
+        span->file_offset = page->data_offset + (p - page->data);
     if (span->values == NULL)
         span->values = page->data; /* not NULL: that means the end */
 }
@@ -12049,9 +12044,11 @@ static aq_status aqi_column_keep(aq_column *c, const aqi_page *page, const aq_sp
     return status;
 }
 
-/* No page was taken yet, or all are decoded. */
-static aq_status aqi_column_check_whole(const aq_column *c, aq_error *err) {
-    if (c->spans_done || (c->num_spans == 0 && c->levels_left == c->meta->num_values))
+/* No page was taken yet, or all are decoded and that will do. */
+static aq_status aqi_column_check_whole(const aq_column *c, bool decoded_will_do,
+                                        aq_error *err) {
+    if (c->spans_done ? decoded_will_do
+                      : c->num_spans == 0 && c->levels_left == c->meta->num_values)
         return AQ_OK;
     return aqi_fail(err, AQ_E_STATE,
                     "pages were already taken from this aq_column; open another one");
@@ -12128,8 +12125,9 @@ static void aqi_decode_worker(void *arg, size_t index) {
     aqi_decode_queue *q = (aqi_decode_queue *)arg;
     while (!__atomic_load_n(&q->failed, __ATOMIC_RELAXED)) {
         size_t i = __atomic_fetch_add(&q->next, 1, __ATOMIC_RELAXED);
-        aqi_page_task *t = &q->waiting[i];
+        aqi_page_task *t;
         if (i >= q->count) break;
+        t = &q->waiting[i];
         t->page.arena = &q->workers[index];
         aqi_arena_reset(t->page.arena);
         aqi_decode_page_task(q, i);
@@ -12184,7 +12182,6 @@ static aq_status aqi_decode_column(aqi_decode_queue *q, aq_column *c, size_t ind
         t->index = index;
         t->first_level = c->meta->num_values - c->levels_left;
         t->status = aqi_column_find_page(c, &t->arena, &t->page, &t->err);
-        t->page.arena = &t->arena;
         more = t->status == AQ_OK && t->page.num_values > 0;
         if (q->count == q->capacity || t->status != AQ_OK)
             status = aqi_decode_flush(q, err);
@@ -12199,7 +12196,7 @@ static aq_status aqi_columns_decode(aqi_decode_queue *q, aq_column *const *colum
     aq_allocator a;
     aq_status status = AQ_OK;
     for (i = 0; i < count && status == AQ_OK; i++)
-        status = aqi_column_check_whole(columns[i], err);
+        status = aqi_column_check_whole(columns[i], q->visit == NULL, err);
     if (status != AQ_OK || count == 0) return status;
     a = columns[0]->file->allocator;
     q->waiting = (aqi_page_task *)aqi_alloc(&a, bytes);
@@ -12229,16 +12226,9 @@ aq_status aq_columns_visit(aq_column *const *columns, size_t count, const aq_tas
                            aq_span_fn fn, void *user, aq_error *err) {
     uint32_t width = tasks == NULL ? 1 : tasks->width == 0 ? 8 : tasks->width;
     aqi_decode_queue q;
-    size_t i;
     aqi_error_clear(err);
     memset(&q, 0, sizeof q);
     if (fn == NULL) return aqi_fail(err, AQ_E_ARG, "visit without a function");
-    for (i = 0; i < count; i++) {
-        if (columns[i]->num_spans > 0 || columns[i]->spans_done)
-            return aqi_fail(err, AQ_E_STATE,
-                            "pages were already taken from this aq_column; open another "
-                            "one");
-    }
     q.tasks = tasks;
     q.capacity = width == 1 ? 1 : AQI_DECODE_WAVE;
     q.num_workers = AQI_MIN(width, AQI_DECODE_WAVE);
@@ -12253,7 +12243,7 @@ aq_status aq_column_spans(aq_column *column, const aq_span **out_spans, size_t *
     aqi_error_clear(err);
     *out_spans = NULL;
     *out_count = 0;
-    status = aqi_column_check_whole(column, err);
+    status = aqi_column_check_whole(column, true, err);
     if (status == AQ_OK && !column->spans_done) status = aqi_column_collect(column, err);
     if (status != AQ_OK) return aqi_column_located(column, status, err);
     *out_spans = column->spans;
@@ -12307,8 +12297,7 @@ static aq_status aqi_column_join(aq_column *c, aq_span *out, aq_error *err) {
         if (rep != NULL)
             aqi_levels_join((uint8_t *)rep + levels, s->rep_levels, n, 0, max_rep);
         if (def != NULL)
-            aqi_levels_join((uint8_t *)def + levels, s->def_levels, n,
-                            s->def_levels != NULL ? s->def_levels[0] : max_def, max_def);
+            aqi_levels_join((uint8_t *)def + levels, s->def_levels, n, max_def, max_def);
         out->num_rows += s->num_rows;
         levels += n;
         values += (size_t)s->num_values;
@@ -12700,13 +12689,11 @@ static aq_status aqi_spec_element(const aq_field_spec *spec, aqi_schema_element 
     if ((int)spec->type < AQ_GROUP || spec->type > AQ_FIXED_LEN_BYTE_ARRAY ||
         (int)spec->repetition < 0 || spec->repetition > AQ_REPEATED ||
         group != (spec->num_children > 0) ||
-        (spec->type == AQ_FIXED_LEN_BYTE_ARRAY) != (spec->type_length > 0)) {
-        aqi_schema_fail(err, spec->name,
-                        "has a type, repetition, type_length or number of "
-                        "children that do not go together");
-        if (err != NULL) err->status = AQ_E_ARG;
-        return AQ_E_ARG;
-    }
+        (spec->type == AQ_FIXED_LEN_BYTE_ARRAY) != (spec->type_length > 0))
+        return aqi_fail(err, AQ_E_ARG,
+                        "schema: field \"%.80s\" has a type, repetition, type_length or "
+                        "number of children that do not go together",
+                        spec->name);
     if (!aqi_codec_available((int32_t)spec->codec))
         return aqi_codec_missing((int32_t)spec->codec, err);
     if (!aqi_encoding_fits(spec->encoding, spec->type))
@@ -13003,6 +12990,8 @@ aq_status aq_writer_add_key_value(aq_writer *writer, const char *key, const char
         (value != NULL && strlen(value) > AQI_THRIFT_STRING_LIMIT))
         return aqi_fail(err, AQ_E_ARG,
                         "metadata key missing, or a pair over 100,000,000 bytes");
+    if (writer->num_pairs == AQI_THRIFT_LIST_LIMIT)
+        return aqi_fail(err, AQ_E_LIMIT, "over %u metadata pairs", AQI_THRIFT_LIST_LIMIT);
     kv.key.data = (const uint8_t *)key;
     kv.key.size = (uint32_t)strlen(key);
     AQI_MARK(&kv, aqi_key_value, key);
@@ -13021,28 +13010,25 @@ aq_status aq_writer_add_key_value(aq_writer *writer, const char *key, const char
 static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_values *v,
                                          int64_t *out_rows, aq_error *err) {
     aqi_level_counts def = {0, 0, 0}, rep = {0, 0, 0};
-    uint32_t max_def = 0, max_rep = 0;
+    uint32_t max_def, max_rep = 0;
     int64_t i;
     *out_rows = v->num_values;
     if (v->num_lists != 0)
         return aqi_fail(err, AQ_E_ARG, "num_lists %lld without list offsets",
                         (long long)v->num_lists);
-    if (field->max_def == 0 && field->max_rep == 0) {
+    if (field->max_def == 0) { /* then max_rep is 0, too */
         if (v->num_levels == 0 || v->num_levels == v->num_values) return AQ_OK;
         return aqi_fail(err, AQ_E_ARG, "required column with levels");
     }
     if (v->num_levels < 0 ||
-        (v->num_levels > 0 && ((field->max_def > 0 && !v->def_levels) ||
-                               (field->max_rep > 0 && !v->rep_levels))))
+        (v->num_levels > 0 && (!v->def_levels || (field->max_rep > 0 && !v->rep_levels))))
         return aqi_fail(err, AQ_E_ARG, "column needs levels and has none");
-    if (field->max_def > 0)
-        max_def = aqi_k()->levels(v->def_levels, (size_t)v->num_levels, field->max_def,
-                                  &def);
+    max_def = aqi_k()->levels(v->def_levels, (size_t)v->num_levels, field->max_def, &def);
     if (field->max_rep > 0)
         max_rep = aqi_k()->levels(v->rep_levels, (size_t)v->num_levels, field->max_rep,
                                   &rep);
     for (i = 0; max_def > field->max_def || max_rep > field->max_rep; i++) {
-        if ((field->max_def > 0 && v->def_levels[i] > field->max_def) ||
+        if (v->def_levels[i] > field->max_def ||
             (field->max_rep > 0 && v->rep_levels[i] > field->max_rep))
             return aqi_fail(err, AQ_E_ARG, "level %lld is above the column's maximum",
                             (long long)i);
@@ -13050,7 +13036,6 @@ static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_
     *out_rows = field->max_rep > 0 ? rep.zeros : v->num_levels;
     if (field->max_rep > 0 && v->num_levels > 0 && v->rep_levels[0] != 0)
         return aqi_fail(err, AQ_E_ARG, "first repetition level is not 0");
-    if (field->max_def == 0) def.maxima = v->num_levels;
     if (def.maxima == v->num_values) return AQ_OK;
     return aqi_fail(err, AQ_E_ARG, "levels say %lld values, num_values %lld",
                     (long long)def.maxima, (long long)v->num_values);
@@ -13167,7 +13152,7 @@ static bool aqi_plain_size(const aq_field *field, const aq_column_values *v,
     return true;
 }
 
-/* Appends the PLAIN form of the values to the page body (reserved before). */
+/* Writes the PLAIN form of the values: aqi_plain_size bytes. */
 static void aqi_plain_encode(const aq_field *field, const aq_column_values *v,
                              uint8_t *dst) {
     const aq_bytes *b = (const aq_bytes *)v->values;
@@ -13656,12 +13641,11 @@ AQI_INLINE void aqi_extremes_body(aqi_order order, size_t size, const uint8_t *p
 /* Floats in blocks: only a block that has a NaN or a new extreme is looked at one by
  * one. */
 static void aqi_extremes_add_floats(const uint8_t *p, size_t n, aqi_extremes *r) {
-    const size_t block = 1024;
     float min = 0, max = 0;
-    for (; n > 0; p += 4 * block) {
-        size_t part = AQI_MIN(n, block);
+    size_t part;
+    for (; n > 0; p += 4 * part, n -= part) {
         aqi_range range;
-        n -= part;
+        part = AQI_MIN(n, (size_t)1024);
         if (r->min != NULL && (uintptr_t)p % sizeof(float) == 0) {
             memcpy(&min, r->min, sizeof min);
             memcpy(&max, r->max, sizeof max);
@@ -13914,7 +13898,7 @@ static void aqi_page_encode(void *arg, size_t index) {
                               : aqi_page_build(w, p, &p->err);
     if (p->status == AQ_OK) p->status = aqi_page_compress(w, p, &p->err);
     /* Only before the first page of a chunk there may be unused bytes: see
-     * aqi_page_emit. */
+     * aqi_page_write. */
     p->late = w->placed == NULL && p->first && p->tail_bytes >= AQI_LARGE_TAIL;
     if (p->status == AQ_OK) aqi_page_note(w, p);
 }
@@ -14323,7 +14307,7 @@ static void aqi_chunk_reset(const aq_writer *w, size_t index, const aq_column_va
     fresh.field = &w->schema.fields[leaf];
     fresh.spec = &w->specs[leaf - 1];
     fresh.v = *v;
-    fresh.has_levels = fresh.field->max_def > 0 || fresh.field->max_rep > 0;
+    fresh.has_levels = fresh.field->max_def > 0;
     dictionary = fresh.spec->encoding == AQ_RLE_DICTIONARY;
     fresh.encoding = dictionary ? AQ_PLAIN : fresh.spec->encoding;
     *c = fresh;
@@ -14428,10 +14412,9 @@ static aq_status aqi_writer_put(aq_writer *w, const aq_column_values *v, size_t 
         } while (status == AQ_OK && c->level < c->num_levels);
     }
     if (status == AQ_OK) status = aqi_writer_flush(w, err);
+    if (status == AQ_OK) return AQ_OK;
     return aqi_error_in_column(err, status, (int32_t)w->num_row_groups, w->column,
-                               w->schema.paths[w->column < w->schema.num_columns
-                                                   ? w->column
-                                                   : w->schema.num_columns - 1]);
+                               w->schema.paths[w->column]);
 }
 
 aq_status aq_writer_put_columns(aq_writer *writer, const aq_column_values *columns,
@@ -14486,6 +14469,8 @@ aq_status aq_writer_end_row_group(aq_writer *writer, int64_t num_rows, aq_error 
                         (long long)num_rows, (long long)writer->group_rows);
     if (writer->num_row_groups == AQI_THRIFT_LIST_LIMIT)
         return aqi_fail(err, AQ_E_LIMIT, "over %u row groups", AQI_THRIFT_LIST_LIMIT);
+    if (num_rows > INT64_MAX - writer->num_rows)
+        return aqi_fail(err, AQ_E_LIMIT, "over 2^63 - 1 rows");
     memset(&g, 0, sizeof g);
     g.columns.items = writer->columns.out.data;
     g.columns.count = (uint32_t)writer->column;
@@ -14847,6 +14832,8 @@ static double aqi_log10(double x) {
     uint64_t bits;
     double m, s, s2, sum = 0.0;
     int e = 0, k;
+    if (x == 0.0) return -(double)INFINITY;
+    if (!(x <= DBL_MAX)) return x; /* infinite or NaN */
     if (x < DBL_MIN) {
         x *= 18014398509481984.0; /* 2^54: a subnormal becomes normal */
         e = -54;
@@ -14882,7 +14869,6 @@ static double aqi_pow10(double x) {
 
 static double aqi_decibels(double signal, double noise) {
     if (noise == 0.0) return (double)INFINITY;
-    if (signal == 0.0) return -(double)INFINITY;
     return 10.0 * aqi_log10(signal / noise);
 }
 
@@ -15614,7 +15600,6 @@ static void aqi_group_refine(const aqi_quantize_task *t, size_t at, size_t n,
     aqi_refits r;
     aqi_block b;
     aqi_group better;
-    if (g->extreme || range->min == range->max) return;
     f.task = t;
     f.at = at;
     aqi_quantizer_init(&f.z, t->layout->bits, t->layout->symmetric, true, n);
@@ -15638,7 +15623,6 @@ static void aqi_group_search(const aqi_quantize_task *t, size_t at, size_t n,
     aqi_group best = *g;
     double most = 0.0, span, step;
     size_t low, high;
-    if (g->extreme || range->min == range->max) return;
     f.task = t;
     f.at = at;
     aqi_quantizer_init(&f.z, t->layout->bits, t->layout->symmetric, true, n);
@@ -15733,7 +15717,6 @@ static void aqi_group_weighted(const aqi_quantize_task *t, size_t at, size_t n,
     aqi_weights s;
     double least;
     size_t k, pass;
-    if (g->extreme || range->min == range->max) return;
     start[0] = *g;
     start[1] = *g;
     aqi_group_refine(t, at, n, range, &start[1]);
@@ -15760,9 +15743,11 @@ static void aqi_group_weighted(const aqi_quantize_task *t, size_t at, size_t n,
 
 /* ---- tiles of groups ---- */
 
+/* By the layout's method; constant groups, and those near float32's limits, stay. */
 static void aqi_group_improve(const aqi_quantize_task *t, size_t at, size_t n,
                               const aqi_range *range, aqi_group *g) {
     aq_method method = t->layout->method;
+    if (g->extreme || range->min == range->max) return;
     if (method == AQ_REFINE) aqi_group_refine(t, at, n, range, g);
     if (method == AQ_SEARCH) aqi_group_search(t, at, n, range, g);
     if (method == AQ_WEIGHTED) aqi_group_weighted(t, at, n, range, g);

@@ -108,6 +108,16 @@ Test(metrics, zeros_and_equals) {
     }
 }
 
+/* NaN and infinities are no huge number of decibels. */
+Test(metrics, values_that_are_not_finite) {
+    const float good[] = {1, 2}, nan[] = {1, NAN}, infinite[] = {1, INFINITY};
+    cr_expect(isnan(metrics_of(nan, good, 2, NULL).sqnr_db));
+    cr_expect(isnan(metrics_of(good, nan, 2, NULL).sqnr_db));
+    cr_expect(isnan(metrics_of(infinite, good, 2, NULL).sqnr_db));
+    cr_expect_eq(metrics_of(good, infinite, 2, NULL).sqnr_db, -INFINITY);
+    cr_expect(isnan(metrics_of(infinite, infinite, 2, NULL).sqnr_db));
+}
+
 /* The cosine never leaves [-1, 1] by rounding. */
 Test(metrics, cosine_stays_in_range) {
     rng r = {311};

@@ -203,6 +203,35 @@ Test(spans, lists_of_text) {
     }
 }
 
+/* A page of nulls has no first value: its place is that of the page. */
+Test(spans, place_of_no_values) {
+    static const uint8_t nulls[3];
+    static const aq_physical_type types[] = {AQ_INT32, AQ_BYTE_ARRAY};
+    const aq_column_values v = {.def_levels = nulls, .num_levels = 3};
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        const aq_field_spec field = {
+            .name = "v", .type = types[i], .repetition = AQ_OPTIONAL};
+        aq_chunk_info chunk;
+        aq_column *c;
+        aq_parquet *f;
+        aq_span span;
+        aq_writer *w;
+        ASSERT_OK(aq_writer_open(in_dir("f"), &field, 1, NULL, &w, &err));
+        ASSERT_OK(aq_writer_put_column(w, &v, &err));
+        ASSERT_OK(aq_writer_end_row_group(w, 3, &err));
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_OK(aq_parquet_open(in_dir("f"), NULL, &f, &err));
+        ASSERT_OK(aq_parquet_get_chunk(f, 0, 0, &chunk, &err));
+        ASSERT_OK(aq_column_open(f, 0, 0, &c, &err));
+        ASSERT_OK(aq_column_next(c, &span, &err));
+        cr_assert(span.num_values == 0 && span.num_levels == 3);
+        cr_expect_eq(span.file_offset, chunk.data_page_offset, "%s values: %lld",
+                     i == 0 ? "INT32" : "BYTE_ARRAY", (long long)span.file_offset);
+        aq_column_close(c);
+        aq_parquet_close(f);
+    }
+}
+
 /* ---- stored bytes that are hardly smaller ---- */
 
 /* Weights: the CRC-32 of SNAPPY is taken on the way, mapped or read. */

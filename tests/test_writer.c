@@ -536,6 +536,20 @@ Test(writer, order_of_calls) {
     cr_assert_eq(temp_dir_entries(here.path), 0);
 }
 
+/* What no reader would take is not written. */
+Test(writer, limits_of_the_footer) {
+    aq_writer *w;
+    ASSERT_OK(aq_writer_open(in_dir("f"), NULL, 0, NULL, &w, &err));
+    ASSERT_OK(aq_writer_end_row_group(w, INT64_MAX, &err));
+    ASSERT_STATUS(aq_writer_end_row_group(w, 1, &err), AQ_E_LIMIT);
+    ASSERT_MESSAGE("rows", "over 2^63 - 1 rows");
+    for (int i = 0; i < 1000000; i++)
+        ASSERT_OK(aq_writer_add_key_value(w, "k", NULL, &err));
+    ASSERT_STATUS(aq_writer_add_key_value(w, "k", NULL, &err), AQ_E_LIMIT);
+    ASSERT_MESSAGE("pairs", "over 1000000 metadata pairs");
+    aq_writer_abort(w);
+}
+
 /* ---- what is left behind ---- */
 
 static uint8_t bulk[4 << 20];
