@@ -1859,6 +1859,18 @@ rm -f o.parquet o2.parquet o.html
 
 # --- Models at the edges ----------------------------------------------------------------------
 
+begin 'rows without columns, and columns without rows'
+"$gen" rows F32 1152921504606846976x0 ramp w F32 4x64 ramp \
+    columns F16 0x1152921504606846976 ramp ids I64 1152921504606846976x0 ramp >many.safetensors
+run 0 quantize many.safetensors many.parquet
+out_has '^quantized 1 of 4 tensors; 3 kept as they are$'
+run 0 verify many.parquet
+run 0 compare many.safetensors many.parquet
+run 0 inspect many.parquet
+run 0 dequantize many.parquet many_back.safetensors
+run 0 convert many.safetensors many_float.parquet
+run 0 cat many_float.parquet
+
 begin 'a folder as output'
 run 0 quantize model.safetensors folder/
 files folder b.parquet ids.parquet w.parquet
