@@ -27442,7 +27442,8 @@ static bool aqi_arrow_fits(const aqi_arrow_column *c, aqi_arrow_class wanted) {
         return bytes && c->format.text == (wanted == AQI_ARROW_TEXT);
     if (wanted == AQI_ARROW_INTEGER)
         return c->index == 0 && aqi_arrow_is_integer(&c->format);
-    if (!list || c->schema->children[0]->dictionary != NULL) return false;
+    if (!list || c->index != 0 || c->schema->children[0]->dictionary != NULL)
+        return false;
     return wanted == AQI_ARROW_FLOAT32_LIST ? c->item.number == 'f'
            : wanted == AQI_ARROW_FLOAT_LIST ? aqi_arrow_float(&c->item) != AQ_DTYPE_NONE
                                             : aqi_arrow_is_integer(&c->item);
@@ -29070,6 +29071,8 @@ static aq_status aqi_arrow_stream_begin(aqi_arrow_stream *s, struct ArrowArraySt
     }
     if (s->in_schema.release == NULL || s->in_schema.format == NULL)
         return aqi_fail(err, AQ_E_FORMAT, "the input stream gave no schema");
+    if (s->in_schema.n_children > 0 && s->in_schema.children == NULL)
+        return aqi_fail(err, AQ_E_FORMAT, "children missing");
     for (i = 0; i < s->in_schema.n_children; i++) {
         const struct ArrowSchema *child = s->in_schema.children[i];
         if (child != NULL && child->name != NULL && child->format != NULL &&
