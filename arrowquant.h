@@ -24152,6 +24152,10 @@ static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
             status = aqi_fail(err, AQ_E_TYPE,
                               "%s values cannot be quantized; keep this tensor",
                               aq_dtype_name(t->dtype));
+        if (!plan->keep && status == AQ_OK && plan->quant.src_stride != 0)
+            status = aqi_fail(err, AQ_E_ARG,
+                              "rows %zu apart; tensors of a model are contiguous",
+                              plan->quant.src_stride);
         if (!plan->keep && status == AQ_OK && plan->quant.column_scales != NULL)
             status = aqi_job_take_scales(j, i, err);
         status = aqi_error_in_tensor(err, status, t->name);
@@ -25749,7 +25753,7 @@ static aq_status aqi_shard_read(const aq_parquet *f, aqi_shard *out, aq_error *e
     }
     crc = out->source == NULL ? NULL : strstr(out->source, "\"tensors_crc32\":\"");
     if (out->shard == NULL || crc == NULL ||
-        sscanf(out->shard, "{\"index\":%u,\"count\":%u,\"input_bytes\":%llu}",
+        sscanf(out->shard, "{\"index\":%9u,\"count\":%9u,\"input_bytes\":%19llu}",
                &out->index, &out->count, &out->input_bytes) != 3 ||
         sscanf(crc, "\"tensors_crc32\":\"%8x\"}", &out->crc) != 1)
         return aqi_fail(err, AQ_E_FORMAT,
