@@ -23521,10 +23521,9 @@ typedef struct aqi_job {
     aq_calibration *own_calibration;
     aq_calibration *scaled_calibration; /* of inputs with scales; NULL: none has them */
     struct aqi_trial *trials;           /* of calibrated tensors, as planned          */
-    aq_time_report *times;              /* of them                                    */
     aq_time_options time;
-    const char *modality;
-    bool weighted; /* by the calibration */
+    char *modality; /* NULL: none */
+    bool weighted;  /* by the calibration */
 #endif
     aq_tensor *outputs; /* descriptions for the writer */
     size_t num_tensors; /* of this shard               */
@@ -23708,10 +23707,16 @@ static aq_status aqi_job_read_calibration(aqi_job *j, bool scaled, aq_calibratio
 static aq_status aqi_job_calibrate(aqi_job *j, aq_error *err) {
     const aq_job_options *o = &j->options;
     const aq_calibrated *t;
+    const char *modality =
+        o->modality != NULL ? o->modality : aq_model_modality(j->model);
     aq_status status;
     size_t i, k;
     if (o->time != NULL) j->time = *o->time;
-    j->modality = o->modality != NULL ? o->modality : aq_model_modality(j->model);
+    if (modality != NULL) { /* for the report, which outlives the model */
+        status =
+            aqi_arena_string(j->arena, modality, strlen(modality), &j->modality, err);
+        if (status != AQ_OK) return status;
+    }
     j->calibration = o->calibration;
     if (o->calibration_path != NULL) {
         status = aqi_job_read_calibration(j, false, &j->own_calibration, err);
@@ -23778,39 +23783,50 @@ static const aq_calibrated *aqi_job_calibrated(const aqi_job *j, size_t i) {
                                j->reports[i].name);
 }
 
-/* Time groups of statistics, and what can be said of them. */
-static aq_status aqi_job_groups(aqi_job *j, const aq_calibrated *c, aq_time_report *out,
-                                aq_time_group **out_groups, double *out_mse,
+/* What codes do to the product of a tensor with its calibrated input. */
+typedef struct aqi_trial {
+    const aq_calibrated *of; /* the input; NULL: it has no time groups yet */
+    aq_time_group *groups;
+    aq_time_report time;
+    double input_mse;
+    double weights, inputs; /* their noise over the product's power, as in aq_time_report;
+                               infinite = not known */
+} aqi_trial;
+
+/* Time groups of statistics, and what can be said of them; made once. */
+static aq_status aqi_job_groups(aqi_job *j, const aq_calibrated *c, aqi_trial *t,
                                 aq_error *err) {
     aq_time_options o = j->time;
-    aq_time_group *groups;
     double power = 0.0;
     size_t col;
     void *p;
     aq_status status;
+    if (t->of == c) return AQ_OK;
+    memset(t, 0, sizeof *t);
     if (o.groups == 0) o.fewer = true;
     if (o.groups == 0) o.groups = 10;
     if (o.fewer) o.groups = (uint32_t)AQI_MIN(c->num_steps, (size_t)o.groups);
-    out->num_groups = o.groups;
-    status = aqi_arena_alloc(j->arena, o.groups * sizeof *groups, &p, err);
+    t->time.num_groups = o.groups;
+    status = aqi_arena_alloc(j->arena, o.groups * sizeof *t->groups, &p, err);
     if (status != AQ_OK) return status;
-    groups = (aq_time_group *)p;
-    status = aq_time_groups_make(j->calibration, c, &o, groups, err);
+    t->groups = (aq_time_group *)p;
+    status = aq_time_groups_make(j->calibration, c, &o, t->groups, err);
     if (status == AQ_OK && j->options.optimize_groups)
-        status = aq_time_groups_optimize(c, groups, o.groups, &out->optimized, err);
-    if (status == AQ_OK && j->options.smooth != NULL)
-        status = aq_time_groups_smooth(c, groups, o.groups, j->options.smooth,
-                                       &out->smoothed, err);
-    if (status == AQ_OK)
         status =
-            aq_time_groups_check(groups, o.groups, 0.0, NULL, &out->smoothness, err);
+            aq_time_groups_optimize(c, t->groups, o.groups, &t->time.optimized, err);
+    if (status == AQ_OK && j->options.smooth != NULL)
+        status = aq_time_groups_smooth(c, t->groups, o.groups, j->options.smooth,
+                                       &t->time.smoothed, err);
     if (status == AQ_OK)
-        status = aq_time_groups_error(c, groups, o.groups, NULL, out_mse, err);
+        status = aq_time_groups_check(t->groups, o.groups, 0.0, NULL, &t->time.smoothness,
+                                      err);
+    if (status == AQ_OK)
+        status = aq_time_groups_error(c, t->groups, o.groups, NULL, &t->input_mse, err);
     if (status != AQ_OK) return status;
     for (col = 0; col < c->cols; col++)
         power += (double)c->mean_square[col] / (double)c->cols;
-    out->input_sqnr_db = aqi_decibels(power, *out_mse);
-    *out_groups = groups;
+    t->time.input_sqnr_db = aqi_decibels(power, t->input_mse);
+    t->of = c;
     return AQ_OK;
 }
 
@@ -23818,12 +23834,6 @@ static aq_status aqi_job_groups(aqi_job *j, const aq_calibrated *c, aq_time_repo
 
 enum { AQI_TRIAL_ROWS = 64 };
 #define AQI_TRIAL_VALUES ((size_t)1 << 20)
-
-/* Noise of a product with calibrated inputs over its power, as aq_time_report has it. */
-typedef struct aqi_trial {
-    double input_mse;       /* of the inputs' codes: given */
-    double weights, inputs; /* < 0 = not known             */
-} aqi_trial;
 
 /* Sums over rows of weights w, which codes give back as `back`. */
 static void aqi_trial_sums(const aq_calibrated *c, const aq_layout *l, const float *w,
@@ -23859,7 +23869,7 @@ static aq_status aqi_job_try(aqi_job *j, size_t i, const aq_quant_options *quant
     aq_quantized dst;
     aq_quantized_view view;
     aq_status status;
-    out->weights = out->inputs = -1.0;
+    out->weights = out->inputs = (double)INFINITY;
     if (e->chunks != NULL || cols == 0 || rows == 0) return AQ_OK;
     rows = AQI_MIN(rows, AQI_MAX(AQI_TRIAL_VALUES / cols, (size_t)1));
     status = aq_layout_init(rows, cols, quant, &l, err);
@@ -23938,20 +23948,17 @@ static aq_status aqi_job_check_scales(aqi_job *j, size_t i, aq_error *err) {
     aqi_trial trials[2];
     int k;
     aq_status status = AQ_OK;
+    memset(trials, 0, sizeof trials);
     for (k = 0; k < 2 && status == AQ_OK; k++) {
         aq_quant_options quant = plan->quant;
-        aq_time_report report;
-        aq_time_group *groups;
-        memset(&report, 0, sizeof report);
         plan->quant.column_scales = quant.column_scales = k == 0 ? NULL : scales;
         aqi_job_weigh(j, i, &quant);
-        status = aqi_job_groups(j, aqi_job_calibrated(j, i), &report, &groups,
-                                &trials[k].input_mse, err);
+        status = aqi_job_groups(j, aqi_job_calibrated(j, i), &trials[k], err);
         if (status == AQ_OK) status = aqi_job_try(j, i, &quant, &trials[k], err);
     }
-    if (status == AQ_OK && !(trials[1].weights + trials[1].inputs <
-                             trials[0].weights + trials[0].inputs))
-        plan->quant.column_scales = NULL;
+    k = trials[1].weights + trials[1].inputs < trials[0].weights + trials[0].inputs;
+    if (k == 0) plan->quant.column_scales = NULL;
+    j->trials[i] = trials[k];
     return status;
 }
 
@@ -23966,10 +23973,8 @@ static aq_status aqi_job_scale(aqi_job *j, aq_error *err) {
     own = (bool *)p;
     status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->trials, &p, err);
     j->trials = (aqi_trial *)p;
-    if (status == AQ_OK)
-        status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->times, &p, err);
-    j->times = (aq_time_report *)p;
     for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
+        j->trials[i].weights = (double)INFINITY;
         own[i] = j->plans[i].quant.column_scales != NULL;
         if (spatial) status = aqi_job_make_scales(j, i, err);
         any = any || (j->plans[i].quant.column_scales != NULL &&
@@ -23996,28 +24001,21 @@ static aq_status aqi_job_scale(aqi_job *j, aq_error *err) {
 /* Time groups and statistics of a calibrated tensor. */
 static aq_status aqi_job_describe_time(aqi_job *j, size_t i, const aq_calibrated *c,
                                        aq_diffusion *d, aq_error *err) {
-    aq_time_report *report = &j->times[i];
-    aq_time_group *groups;
+    aqi_trial *trial = &j->trials[i];
     aq_time_aware *time;
     void *p;
-    aq_status status;
-    memset(report, 0, sizeof *report);
-    status = aqi_job_groups(j, c, report, &groups, &j->trials[i].input_mse, err);
-    j->reports[i].time = report;
+    aq_status status = aqi_job_groups(j, c, trial, err);
+    j->reports[i].time = &trial->time;
     if (status == AQ_OK) status = aqi_job_stats(j, c, &d->stats, err);
     if (status == AQ_OK) status = aqi_arena_alloc(j->arena, sizeof *time, &p, err);
     if (status != AQ_OK) return status;
     time = (aq_time_aware *)p;
     time->enabled = true;
-    time->groups = groups;
-    time->num_groups = report->num_groups;
+    time->groups = trial->groups;
+    time->num_groups = trial->time.num_groups;
     d->time_aware = time;
-    if (j->modality != NULL) {
-        char *text = NULL;
-        status = aqi_arena_string(j->arena, j->modality, strlen(j->modality), &text, err);
-        d->modality = text;
-    }
-    return status;
+    d->modality = j->modality;
+    return AQ_OK;
 }
 
 static aq_status aqi_job_describe_scales(aqi_job *j, size_t i, aq_diffusion *d,
@@ -24044,7 +24042,7 @@ static aq_status aqi_job_describe(aqi_job *j, size_t i, aq_error *err) {
     const aq_plan *plan = &j->plans[i];
     const aq_calibrated *c = aqi_job_calibrated(j, i);
     const bool scaled = !plan->keep && plan->quant.column_scales != NULL;
-    aq_time_report *report;
+    aqi_trial *trial;
     aq_diffusion *d;
     void *p;
     aq_status status = AQ_OK;
@@ -24063,16 +24061,15 @@ static aq_status aqi_job_describe(aqi_job *j, size_t i, aq_error *err) {
         j->described[i] = true;
     }
     if (c == NULL) return AQ_OK;
-    report = &j->times[i];
-    report->scaled = scaled;
-    report->output_sqnr_db = report->weights_sqnr_db = (double)NAN;
-    j->trials[i].weights = -1.0;
+    trial = &j->trials[i];
+    trial->time.scaled = scaled;
+    trial->time.output_sqnr_db = trial->time.weights_sqnr_db = (double)NAN;
+    trial->weights = (double)INFINITY;
     if (plan->keep) return AQ_OK;
-    status = aqi_job_try(j, i, &plan->quant, &j->trials[i], err);
-    if (status != AQ_OK || j->trials[i].weights < 0.0) return status;
-    report->weights_sqnr_db = aqi_decibels(1.0, j->trials[i].weights);
-    report->output_sqnr_db =
-        aqi_decibels(1.0, j->trials[i].weights + j->trials[i].inputs);
+    status = aqi_job_try(j, i, &plan->quant, trial, err);
+    if (status != AQ_OK || !(trial->weights < (double)INFINITY)) return status;
+    trial->time.weights_sqnr_db = aqi_decibels(1.0, trial->weights);
+    trial->time.output_sqnr_db = aqi_decibels(1.0, trial->weights + trial->inputs);
     return AQ_OK;
 }
 
@@ -25560,7 +25557,7 @@ static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
             const aq_metrics *m = &j->reports[i].metrics;
             double noise = m->sum_aa > 0.0 ? m->sum_dd / m->sum_aa : 0.0;
 #ifndef AQ_NO_DIFFUSION
-            if (j->trials != NULL && j->trials[i].weights >= 0.0)
+            if (j->trials != NULL && j->trials[i].weights < (double)INFINITY)
                 noise = j->trials[i].weights;
 #endif
             rates[i].free = rates[i].free && !j->plans[i].keep; /* it has failed */
