@@ -23567,30 +23567,27 @@ typedef struct aqi_job {
 
 static uint64_t aqi_tensor_bytes(const aq_tensor *t) {
     const aq_layout *l = &t->layout;
-    uint64_t floats = l->params == AQ_PARAMS_F32 ? 2 * (uint64_t)l->num_groups : 0;
-    return t->data_bytes + (l->bits == 0 ? 0 : floats * sizeof(float) + l->params_bytes);
+    if (l->bits == 0) return t->data_bytes;
+    return t->data_bytes + 2 * (uint64_t)aqi_param_floats_bytes(l) + l->params_bytes;
 }
 
 /* ---- the plan ---- */
 
-static size_t aqi_align_up(size_t n) {
-    return (n + (AQ_ALIGNMENT - 1)) & ~(size_t)(AQ_ALIGNMENT - 1);
-}
-
 /* Bytes of the arrays of a layout, each aligned. */
 static size_t aqi_quantized_room(const aq_layout *l) {
-    size_t floats = l->params == AQ_PARAMS_F32 ? l->num_groups * sizeof(float) : 0;
-    return aqi_align_up(l->code_bytes) + 2 * aqi_align_up(floats) +
-           aqi_align_up(l->params_bytes);
+    return aqi_round_up(l->code_bytes, AQ_ALIGNMENT) +
+           2 * aqi_round_up(aqi_param_floats_bytes(l), AQ_ALIGNMENT) +
+           aqi_round_up(l->params_bytes, AQ_ALIGNMENT);
 }
 
 /* Where the parts of codes of the layout lie in such a room. */
 static void aqi_quantized_in(const aq_layout *l, uint8_t *room, aq_quantized *out) {
-    size_t floats = l->params == AQ_PARAMS_F32 ? l->num_groups * sizeof(float) : 0;
+    const size_t floats = aqi_round_up(aqi_param_floats_bytes(l), AQ_ALIGNMENT);
     out->codes = room;
-    out->scales = (float *)(void *)(room + aqi_align_up(l->code_bytes));
-    out->zero_points = out->scales + aqi_align_up(floats) / sizeof(float);
-    out->params = room + aqi_align_up(l->code_bytes) + 2 * aqi_align_up(floats);
+    room += aqi_round_up(l->code_bytes, AQ_ALIGNMENT);
+    out->scales = (float *)(void *)room;
+    out->zero_points = (float *)(void *)(room + floats);
+    out->params = room + 2 * floats;
 }
 
 /* Makes the description of a quantized tensor from its layout. */
@@ -24165,27 +24162,25 @@ static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
 static aq_status aqi_job_choose_shard(aqi_job *j, aq_error *err) {
     const uint32_t n = j->options.num_shards, shard = j->options.shard;
     size_t count = aq_model_count(j->model), i, first = SIZE_MAX, end = 0;
-    uint64_t total = 0, at = 0;
-    aq_tensor t;
-    aq_status status = AQ_OK;
+    uint64_t total = 0, at = 0, per;
     j->first = 0;
     j->num_tensors = count;
     if (n == 0) return AQ_OK;
     if (shard >= n)
         return aqi_fail(err, AQ_E_ARG, "shard %u of %u; they count from 0", shard, n);
     for (i = 0; i < count; i++) total += aqi_tensor_bytes(&j->model->entries[i].tensor);
-    for (i = 0; i < count && status == AQ_OK; i++) {
-        uint64_t per = total / n + (total % n != 0), owner;
-        status = aq_model_describe(j->model, i, &t, err);
-        owner = per == 0 ? 0 : at / per;
-        if (owner >= n) owner = n - 1; /* empty tensors at the end */
-        if (owner == shard && first == SIZE_MAX) first = i;
-        if (owner == shard) end = i + 1;
-        at += aqi_tensor_bytes(&t);
+    per = AQI_MAX(total / n + (total % n != 0), (uint64_t)1);
+    for (i = 0; i < count; i++) {
+        /* At most n - 1: empty tensors at the end have no byte. */
+        if (AQI_MIN(at / per, (uint64_t)n - 1) == shard) {
+            first = AQI_MIN(first, i);
+            end = i + 1;
+        }
+        at += aqi_tensor_bytes(&j->model->entries[i].tensor);
     }
-    j->first = first == SIZE_MAX ? 0 : first;
-    j->num_tensors = first == SIZE_MAX ? 0 : end - first;
-    return status;
+    j->first = AQI_MIN(first, end);
+    j->num_tensors = end - j->first;
+    return AQ_OK;
 }
 
 static aq_status aqi_job_plan(aqi_job *j, aq_error *err) {
@@ -24476,21 +24471,20 @@ static size_t aqi_work_cost(const aqi_work *w, size_t units, size_t values) {
 
 /* How large pieces are: whole tensors, or as the memory allows. */
 static aq_status aqi_work_steps(const aqi_job *j, aqi_work *w, aq_error *err) {
-    const bool rows = w->step != AQI_STEP_COPY;
-    size_t cols = rows ? w->in.layout.cols : 1, most = AQI_PIECE_VALUES, granule, least;
+    const bool elements = w->step == AQI_STEP_COPY && w->out.layout.bits == 0;
+    const size_t cols = elements ? 1 : AQI_MAX(w->in.layout.cols, (size_t)1);
+    size_t most = AQI_PIECE_VALUES, least;
+    size_t granule = cols; /* values that cannot be parted */
     aqi_tiling t;
-    if (w->step == AQI_STEP_COPY && w->in_unit > 0 && w->out.layout.bits != 0)
-        cols = AQI_MAX(w->in.layout.cols, (size_t)1);
     w->unit_step = AQI_MAX(w->units, (size_t)1);
     w->col_step = w->in.layout.cols;
     if (j->options.mode == AQ_JOB_PARALLEL && j->options.max_memory_bytes == 0)
         return AQ_OK;
     if (j->options.mode == AQ_JOB_PARALLEL) most = AQI_MAX(w->units * cols, (size_t)1);
-    granule = AQI_MAX(cols, (size_t)1); /* values that cannot be parted */
     if (w->step == AQI_STEP_QUANTIZE) {
         t = aqi_tiling_make(&w->out.layout, w->units);
         if (t.cols < w->in.layout.cols) w->col_step = granule = t.cols;
-        if (t.cols == w->in.layout.cols) granule = t.rows * t.cols;
+        if (t.cols == cols) granule = t.rows * cols;
     }
     least = aqi_work_cost(w, 1, granule);
     if (least > j->budget)
@@ -24499,17 +24493,15 @@ static aq_status aqi_work_steps(const aqi_job *j, aqi_work *w, aq_error *err) {
                         "this tensor; allow %zu",
                         (unsigned long long)j->budget, least);
     while (most > granule &&
-           aqi_work_cost(w, most / AQI_MAX(cols, (size_t)1) + 1, most) >
-               j->budget / (j->width + 1))
+           aqi_work_cost(w, most / cols + 1, most) > j->budget / (j->width + 1))
         most /= 2;
     if (w->col_step < w->in.layout.cols) {
         w->unit_step = 1;
         if (most > w->col_step) w->col_step = most / w->col_step * w->col_step;
         return AQ_OK;
     }
-    granule = AQI_MAX(granule / AQI_MAX(cols, (size_t)1), (size_t)1); /* units */
-    w->unit_step =
-        AQI_MAX(most / AQI_MAX(cols, (size_t)1) / granule, (size_t)1) * granule;
+    granule /= cols; /* units */
+    w->unit_step = AQI_MAX(most / cols / granule, (size_t)1) * granule;
     return AQ_OK;
 }
 
@@ -25272,10 +25264,9 @@ static aq_status aqi_job_line(aqi_job *j, aq_error *err) {
         j->writer->failed == AQ_OK &&
         (j->journal->offset > 0 || j->current > 0 || (w != NULL && w->in_bytes > 0))) {
         /* The next run goes on here; the error that is reported is the first one. */
-        if ((w == NULL || !w->ready || w->in_bytes == 0 ||
-             aqi_journal_note(j, w, false, NULL) == AQ_OK) &&
-            aqi_journal_checkpoint(j, NULL) != AQ_OK)
-            j->journal->waiting.size = 0;
+        if (w == NULL || !w->ready || w->in_bytes == 0 ||
+            aqi_journal_note(j, w, false, NULL) == AQ_OK)
+            aqi_journal_checkpoint(j, NULL);
     }
     aqi_job_drop_works(j);
     for (i = 0; i < j->num_slots; i++)
@@ -25427,20 +25418,23 @@ static aq_status aqi_job_resume(aqi_job *j, aq_error *err) {
     return status;
 }
 
-/* The plan that an earlier run has measured; false: it has not. */
-static bool aqi_resume_plan(aqi_job *j) {
+/* The plan that an earlier run has measured; *out_known stays false where it has not. */
+static aq_status aqi_resume_plan(aqi_job *j, bool *out_known, aq_error *err) {
     size_t bytes, i;
     const uint8_t *p;
-    if (j->journal == NULL) return false;
+    aq_status status = AQ_OK;
+    *out_known = false;
+    if (j->journal == NULL) return AQ_OK;
     p = aqi_record_next(j->journal, AQI_RECORD_PLAN, &bytes);
-    if (p == NULL || bytes != 3 * j->num_tensors) return false;
-    for (i = 0; i < j->num_tensors; i++, p += 3) {
+    if (p == NULL || bytes != 3 * j->num_tensors) return AQ_OK;
+    for (i = 0; i < j->num_tensors && status == AQ_OK; i++, p += 3) {
         j->plans[i].keep = p[0] != 0;
         j->plans[i].quant.bits = p[1];
         j->plans[i].quant.codebook = p[2] != 0;
-        if (aqi_job_apply_plan(j, i, NULL) != AQ_OK) return false;
+        status = aqi_job_apply_plan(j, i, err);
     }
-    return true;
+    *out_known = true;
+    return status;
 }
 
 /* The measured plan for the journal. */
@@ -25576,12 +25570,12 @@ static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
     aqi_rates *rates;
     size_t i;
     void *p;
-    aq_status status =
-        aqi_arena_alloc(j->arena, j->num_tensors * sizeof *rates, &p, err);
+    bool known;
+    aq_status status = aqi_resume_plan(j, &known, err);
+    if (status != AQ_OK || known) return status;
+    status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *rates, &p, err);
     if (status != AQ_OK) return status;
     rates = (aqi_rates *)p;
-    if (aqi_resume_plan(j)) return AQ_OK;
-    if (j->num_tensors > 0) memset(rates, 0, j->num_tensors * sizeof *rates);
     for (i = 0; i < j->num_tensors; i++) params += j->reports[i].tensor.num_params;
     if (target == 0) target = (uint64_t)(j->options.target_bpw * (double)params / 8.0);
     status = aqi_job_measure(j, rates, err);
@@ -25678,8 +25672,7 @@ static aq_status aqi_job_open_writer(aqi_job *j, aq_error *err) {
     status = aqi_arena_alloc(j->arena, n * sizeof *pairs, &p, err);
     if (status != AQ_OK) return status;
     pairs = (aq_key_value *)p;
-    for (i = 0; i < n; i++) {
-        aq_model_metadata(j->model, i, &pair);
+    for (i = 0; aq_model_metadata(j->model, i, &pair); i++) {
         if (aqi_metadata_travels(pair.key)) pairs[o.num_metadata++] = pair;
     }
     for (i = 0; i < j->num_tensors; i++) j->outputs[i] = j->reports[i].tensor;
