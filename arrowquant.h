@@ -26482,9 +26482,8 @@ static void aqi_batch_point(const aqi_batch *b, size_t i,
 
 /* Bytes of the parts of a result. */
 static void aqi_batch_sizes(const aq_tensor *t, size_t bytes[AQI_BATCH_BUFFERS]) {
-    const bool floats = t->layout.bits != 0 && t->layout.params == AQ_PARAMS_F32;
     bytes[0] = t->data_bytes;
-    bytes[1] = bytes[2] = floats ? t->layout.num_groups * sizeof(float) : 0;
+    bytes[1] = bytes[2] = t->layout.bits != 0 ? aqi_param_floats_bytes(&t->layout) : 0;
     bytes[3] = t->layout.bits != 0 ? t->layout.params_bytes : 0;
 }
 
@@ -26495,7 +26494,8 @@ static size_t aqi_batch_joint_item(const aqi_batch_joint *j, size_t k) {
 
 static aq_status aqi_batch_allocate_joint(aqi_batch *b, aq_error *err) {
     const aq_allocator *a = &b->out.allocator;
-    size_t bytes[AQI_BATCH_BUFFERS] = {0}, used[AQI_BATCH_BUFFERS] = {0}, one[4], i, k;
+    size_t bytes[AQI_BATCH_BUFFERS] = {0}, used[AQI_BATCH_BUFFERS] = {0};
+    size_t one[AQI_BATCH_BUFFERS], i, k;
     uint8_t *at[AQI_BATCH_BUFFERS];
     aq_status status = AQ_OK;
     bool fits = true;
@@ -26608,24 +26608,30 @@ static void aqi_batch_quantize_tile(const aqi_batch *b, aqi_batch_entry *e,
     aqi_quantize_tile(&t, 0);
 }
 
-/* Values of a tile, which is whole rows or a part of one, to float32. */
-static void aqi_batch_convert(const aqi_batch_entry *e, const aqi_tile *tile) {
+/* Values of a tile, which is whole rows or a part of one, to float32 times the scales. */
+static void aqi_batch_convert(const aqi_batch_entry *e, const uint8_t *src,
+                              aq_dtype dtype, const aqi_tile *tile) {
+    const size_t cols = e->layout.cols;
     float room[AQI_PIECE];
-    size_t at = tile->row * e->layout.cols + tile->col, n;
+    size_t at = tile->row * cols + tile->col, n;
     size_t end = at + (tile->row_end - tile->row) * (tile->col_end - tile->col);
     for (; at < end; at += n) {
+        const float *p;
         n = AQI_MIN(end - at, (size_t)AQI_PIECE);
-        aqi_floats_to(aqi_floats_at(e->src, e->dtype, at, n, room), n, AQ_F32,
-                      e->values + at * sizeof(float));
+        p = aqi_floats_at(src, dtype, at, n, room);
+        if (e->scales != NULL) {
+            aqi_scale_columns(room, p, n, e->scales, cols, at % cols);
+            p = room;
+        }
+        aqi_floats_to(p, n, AQ_F32, e->values + at * sizeof(float));
     }
 }
 
 static void aqi_batch_dequantize_tile(const aqi_batch_entry *e, size_t index) {
     aqi_decode_task t;
-    aqi_tile tile;
+    const aqi_tile tile = aqi_tile_at(&e->tiling, &e->layout, e->layout.rows, index);
     if (e->layout.bits == 0) {
-        tile = aqi_tile_at(&e->tiling, &e->layout, e->layout.rows, index);
-        aqi_batch_convert(e, &tile);
+        aqi_batch_convert(e, e->src, e->dtype, &tile);
         return;
     }
     memset(&t, 0, sizeof t);
@@ -26636,16 +26642,7 @@ static void aqi_batch_dequantize_tile(const aqi_batch_entry *e, size_t index) {
     t.dtype = AQ_F32;
     t.dst = e->values;
     aqi_dequantize_tile(&t, index);
-    if (e->scales == NULL) return;
-    tile = aqi_tile_at(&e->tiling, &e->layout, e->layout.rows, index);
-    for (; tile.row < tile.row_end; tile.row++) {
-        size_t col;
-        for (col = tile.col; col < tile.col_end; col++) {
-            uint8_t *at = e->values + (tile.row * e->layout.cols + col) * sizeof(float);
-            float v = aqi_load_f32(at) * e->scales[col];
-            aqi_floats_to(&v, 1, AQ_F32, at);
-        }
-    }
+    if (e->scales != NULL) aqi_batch_convert(e, e->values, AQ_F32, &tile);
 }
 
 static void aqi_batch_tile(void *arg, size_t index) {
