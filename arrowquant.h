@@ -26942,7 +26942,7 @@ static bool aqi_arrow_decimal(const char *text, int64_t *out) {
 }
 
 /* Dates, times, timestamps, durations, intervals: bits of a value; 0 = none of them. */
-static size_t aqi_arrow_time_bits(const char *f) {
+static int64_t aqi_arrow_time_bits(const char *f) {
     static const char *const narrow[] = {"tdD", "tts", "ttm", "tiM"};
     static const char *const wide[] = {"tdm", "ttu", "ttn", "tDs",
                                        "tDm", "tDu", "tDn", "tiD"};
@@ -26954,7 +26954,7 @@ static size_t aqi_arrow_time_bits(const char *f) {
         if (strcmp(f, wide[i]) == 0) return 64;
     }
     if (strcmp(f, "tin") == 0) return 128;
-    return f[0] == 't' && f[1] == 's' && f[2] != '\0' && strchr("smun", f[2]) != NULL &&
+    return strncmp(f, "ts", 2) == 0 && f[2] != '\0' && strchr("smun", f[2]) != NULL &&
                    f[3] == ':'
                ? 64
                : 0;
@@ -27006,9 +27006,9 @@ static aqi_arrow_format aqi_arrow_parse(const char *f) {
     }
     if (strncmp(f, "d:", 2) == 0 && aqi_arrow_decimal_bits(f, &n))
         out.kind = AQI_ARROW_FIXED;
-    if (f[0] == 't' && aqi_arrow_time_bits(f) > 0) {
-        n = (int64_t)aqi_arrow_time_bits(f);
-        out.kind = AQI_ARROW_FIXED;
+    if (f[0] == 't') {
+        n = aqi_arrow_time_bits(f);
+        if (n > 0) out.kind = AQI_ARROW_FIXED;
     }
     out.width = (size_t)n;
     if (f[1] != '\0') return out;
@@ -27556,7 +27556,7 @@ static bool aqi_arrow_list(const aqi_arrow_column *c, size_t row, size_t *out_at
 
 /* ---- extension types ---- */
 
-/* The value of a key of a schema's metadata; false when there is none. Source:
+/* The value of a key of a schema's metadata; its data NULL when there is none. Source:
  * CDataInterface.rst, ArrowSchema.metadata. */
 static aq_status aqi_arrow_metadata(const char *metadata, const char *key, aq_bytes *out,
                                     aq_error *err) {
@@ -28500,14 +28500,12 @@ static aq_status aqi_arrow_put_numbers(const aqi_arrow_out *o, const aqi_arrow_f
     aq_status status = aqi_arrow_buffer(a, 1, o->num_rows * width, &p, err);
     for (i = 0; i < o->num_rows && status == AQ_OK; i++) {
         uint64_t v = 0;
-        uint8_t narrow;
         if (!aqi_arrow_number_of(o->tensors[i], f->id, &v)) {
             status = aqi_arrow_put_null(a, i, err);
         } else if (width == 8) {
             memcpy((uint8_t *)p + i * 8, &v, sizeof v);
         } else {
-            narrow = (uint8_t)v;
-            memcpy((uint8_t *)p + i, &narrow, 1);
+            ((uint8_t *)p)[i] = (uint8_t)v;
         }
     }
     return status;
@@ -29010,17 +29008,6 @@ static aq_status aqi_arrow_fail_in(struct ArrowArrayStream *in, int code, aq_err
     return AQ_E_IO;
 }
 
-static int aqi_arrow_quantize_schema(struct ArrowArrayStream *stream,
-                                     struct ArrowSchema *out) {
-    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
-    aq_error what;
-    memset(out, 0, sizeof *out);
-    aqi_error_clear(&what);
-    if (aqi_arrow_out_schema(&s->call, &s->out, out, &what) != AQ_OK && !s->failed)
-        s->err = what;
-    return aqi_arrow_errno(&what);
-}
-
 static aq_status aqi_arrow_quantize_batch(aqi_arrow_stream *s, struct ArrowArray *out,
                                           aq_error *err) {
     struct ArrowArray in;
@@ -29038,15 +29025,103 @@ static aq_status aqi_arrow_quantize_batch(aqi_arrow_stream *s, struct ArrowArray
     return status;
 }
 
-static int aqi_arrow_quantize_next(struct ArrowArrayStream *stream,
-                                   struct ArrowArray *out) {
+static aq_status aqi_arrow_model_schema(const aqi_arrow_stream *s,
+                                        struct ArrowSchema *out, aq_error *err) {
+    const aq_allocator *a = &s->call.allocator;
+    aqi_bytes_builder b = {NULL, 0, 0};
+    aq_key_value pair;
+    size_t i;
+    bool ok = true;
+    aq_status status;
+    for (i = 0; ok && aq_model_metadata(s->model, i, &pair); i++)
+        ok = pair.value == NULL ||
+             aqi_arrow_put_pair(a, &b, pair.key, pair.value, pair.value_bytes);
+    status = ok ? aqi_arrow_put_schema(&s->out, &b, out, err)
+                : aqi_fail_nomem(err, b.size);
+    aqi_builder_free(a, &b);
+    return status;
+}
+
+static aq_status aqi_arrow_model_batch(aqi_arrow_stream *s, struct ArrowArray *out,
+                                       aq_error *err) {
+    aqi_arrow_keeper *k;
+    aqi_arrow_out o = s->out;
+    const aq_tensor *tensor;
+    aq_status status;
+    s->ended = s->next == aq_model_count(s->model);
+    if (s->ended) return AQ_OK;
+    k = (aqi_arrow_keeper *)aqi_alloc(&s->call.allocator, sizeof *k);
+    if (k == NULL) return aqi_fail_nomem(err, sizeof *k);
+    memset(k, 0, sizeof *k);
+    k->allocator = s->call.allocator;
+    k->refs = 1;
+    status = aq_model_tensor(s->model, s->next, &k->tensor, err);
+    if (status == AQ_OK) {
+        aqi_model_retain(s->model);
+        k->model = s->model;
+        tensor = &k->tensor;
+        o.tensors = &tensor;
+        o.num_rows = 1;
+        o.keeper = k;
+        if (aqi_tensor_scales(tensor) != NULL) /* no column of the table has them */
+            status = aqi_error_in_tensor(
+                err,
+                aqi_fail(err, AQ_E_UNSUPPORTED,
+                         "columns are equalized, which a table cannot say; dequantize "
+                         "the model first"),
+                tensor->name);
+        if (status == AQ_OK) status = aqi_arrow_put_array(&o, out, err);
+    }
+    aqi_arrow_keeper_release(k); /* arrays that point into the tensor have theirs */
+    if (status == AQ_OK) s->next++;
+    return status;
+}
+
+static int aqi_arrow_stream_schema(struct ArrowArrayStream *stream,
+                                   struct ArrowSchema *out) {
     aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
+    aq_error what;
+    aq_status status;
+    memset(out, 0, sizeof *out);
+    aqi_error_clear(&what);
+    status = s->model != NULL ? aqi_arrow_model_schema(s, out, &what)
+                              : aqi_arrow_out_schema(&s->call, &s->out, out, &what);
+    if (status != AQ_OK && !s->failed) s->err = what;
+    return aqi_arrow_errno(&what);
+}
+
+static int aqi_arrow_stream_next(struct ArrowArrayStream *stream,
+                                 struct ArrowArray *out) {
+    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
+    aq_status status;
     memset(out, 0, sizeof *out);
     if (s->failed) return aqi_arrow_errno(&s->err);
     if (s->ended) return 0;
     aqi_error_clear(&s->err);
-    s->failed = aqi_arrow_quantize_batch(s, out, &s->err) != AQ_OK;
+    status = s->model != NULL ? aqi_arrow_model_batch(s, out, &s->err)
+                              : aqi_arrow_quantize_batch(s, out, &s->err);
+    s->failed = status != AQ_OK;
     return aqi_arrow_errno(&s->err);
+}
+
+static aq_status aqi_arrow_stream_make(const aq_allocator *a, aqi_arrow_stream **out,
+                                       aq_error *err) {
+    aqi_arrow_stream *s = (aqi_arrow_stream *)aqi_alloc(a, sizeof *s);
+    *out = s;
+    if (s == NULL) return aqi_fail_nomem(err, sizeof *s);
+    memset(s, 0, sizeof *s);
+    s->call.allocator = *a;
+    aqi_error_clear(&s->err);
+    aqi_arena_init(&s->names.arena, a);
+    return AQ_OK;
+}
+
+static void aqi_arrow_stream_give(aqi_arrow_stream *s, struct ArrowArrayStream *out) {
+    out->get_schema = aqi_arrow_stream_schema;
+    out->get_next = aqi_arrow_stream_next;
+    out->get_last_error = aqi_arrow_last_error;
+    out->release = aqi_arrow_stream_release;
+    out->private_data = s;
 }
 
 /* The schema of the input, on which the output's depends; and threads. */
@@ -29094,13 +29169,10 @@ aq_status aq_quantize_arrow_stream(struct ArrowArrayStream *in_stream,
         return aqi_fail(err, AQ_E_ARG, "the input stream is missing or released");
     status = aqi_arrow_resolve(&c, options, err);
     if (status != AQ_OK) return status;
-    s = (aqi_arrow_stream *)aqi_alloc(&c.allocator, sizeof *s);
-    if (s == NULL) return aqi_fail_nomem(err, sizeof *s);
-    memset(s, 0, sizeof *s);
+    status = aqi_arrow_stream_make(&c.allocator, &s, err);
+    if (status != AQ_OK) return status;
     s->call = c;
     s->call.seen = &s->names;
-    aqi_error_clear(&s->err);
-    aqi_arena_init(&s->names.arena, &c.allocator);
     status = aqi_arrow_stream_begin(s, in_stream, err);
     if (status != AQ_OK) {
         aqi_arrow_stream_free(s);
@@ -29108,109 +29180,27 @@ aq_status aq_quantize_arrow_stream(struct ArrowArrayStream *in_stream,
     }
     s->in = *in_stream;
     in_stream->release = NULL;
-    out_stream->get_schema = aqi_arrow_quantize_schema;
-    out_stream->get_next = aqi_arrow_quantize_next;
-    out_stream->get_last_error = aqi_arrow_last_error;
-    out_stream->release = aqi_arrow_stream_release;
-    out_stream->private_data = s;
+    aqi_arrow_stream_give(s, out_stream);
     return AQ_OK;
-}
-
-/* ---- models as streams ---- */
-
-static int aqi_arrow_model_schema(struct ArrowArrayStream *stream,
-                                  struct ArrowSchema *out) {
-    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
-    const aq_allocator *a = &s->call.allocator;
-    aqi_bytes_builder b = {NULL, 0, 0};
-    aq_error what;
-    aq_key_value pair;
-    size_t i;
-    bool ok = true;
-    memset(out, 0, sizeof *out);
-    aqi_error_clear(&what);
-    for (i = 0; ok && aq_model_metadata(s->model, i, &pair); i++)
-        ok = pair.value == NULL ||
-             aqi_arrow_put_pair(a, &b, pair.key, pair.value, pair.value_bytes);
-    if (!ok) {
-        aqi_fail_nomem(&what, b.size);
-    } else if (aqi_arrow_put_schema(&s->out, &b, out, &what) != AQ_OK) {
-        ok = false;
-    }
-    if (!ok && !s->failed) s->err = what;
-    aqi_builder_free(a, &b);
-    return aqi_arrow_errno(&what);
-}
-
-static aq_status aqi_arrow_model_batch(aqi_arrow_stream *s, struct ArrowArray *out,
-                                       aq_error *err) {
-    aqi_arrow_keeper *k;
-    aqi_arrow_out o = s->out;
-    const aq_tensor *tensor;
-    aq_status status;
-    s->ended = s->next == aq_model_count(s->model);
-    if (s->ended) return AQ_OK;
-    k = (aqi_arrow_keeper *)aqi_alloc(&s->call.allocator, sizeof *k);
-    if (k == NULL) return aqi_fail_nomem(err, sizeof *k);
-    memset(k, 0, sizeof *k);
-    k->allocator = s->call.allocator;
-    k->refs = 1;
-    status = aq_model_tensor(s->model, s->next, &k->tensor, err);
-    if (status == AQ_OK) {
-        aqi_model_retain(s->model);
-        k->model = s->model;
-        tensor = &k->tensor;
-        o.tensors = &tensor;
-        o.num_rows = 1;
-        o.keeper = k;
-        if (aqi_tensor_scales(tensor) != NULL) /* no column of the table has them */
-            status = aqi_error_in_tensor(
-                err,
-                aqi_fail(err, AQ_E_UNSUPPORTED,
-                         "columns are equalized, which a table cannot say; dequantize "
-                         "the model first"),
-                tensor->name);
-        if (status == AQ_OK) status = aqi_arrow_put_array(&o, out, err);
-    }
-    aqi_arrow_keeper_release(k); /* arrays that point into the tensor have theirs */
-    if (status == AQ_OK) s->next++;
-    return status;
-}
-
-static int aqi_arrow_model_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
-    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
-    memset(out, 0, sizeof *out);
-    if (s->failed) return aqi_arrow_errno(&s->err);
-    if (s->ended) return 0;
-    aqi_error_clear(&s->err);
-    s->failed = aqi_arrow_model_batch(s, out, &s->err) != AQ_OK;
-    return aqi_arrow_errno(&s->err);
 }
 
 aq_status aq_model_export_arrow_stream(aq_model *model,
                                        struct ArrowArrayStream *out_stream,
                                        aq_error *err) {
     aqi_arrow_stream *s;
+    aq_status status;
     aqi_error_clear(err);
     memset(out_stream, 0, sizeof *out_stream);
     if (model == NULL) return aqi_fail(err, AQ_E_ARG, "model missing");
-    s = (aqi_arrow_stream *)aqi_alloc(&model->allocator, sizeof *s);
-    if (s == NULL) return aqi_fail_nomem(err, sizeof *s);
-    memset(s, 0, sizeof *s);
-    s->call.allocator = model->allocator;
-    aqi_error_clear(&s->err);
-    aqi_arena_init(&s->names.arena, &model->allocator);
+    status = aqi_arrow_stream_make(&model->allocator, &s, err);
+    if (status != AQ_OK) return status;
     aqi_model_retain(model);
     s->model = model;
     s->out.allocator = &s->call.allocator;
     s->out.fields = aqi_arrow_model_fields;
     s->out.num_fields = AQI_COUNT(aqi_arrow_model_fields);
     s->out.large = true;
-    out_stream->get_schema = aqi_arrow_model_schema;
-    out_stream->get_next = aqi_arrow_model_next;
-    out_stream->get_last_error = aqi_arrow_last_error;
-    out_stream->release = aqi_arrow_stream_release;
-    out_stream->private_data = s;
+    aqi_arrow_stream_give(s, out_stream);
     return AQ_OK;
 }
 
