@@ -2382,6 +2382,52 @@ Test(diffusion, resume_knows_the_calibration) {
     }
 }
 
+/* Stops where all is measured and one tensor is written. */
+static bool cancel_writing(void *user, const aq_progress *p) {
+    const uint64_t *bytes = user;
+    return p->bytes_total != *bytes || p->tensors_done == 0;
+}
+
+/* A plan that an earlier run has measured is taken over, or the job fails. */
+Test(diffusion, resume_with_a_target_and_failed_allocations) {
+    char model[512], calib[512], out[512];
+    aq_job_options o = {.no_sync = true, .threads = 1, .resume = true, .target_bpw = 5};
+    counting_allocator a;
+    aq_job_report report;
+    file whole, resumed;
+    uint64_t bytes;
+    bool done = false;
+    snprintf(model, sizeof model, "%s", in_dir("model.parquet"));
+    snprintf(calib, sizeof calib, "%s", in_dir("calib.parquet"));
+    snprintf(out, sizeof out, "%s", in_dir("out.parquet"));
+    job_inputs(model, calib);
+    o.calibration_path = calib;
+    ASSERT_OK(aq_job_run(model, out, &o, &report, &err));
+    bytes = report.bytes_in;
+    aq_job_report_deinit(&report);
+    whole = file_read(out);
+    for (size_t fail = 1; !done; fail++) {
+        aq_status status;
+        remove(out);
+        o.allocator = NULL;
+        o.progress.fn = cancel_writing;
+        o.progress.user = &bytes;
+        ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_CANCELLED);
+        counting_init(&a);
+        a.fail_at = fail;
+        o.allocator = &a.hooks;
+        o.progress.fn = NULL;
+        status = aq_job_run(model, out, &o, NULL, &err);
+        cr_assert(counting_is_clean(&a));
+        done = a.calls < fail;
+        cr_assert_eq(status, done ? AQ_OK : AQ_E_NOMEM, "%zu: %s", fail, err.message);
+    }
+    resumed = file_read(out);
+    cr_assert(file_equal(&resumed, &whole));
+    file_free(&resumed);
+    file_free(&whole);
+}
+
 Test(diffusion, modality_of_a_model) {
     static const struct {
         const char *tensor, *key, *value, *want;
