@@ -24669,8 +24669,7 @@ static aq_status aqi_job_check_file(aqi_job *j, const aqi_work *w, aq_error *err
              "the file became shorter while it was mapped (%lld bytes, %lld before); use "
              "AQ_IO_READ for files that may change",
              (long long)st.st_size, (long long)s->bytes);
-    if (err != NULL) aqi_error_set_name(err, f->path);
-    return AQ_E_IO;
+    return aqi_error_in_file(err, AQ_E_IO, f->path);
 }
 
 /* The next piece; NULL: there is none, or it has to wait. */

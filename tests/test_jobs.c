@@ -1744,8 +1744,9 @@ Test(jobs, merge_errors) {
             "{\"index\":4294967296,\"count\":1,\"input_bytes\":5}",
             "{\"index\":0,\"count\":4294967297,\"input_bytes\":5}"};
         static const char source[] = "{\"file\":\"m\",\"tensors_crc32\":\"00000000\"}";
-        const aq_key_value pairs[] = {{"arrowquant.shard", numbers[i], strlen(numbers[i])},
-                                      {"arrowquant.source", source, sizeof source - 1}};
+        const aq_key_value pairs[] = {
+            {"arrowquant.shard", numbers[i], strlen(numbers[i])},
+            {"arrowquant.source", source, sizeof source - 1}};
         aq_model_writer_options w = {.metadata = pairs, .num_metadata = 2};
         ASSERT_OK(aq_model_save(in_dir("odd.parquet"), NULL, 0, &w, &err));
         mixed[0] = in_dir("odd.parquet");
