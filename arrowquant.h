@@ -23465,10 +23465,9 @@ typedef struct aqi_job {
     aq_calibration *own_calibration;
     aq_calibration *scaled_calibration; /* of inputs with scales; NULL: none has them */
     struct aqi_trial *trials;           /* of calibrated tensors, as planned          */
-    aq_time_report *times;              /* of them                                    */
     aq_time_options time;
-    const char *modality;
-    bool weighted; /* by the calibration */
+    char *modality; /* NULL: none */
+    bool weighted;  /* by the calibration */
 #endif
     aq_tensor *outputs; /* descriptions for the writer */
     size_t num_tensors; /* of this shard               */
@@ -23512,30 +23511,27 @@ typedef struct aqi_job {
 
 static uint64_t aqi_tensor_bytes(const aq_tensor *t) {
     const aq_layout *l = &t->layout;
-    uint64_t floats = l->params == AQ_PARAMS_F32 ? 2 * (uint64_t)l->num_groups : 0;
-    return t->data_bytes + (l->bits == 0 ? 0 : floats * sizeof(float) + l->params_bytes);
+    if (l->bits == 0) return t->data_bytes;
+    return t->data_bytes + 2 * (uint64_t)aqi_param_floats_bytes(l) + l->params_bytes;
 }
 
 /* ---- the plan ---- */
 
-static size_t aqi_align_up(size_t n) {
-    return (n + (AQ_ALIGNMENT - 1)) & ~(size_t)(AQ_ALIGNMENT - 1);
-}
-
 /* Bytes of the arrays of a layout, each aligned. */
 static size_t aqi_quantized_room(const aq_layout *l) {
-    size_t floats = l->params == AQ_PARAMS_F32 ? l->num_groups * sizeof(float) : 0;
-    return aqi_align_up(l->code_bytes) + 2 * aqi_align_up(floats) +
-           aqi_align_up(l->params_bytes);
+    return aqi_round_up(l->code_bytes, AQ_ALIGNMENT) +
+           2 * aqi_round_up(aqi_param_floats_bytes(l), AQ_ALIGNMENT) +
+           aqi_round_up(l->params_bytes, AQ_ALIGNMENT);
 }
 
 /* Where the parts of codes of the layout lie in such a room. */
 static void aqi_quantized_in(const aq_layout *l, uint8_t *room, aq_quantized *out) {
-    size_t floats = l->params == AQ_PARAMS_F32 ? l->num_groups * sizeof(float) : 0;
+    const size_t floats = aqi_round_up(aqi_param_floats_bytes(l), AQ_ALIGNMENT);
     out->codes = room;
-    out->scales = (float *)(void *)(room + aqi_align_up(l->code_bytes));
-    out->zero_points = out->scales + aqi_align_up(floats) / sizeof(float);
-    out->params = room + aqi_align_up(l->code_bytes) + 2 * aqi_align_up(floats);
+    room += aqi_round_up(l->code_bytes, AQ_ALIGNMENT);
+    out->scales = (float *)(void *)room;
+    out->zero_points = (float *)(void *)(room + floats);
+    out->params = room + 2 * floats;
 }
 
 /* Makes the description of a quantized tensor from its layout. */
@@ -23652,10 +23648,16 @@ static aq_status aqi_job_read_calibration(aqi_job *j, bool scaled, aq_calibratio
 static aq_status aqi_job_calibrate(aqi_job *j, aq_error *err) {
     const aq_job_options *o = &j->options;
     const aq_calibrated *t;
+    const char *modality =
+        o->modality != NULL ? o->modality : aq_model_modality(j->model);
     aq_status status;
     size_t i, k;
     if (o->time != NULL) j->time = *o->time;
-    j->modality = o->modality != NULL ? o->modality : aq_model_modality(j->model);
+    if (modality != NULL) { /* for the report, which outlives the model */
+        status =
+            aqi_arena_string(j->arena, modality, strlen(modality), &j->modality, err);
+        if (status != AQ_OK) return status;
+    }
     j->calibration = o->calibration;
     if (o->calibration_path != NULL) {
         status = aqi_job_read_calibration(j, false, &j->own_calibration, err);
@@ -23722,39 +23724,50 @@ static const aq_calibrated *aqi_job_calibrated(const aqi_job *j, size_t i) {
                                j->reports[i].name);
 }
 
-/* Time groups of statistics, and what can be said of them. */
-static aq_status aqi_job_groups(aqi_job *j, const aq_calibrated *c, aq_time_report *out,
-                                aq_time_group **out_groups, double *out_mse,
+/* What codes do to the product of a tensor with its calibrated input. */
+typedef struct aqi_trial {
+    const aq_calibrated *of; /* the input; NULL: it has no time groups yet */
+    aq_time_group *groups;
+    aq_time_report time;
+    double input_mse;
+    double weights, inputs; /* their noise over the product's power, as in aq_time_report;
+                               infinite = not known */
+} aqi_trial;
+
+/* Time groups of statistics, and what can be said of them; made once. */
+static aq_status aqi_job_groups(aqi_job *j, const aq_calibrated *c, aqi_trial *t,
                                 aq_error *err) {
     aq_time_options o = j->time;
-    aq_time_group *groups;
     double power = 0.0;
     size_t col;
     void *p;
     aq_status status;
+    if (t->of == c) return AQ_OK;
+    memset(t, 0, sizeof *t);
     if (o.groups == 0) o.fewer = true;
     if (o.groups == 0) o.groups = 10;
     if (o.fewer) o.groups = (uint32_t)AQI_MIN(c->num_steps, (size_t)o.groups);
-    out->num_groups = o.groups;
-    status = aqi_arena_alloc(j->arena, o.groups * sizeof *groups, &p, err);
+    t->time.num_groups = o.groups;
+    status = aqi_arena_alloc(j->arena, o.groups * sizeof *t->groups, &p, err);
     if (status != AQ_OK) return status;
-    groups = (aq_time_group *)p;
-    status = aq_time_groups_make(j->calibration, c, &o, groups, err);
+    t->groups = (aq_time_group *)p;
+    status = aq_time_groups_make(j->calibration, c, &o, t->groups, err);
     if (status == AQ_OK && j->options.optimize_groups)
-        status = aq_time_groups_optimize(c, groups, o.groups, &out->optimized, err);
-    if (status == AQ_OK && j->options.smooth != NULL)
-        status = aq_time_groups_smooth(c, groups, o.groups, j->options.smooth,
-                                       &out->smoothed, err);
-    if (status == AQ_OK)
         status =
-            aq_time_groups_check(groups, o.groups, 0.0, NULL, &out->smoothness, err);
+            aq_time_groups_optimize(c, t->groups, o.groups, &t->time.optimized, err);
+    if (status == AQ_OK && j->options.smooth != NULL)
+        status = aq_time_groups_smooth(c, t->groups, o.groups, j->options.smooth,
+                                       &t->time.smoothed, err);
     if (status == AQ_OK)
-        status = aq_time_groups_error(c, groups, o.groups, NULL, out_mse, err);
+        status = aq_time_groups_check(t->groups, o.groups, 0.0, NULL, &t->time.smoothness,
+                                      err);
+    if (status == AQ_OK)
+        status = aq_time_groups_error(c, t->groups, o.groups, NULL, &t->input_mse, err);
     if (status != AQ_OK) return status;
     for (col = 0; col < c->cols; col++)
         power += (double)c->mean_square[col] / (double)c->cols;
-    out->input_sqnr_db = aqi_decibels(power, *out_mse);
-    *out_groups = groups;
+    t->time.input_sqnr_db = aqi_decibels(power, t->input_mse);
+    t->of = c;
     return AQ_OK;
 }
 
@@ -23762,12 +23775,6 @@ static aq_status aqi_job_groups(aqi_job *j, const aq_calibrated *c, aq_time_repo
 
 enum { AQI_TRIAL_ROWS = 64 };
 #define AQI_TRIAL_VALUES ((size_t)1 << 20)
-
-/* Noise of a product with calibrated inputs over its power, as aq_time_report has it. */
-typedef struct aqi_trial {
-    double input_mse;       /* of the inputs' codes: given */
-    double weights, inputs; /* < 0 = not known             */
-} aqi_trial;
 
 /* Sums over rows of weights w, which codes give back as `back`. */
 static void aqi_trial_sums(const aq_calibrated *c, const aq_layout *l, const float *w,
@@ -23803,7 +23810,7 @@ static aq_status aqi_job_try(aqi_job *j, size_t i, const aq_quant_options *quant
     aq_quantized dst;
     aq_quantized_view view;
     aq_status status;
-    out->weights = out->inputs = -1.0;
+    out->weights = out->inputs = (double)INFINITY;
     if (e->chunks != NULL || cols == 0 || rows == 0) return AQ_OK;
     rows = AQI_MIN(rows, AQI_MAX(AQI_TRIAL_VALUES / cols, (size_t)1));
     status = aq_layout_init(rows, cols, quant, &l, err);
@@ -23882,20 +23889,17 @@ static aq_status aqi_job_check_scales(aqi_job *j, size_t i, aq_error *err) {
     aqi_trial trials[2];
     int k;
     aq_status status = AQ_OK;
+    memset(trials, 0, sizeof trials);
     for (k = 0; k < 2 && status == AQ_OK; k++) {
         aq_quant_options quant = plan->quant;
-        aq_time_report report;
-        aq_time_group *groups;
-        memset(&report, 0, sizeof report);
         plan->quant.column_scales = quant.column_scales = k == 0 ? NULL : scales;
         aqi_job_weigh(j, i, &quant);
-        status = aqi_job_groups(j, aqi_job_calibrated(j, i), &report, &groups,
-                                &trials[k].input_mse, err);
+        status = aqi_job_groups(j, aqi_job_calibrated(j, i), &trials[k], err);
         if (status == AQ_OK) status = aqi_job_try(j, i, &quant, &trials[k], err);
     }
-    if (status == AQ_OK && !(trials[1].weights + trials[1].inputs <
-                             trials[0].weights + trials[0].inputs))
-        plan->quant.column_scales = NULL;
+    k = trials[1].weights + trials[1].inputs < trials[0].weights + trials[0].inputs;
+    if (k == 0) plan->quant.column_scales = NULL;
+    j->trials[i] = trials[k];
     return status;
 }
 
@@ -23910,10 +23914,8 @@ static aq_status aqi_job_scale(aqi_job *j, aq_error *err) {
     own = (bool *)p;
     status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->trials, &p, err);
     j->trials = (aqi_trial *)p;
-    if (status == AQ_OK)
-        status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *j->times, &p, err);
-    j->times = (aq_time_report *)p;
     for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
+        j->trials[i].weights = (double)INFINITY;
         own[i] = j->plans[i].quant.column_scales != NULL;
         if (spatial) status = aqi_job_make_scales(j, i, err);
         any = any || (j->plans[i].quant.column_scales != NULL &&
@@ -23940,28 +23942,21 @@ static aq_status aqi_job_scale(aqi_job *j, aq_error *err) {
 /* Time groups and statistics of a calibrated tensor. */
 static aq_status aqi_job_describe_time(aqi_job *j, size_t i, const aq_calibrated *c,
                                        aq_diffusion *d, aq_error *err) {
-    aq_time_report *report = &j->times[i];
-    aq_time_group *groups;
+    aqi_trial *trial = &j->trials[i];
     aq_time_aware *time;
     void *p;
-    aq_status status;
-    memset(report, 0, sizeof *report);
-    status = aqi_job_groups(j, c, report, &groups, &j->trials[i].input_mse, err);
-    j->reports[i].time = report;
+    aq_status status = aqi_job_groups(j, c, trial, err);
+    j->reports[i].time = &trial->time;
     if (status == AQ_OK) status = aqi_job_stats(j, c, &d->stats, err);
     if (status == AQ_OK) status = aqi_arena_alloc(j->arena, sizeof *time, &p, err);
     if (status != AQ_OK) return status;
     time = (aq_time_aware *)p;
     time->enabled = true;
-    time->groups = groups;
-    time->num_groups = report->num_groups;
+    time->groups = trial->groups;
+    time->num_groups = trial->time.num_groups;
     d->time_aware = time;
-    if (j->modality != NULL) {
-        char *text = NULL;
-        status = aqi_arena_string(j->arena, j->modality, strlen(j->modality), &text, err);
-        d->modality = text;
-    }
-    return status;
+    d->modality = j->modality;
+    return AQ_OK;
 }
 
 static aq_status aqi_job_describe_scales(aqi_job *j, size_t i, aq_diffusion *d,
@@ -23988,7 +23983,7 @@ static aq_status aqi_job_describe(aqi_job *j, size_t i, aq_error *err) {
     const aq_plan *plan = &j->plans[i];
     const aq_calibrated *c = aqi_job_calibrated(j, i);
     const bool scaled = !plan->keep && plan->quant.column_scales != NULL;
-    aq_time_report *report;
+    aqi_trial *trial;
     aq_diffusion *d;
     void *p;
     aq_status status = AQ_OK;
@@ -24007,16 +24002,15 @@ static aq_status aqi_job_describe(aqi_job *j, size_t i, aq_error *err) {
         j->described[i] = true;
     }
     if (c == NULL) return AQ_OK;
-    report = &j->times[i];
-    report->scaled = scaled;
-    report->output_sqnr_db = report->weights_sqnr_db = (double)NAN;
-    j->trials[i].weights = -1.0;
+    trial = &j->trials[i];
+    trial->time.scaled = scaled;
+    trial->time.output_sqnr_db = trial->time.weights_sqnr_db = (double)NAN;
+    trial->weights = (double)INFINITY;
     if (plan->keep) return AQ_OK;
-    status = aqi_job_try(j, i, &plan->quant, &j->trials[i], err);
-    if (status != AQ_OK || j->trials[i].weights < 0.0) return status;
-    report->weights_sqnr_db = aqi_decibels(1.0, j->trials[i].weights);
-    report->output_sqnr_db =
-        aqi_decibels(1.0, j->trials[i].weights + j->trials[i].inputs);
+    status = aqi_job_try(j, i, &plan->quant, trial, err);
+    if (status != AQ_OK || !(trial->weights < (double)INFINITY)) return status;
+    trial->time.weights_sqnr_db = aqi_decibels(1.0, trial->weights);
+    trial->time.output_sqnr_db = aqi_decibels(1.0, trial->weights + trial->inputs);
     return AQ_OK;
 }
 
@@ -24096,6 +24090,10 @@ static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
             status = aqi_fail(err, AQ_E_TYPE,
                               "%s values cannot be quantized; keep this tensor",
                               aq_dtype_name(t->dtype));
+        if (!plan->keep && status == AQ_OK && plan->quant.src_stride != 0)
+            status = aqi_fail(err, AQ_E_ARG,
+                              "rows %zu apart; tensors of a model are contiguous",
+                              plan->quant.src_stride);
         if (!plan->keep && status == AQ_OK && plan->quant.column_scales != NULL)
             status = aqi_job_take_scales(j, i, err);
         status = aqi_error_in_tensor(err, status, t->name);
@@ -24108,27 +24106,25 @@ static aq_status aqi_job_plan_tensor(aqi_job *j, size_t i, aq_error *err) {
 static aq_status aqi_job_choose_shard(aqi_job *j, aq_error *err) {
     const uint32_t n = j->options.num_shards, shard = j->options.shard;
     size_t count = aq_model_count(j->model), i, first = SIZE_MAX, end = 0;
-    uint64_t total = 0, at = 0;
-    aq_tensor t;
-    aq_status status = AQ_OK;
+    uint64_t total = 0, at = 0, per;
     j->first = 0;
     j->num_tensors = count;
     if (n == 0) return AQ_OK;
     if (shard >= n)
         return aqi_fail(err, AQ_E_ARG, "shard %u of %u; they count from 0", shard, n);
     for (i = 0; i < count; i++) total += aqi_tensor_bytes(&j->model->entries[i].tensor);
-    for (i = 0; i < count && status == AQ_OK; i++) {
-        uint64_t per = total / n + (total % n != 0), owner;
-        status = aq_model_describe(j->model, i, &t, err);
-        owner = per == 0 ? 0 : at / per;
-        if (owner >= n) owner = n - 1; /* empty tensors at the end */
-        if (owner == shard && first == SIZE_MAX) first = i;
-        if (owner == shard) end = i + 1;
-        at += aqi_tensor_bytes(&t);
+    per = AQI_MAX(total / n + (total % n != 0), (uint64_t)1);
+    for (i = 0; i < count; i++) {
+        /* At most n - 1: empty tensors at the end have no byte. */
+        if (AQI_MIN(at / per, (uint64_t)n - 1) == shard) {
+            first = AQI_MIN(first, i);
+            end = i + 1;
+        }
+        at += aqi_tensor_bytes(&j->model->entries[i].tensor);
     }
-    j->first = first == SIZE_MAX ? 0 : first;
-    j->num_tensors = first == SIZE_MAX ? 0 : end - first;
-    return status;
+    j->first = AQI_MIN(first, end);
+    j->num_tensors = end - j->first;
+    return AQ_OK;
 }
 
 static aq_status aqi_job_plan(aqi_job *j, aq_error *err) {
@@ -24419,21 +24415,20 @@ static size_t aqi_work_cost(const aqi_work *w, size_t units, size_t values) {
 
 /* How large pieces are: whole tensors, or as the memory allows. */
 static aq_status aqi_work_steps(const aqi_job *j, aqi_work *w, aq_error *err) {
-    const bool rows = w->step != AQI_STEP_COPY;
-    size_t cols = rows ? w->in.layout.cols : 1, most = AQI_PIECE_VALUES, granule, least;
+    const bool elements = w->step == AQI_STEP_COPY && w->out.layout.bits == 0;
+    const size_t cols = elements ? 1 : AQI_MAX(w->in.layout.cols, (size_t)1);
+    size_t most = AQI_PIECE_VALUES, least;
+    size_t granule = cols; /* values that cannot be parted */
     aqi_tiling t;
-    if (w->step == AQI_STEP_COPY && w->in_unit > 0 && w->out.layout.bits != 0)
-        cols = AQI_MAX(w->in.layout.cols, (size_t)1);
     w->unit_step = AQI_MAX(w->units, (size_t)1);
     w->col_step = w->in.layout.cols;
     if (j->options.mode == AQ_JOB_PARALLEL && j->options.max_memory_bytes == 0)
         return AQ_OK;
     if (j->options.mode == AQ_JOB_PARALLEL) most = AQI_MAX(w->units * cols, (size_t)1);
-    granule = AQI_MAX(cols, (size_t)1); /* values that cannot be parted */
     if (w->step == AQI_STEP_QUANTIZE) {
         t = aqi_tiling_make(&w->out.layout, w->units);
         if (t.cols < w->in.layout.cols) w->col_step = granule = t.cols;
-        if (t.cols == w->in.layout.cols) granule = t.rows * t.cols;
+        if (t.cols == cols) granule = t.rows * cols;
     }
     least = aqi_work_cost(w, 1, granule);
     if (least > j->budget)
@@ -24442,17 +24437,15 @@ static aq_status aqi_work_steps(const aqi_job *j, aqi_work *w, aq_error *err) {
                         "this tensor; allow %zu",
                         (unsigned long long)j->budget, least);
     while (most > granule &&
-           aqi_work_cost(w, most / AQI_MAX(cols, (size_t)1) + 1, most) >
-               j->budget / (j->width + 1))
+           aqi_work_cost(w, most / cols + 1, most) > j->budget / (j->width + 1))
         most /= 2;
     if (w->col_step < w->in.layout.cols) {
         w->unit_step = 1;
         if (most > w->col_step) w->col_step = most / w->col_step * w->col_step;
         return AQ_OK;
     }
-    granule = AQI_MAX(granule / AQI_MAX(cols, (size_t)1), (size_t)1); /* units */
-    w->unit_step =
-        AQI_MAX(most / AQI_MAX(cols, (size_t)1) / granule, (size_t)1) * granule;
+    granule /= cols; /* units */
+    w->unit_step = AQI_MAX(most / cols / granule, (size_t)1) * granule;
     return AQ_OK;
 }
 
@@ -24620,8 +24613,7 @@ static aq_status aqi_job_check_file(aqi_job *j, const aqi_work *w, aq_error *err
              "the file became shorter while it was mapped (%lld bytes, %lld before); use "
              "AQ_IO_READ for files that may change",
              (long long)st.st_size, (long long)s->bytes);
-    if (err != NULL) aqi_error_set_name(err, f->path);
-    return AQ_E_IO;
+    return aqi_error_in_file(err, AQ_E_IO, f->path);
 }
 
 /* The next piece; NULL: there is none, or it has to wait. */
@@ -25215,10 +25207,9 @@ static aq_status aqi_job_line(aqi_job *j, aq_error *err) {
         j->writer->failed == AQ_OK &&
         (j->journal->offset > 0 || j->current > 0 || (w != NULL && w->in_bytes > 0))) {
         /* The next run goes on here; the error that is reported is the first one. */
-        if ((w == NULL || !w->ready || w->in_bytes == 0 ||
-             aqi_journal_note(j, w, false, NULL) == AQ_OK) &&
-            aqi_journal_checkpoint(j, NULL) != AQ_OK)
-            j->journal->waiting.size = 0;
+        if (w == NULL || !w->ready || w->in_bytes == 0 ||
+            aqi_journal_note(j, w, false, NULL) == AQ_OK)
+            aqi_journal_checkpoint(j, NULL);
     }
     aqi_job_drop_works(j);
     for (i = 0; i < j->num_slots; i++)
@@ -25370,20 +25361,23 @@ static aq_status aqi_job_resume(aqi_job *j, aq_error *err) {
     return status;
 }
 
-/* The plan that an earlier run has measured; false: it has not. */
-static bool aqi_resume_plan(aqi_job *j) {
+/* The plan that an earlier run has measured; *out_known stays false where it has not. */
+static aq_status aqi_resume_plan(aqi_job *j, bool *out_known, aq_error *err) {
     size_t bytes, i;
     const uint8_t *p;
-    if (j->journal == NULL) return false;
+    aq_status status = AQ_OK;
+    *out_known = false;
+    if (j->journal == NULL) return AQ_OK;
     p = aqi_record_next(j->journal, AQI_RECORD_PLAN, &bytes);
-    if (p == NULL || bytes != 3 * j->num_tensors) return false;
-    for (i = 0; i < j->num_tensors; i++, p += 3) {
+    if (p == NULL || bytes != 3 * j->num_tensors) return AQ_OK;
+    for (i = 0; i < j->num_tensors && status == AQ_OK; i++, p += 3) {
         j->plans[i].keep = p[0] != 0;
         j->plans[i].quant.bits = p[1];
         j->plans[i].quant.codebook = p[2] != 0;
-        if (aqi_job_apply_plan(j, i, NULL) != AQ_OK) return false;
+        status = aqi_job_apply_plan(j, i, err);
     }
-    return true;
+    *out_known = true;
+    return status;
 }
 
 /* The measured plan for the journal. */
@@ -25500,7 +25494,7 @@ static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
             const aq_metrics *m = &j->reports[i].metrics;
             double noise = m->sum_aa > 0.0 ? m->sum_dd / m->sum_aa : 0.0;
 #ifndef AQ_NO_DIFFUSION
-            if (j->trials != NULL && j->trials[i].weights >= 0.0)
+            if (j->trials != NULL && j->trials[i].weights < (double)INFINITY)
                 noise = j->trials[i].weights;
 #endif
             rates[i].free = rates[i].free && !j->plans[i].keep; /* it has failed */
@@ -25519,12 +25513,12 @@ static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
     aqi_rates *rates;
     size_t i;
     void *p;
-    aq_status status =
-        aqi_arena_alloc(j->arena, j->num_tensors * sizeof *rates, &p, err);
+    bool known;
+    aq_status status = aqi_resume_plan(j, &known, err);
+    if (status != AQ_OK || known) return status;
+    status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *rates, &p, err);
     if (status != AQ_OK) return status;
     rates = (aqi_rates *)p;
-    if (aqi_resume_plan(j)) return AQ_OK;
-    if (j->num_tensors > 0) memset(rates, 0, j->num_tensors * sizeof *rates);
     for (i = 0; i < j->num_tensors; i++) params += j->reports[i].tensor.num_params;
     if (target == 0) target = (uint64_t)(j->options.target_bpw * (double)params / 8.0);
     status = aqi_job_measure(j, rates, err);
@@ -25621,8 +25615,7 @@ static aq_status aqi_job_open_writer(aqi_job *j, aq_error *err) {
     status = aqi_arena_alloc(j->arena, n * sizeof *pairs, &p, err);
     if (status != AQ_OK) return status;
     pairs = (aq_key_value *)p;
-    for (i = 0; i < n; i++) {
-        aq_model_metadata(j->model, i, &pair);
+    for (i = 0; aq_model_metadata(j->model, i, &pair); i++) {
         if (aqi_metadata_travels(pair.key)) pairs[o.num_metadata++] = pair;
     }
     for (i = 0; i < j->num_tensors; i++) j->outputs[i] = j->reports[i].tensor;
@@ -25693,7 +25686,7 @@ static aq_status aqi_shard_read(const aq_parquet *f, aqi_shard *out, aq_error *e
     }
     crc = out->source == NULL ? NULL : strstr(out->source, "\"tensors_crc32\":\"");
     if (out->shard == NULL || crc == NULL ||
-        sscanf(out->shard, "{\"index\":%u,\"count\":%u,\"input_bytes\":%llu}",
+        sscanf(out->shard, "{\"index\":%9u,\"count\":%9u,\"input_bytes\":%19llu}",
                &out->index, &out->count, &out->input_bytes) != 3 ||
         sscanf(crc, "\"tensors_crc32\":\"%8x\"}", &out->crc) != 1)
         return aqi_fail(err, AQ_E_FORMAT,
@@ -26432,9 +26425,8 @@ static void aqi_batch_point(const aqi_batch *b, size_t i,
 
 /* Bytes of the parts of a result. */
 static void aqi_batch_sizes(const aq_tensor *t, size_t bytes[AQI_BATCH_BUFFERS]) {
-    const bool floats = t->layout.bits != 0 && t->layout.params == AQ_PARAMS_F32;
     bytes[0] = t->data_bytes;
-    bytes[1] = bytes[2] = floats ? t->layout.num_groups * sizeof(float) : 0;
+    bytes[1] = bytes[2] = t->layout.bits != 0 ? aqi_param_floats_bytes(&t->layout) : 0;
     bytes[3] = t->layout.bits != 0 ? t->layout.params_bytes : 0;
 }
 
@@ -26445,7 +26437,8 @@ static size_t aqi_batch_joint_item(const aqi_batch_joint *j, size_t k) {
 
 static aq_status aqi_batch_allocate_joint(aqi_batch *b, aq_error *err) {
     const aq_allocator *a = &b->out.allocator;
-    size_t bytes[AQI_BATCH_BUFFERS] = {0}, used[AQI_BATCH_BUFFERS] = {0}, one[4], i, k;
+    size_t bytes[AQI_BATCH_BUFFERS] = {0}, used[AQI_BATCH_BUFFERS] = {0};
+    size_t one[AQI_BATCH_BUFFERS], i, k;
     uint8_t *at[AQI_BATCH_BUFFERS];
     aq_status status = AQ_OK;
     bool fits = true;
@@ -26558,24 +26551,30 @@ static void aqi_batch_quantize_tile(const aqi_batch *b, aqi_batch_entry *e,
     aqi_quantize_tile(&t, 0);
 }
 
-/* Values of a tile, which is whole rows or a part of one, to float32. */
-static void aqi_batch_convert(const aqi_batch_entry *e, const aqi_tile *tile) {
+/* Values of a tile, which is whole rows or a part of one, to float32 times the scales. */
+static void aqi_batch_convert(const aqi_batch_entry *e, const uint8_t *src,
+                              aq_dtype dtype, const aqi_tile *tile) {
+    const size_t cols = e->layout.cols;
     float room[AQI_PIECE];
-    size_t at = tile->row * e->layout.cols + tile->col, n;
+    size_t at = tile->row * cols + tile->col, n;
     size_t end = at + (tile->row_end - tile->row) * (tile->col_end - tile->col);
     for (; at < end; at += n) {
+        const float *p;
         n = AQI_MIN(end - at, (size_t)AQI_PIECE);
-        aqi_floats_to(aqi_floats_at(e->src, e->dtype, at, n, room), n, AQ_F32,
-                      e->values + at * sizeof(float));
+        p = aqi_floats_at(src, dtype, at, n, room);
+        if (e->scales != NULL) {
+            aqi_scale_columns(room, p, n, e->scales, cols, at % cols);
+            p = room;
+        }
+        aqi_floats_to(p, n, AQ_F32, e->values + at * sizeof(float));
     }
 }
 
 static void aqi_batch_dequantize_tile(const aqi_batch_entry *e, size_t index) {
     aqi_decode_task t;
-    aqi_tile tile;
+    const aqi_tile tile = aqi_tile_at(&e->tiling, &e->layout, e->layout.rows, index);
     if (e->layout.bits == 0) {
-        tile = aqi_tile_at(&e->tiling, &e->layout, e->layout.rows, index);
-        aqi_batch_convert(e, &tile);
+        aqi_batch_convert(e, e->src, e->dtype, &tile);
         return;
     }
     memset(&t, 0, sizeof t);
@@ -26586,16 +26585,7 @@ static void aqi_batch_dequantize_tile(const aqi_batch_entry *e, size_t index) {
     t.dtype = AQ_F32;
     t.dst = e->values;
     aqi_dequantize_tile(&t, index);
-    if (e->scales == NULL) return;
-    tile = aqi_tile_at(&e->tiling, &e->layout, e->layout.rows, index);
-    for (; tile.row < tile.row_end; tile.row++) {
-        size_t col;
-        for (col = tile.col; col < tile.col_end; col++) {
-            uint8_t *at = e->values + (tile.row * e->layout.cols + col) * sizeof(float);
-            float v = aqi_load_f32(at) * e->scales[col];
-            aqi_floats_to(&v, 1, AQ_F32, at);
-        }
-    }
+    if (e->scales != NULL) aqi_batch_convert(e, e->values, AQ_F32, &tile);
 }
 
 static void aqi_batch_tile(void *arg, size_t index) {
@@ -26895,7 +26885,7 @@ static bool aqi_arrow_decimal(const char *text, int64_t *out) {
 }
 
 /* Dates, times, timestamps, durations, intervals: bits of a value; 0 = none of them. */
-static size_t aqi_arrow_time_bits(const char *f) {
+static int64_t aqi_arrow_time_bits(const char *f) {
     static const char *const narrow[] = {"tdD", "tts", "ttm", "tiM"};
     static const char *const wide[] = {"tdm", "ttu", "ttn", "tDs",
                                        "tDm", "tDu", "tDn", "tiD"};
@@ -26907,7 +26897,7 @@ static size_t aqi_arrow_time_bits(const char *f) {
         if (strcmp(f, wide[i]) == 0) return 64;
     }
     if (strcmp(f, "tin") == 0) return 128;
-    return f[0] == 't' && f[1] == 's' && f[2] != '\0' && strchr("smun", f[2]) != NULL &&
+    return strncmp(f, "ts", 2) == 0 && f[2] != '\0' && strchr("smun", f[2]) != NULL &&
                    f[3] == ':'
                ? 64
                : 0;
@@ -26959,9 +26949,9 @@ static aqi_arrow_format aqi_arrow_parse(const char *f) {
     }
     if (strncmp(f, "d:", 2) == 0 && aqi_arrow_decimal_bits(f, &n))
         out.kind = AQI_ARROW_FIXED;
-    if (f[0] == 't' && aqi_arrow_time_bits(f) > 0) {
-        n = (int64_t)aqi_arrow_time_bits(f);
-        out.kind = AQI_ARROW_FIXED;
+    if (f[0] == 't') {
+        n = aqi_arrow_time_bits(f);
+        if (n > 0) out.kind = AQI_ARROW_FIXED;
     }
     out.width = (size_t)n;
     if (f[1] != '\0') return out;
@@ -27386,7 +27376,8 @@ static bool aqi_arrow_fits(const aqi_arrow_column *c, aqi_arrow_class wanted) {
         return bytes && c->format.text == (wanted == AQI_ARROW_TEXT);
     if (wanted == AQI_ARROW_INTEGER)
         return c->index == 0 && aqi_arrow_is_integer(&c->format);
-    if (!list || c->schema->children[0]->dictionary != NULL) return false;
+    if (!list || c->index != 0 || c->schema->children[0]->dictionary != NULL)
+        return false;
     return wanted == AQI_ARROW_FLOAT32_LIST ? c->item.number == 'f'
            : wanted == AQI_ARROW_FLOAT_LIST ? aqi_arrow_float(&c->item) != AQ_DTYPE_NONE
                                             : aqi_arrow_is_integer(&c->item);
@@ -27508,7 +27499,7 @@ static bool aqi_arrow_list(const aqi_arrow_column *c, size_t row, size_t *out_at
 
 /* ---- extension types ---- */
 
-/* The value of a key of a schema's metadata; false when there is none. Source:
+/* The value of a key of a schema's metadata; its data NULL when there is none. Source:
  * CDataInterface.rst, ArrowSchema.metadata. */
 static aq_status aqi_arrow_metadata(const char *metadata, const char *key, aq_bytes *out,
                                     aq_error *err) {
@@ -28452,14 +28443,12 @@ static aq_status aqi_arrow_put_numbers(const aqi_arrow_out *o, const aqi_arrow_f
     aq_status status = aqi_arrow_buffer(a, 1, o->num_rows * width, &p, err);
     for (i = 0; i < o->num_rows && status == AQ_OK; i++) {
         uint64_t v = 0;
-        uint8_t narrow;
         if (!aqi_arrow_number_of(o->tensors[i], f->id, &v)) {
             status = aqi_arrow_put_null(a, i, err);
         } else if (width == 8) {
             memcpy((uint8_t *)p + i * 8, &v, sizeof v);
         } else {
-            narrow = (uint8_t)v;
-            memcpy((uint8_t *)p + i, &narrow, 1);
+            ((uint8_t *)p)[i] = (uint8_t)v;
         }
     }
     return status;
@@ -28962,17 +28951,6 @@ static aq_status aqi_arrow_fail_in(struct ArrowArrayStream *in, int code, aq_err
     return AQ_E_IO;
 }
 
-static int aqi_arrow_quantize_schema(struct ArrowArrayStream *stream,
-                                     struct ArrowSchema *out) {
-    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
-    aq_error what;
-    memset(out, 0, sizeof *out);
-    aqi_error_clear(&what);
-    if (aqi_arrow_out_schema(&s->call, &s->out, out, &what) != AQ_OK && !s->failed)
-        s->err = what;
-    return aqi_arrow_errno(&what);
-}
-
 static aq_status aqi_arrow_quantize_batch(aqi_arrow_stream *s, struct ArrowArray *out,
                                           aq_error *err) {
     struct ArrowArray in;
@@ -28990,106 +28968,21 @@ static aq_status aqi_arrow_quantize_batch(aqi_arrow_stream *s, struct ArrowArray
     return status;
 }
 
-static int aqi_arrow_quantize_next(struct ArrowArrayStream *stream,
-                                   struct ArrowArray *out) {
-    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
-    memset(out, 0, sizeof *out);
-    if (s->failed) return aqi_arrow_errno(&s->err);
-    if (s->ended) return 0;
-    aqi_error_clear(&s->err);
-    s->failed = aqi_arrow_quantize_batch(s, out, &s->err) != AQ_OK;
-    return aqi_arrow_errno(&s->err);
-}
-
-/* The schema of the input, on which the output's depends; and threads. */
-static aq_status aqi_arrow_stream_begin(aqi_arrow_stream *s, struct ArrowArrayStream *in,
-                                        aq_error *err) {
-    const char *weights = "";
-    int64_t i;
-    aq_status status;
-    int code = in->get_schema(in, &s->in_schema);
-    if (code != 0) {
-        memset(&s->in_schema, 0, sizeof s->in_schema);
-        return aqi_arrow_fail_in(in, code, err);
-    }
-    if (s->in_schema.release == NULL || s->in_schema.format == NULL)
-        return aqi_fail(err, AQ_E_FORMAT, "the input stream gave no schema");
-    for (i = 0; i < s->in_schema.n_children; i++) {
-        const struct ArrowSchema *child = s->in_schema.children[i];
-        if (child != NULL && child->name != NULL && child->format != NULL &&
-            strcmp(child->name, "weights") == 0)
-            weights = child->format;
-    }
-    /* A list of at most 2^31 - 1 weights has no more bytes of codes. */
-    aqi_arrow_out_init(&s->call, &s->out);
-    s->out.large = strcmp(weights, "+l") != 0;
-    if (s->call.tasks != NULL || s->call.options.threads == 1) return AQ_OK;
-    status = aq_threads_create(s->call.options.threads, &s->call.allocator,
-                               &s->own_threads, err);
-    if (status == AQ_OK) s->call.tasks = aq_threads_tasks(s->own_threads);
-    return status;
-}
-
-aq_status aq_quantize_arrow_stream(struct ArrowArrayStream *in_stream,
-                                   const aq_arrow_options *options,
-                                   struct ArrowArrayStream *out_stream, aq_error *err) {
-    aqi_arrow_call c;
-    aqi_arrow_stream *s;
-    aq_status status;
-    aqi_error_clear(err);
-    memset(out_stream, 0, sizeof *out_stream);
-    memset(&c, 0, sizeof c);
-    c.quantize = true;
-    if (in_stream == NULL || in_stream->release == NULL)
-        return aqi_fail(err, AQ_E_ARG, "the input stream is missing or released");
-    status = aqi_arrow_resolve(&c, options, err);
-    if (status != AQ_OK) return status;
-    s = (aqi_arrow_stream *)aqi_alloc(&c.allocator, sizeof *s);
-    if (s == NULL) return aqi_fail_nomem(err, sizeof *s);
-    memset(s, 0, sizeof *s);
-    s->call = c;
-    s->call.seen = &s->names;
-    aqi_error_clear(&s->err);
-    aqi_arena_init(&s->names.arena, &c.allocator);
-    status = aqi_arrow_stream_begin(s, in_stream, err);
-    if (status != AQ_OK) {
-        aqi_arrow_stream_free(s);
-        return status;
-    }
-    s->in = *in_stream;
-    in_stream->release = NULL;
-    out_stream->get_schema = aqi_arrow_quantize_schema;
-    out_stream->get_next = aqi_arrow_quantize_next;
-    out_stream->get_last_error = aqi_arrow_last_error;
-    out_stream->release = aqi_arrow_stream_release;
-    out_stream->private_data = s;
-    return AQ_OK;
-}
-
-/* ---- models as streams ---- */
-
-static int aqi_arrow_model_schema(struct ArrowArrayStream *stream,
-                                  struct ArrowSchema *out) {
-    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
+static aq_status aqi_arrow_model_schema(const aqi_arrow_stream *s,
+                                        struct ArrowSchema *out, aq_error *err) {
     const aq_allocator *a = &s->call.allocator;
     aqi_bytes_builder b = {NULL, 0, 0};
-    aq_error what;
     aq_key_value pair;
     size_t i;
     bool ok = true;
-    memset(out, 0, sizeof *out);
-    aqi_error_clear(&what);
+    aq_status status;
     for (i = 0; ok && aq_model_metadata(s->model, i, &pair); i++)
         ok = pair.value == NULL ||
              aqi_arrow_put_pair(a, &b, pair.key, pair.value, pair.value_bytes);
-    if (!ok) {
-        aqi_fail_nomem(&what, b.size);
-    } else if (aqi_arrow_put_schema(&s->out, &b, out, &what) != AQ_OK) {
-        ok = false;
-    }
-    if (!ok && !s->failed) s->err = what;
+    status = ok ? aqi_arrow_put_schema(&s->out, &b, out, err)
+                : aqi_fail_nomem(err, b.size);
     aqi_builder_free(a, &b);
-    return aqi_arrow_errno(&what);
+    return status;
 }
 
 static aq_status aqi_arrow_model_batch(aqi_arrow_stream *s, struct ArrowArray *out,
@@ -29127,40 +29020,130 @@ static aq_status aqi_arrow_model_batch(aqi_arrow_stream *s, struct ArrowArray *o
     return status;
 }
 
-static int aqi_arrow_model_next(struct ArrowArrayStream *stream, struct ArrowArray *out) {
+static int aqi_arrow_stream_schema(struct ArrowArrayStream *stream,
+                                   struct ArrowSchema *out) {
     aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
+    aq_error what;
+    aq_status status;
+    memset(out, 0, sizeof *out);
+    aqi_error_clear(&what);
+    status = s->model != NULL ? aqi_arrow_model_schema(s, out, &what)
+                              : aqi_arrow_out_schema(&s->call, &s->out, out, &what);
+    if (status != AQ_OK && !s->failed) s->err = what;
+    return aqi_arrow_errno(&what);
+}
+
+static int aqi_arrow_stream_next(struct ArrowArrayStream *stream,
+                                 struct ArrowArray *out) {
+    aqi_arrow_stream *s = (aqi_arrow_stream *)stream->private_data;
+    aq_status status;
     memset(out, 0, sizeof *out);
     if (s->failed) return aqi_arrow_errno(&s->err);
     if (s->ended) return 0;
     aqi_error_clear(&s->err);
-    s->failed = aqi_arrow_model_batch(s, out, &s->err) != AQ_OK;
+    status = s->model != NULL ? aqi_arrow_model_batch(s, out, &s->err)
+                              : aqi_arrow_quantize_batch(s, out, &s->err);
+    s->failed = status != AQ_OK;
     return aqi_arrow_errno(&s->err);
+}
+
+static aq_status aqi_arrow_stream_make(const aq_allocator *a, aqi_arrow_stream **out,
+                                       aq_error *err) {
+    aqi_arrow_stream *s = (aqi_arrow_stream *)aqi_alloc(a, sizeof *s);
+    *out = s;
+    if (s == NULL) return aqi_fail_nomem(err, sizeof *s);
+    memset(s, 0, sizeof *s);
+    s->call.allocator = *a;
+    aqi_error_clear(&s->err);
+    aqi_arena_init(&s->names.arena, a);
+    return AQ_OK;
+}
+
+static void aqi_arrow_stream_give(aqi_arrow_stream *s, struct ArrowArrayStream *out) {
+    out->get_schema = aqi_arrow_stream_schema;
+    out->get_next = aqi_arrow_stream_next;
+    out->get_last_error = aqi_arrow_last_error;
+    out->release = aqi_arrow_stream_release;
+    out->private_data = s;
+}
+
+/* The schema of the input, on which the output's depends; and threads. */
+static aq_status aqi_arrow_stream_begin(aqi_arrow_stream *s, struct ArrowArrayStream *in,
+                                        aq_error *err) {
+    const char *weights = "";
+    int64_t i;
+    aq_status status;
+    int code = in->get_schema(in, &s->in_schema);
+    if (code != 0) {
+        memset(&s->in_schema, 0, sizeof s->in_schema);
+        return aqi_arrow_fail_in(in, code, err);
+    }
+    if (s->in_schema.release == NULL || s->in_schema.format == NULL)
+        return aqi_fail(err, AQ_E_FORMAT, "the input stream gave no schema");
+    if (s->in_schema.n_children > 0 && s->in_schema.children == NULL)
+        return aqi_fail(err, AQ_E_FORMAT, "children missing");
+    for (i = 0; i < s->in_schema.n_children; i++) {
+        const struct ArrowSchema *child = s->in_schema.children[i];
+        if (child != NULL && child->name != NULL && child->format != NULL &&
+            strcmp(child->name, "weights") == 0)
+            weights = child->format;
+    }
+    /* A list of at most 2^31 - 1 weights has no more bytes of codes. */
+    aqi_arrow_out_init(&s->call, &s->out);
+    s->out.large = strcmp(weights, "+l") != 0;
+    if (s->call.tasks != NULL || s->call.options.threads == 1) return AQ_OK;
+    status = aq_threads_create(s->call.options.threads, &s->call.allocator,
+                               &s->own_threads, err);
+    if (status == AQ_OK) s->call.tasks = aq_threads_tasks(s->own_threads);
+    return status;
+}
+
+aq_status aq_quantize_arrow_stream(struct ArrowArrayStream *in_stream,
+                                   const aq_arrow_options *options,
+                                   struct ArrowArrayStream *out_stream, aq_error *err) {
+    aqi_arrow_call c;
+    aqi_arrow_stream *s;
+    aq_status status;
+    aqi_error_clear(err);
+    memset(out_stream, 0, sizeof *out_stream);
+    memset(&c, 0, sizeof c);
+    c.quantize = true;
+    if (in_stream == NULL || in_stream->release == NULL)
+        return aqi_fail(err, AQ_E_ARG, "the input stream is missing or released");
+    status = aqi_arrow_resolve(&c, options, err);
+    if (status != AQ_OK) return status;
+    status = aqi_arrow_stream_make(&c.allocator, &s, err);
+    if (status != AQ_OK) return status;
+    s->call = c;
+    s->call.seen = &s->names;
+    status = aqi_arrow_stream_begin(s, in_stream, err);
+    if (status != AQ_OK) {
+        aqi_arrow_stream_free(s);
+        return status;
+    }
+    s->in = *in_stream;
+    in_stream->release = NULL;
+    aqi_arrow_stream_give(s, out_stream);
+    return AQ_OK;
 }
 
 aq_status aq_model_export_arrow_stream(aq_model *model,
                                        struct ArrowArrayStream *out_stream,
                                        aq_error *err) {
     aqi_arrow_stream *s;
+    aq_status status;
     aqi_error_clear(err);
     memset(out_stream, 0, sizeof *out_stream);
     if (model == NULL) return aqi_fail(err, AQ_E_ARG, "model missing");
-    s = (aqi_arrow_stream *)aqi_alloc(&model->allocator, sizeof *s);
-    if (s == NULL) return aqi_fail_nomem(err, sizeof *s);
-    memset(s, 0, sizeof *s);
-    s->call.allocator = model->allocator;
-    aqi_error_clear(&s->err);
-    aqi_arena_init(&s->names.arena, &model->allocator);
+    status = aqi_arrow_stream_make(&model->allocator, &s, err);
+    if (status != AQ_OK) return status;
     aqi_model_retain(model);
     s->model = model;
     s->out.allocator = &s->call.allocator;
     s->out.fields = aqi_arrow_model_fields;
     s->out.num_fields = AQI_COUNT(aqi_arrow_model_fields);
     s->out.large = true;
-    out_stream->get_schema = aqi_arrow_model_schema;
-    out_stream->get_next = aqi_arrow_model_next;
-    out_stream->get_last_error = aqi_arrow_last_error;
-    out_stream->release = aqi_arrow_stream_release;
-    out_stream->private_data = s;
+    aqi_arrow_stream_give(s, out_stream);
     return AQ_OK;
 }
 

@@ -1078,6 +1078,24 @@ Test(arrow_streams, types_have_names) {
     cr_assert_eq(arrow_live, 0);
 }
 
+/* A column of lists is none where the lists are the values of a dictionary. */
+Test(arrow_streams, lists_behind_a_dictionary) {
+    table t, lists, out;
+    struct ArrowArray *a = odd_column(&t, "weights", "i", 0, 2, 0);
+    a->dictionary = odd_column(&lists, "x", "+l", 0, 2, 1);
+    t.schema.children[0]->dictionary = lists.schema.children[0];
+    odd_child(&lists, 0, "f", counted, 0);
+    ASSERT_STATUS(
+        aq_quantize_arrow(&t.schema, &t.array, NULL, &out.schema, &out.array, &err),
+        AQ_E_TYPE);
+    ASSERT_MESSAGE("weights", "column weights is dictionary<int32, list>; it must be");
+    a->dictionary = NULL;
+    t.schema.children[0]->dictionary = NULL;
+    table_release(&lists);
+    table_release(&t);
+    cr_assert_eq(arrow_live, 0);
+}
+
 /* ---- codes of other producers ---- */
 
 /* Each column of codes under the name of another that has another type. */
@@ -1192,6 +1210,20 @@ static int released_schema(struct ArrowArrayStream *stream, struct ArrowSchema *
     return 0;
 }
 
+static void release_without_children(struct ArrowSchema *s) {
+    s->n_children = 0;
+    arrow_schema_release(s);
+}
+
+static int schema_without_children(struct ArrowArrayStream *stream,
+                                   struct ArrowSchema *out) {
+    (void)stream;
+    arrow_schema_make(out, "+s", "", 0);
+    out->n_children = 2;
+    out->release = release_without_children;
+    return 0;
+}
+
 Test(arrow_streams, producers_that_say_little) {
     struct ArrowArrayStream in, out;
     arrow_source s;
@@ -1208,6 +1240,9 @@ Test(arrow_streams, producers_that_say_little) {
     in.get_schema = released_schema;
     ASSERT_STATUS(aq_quantize_arrow_stream(&in, NULL, &out, &err), AQ_E_FORMAT);
     ASSERT_MESSAGE("released", "the input stream gave no schema");
+    in.get_schema = schema_without_children;
+    ASSERT_STATUS(aq_quantize_arrow_stream(&in, NULL, &out, &err), AQ_E_FORMAT);
+    ASSERT_MESSAGE("no children", "children missing");
     cr_assert_not_null(in.release, "it is still the caller's");
     in.release(&in);
     cr_assert_eq(arrow_live, 0);

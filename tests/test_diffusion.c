@@ -2223,6 +2223,36 @@ Test(diffusion, jobs_without_scales) {
     ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_ARG);
 }
 
+/* Scales with which a tensor cannot be quantized are worse than none. */
+Test(diffusion, jobs_without_scales_that_do_not_fit) {
+    enum { ROWS_8 = 8, COLS_64 = 64 };
+    static float w[ROWS_8 * COLS_64], x[4][8 * COLS_64];
+    static calib_row rows[4];
+    char model[512], calib[512], out[512];
+    const aq_spatial_options smooth = {.alpha = 0.5f};
+    aq_job_options o = {.no_sync = true, .threads = 1, .spatial = &smooth};
+    aq_job_report report;
+    rng r = {11};
+    snprintf(model, sizeof model, "%s", in_dir("model.parquet"));
+    snprintf(calib, sizeof calib, "%s", in_dir("calib.parquet"));
+    snprintf(out, sizeof out, "%s", in_dir("scaled.parquet"));
+    rng_floats(&r, w, ROWS_8 * COLS_64, 1e34f);
+    for (int i = 0; i < 4; i++) {
+        for (size_t k = 0; k < 8 * COLS_64; k++)
+            x[i][k] = rng_float(&r) * (k % COLS_64 == 0 ? 1e9f : 1e-3f);
+        rows[i] = (calib_row){"a.weight", i, x[i], 8 * COLS_64};
+    }
+    aq_tensor t = matrix_of("a.weight", ROWS_8, COLS_64, w);
+    ASSERT_OK(aq_model_save(model, &t, 1, &fast, &err));
+    write_rows(calib, NULL, rows, 4);
+    o.calibration_path = calib;
+    ASSERT_OK(aq_job_run(model, out, &o, &report, &err)); /* column 0: 1e34 / 1e-6 */
+    cr_expect_eq(report.tensors[0].status, AQ_OK, "%s", report.tensors[0].error);
+    cr_expect_eq(report.tensors[0].tensor.layout.bits, 4);
+    cr_expect_not(report.tensors[0].time->scaled);
+    aq_job_report_deinit(&report);
+}
+
 /* Smoothing and the optimizer are those of the functions, in the report and the file. */
 Test(diffusion, jobs_tune_groups) {
     char model[512], calib[512], out[512];
@@ -2305,6 +2335,14 @@ Test(diffusion, a_target_counts_products) {
     }
     cr_assert_gt(bits[0][0], bits[0][1], "by weights: %u, %u", bits[0][0], bits[0][1]);
     cr_assert_lt(bits[1][0], bits[1][1], "by products: %u, %u", bits[1][0], bits[1][1]);
+    /* A tensor without a calibration still loses what its weights lose. */
+    aq_job_report report;
+    write_rows(calib, NULL, &rows[1], 1);
+    o.target_bpw = 7;
+    ASSERT_OK(aq_job_run(model, out, &o, &report, &err));
+    cr_assert_eq(report.tensors[0].tensor.layout.bits, 4);
+    cr_assert_eq(report.tensors[1].tensor.layout.bits, 4);
+    aq_job_report_deinit(&report);
 }
 
 /* An interrupted job with one calibration does not go on with another. */
@@ -2342,6 +2380,52 @@ Test(diffusion, resume_knows_the_calibration) {
         file_free(&resumed);
         file_free(&whole);
     }
+}
+
+/* Stops where all is measured and one tensor is written. */
+static bool cancel_writing(void *user, const aq_progress *p) {
+    const uint64_t *bytes = user;
+    return p->bytes_total != *bytes || p->tensors_done == 0;
+}
+
+/* A plan that an earlier run has measured is taken over, or the job fails. */
+Test(diffusion, resume_with_a_target_and_failed_allocations) {
+    char model[512], calib[512], out[512];
+    aq_job_options o = {.no_sync = true, .threads = 1, .resume = true, .target_bpw = 5};
+    counting_allocator a;
+    aq_job_report report;
+    file whole, resumed;
+    uint64_t bytes;
+    bool done = false;
+    snprintf(model, sizeof model, "%s", in_dir("model.parquet"));
+    snprintf(calib, sizeof calib, "%s", in_dir("calib.parquet"));
+    snprintf(out, sizeof out, "%s", in_dir("out.parquet"));
+    job_inputs(model, calib);
+    o.calibration_path = calib;
+    ASSERT_OK(aq_job_run(model, out, &o, &report, &err));
+    bytes = report.bytes_in;
+    aq_job_report_deinit(&report);
+    whole = file_read(out);
+    for (size_t fail = 1; !done; fail++) {
+        aq_status status;
+        remove(out);
+        o.allocator = NULL;
+        o.progress.fn = cancel_writing;
+        o.progress.user = &bytes;
+        ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_CANCELLED);
+        counting_init(&a);
+        a.fail_at = fail;
+        o.allocator = &a.hooks;
+        o.progress.fn = NULL;
+        status = aq_job_run(model, out, &o, NULL, &err);
+        cr_assert(counting_is_clean(&a));
+        done = a.calls < fail;
+        cr_assert_eq(status, done ? AQ_OK : AQ_E_NOMEM, "%zu: %s", fail, err.message);
+    }
+    resumed = file_read(out);
+    cr_assert(file_equal(&resumed, &whole));
+    file_free(&resumed);
+    file_free(&whole);
 }
 
 Test(diffusion, modality_of_a_model) {

@@ -830,6 +830,23 @@ Test(jobs, target_out_of_reach) {
     ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, NULL, &err));
 }
 
+/* Tensors of a model are contiguous: rows that are further apart would not be theirs. */
+Test(jobs, rows_apart) {
+    aq_job_options o = {.quant = {.src_stride = 1 << 20}, .no_sync = true};
+    save_gate_model(in_dir("m.safetensors"));
+    for (int dry = 0; dry < 2; dry++) {
+        o.dry_run = dry != 0;
+        ASSERT_STATUS(
+            aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, NULL, &err),
+            AQ_E_ARG);
+        ASSERT_MESSAGE("stride", "rows 1048576 apart");
+        cr_assert_eq(temp_dir_entries(here.path), 1);
+    }
+    o.operation = AQ_CONVERT;
+    o.dry_run = false;
+    ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, NULL, &err));
+}
+
 /* ---- progress ---- */
 
 /* Not atomic: calls at the same time would be seen, here or by ThreadSanitizer. */
@@ -1721,6 +1738,21 @@ Test(jobs, merge_errors) {
     mixed[2] = in;
     ASSERT_STATUS(aq_merge(mixed, 3, in_dir("all.parquet"), NULL, NULL, &err),
                   AQ_E_FORMAT);
+    /* Numbers that no shard has. */
+    for (size_t i = 0; i < 2; i++) {
+        static const char *const numbers[] = {
+            "{\"index\":4294967296,\"count\":1,\"input_bytes\":5}",
+            "{\"index\":0,\"count\":4294967297,\"input_bytes\":5}"};
+        static const char source[] = "{\"file\":\"m\",\"tensors_crc32\":\"00000000\"}";
+        const aq_key_value pairs[] = {
+            {"arrowquant.shard", numbers[i], strlen(numbers[i])},
+            {"arrowquant.source", source, sizeof source - 1}};
+        aq_model_writer_options w = {.metadata = pairs, .num_metadata = 2};
+        ASSERT_OK(aq_model_save(in_dir("odd.parquet"), NULL, 0, &w, &err));
+        mixed[0] = in_dir("odd.parquet");
+        expect_no_merge(mixed, 1, AQ_E_FORMAT, "no shard");
+        remove(in_dir("odd.parquet"));
+    }
     /* Onto one of them. */
     ASSERT_STATUS(aq_merge(paths, 3, names[1], NULL, NULL, &err), AQ_E_ARG);
     ASSERT_OK(aq_merge(paths, 3, in_dir("all.parquet"), NULL, NULL, &err));
