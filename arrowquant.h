@@ -1100,7 +1100,9 @@ AQ_API AQ_CHECKED aq_status aq_moments_of(const void *src, aq_dtype src_dtype,
                                              size_t count, const aq_tasks *tasks,
                                              aq_moments *out_moments,
                                              aq_error *err);
-/* aq_metrics_of - compare count values of b with the original a. */
+/* aq_metrics_of - compare count values of b with the original a. NaN in either, or an
+ * infinity in a, makes sqnr_db NaN; an infinity in b alone makes it -infinity.
+ * max_abs_error passes over NaN. */
 AQ_API AQ_CHECKED aq_status aq_metrics_of(const float *a, const float *b, size_t count,
                                           const aq_tasks *tasks, aq_metrics *out_metrics,
                                           aq_error *err);
@@ -1299,7 +1301,7 @@ typedef struct aq_model_writer_options {
  *   tensors  in  descriptions of all tensors in the order they will be put (their data
  *                and parameters are not read); names unique; borrowed until finish
  * Returns  AQ_OK; AQ_E_ARG; AQ_E_DUPLICATE; AQ_E_UNSUPPORTED (a quantized tensor for a
- *          safetensors file); AQ_E_IO; AQ_E_NOMEM. */
+ *          safetensors file); AQ_E_LIMIT; AQ_E_IO; AQ_E_NOMEM. */
 AQ_API AQ_CHECKED aq_status aq_model_writer_open(
     const char *path, const aq_tensor *tensors, size_t num_tensors,
     const aq_model_writer_options *options, aq_model_writer **out_writer, aq_error *err);
@@ -1345,7 +1347,7 @@ typedef enum aq_job_mode {
 typedef struct aq_job_options {
     aq_operation operation;
     aq_job_mode mode;
-    aq_quant_options quant;        /* of every tensor that is not kept                */
+    aq_quant_options quant;        /* of every tensor not kept; src_stride must be 0 */
     uint64_t max_memory_bytes;     /* of buffers; 0 = 256 MiB; with AQ_JOB_PARALLEL no
                                       bound. Compressed Parquet takes its tensor more */
     /* Quality. A tensor whose cosine comes out below min_cosine is quantized again with 4
@@ -24748,8 +24750,8 @@ static const uint8_t *aqi_record_next(aqi_journal *f, uint32_t kind, size_t *out
 static void aqi_journal_close(aqi_job *j, bool remove) {
     aqi_journal *f = j->journal;
     if (f == NULL) return;
+    if (remove) unlink(f->path); /* while it is locked, see aqi_journal_open */
     if (f->fd >= 0) close(f->fd);
-    if (remove) unlink(f->path);
     aqi_free(&j->allocator, f->path, f->path_bytes);
     aqi_builder_free(&j->allocator, &f->old);
     aqi_builder_free(&j->allocator, &f->waiting);
@@ -24858,6 +24860,7 @@ static aq_status aqi_journal_read(aqi_job *j, aq_error *err) {
 
 static aq_status aqi_journal_open(aqi_job *j, aq_error *err) {
     aqi_journal *f = (aqi_journal *)aqi_alloc(&j->allocator, sizeof *f);
+    struct stat st;
     if (f == NULL) return aqi_fail_nomem(err, sizeof *f);
     memset(f, 0, sizeof *f);
     f->fd = -1;
@@ -24866,10 +24869,15 @@ static aq_status aqi_journal_open(aqi_job *j, aq_error *err) {
     f->path =
         aqi_hidden_path(&j->allocator, j->output, "aq-journal", &f->path_bytes);
     if (f->path == NULL) return aqi_fail_nomem(err, strlen(j->output));
-    f->fd = aqi_open(f->path, O_RDWR | O_CREAT);
-    if (f->fd < 0) return aqi_fail_os(err, errno, "cannot open the journal", f->path);
-    if (aqi_is_locked(f->fd))
-        return aqi_fail_os(err, EBUSY, "another job is writing this output", j->output);
+    do {
+        if (f->fd >= 0) close(f->fd);
+        f->fd = aqi_open(f->path, O_RDWR | O_CREAT);
+        if (f->fd < 0)
+            return aqi_fail_os(err, errno, "cannot open the journal", f->path);
+        if (aqi_is_locked(f->fd))
+            return aqi_fail_os(err, EBUSY, "another job is writing this output",
+                               j->output);
+    } while (fstat(f->fd, &st) == 0 && st.st_nlink == 0); /* its job ended just now */
     f->owned = true;
     return aqi_journal_read(j, err);
 }
@@ -25637,6 +25645,7 @@ static aq_status aqi_job_open_writer(aqi_job *j, aq_error *err) {
 
 static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
     aq_model_writer *writer;
+    bool useless;
     aq_status status = aqi_job_check_output(j, err);
     if (status == AQ_OK) status = aqi_job_open_writer(j, err);
     if (status != AQ_OK) return status;
@@ -25655,12 +25664,13 @@ static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
         aqi_journal_close(j, status == AQ_OK);
         return status;
     }
-    if (j->journal != NULL && j->journal->offset == 0) { /* nothing worth to be kept */
+    useless = j->journal != NULL && j->journal->offset == 0;
+    if (useless) {
         writer->out.keep = false;
         if (writer->parquet != NULL) writer->parquet->out.keep = false;
-        aqi_journal_close(j, true);
     }
-    aq_model_writer_abort(writer);
+    aq_model_writer_abort(writer); /* the journal has the lock: nobody takes the part */
+    if (useless) aqi_journal_close(j, true);
     return status;
 }
 
@@ -25995,12 +26005,14 @@ aq_status aq_merge(const char *const *shards, size_t num_shards, const char *out
     aq_model_options mo;
     aq_job_options o;
     aqi_job j;
+    size_t i;
     aq_status status;
     aqi_error_clear(err);
     if (out_report != NULL) memset(out_report, 0, sizeof *out_report);
     memset(&o, 0, sizeof o);
     if (options != NULL) o = *options;
-    if (shards == NULL || num_shards == 0 || output == NULL)
+    for (i = 0; shards != NULL && i < num_shards && shards[i] != NULL;) i++;
+    if (i < num_shards || num_shards == 0 || output == NULL)
         return aqi_fail(err, AQ_E_ARG, "shards or output path missing");
     if (o.num_shards > 0 || o.resume)
         return aqi_fail(err, AQ_E_ARG, "a merge has no shards of its own, and cannot be "

@@ -1730,6 +1730,8 @@ Test(jobs, merge_errors) {
     ASSERT_STATUS(aq_merge(paths, 0, in_dir("all.parquet"), NULL, &r, &err), AQ_E_ARG);
     ASSERT_STATUS(aq_merge(NULL, 3, in_dir("all.parquet"), NULL, &r, &err), AQ_E_ARG);
     ASSERT_STATUS(aq_merge(paths, 3, NULL, NULL, &r, &err), AQ_E_ARG);
+    mixed[1] = NULL;
+    ASSERT_STATUS(aq_merge(mixed, 2, in_dir("all.parquet"), NULL, &r, &err), AQ_E_ARG);
     /* No shards. */
     mixed[0] = one;
     expect_no_merge(mixed, 1, AQ_E_FORMAT, "no shard");
