@@ -20533,6 +20533,21 @@ static aq_status aqi_tensor_alloc(aqi_tensor_owned *o, aq_tensor *t, aq_error *e
                : AQ_OK;
 }
 
+/* What all rows of a tensor share is in each of its chunks. */
+static aq_status aqi_chunk_joins(const aqi_part *first, const aqi_part *parts,
+                                 const aqi_model_entry *chunk, aq_error *err) {
+    int k;
+    for (k = 0; k < AQI_PARTS; k++) {
+        if (first[k].stride == 0 && parts[k].bytes > 0 &&
+            memcmp(first[k].values, parts[k].values, parts[k].bytes) != 0)
+            return aqi_fail(err, AQ_E_FORMAT,
+                            "chunk %u has another scale or zero point than the first; "
+                            "the tensor has one",
+                            chunk->chunk);
+    }
+    return AQ_OK;
+}
+
 /* A copy of all chunks of a tensor. */
 static aq_status aqi_tensor_from_chunks(const aq_model *m, const aqi_model_entry *e,
                                         aq_tensor *out, aq_error *err) {
@@ -20556,17 +20571,12 @@ static aq_status aqi_tensor_from_chunks(const aq_model *m, const aqi_model_entry
         status = aqi_entry_tensor(m, &e->chunks[i], &c, err);
         if (status != AQ_OK) break;
         aqi_parts_of(&c, parts);
+        if (unit > 0) status = aqi_chunk_joins(whole, parts, &e->chunks[i], err);
         for (k = 0; k < AQI_PARTS; k++) {
             uint8_t *to;
             memcpy(&to, &whole[k].values, sizeof to); /* memory of ours: not const */
-            if (parts[k].bytes == 0) continue;
-            if (whole[k].stride == 0 && unit > 0 &&
-                memcmp(to, parts[k].values, parts[k].bytes) != 0)
-                status = aqi_fail(err, AQ_E_FORMAT,
-                                  "chunk %u has another scale or zero point than the "
-                                  "first; the tensor has one",
-                                  (unsigned)i);
-            memcpy(to + unit * whole[k].stride, parts[k].values, parts[k].bytes);
+            if (parts[k].bytes > 0)
+                memcpy(to + unit * whole[k].stride, parts[k].values, parts[k].bytes);
         }
         unit += t.layout.bits != 0 ? c.layout.rows
                                    : c.data_bytes / aq_dtype_bytes(t.dtype);
@@ -24346,6 +24356,24 @@ static aq_status aqi_piece_carry(const aqi_job *j, aqi_slot *s, aq_buffer *buffe
     return status;
 }
 
+/* A later chunk of a tensor that has one group. */
+static aq_status aqi_piece_check_chunk(const aqi_job *j, const aqi_work *w,
+                                       const aqi_model_entry *e, const aq_tensor *chunk,
+                                       aq_error *err) {
+    aqi_part first[AQI_PARTS], parts[AQI_PARTS];
+    aq_tensor t;
+    aq_status status;
+    if (chunk->layout.bits == 0 || chunk->layout.granularity != AQ_PER_TENSOR)
+        return AQ_OK;
+    status = aqi_entry_tensor(j->model, w->entry->chunks, &t, err);
+    if (status != AQ_OK) return status;
+    aqi_parts_of(&t, first);
+    aqi_parts_of(chunk, parts);
+    status = aqi_chunk_joins(first, parts, e, err);
+    aq_tensor_release(&t);
+    return status;
+}
+
 static aq_status aqi_piece_work(const aqi_job *j, aqi_slot *s, aq_buffer buffers[2],
                                 aq_tensor *chunk, aq_error *err) {
     const aqi_piece *p = &s->piece;
@@ -24360,6 +24388,8 @@ static aq_status aqi_piece_work(const aqi_job *j, aqi_slot *s, aq_buffer buffers
         status = aqi_entry_tensor(j->model, e, chunk, err);
         if (status == AQ_OK && unit == first)
             status = aqi_tensor_verify(j->model, chunk, err);
+        if (status == AQ_OK && unit == first && first > 0)
+            status = aqi_piece_check_chunk(j, p->work, e, chunk, err);
         if (status != AQ_OK) return status;
         in = *chunk;
         in.diffusion = w->entry->tensor.diffusion; /* chunks may have less of it */

@@ -910,6 +910,13 @@ Test(model, parameters_of_chunks_that_do_not_join) {
                                                                      ? AQ_E_FORMAT
                                                                      : AQ_E_UNSUPPORTED);
         if (i == 1) EXPECT_MESSAGE("scale", "chunk 1 has another scale");
+        for (int op = AQ_DEQUANTIZE; i == 1 && op <= AQ_CONVERT; op++) {
+            const aq_job_options o = {.operation = (aq_operation)op, .no_sync = true};
+            ASSERT_STATUS(
+                aq_job_run(in_dir("m.parquet"), in_dir("o.parquet"), &o, NULL, &err),
+                AQ_E_FORMAT);
+            EXPECT_MESSAGE("scale in a job", "chunk 1 has another scale");
+        }
         if (i == 2) EXPECT_MESSAGE("groups", "groups of rows in chunks");
         if (i == 3) EXPECT_MESSAGE("dtype", "dtype \"a type of a name");
     }
