@@ -14965,6 +14965,7 @@ static void aqi_from_f64(const uint8_t *src, size_t n, float *dst) {
 static const float *aqi_floats_at(const uint8_t *src, aq_dtype dtype, size_t at, size_t n,
                                   float *room) {
     const uint8_t *p = src + at * aq_dtype_bytes(dtype);
+    AQI_KNOWN(dtype == AQ_F32 || dtype == AQ_F16 || dtype == AQ_BF16 || dtype == AQ_F64);
     if (dtype == AQ_F32 && !AQI_BIG_ENDIAN && (uintptr_t)p % sizeof(float) == 0)
         return (const float *)(const void *)p;
     if (dtype == AQ_F32) aqi_copy_le(room, p, n, sizeof(float));
@@ -18421,6 +18422,7 @@ static aq_status aqi_json_spatial(aqi_json *j, size_t cols, aq_spatial *t) {
     t->scales = (const float *)scales;
     if (t->num_scales != 0 && t->num_scales != cols)
         return aqi_json_fail(j, "equalization_scales are not one for each column");
+    AQI_KNOWN(t->num_scales == 0 || scales != NULL);
     for (i = 0; i < t->num_scales; i++) {
         if (!(t->scales[i] > 0.0f))
             return aqi_json_fail(j, "an equalization scale is not above 0");
