@@ -20527,8 +20527,8 @@ static aq_status aqi_entry_tensor(const aq_model *m, const aqi_model_entry *e,
     return AQ_OK;
 }
 
-/* Checksums of the pages that a tensor's parts are mapped from. What is decoded was
- * verified then. */
+/* Checksums of the mapped pages that a tensor's parts lie in or were decoded from. What
+ * was read or decompressed was verified then. */
 static aq_status aqi_tensor_verify(const aq_model *m, const aq_tensor *t,
                                    aq_error *err) {
     const aqi_tensor_owned *o = (const aqi_tensor_owned *)t->owned;
@@ -20541,8 +20541,9 @@ static aq_status aqi_tensor_verify(const aq_model *m, const aq_tensor *t,
     cells[2] = &o->chunk->zero_points;
     cells[3] = &o->chunk->group_params;
     for (i = 0; i < AQI_COUNT(cells) && status == AQ_OK; i++) {
-        if (cells[i]->column != NULL && cells[i]->span.mapped)
-            status = aq_column_verify(cells[i]->column, err);
+        aq_column *c = cells[i]->column;
+        if (c != NULL && c->file->source.map != NULL && c->meta->codec == AQ_UNCOMPRESSED)
+            status = aq_column_verify(c, err);
     }
     return aqi_error_in_tensor(err, status, t->name);
 }
