@@ -20487,8 +20487,14 @@ static aq_status aqi_entry_tensor(const aq_model *m, const aqi_model_entry *e,
     return AQ_OK;
 }
 
-/* Checksums of the pages that a tensor's parts, and those of its row group, are mapped
- * from, once for all. What is decoded was verified then. */
+/* Whether its pages are taken from the mapping, so that nobody has seen their checksums.
+ * What was read or decompressed was verified then. */
+static bool aqi_is_unverified(const aq_column *c) {
+    return c != NULL && c->file->source.map != NULL && c->meta->codec == AQ_UNCOMPRESSED;
+}
+
+/* Checksums of the mapped pages that a tensor's parts, and those of its row group, lie in
+ * or were decoded from, once for all. */
 static aq_status aqi_tensor_verify(const aq_model *m, const aq_tensor *t,
                                    aq_error *err) {
     const aqi_tensor_owned *o = (const aqi_tensor_owned *)t->owned;
@@ -20504,11 +20510,10 @@ static aq_status aqi_tensor_verify(const aq_model *m, const aq_tensor *t,
     cells[2] = &c->zero_points;
     cells[3] = &c->group_params;
     for (i = 0; i < AQI_COUNT(cells) && status == AQ_OK; i++) {
-        if (cells[i]->column != NULL && cells[i]->span.mapped)
+        if (aqi_is_unverified(cells[i]->column))
             status = aq_column_verify(cells[i]->column, err);
     }
-    for (i = 0; i < c->weights.num_spans && !c->weights.spans[i].mapped;) i++;
-    if (status == AQ_OK && i < c->weights.num_spans)
+    if (status == AQ_OK && aqi_is_unverified(c->weights.column))
         status = aq_column_verify(c->weights.column, err);
     if (status == AQ_OK) __atomic_store_n(&c->verified, 1, __ATOMIC_RELAXED);
     return aqi_error_in_tensor(err, status, t->name);

@@ -13,7 +13,7 @@ TestSuite(parquet, .init = enter_temp_dir, .fini = leave_temp_dir, .timeout = 60
 typedef enum shape_of_column { REQUIRED, OPTIONAL, LIST, NUM_SHAPES } shape_of_column;
 
 static const uint8_t max_defs[NUM_SHAPES] = {0, 1, 3};
-static const aq_codec codecs[] = {AQ_UNCOMPRESSED, AQ_ZSTD, AQ_SNAPPY};
+static const aq_codec codecs[] = {AQ_UNCOMPRESSED, AQ_ZSTD, SNAPPY_OR_NONE};
 
 #define NUM_TYPES 8
 #define NUM_COLUMNS (NUM_TYPES * NUM_SHAPES * 3)
@@ -334,9 +334,11 @@ Test(parquet, single_list_has_no_levels) {
     ASSERT_OK(aq_parquet_open(path, &o, &f, &err));
     ASSERT_OK(aq_column_open(f, 0, 0, &col, &err));
     ASSERT_OK(aq_column_view(col, &s, &err));
-    cr_assert(s.mapped && s.single_list && s.num_rows == 1 && s.num_values == N);
+    cr_assert_eq(s.mapped, NUMBERS_IN_PLACE);
+    cr_assert(s.single_list && s.num_rows == 1 && s.num_values == N);
     cr_assert(s.rep_levels == NULL && s.def_levels == NULL);
-    cr_assert_lt(c.peak_bytes, N / 4);
+    cr_assert_lt(c.peak_bytes,
+                 N / 4 + (NUMBERS_IN_PLACE ? 0 : sizeof values / 4 * 5)); /* a copy */
     aq_column_close(col);
     aq_parquet_close(f);
 }
@@ -358,7 +360,7 @@ Test(parquet, values_stand_on_their_alignment) {
                                        {&text, .num_values = 1},
                                        {&f64, 1, &one, .num_levels = 1},
                                        {&i64, .num_values = 1}};
-    const void *const raw[] = {&i32, "weights", &f64};
+    const void *const raw[] = {le_values(&i32, 1, 4), "weights", le_values(&f64, 1, 8)};
     const size_t sizes[] = {4, 7, 8};
     const char *path = in_dir("aligned.parquet");
     for (size_t align = 1; align <= 4096; align *= 2) {
@@ -376,13 +378,21 @@ Test(parquet, values_stand_on_their_alignment) {
         copy = file_read(path);
         ASSERT_OK(aq_parquet_open(path, NULL, &f, &err));
         for (int32_t k = 0; k < 6; k++) {
+            aq_page_info page;
             aq_column *col;
             aq_span s;
+            int64_t at;
             ASSERT_OK(aq_column_open(f, k / 3, k % 3, &col, &err));
             ASSERT_OK(aq_column_view(col, &s, &err));
-            cr_assert_eq(s.file_offset % (int64_t)align, 0);
-            cr_assert(s.mapped && s.alignment >= align);
-            cr_assert_arr_eq(copy.data + s.file_offset, raw[k % 3], sizes[k % 3]);
+            cr_assert_eq(s.mapped, k % 3 == 1 || NUMBERS_IN_PLACE);
+            if (s.mapped) cr_assert_geq(s.alignment, align);
+            aq_column_close(col);
+            ASSERT_OK(aq_column_open(f, k / 3, k % 3, &col, &err));
+            ASSERT_OK(aq_column_next_page(col, &page, &err));
+            at = page.data_offset + page.uncompressed_bytes - (int64_t)sizes[k % 3];
+            if (s.mapped) cr_assert_eq(s.file_offset, at);
+            cr_assert_eq(at % (int64_t)align, 0);
+            cr_assert_arr_eq(copy.data + at, raw[k % 3], sizes[k % 3]);
             aq_column_close(col);
         }
         aq_parquet_close(f);
@@ -430,6 +440,8 @@ Test(parquet, statistics) {
         const bounds_case *k = &cases[i];
         aq_field_spec field = k->field;
         aq_column_values v = {k->values, 3, def, .num_levels = 5};
+        const bool numbers = field.type != AQ_BYTE_ARRAY;
+        const void *min, *max;
         aq_chunk_info info;
         aq_parquet *f;
         aq_writer *w;
@@ -444,8 +456,10 @@ Test(parquet, statistics) {
         ASSERT_OK(aq_parquet_get_chunk(f, 0, 0, &info, &err));
         cr_assert_eq(info.null_count, 2, "case %zu", i);
         cr_assert(info.min_value.size == k->bytes && info.max_value.size == k->bytes);
-        cr_assert_arr_eq(info.min_value.data, k->min, k->bytes, "case %zu", i);
-        cr_assert_arr_eq(info.max_value.data, k->max, k->bytes, "case %zu", i);
+        min = numbers ? le_values(k->min, 1, k->bytes) : k->min;
+        max = numbers ? le_values(k->max, 1, k->bytes) : k->max;
+        cr_assert_arr_eq(info.min_value.data, min, k->bytes, "case %zu", i);
+        cr_assert_arr_eq(info.max_value.data, max, k->bytes, "case %zu", i);
         aq_parquet_close(f);
     }
 }

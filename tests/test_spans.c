@@ -67,11 +67,13 @@ static void check_spans(const aq_span *spans, size_t n) {
             cr_assert(rep == data.rep[level] && def == data.def[level], "level %d",
                       (int)level);
         }
-        cr_assert_eq(memcmp(s->values, data.values + value, (size_t)s->num_values * 4), 0);
+        cr_assert_eq(memcmp(s->values, data.values + value, (size_t)s->num_values * 4),
+                     0);
         value += s->num_values;
         rows += s->num_rows;
     }
-    cr_assert(level == data.v.num_levels && value == data.v.num_values && rows == data.rows);
+    cr_assert(level == data.v.num_levels && value == data.v.num_values &&
+              rows == data.rows);
 }
 
 static size_t read_all(const char *path, aq_io io, aq_span *out, bool one_by_one) {
@@ -126,7 +128,7 @@ Test(spans, long_lists) {
             check_spans(spans, n);
             for (size_t k = 0; k < n && n > 1; k++) {
                 cr_assert(spans[k].single_list && spans[k].num_rows == 1);
-                cr_assert(spans[k].mapped == !(variant & 2));
+                cr_assert_eq(spans[k].mapped, !(variant & 2) && NUMBERS_IN_PLACE);
                 cr_assert(spans[k].rep_levels == NULL && spans[k].def_levels == NULL);
                 cr_assert_eq((uintptr_t)spans[k].values % spans[k].alignment, 0);
                 if (k > 0 && spans[k].mapped)
@@ -148,7 +150,8 @@ Test(spans, view_of_long_lists) {
     ASSERT_OK(aq_parquet_open(write_lists(required_lists, NULL), NULL, &f, &err));
     ASSERT_OK(aq_column_open(f, 0, 0, &c, &err));
     ASSERT_OK(aq_column_view(c, &view, &err));
-    cr_assert(view.mapped && !view.single_list && view.rep_levels != NULL);
+    cr_assert(view.mapped == NUMBERS_IN_PLACE && !view.single_list &&
+              view.rep_levels != NULL);
     check_spans(&view, 1);
     aq_column_close(c);
     aq_parquet_close(f);
@@ -177,6 +180,8 @@ Test(spans, memory_of_long_lists) {
         aq_parquet_close(f);
         cr_assert(counting_is_clean(&count));
     }
+    if (!NUMBERS_IN_PLACE) /* copies, in memory with room to grow */
+        used[0] += MAX_LISTS * (4700 - 1100) * sizeof(float) / 4 * 5;
     cr_assert_leq(used[1], used[0] + 64, "%zu, then %zu bytes", used[0], used[1]);
 }
 
@@ -246,6 +251,9 @@ Test(spans, snappy_of_weights) {
     aq_span span;
     aq_writer *w;
     rng r = {11};
+#ifndef AQ_WITH_SNAPPY
+    cr_skip_test("no SNAPPY in this build");
+#endif
     rng_floats(&r, values, N, 0.02f);
     ASSERT_OK(aq_writer_open(in_dir("weights.parquet"), &field, 1, NULL, &w, &err));
     ASSERT_OK(aq_writer_put_column(w, &v, &err));

@@ -24,8 +24,23 @@ static aq_parquet *write_column(aq_field_spec field, const void *values, int64_t
     return f;
 }
 
+static aq_bytes bytes_of(const void *data, size_t size) {
+    aq_bytes b = {(const uint8_t *)data, size};
+    return b;
+}
+
+/* A bound as the file has it: of numbers, little-endian. */
+static aq_bytes bound_of(const aq_field_spec *field, aq_bytes value) {
+    if (field->type == AQ_BYTE_ARRAY || field->type == AQ_FIXED_LEN_BYTE_ARRAY)
+        return value;
+    return bytes_of(le_values(value.data, value.size != 0, value.size), value.size);
+}
+
+/* min and max are values as those that are written. */
 static void expect_bounds(aq_field_spec field, const void *values, int64_t n,
                           aq_bytes min, aq_bytes max) {
+    min = bound_of(&field, min);
+    max = bound_of(&field, max);
     for (size_t page_bytes = 0; page_bytes < 2; page_bytes++) {
         aq_chunk_info info;
         aq_parquet *f = write_column(field, values, n, page_bytes, &info);
@@ -38,11 +53,6 @@ static void expect_bounds(aq_field_spec field, const void *values, int64_t n,
         cr_expect(max.size == 0 || memcmp(info.max_value.data, max.data, max.size) == 0);
         aq_parquet_close(f);
     }
-}
-
-static aq_bytes bytes_of(const void *data, size_t size) {
-    aq_bytes b = {(const uint8_t *)data, size};
-    return b;
 }
 
 #define VALUE(array, i) bytes_of(&(array)[i], sizeof(array)[0])
@@ -79,9 +89,9 @@ Test(statistics, floats) {
     static const float some_nan[] = {1, NAN, 2};
     static const float zeros[] = {0.0f, 0.0f}, minus[] = {-0.0f}, both[] = {-0.0f, 0.0f};
     static const double doubles[] = {3, -3, -0.0}, double_nan[] = {3, -3, NAN};
-    static const uint16_t halves[] = {0x3c00, 0xbc00, 0x8001, 0x7bff};
-    static const uint16_t half_zeros[] = {0x0000, 0x0000}, half_nan[] = {0x3c00, 0x7e01};
-    static const uint16_t half_wanted[] = {0x8000, 0x0000};
+    static const uint8_t halves[][2] = {{0, 0x3c}, {0, 0xbc}, {1, 0x80}, {0xff, 0x7b}};
+    static const uint8_t half_zeros[2][2], half_nan[][2] = {{0, 0x3c}, {1, 0x7e}};
+    static const uint8_t half_wanted[][2] = {{0, 0x80}, {0, 0}};
     aq_field_spec field = {.type = AQ_FLOAT};
     EXPECT(field, all, 1, 3);
     /* Readers that hold all values to lie within the bounds would lose a NaN. */
@@ -296,7 +306,9 @@ Test(statistics, wrong_logical_types_name_the_field) {
          .logical = AQ_LOGICAL_DECIMAL,
          .precision = 5},
         {.type = AQ_FIXED_LEN_BYTE_ARRAY, .type_length = 15, .logical = AQ_LOGICAL_UUID},
-        {.type = AQ_FIXED_LEN_BYTE_ARRAY, .type_length = 4, .logical = AQ_LOGICAL_FLOAT16},
+        {.type = AQ_FIXED_LEN_BYTE_ARRAY,
+         .type_length = 4,
+         .logical = AQ_LOGICAL_FLOAT16},
         {.type = AQ_INT32, .logical = AQ_LOGICAL_INTEGER, .bit_width = 64},
         {.type = AQ_INT64, .logical = AQ_LOGICAL_INTEGER, .bit_width = 32},
         {.type = AQ_INT32, .logical = AQ_LOGICAL_LIST},

@@ -20,6 +20,7 @@ static aq_array arrays[ARRAYS];
 static void make_arrays(void) {
     rng r = {19};
     rng_floats(&r, large, COUNT_OF(large), 1.0f);
+    turn_le(large, COUNT_OF(large), sizeof *large);
     for (size_t i = 0; i < ARRAYS; i++) {
         snprintf(names[i], sizeof names[i], "%02zu", i * 37 % ARRAYS);
         arrays[i].name = names[i];
@@ -27,7 +28,9 @@ static void make_arrays(void) {
         arrays[i].num_dims = 2;
         arrays[i].shape = i < SMALL ? small_shape : large_shape;
         arrays[i].data = i < SMALL ? small[i] : large;
-        if (i < SMALL) rng_floats(&r, small[i], 12 * 20, 1.0f);
+        if (i >= SMALL) continue;
+        rng_floats(&r, small[i], 12 * 20, 1.0f);
+        turn_le(small[i], 12 * 20, sizeof *small[i]);
     }
 }
 
@@ -175,6 +178,7 @@ Test(threads_batch, errors) {
     for (int i = 0; i < 3; i++) {
         saved[i] = *at[i];
         *at[i] = HUGE_VALF;
+        turn_le(at[i], 1, sizeof *at[i]);
     }
     o.threads = 1;
     cr_assert_eq(aq_quantize_batch(arrays, ARRAYS, &o, &one, NULL), AQ_OK);

@@ -15,7 +15,10 @@ enum { ROWS = 3000, GROUPS = 5, COLUMNS = 4 };
 static const aq_field_spec fields[] = {
     {.name = "i", .repetition = AQ_OPTIONAL, .type = AQ_INT64, .codec = AQ_ZSTD},
     {.name = "f", .repetition = AQ_REQUIRED, .type = AQ_FLOAT},
-    {.name = "s", .repetition = AQ_OPTIONAL, .type = AQ_BYTE_ARRAY, .codec = AQ_SNAPPY},
+    {.name = "s",
+     .repetition = AQ_OPTIONAL,
+     .type = AQ_BYTE_ARRAY,
+     .codec = SNAPPY_OR_NONE},
     {.name = "list", .type = AQ_GROUP, .num_children = 1, .logical = AQ_LOGICAL_LIST},
     {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
     {.name = "element", .type = AQ_INT32, .codec = AQ_ZSTD},

@@ -13,13 +13,16 @@ enum { ROWS = 6000, GROUPS = 2, COLUMNS = 6, LARGE = 100000 };
 static const aq_field_spec fields[] = {
     {.name = "i", .repetition = AQ_OPTIONAL, .type = AQ_INT64, .codec = AQ_ZSTD,
      .encoding = AQ_DELTA_BINARY_PACKED, .write_statistics = true},
-    {.name = "f", .type = AQ_FLOAT, .codec = AQ_SNAPPY, .write_statistics = true},
+    {.name = "f", .type = AQ_FLOAT, .codec = SNAPPY_OR_NONE, .write_statistics = true},
     {.name = "d", .type = AQ_FLOAT, .encoding = AQ_RLE_DICTIONARY, .codec = AQ_ZSTD},
     {.name = "s", .repetition = AQ_OPTIONAL, .type = AQ_BYTE_ARRAY,
      .encoding = AQ_RLE_DICTIONARY, .write_statistics = true},
     {.name = "list", .type = AQ_GROUP, .num_children = 1, .logical = AQ_LOGICAL_LIST},
     {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
-    {.name = "element", .type = AQ_INT32, .codec = AQ_SNAPPY, .write_statistics = true},
+    {.name = "element",
+     .type = AQ_INT32,
+     .codec = SNAPPY_OR_NONE,
+     .write_statistics = true},
     {.name = "plain", .type = AQ_FLOAT, .align_values = true, .write_statistics = true},
 };
 
@@ -156,15 +159,17 @@ Test(writer_threads, a_large_page_is_that_of_small_ones) {
         cr_assert_eq(chunk.min_value.data == NULL, seed % 3 == 0);
         cr_assert_eq(chunk.max_value.data == NULL, seed % 3 == 0);
         if (seed % 3 != 0) {
-            cr_assert_eq(memcmp(chunk.min_value.data, &values[low], 4), 0);
-            cr_assert_eq(memcmp(chunk.max_value.data, &values[high], 4), 0);
+            cr_assert_eq(memcmp(chunk.min_value.data, le_floats(&values[low], 1), 4), 0);
+            cr_assert_eq(memcmp(chunk.max_value.data, le_floats(&values[high], 1), 4), 0);
         }
         cr_assert_eq(aq_column_open(f, 0, 0, &c, &err), AQ_OK);
         cr_assert_eq(aq_column_verify(c, &err), AQ_OK, "%s", err.message);
         aq_column_close(c);
         cr_assert_eq(aq_column_open(f, 0, 0, &c, &err), AQ_OK);
         cr_assert_eq(aq_column_view(c, &span, &err), AQ_OK, "%s", err.message);
-        cr_assert(span.mapped && span.alignment >= 64 && span.num_values == LARGE);
+        cr_assert_eq(span.mapped, NUMBERS_IN_PLACE);
+        if (span.mapped) cr_assert_geq(span.alignment, 64);
+        cr_assert_eq(span.num_values, LARGE);
         cr_assert_eq(memcmp(span.values, values, sizeof values), 0);
         aq_column_close(c);
         aq_parquet_close(f);

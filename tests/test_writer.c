@@ -391,7 +391,10 @@ static file write_column(const aq_field_spec *fields, size_t n,
 Test(writer, offsets_write_what_levels_write) {
     static const aq_field_spec leaves[] = {
         {.name = "e", .type = AQ_INT32},
-        {.name = "e", .type = AQ_INT32, .repetition = AQ_OPTIONAL, .codec = AQ_SNAPPY},
+        {.name = "e",
+         .type = AQ_INT32,
+         .repetition = AQ_OPTIONAL,
+         .codec = SNAPPY_OR_NONE},
         {.name = "e", .type = AQ_INT32, .encoding = AQ_DELTA_BINARY_PACKED},
         {.name = "e", .type = AQ_BYTE_ARRAY, .repetition = AQ_OPTIONAL},
         {.name = "e", .type = AQ_BYTE_ARRAY, .encoding = AQ_RLE_DICTIONARY},
@@ -496,15 +499,16 @@ Test(writer, offsets_take_no_memory) {
         counting_allocator c;
         aq_writer_options o = {.allocator = &c.hooks, .no_sync = true};
         aq_column_values v = {values, VALUES, .list_offsets = offsets};
+        size_t most = shape == 0 ? 3u << 20 : 5u << 20;
         aq_writer *w;
         for (int at = 0; at < VALUES; at += shape == 0 ? VALUES / 8 : SHORT)
             offsets[v.num_lists++] = at;
         offsets[v.num_lists] = VALUES;
+        if (!NUMBERS_IN_PLACE) most += 2 * VALUES * sizeof *values; /* the page */
         counting_init(&c);
         ASSERT_OK(aq_writer_open(in_dir("f"), LISTED, &o, &w, &err));
         ASSERT_OK(aq_writer_put_column(w, &v, &err));
-        cr_assert_lt(c.peak_bytes, (shape == 0 ? 3u << 20 : 5u << 20), "%zu",
-                     c.peak_bytes);
+        cr_assert_lt(c.peak_bytes, most, "%zu", c.peak_bytes);
         ASSERT_OK(aq_writer_end_row_group(w, v.num_lists, &err));
         ASSERT_OK(aq_writer_finish(w, &err));
     }

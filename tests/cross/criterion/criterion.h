@@ -105,6 +105,7 @@ static inline void stand_in_fail(bool end, const char *file, int line, const cha
 #define cr_assert(good, ...) STAND_IN_CHECK(good, true, #good, __VA_ARGS__)
 #define cr_expect(good, ...) STAND_IN_CHECK(good, false, #good, __VA_ARGS__)
 #define cr_assert_not(bad, ...) STAND_IN_CHECK(!(bad), true, "not " #bad, __VA_ARGS__)
+#define cr_expect_not(bad, ...) STAND_IN_CHECK(!(bad), false, "not " #bad, __VA_ARGS__)
 #define cr_assert_eq(a, b, ...) STAND_IN_OP(a, ==, b, true, __VA_ARGS__)
 #define cr_expect_eq(a, b, ...) STAND_IN_OP(a, ==, b, false, __VA_ARGS__)
 #define cr_assert_neq(a, b, ...) STAND_IN_OP(a, !=, b, true, __VA_ARGS__)
