@@ -52,7 +52,6 @@ static bool fuzz_values_equal(const aqi_thrift_field *f, const void *a, const vo
     case AQI_KIND_I32:
         return memcmp(a, b, 4) == 0;
     case AQI_KIND_I64:
-    case AQI_KIND_DOUBLE:
         return memcmp(a, b, 8) == 0;
     case AQI_KIND_BYTES:
         return fuzz_slices_equal((const aqi_slice *)a, (const aqi_slice *)b);
