@@ -460,7 +460,8 @@ Test(table_model, a_job_writes_what_it_does_for_a_model) {
 /* Jobs verify the pages of weights that are mapped, which opening does not. */
 Test(table_model, a_job_finds_a_changed_weight) {
     const table t = {layers, COUNT_OF(layers), AQ_F32, .page_bytes = 1000};
-    const float last = weight(count_weights(layers, COUNT_OF(layers)) - 1);
+    const float weights[] = {weight(count_weights(layers, COUNT_OF(layers)) - 1)};
+    const float *last = le_floats(weights, 1);
     for (int k = 0; k < 4; k++) {
         const aq_job_options o = {.mode = k % 2 ? AQ_JOB_PARALLEL : AQ_JOB_STREAMING,
                                   .operation = k / 2 ? AQ_CONVERT : AQ_QUANTIZE,
@@ -470,9 +471,9 @@ Test(table_model, a_job_finds_a_changed_weight) {
         write_table(in_dir("t.parquet"), &t);
         ASSERT_OK(aq_job_run(in_dir("t.parquet"), in_dir("o.parquet"), &o, NULL, &err));
         f = file_read(in_dir("t.parquet"));
-        for (at = (size_t)body_bytes_of(&f) - sizeof last;
-             memcmp(f.data + at, &last, sizeof last) != 0;)
-            at--;
+        for (at = (size_t)body_bytes_of(&f) - sizeof *last;
+             memcmp(f.data + at, last, sizeof *last) != 0; at--)
+            cr_assert_gt(at, 0);
         f.data[at] ^= 1;
         temp_path_remove(in_dir("t.parquet"));
         file_write(in_dir("t.parquet"), f.data, f.size);
