@@ -1,6 +1,6 @@
 #!/bin/sh
-# Targets under libFuzzer, one after the other: tests/fuzz/fuzz.sh SECONDS TARGET...
-# (see make fuzz; `build/fuzz/replay list` names them)
+# Targets under libFuzzer, one after the other: tests/fuzz/fuzz.sh SECONDS [TARGET...]
+# (see make fuzz; `build/fuzz/replay list` names them; without a name, all)
 #
 # What a target learns stays in build/fuzz/corpus/TARGET; an input that fails is written to
 # build/fuzz/TARGET-crash-..., and the exit status is not 0. Last line: "N passed, N failed".
@@ -15,6 +15,8 @@ out=build/fuzz
 for program in replay libfuzzer; do
     [ -x $out/$program ] || { echo "$out/$program was not built, see above"; exit 1; }
 done
+# shellcheck disable=SC2046  # a list of words
+[ $# -gt 0 ] || set -- $($out/replay list)
 mkdir -p $out/tmp
 scratch=$(mktemp -d $out/tmp/fuzz.XXXXXX)
 trap 'rm -rf "$scratch"' EXIT
