@@ -17765,14 +17765,18 @@ static aq_status aqi_cells_index(aqi_cells *c, const aq_field *field, aq_error *
     return AQ_OK;
 }
 
+/* The checksums of mapped pages are verified when told so: that reads them. */
 static aq_status aqi_cells_open(const aqi_model_file *f, int32_t row_group,
-                                int32_t column, aqi_cells *out, aq_error *err) {
+                                int32_t column, bool verify, aqi_cells *out,
+                                aq_error *err) {
     const aq_field *field = aq_parquet_column_field(f->parquet, column);
     aq_status status;
     memset(out, 0, sizeof *out);
     if (column < 0) return AQ_OK;
     status = aq_column_open(f->parquet, row_group, column, &out->column, err);
-    if (status == AQ_OK) status = aq_column_view(out->column, &out->span, err);
+    if (status != AQ_OK) return status;
+    out->column->verify = verify && !f->parquet->skip_checksums;
+    status = aq_column_view(out->column, &out->span, err);
     if (status != AQ_OK) return status;
     out->width = aqi_value_bytes(field->type, field->type_length);
     return aqi_column_located(out->column, aqi_cells_index(out, field, err), err);
@@ -18122,11 +18126,15 @@ static void aqi_model_rows_close(aqi_model_rows *r) {
 
 static aq_status aqi_model_rows_open(const aqi_model_file *f, int32_t row_group,
                                      aqi_model_rows *r, aq_error *err) {
+    const aqi_model_columns *c = &f->columns;
     aq_status status = AQ_OK;
     memset(r, 0, sizeof *r);
+    /* All but the parameters of the codes is small, and read at once. */
 #define AQ_X(name)                                                                       \
     if (status == AQ_OK)                                                                 \
-        status = aqi_cells_open(f, row_group, f->columns.name, &r->name, err);
+        status = aqi_cells_open(f, row_group, c->name,                                   \
+                                c->name != c->scales && c->name != c->group_params,      \
+                                &r->name, err);
     AQI_MODEL_ROWS(AQ_X)
 #undef AQ_X
     if (status != AQ_OK) aqi_model_rows_close(r);
@@ -19335,14 +19343,15 @@ static aq_status aqi_chunk_open(const aq_model *m, const aqi_model_entry *e,
     c->refs = 1;
     c->file = e->file;
     c->row_group = e->row_group;
-    s = aqi_cells_open(f, e->row_group, f->columns.data, &c->data, err);
+    s = aqi_cells_open(f, e->row_group, f->columns.data, false, &c->data, err);
     if (s == AQ_OK)
-        s = aqi_cells_open(f, e->row_group, f->columns.scales, &c->scales, err);
+        s = aqi_cells_open(f, e->row_group, f->columns.scales, false, &c->scales, err);
     if (s == AQ_OK)
-        s = aqi_cells_open(f, e->row_group, f->columns.zero_points, &c->zero_points, err);
+        s = aqi_cells_open(f, e->row_group, f->columns.zero_points, false,
+                           &c->zero_points, err);
     if (s == AQ_OK)
-        s = aqi_cells_open(f, e->row_group, f->columns.group_params, &c->group_params,
-                           err);
+        s = aqi_cells_open(f, e->row_group, f->columns.group_params, false,
+                           &c->group_params, err);
     if (s == AQ_OK)
         s = aqi_row_weights_open(f->parquet, e->row_group, f->columns.weights,
                                  &c->weights, err);
@@ -22259,6 +22268,7 @@ static aq_status aqi_feed_pass(aqi_feed *f, aq_error *err) {
         for (k = 0; k < AQI_FED_COLUMNS && status == AQ_OK; k++) {
             columns[k].field = aq_parquet_column_field(f->file, f->columns[k]);
             status = aq_column_open(f->file, g, f->columns[k], &columns[k].column, err);
+            if (status == AQ_OK) columns[k].column->verify = !f->second;
         }
         for (row = 0; status == AQ_OK && row < group.num_rows; row++) {
             status = aqi_feed_row(f, columns, err);
@@ -24062,6 +24072,7 @@ static aq_status aqi_job_apply_plan(aqi_job *j, size_t i, aq_error *err) {
     t.name = j->reports[i].name;
     if (plan->keep && plan->quant.column_scales != NULL) { /* they are for codes */
         plan->quant.column_scales = NULL;
+        out->diffusion = NULL;
         j->described[i] = false;
     }
     same = t.layout.bits != 0 && j->options.operation != AQ_DEQUANTIZE;
@@ -25676,6 +25687,13 @@ static aq_status aqi_job_open_writer(aqi_job *j, aq_error *err) {
     memset(&extra, 0, sizeof extra);
     extra.small_params = j->small_params;
     extra.part = j->options.resume;
+    /* Shards have columns for all that was planned, even where nothing came of it. */
+    for (i = 0; j->merge && i < j->model->num_files; i++) {
+        const aqi_model_file *f = &j->model->files[i];
+        if (f->parquet == NULL) continue;
+        if (f->columns.group_params >= 0) extra.small_params = true;
+        if (f->columns.is_diffusion_model >= 0) extra.diffusion = true;
+    }
     return aqi_model_writer_open(j->output, j->outputs, j->num_tensors, &o, &extra,
                                  &j->writer, err);
 }
@@ -26036,22 +26054,40 @@ aq_status aq_job_run(const char *input, const char *output, const aq_job_options
     return aqi_job_run(&j, options, out_report, err);
 }
 
+/* Those that say how a job runs, and in which rows it writes. */
+static aq_job_options aqi_options_of_running(const aq_job_options *from) {
+    aq_job_options o;
+    memset(&o, 0, sizeof o);
+    if (from == NULL) return o;
+    o.mode = from->mode;
+    o.max_memory_bytes = from->max_memory_bytes;
+    o.chunk_bytes = from->chunk_bytes;
+    o.progress = from->progress;
+    o.allocator = from->allocator;
+    o.pool = from->pool;
+    o.tasks = from->tasks;
+    o.threads = from->threads;
+    o.log = from->log;
+    o.io = from->io;
+    o.dry_run = from->dry_run;
+    o.no_sync = from->no_sync;
+    return o;
+}
+
 aq_status aq_merge(const char *const *shards, size_t num_shards, const char *output,
                    const aq_job_options *options, aq_job_report *out_report,
                    aq_error *err) {
+    aq_job_options o = aqi_options_of_running(options);
     aq_model_options mo;
-    aq_job_options o;
     aqi_job j;
     size_t i;
     aq_status status;
     aqi_error_clear(err);
     if (out_report != NULL) memset(out_report, 0, sizeof *out_report);
-    memset(&o, 0, sizeof o);
-    if (options != NULL) o = *options;
     for (i = 0; shards != NULL && i < num_shards && shards[i] != NULL;) i++;
     if (i < num_shards || num_shards == 0 || output == NULL)
         return aqi_fail(err, AQ_E_ARG, "shards or output path missing");
-    if (o.num_shards > 0 || o.resume)
+    if (options != NULL && (options->num_shards > 0 || options->resume))
         return aqi_fail(err, AQ_E_ARG, "a merge has no shards of its own, and cannot be "
                         "resumed");
     o.operation = AQ_CONVERT;

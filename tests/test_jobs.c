@@ -1557,8 +1557,7 @@ Test(jobs, chunks_in_several_files) {
 }
 
 /* A changed byte of a chunked file is found when a job reads it; or the output is that of
- * the file as it was: not all bytes of page headers, and none of padding, say anything.
- * (Pages that are mapped are not verified.) */
+ * the file as it was: not all bytes of page headers, and none of padding, say anything. */
 Test(jobs, damaged_chunks) {
     aq_job_options q = {.chunk_bytes = 700, .no_sync = true};
     file f, good[2];
@@ -1575,10 +1574,10 @@ Test(jobs, damaged_chunks) {
         temp_path_remove(in_dir("q.parquet"));
         file_write(in_dir("q.parquet"), f.data, f.size);
         f.data[at] ^= 0x10;
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k < 8; k++) {
             aq_job_options o = {.operation = k % 2 == 0 ? AQ_DEQUANTIZE : AQ_CONVERT};
-            o.mode = (aq_job_mode)(k / 2);
-            o.io = AQ_IO_READ;
+            o.mode = (aq_job_mode)(k / 2 % 2);
+            o.io = k < 4 ? AQ_IO_READ : AQ_IO_MAP;
             o.no_sync = true;
             if (aq_job_run(in_dir("q.parquet"), in_dir("o.parquet"), &o, NULL, &err) ==
                 AQ_OK) {
@@ -1593,7 +1592,7 @@ Test(jobs, damaged_chunks) {
             cr_assert_eq(temp_dir_entries(here.path), 2, "byte %zu", at);
         }
     }
-    cr_assert_gt(found, 300);
+    cr_assert_gt(found, 600);
     file_free(&f);
     file_free(&good[0]);
     file_free(&good[1]);
@@ -1671,6 +1670,52 @@ Test(jobs, shards_and_merge) {
             file_free(&one);
         }
         random_model_free(&m);
+    }
+}
+
+static bool plan_scales(void *user, const aq_tensor *t, aq_plan *plan) {
+    (void)t;
+    plan->quant.column_scales = (const float *)user;
+    return true;
+}
+
+/* Also when the only tensor with small parameters, or with scales of its columns, has been
+ * kept; and whatever else the options say, that is not for a merge. */
+Test(jobs, merge_of_what_was_kept) {
+    float scales[16] = {2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1};
+    float values[4 * 16] = {NAN};
+    const uint64_t shape[2] = {4, 16};
+    const char *const names[2] = {"a", "b"};
+    aq_tensor t[2];
+    for (int i = 0; i < 2; i++)
+        ASSERT_OK(aq_tensor_init(&t[i], names[i], AQ_F32, shape, 2, values, &err));
+    ASSERT_OK(aq_model_save(in_dir("m.safetensors"), t, 2, &fast, &err));
+    for (int k = 0; k < 2; k++) {
+        aq_job_options o = {.quant = {.bits = 8}, .no_sync = true};
+        char paths[2][512];
+        const char *shards[2] = {paths[0], paths[1]};
+        aq_tensor kept;
+        aq_model *m;
+        file one, all;
+        if (k == 0) o.quant.params = AQ_PARAMS_U8;
+        if (k == 1) o.plan = plan_scales;
+        if (k == 1) o.plan_user = scales;
+        one = run_job(in_dir("m.safetensors"), in_dir("one.parquet"), &o, NULL);
+        ASSERT_OK(aq_model_open(in_dir("one.parquet"), NULL, &m, &err));
+        ASSERT_OK(aq_model_find(m, "a", &kept, &err));
+        cr_assert(kept.layout.bits == 0 &&
+                  (kept.diffusion == NULL || kept.diffusion->spatial == NULL));
+        aq_tensor_release(&kept);
+        aq_model_close(m);
+        run_shards(in_dir("m.safetensors"), o, 2, paths, shards);
+        o.target_bpw = 4;
+        o.calibration_path = "none";
+        o.operation = AQ_DEQUANTIZE;
+        ASSERT_OK(aq_merge(shards, 2, in_dir("all.parquet"), &o, NULL, &err));
+        all = file_read(in_dir("all.parquet"));
+        cr_assert(file_equal(&one, &all), "%d: other bytes", k);
+        file_free(&one);
+        file_free(&all);
     }
 }
 

@@ -47,13 +47,15 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size,
     m.size = size;
     m.room = max_size;
     m.random = (uint64_t)seed << 1 | 1;
+    mutate_begin(&m, libfuzzer_target->options);
     if (!mutate_is_parquet(&m) || mutate_below(&m, 3) == 0) {
-        m.size = LLVMFuzzerMutate(data, size, max_size);
+        m.size = LLVMFuzzerMutate(data, m.size, m.room);
     } else if (mutate_below(&m, 2) == 0) {
         mutate_footer_by_fuzzer(&m);
     } else {
         mutate_file(&m);
     }
     if (mutate_is_parquet(&m) && mutate_below(&m, 2) == 0) mutate_repair(&m);
+    mutate_end(&m);
     return m.size;
 }

@@ -437,6 +437,68 @@ static void seeds_foreign(const char *path) {
     FUZZ_CHECK_ERR(aq_writer_finish(w, &err) == AQ_OK, &err);
 }
 
+/* A table of weights as a query gives it, in two row groups: lists of float, double or
+ * float16, in pages of four values; the second of three rows has no shape. */
+static void seeds_weights(const char *path, aq_physical_type type, aq_codec codec) {
+    const bool half = type == AQ_FIXED_LEN_BYTE_ARRAY;
+    const aq_field_spec fields[] = {
+        {.name = "layer_name", .type = AQ_BYTE_ARRAY, .codec = codec},
+        {.name = "rank", .type = AQ_INT32},
+        {.name = "shape",
+         .repetition = AQ_OPTIONAL,
+         .type = AQ_GROUP,
+         .num_children = 1,
+         .logical = AQ_LOGICAL_LIST},
+        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
+        {.name = "element", .type = AQ_INT32, .codec = codec},
+        {.name = "weights",
+         .type = AQ_GROUP,
+         .num_children = 1,
+         .logical = AQ_LOGICAL_LIST},
+        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
+        {.name = "element",
+         .repetition = AQ_OPTIONAL,
+         .type = type,
+         .type_length = half ? 2 : 0,
+         .logical = half ? AQ_LOGICAL_FLOAT16 : AQ_LOGICAL_NONE,
+         .codec = codec},
+    };
+    static const char *const names[6] = {"layer.0.weight", "bias", "x", "y", "z", "e"};
+    static const int32_t ranks[3] = {2, 1, 1}, dims[3] = {2, 8, 5};
+    static const uint8_t dims_def[4] = {2, 2, 0, 2}, dims_rep[4] = {0, 1, 0, 0};
+    static uint8_t values[24 * 8], levels[24], repeats[24];
+    aq_writer_options o;
+    aq_bytes texts[3];
+    aq_writer *w;
+    aq_error err;
+    size_t i, g;
+    memset(&o, 0, sizeof o);
+    o.page_bytes = 4 * (half ? 2 : 4);
+    o.no_sync = true;
+    for (i = 0; i < sizeof values; i++) /* finite in every type */
+        values[i] = (uint8_t)(i % 2 == 1 ? 0x3c : i * 37);
+    for (i = 0; i < 24; i++) { /* lists of 16, 3 and 5 */
+        levels[i] = 2;
+        repeats[i] = i != 0 && i != 16 && i != 19;
+    }
+    FUZZ_CHECK_ERR(
+        aq_writer_open(path, fields, AQI_COUNT(fields), &o, &w, &err) == AQ_OK, &err);
+    for (g = 0; g < 2; g++) {
+        const aq_column_values columns[4] = {
+            {texts, 3, NULL, .num_levels = 0},
+            {ranks, 3, NULL, .num_levels = 0},
+            {dims, 3, dims_def, dims_rep, .num_levels = 4},
+            {values, 24, levels, repeats, .num_levels = 24}};
+        for (i = 0; i < 3; i++) {
+            texts[i].data = (const uint8_t *)names[3 * g + i];
+            texts[i].size = strlen(names[3 * g + i]);
+        }
+        FUZZ_CHECK_ERR(aq_writer_put_columns(w, columns, 4, &err) == AQ_OK, &err);
+        FUZZ_CHECK_ERR(aq_writer_end_row_group(w, 3, &err) == AQ_OK, &err);
+    }
+    FUZZ_CHECK_ERR(aq_writer_finish(w, &err) == AQ_OK, &err);
+}
+
 /* Small parameters of every form. */
 static const struct {
     const char *name;
@@ -449,6 +511,42 @@ static const struct {
     {"u8_rows", {.params = AQ_PARAMS_U8, .granularity = AQ_PER_CHANNEL}},
     {"codebook2", {.bits = 2, .codebook = true}},
     {"codebook4", {.bits = 4, .codebook = true}}};
+
+/* Tables of each type of weights. */
+static const struct {
+    const char *name;
+    aq_physical_type type;
+    aq_codec codec;
+} seeds_tables[] = {{"table_f32", AQ_FLOAT, AQ_UNCOMPRESSED},
+                    {"table_f64", AQ_DOUBLE, AQ_SNAPPY},
+                    {"table_f16", AQ_FIXED_LEN_BYTE_ARRAY, AQ_ZSTD}};
+
+/* Tensors in several rows, and with all that a calibration gives them. */
+static const aq_spatial_options seeds_spatial = {true, 0.5f};
+static const struct {
+    const char *name;
+    aq_job_options options;
+    bool calibrated;
+} seeds_jobs[] = {
+    {"chunks_f32", {.operation = AQ_CONVERT, .chunk_bytes = 200}, false},
+    {"chunks4", {.quant = {.group_size = 16}, .chunk_bytes = 60}, false},
+    {"chunks_u8",
+     {.quant = {.bits = 8, .group_size = 16, .params = AQ_PARAMS_U8}, .chunk_bytes = 60},
+     false},
+    {"chunks_tensor", {.quant = {.granularity = AQ_PER_TENSOR}, .chunk_bytes = 60}, false},
+    {"calibrated", {.quant = {.group_size = 16}, .spatial = &seeds_spatial}, true}};
+
+static void seeds_job(const char *from, const char *to, aq_job_options o,
+                      bool calibrated) {
+    static const aq_time_options time = {.groups = 3};
+    aq_error err;
+    fuzz_job_make();
+    if (calibrated) o.calibration_path = fuzz_job_files.calibration_path;
+    if (calibrated) o.time = &time;
+    o.threads = 1;
+    o.no_sync = true;
+    FUZZ_CHECK_ERR(aq_job_run(from, to, &o, NULL, &err) == AQ_OK, &err);
+}
 
 static void seeds_models(const char *root) {
     char plain[512], path[512];
@@ -474,43 +572,62 @@ static void seeds_models(const char *root) {
         snprintf(path, sizeof path, "%s/model/%s", root, seeds_small[i].name);
         seeds_quantize(plain, path, seeds_small[i].how);
     }
+    for (i = 0; i < AQI_COUNT(seeds_tables); i++) {
+        snprintf(path, sizeof path, "%s/model/%s", root, seeds_tables[i].name);
+        seeds_weights(path, seeds_tables[i].type, seeds_tables[i].codec);
+    }
+    for (i = 0; i < AQI_COUNT(seeds_jobs); i++) {
+        snprintf(path, sizeof path, "%s/model/%s", root, seeds_jobs[i].name);
+        seeds_job(plain, path, seeds_jobs[i].options, seeds_jobs[i].calibrated);
+    }
 }
 
-/* Tensors "a" and "b" at three timesteps, in two row groups. */
-static void seeds_calibration_rows(const char *path) {
-    const aq_field_spec fields[] = {
-        {.name = "layer_name", .type = AQ_BYTE_ARRAY},
-        {.name = "timestep", .type = AQ_INT32},
-        {.name = "activations",
-         .type = AQ_GROUP,
-         .num_children = 1,
-         .logical = AQ_LOGICAL_LIST},
-        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
-        {.name = "element", .type = AQ_FLOAT},
-    };
-    static const uint8_t text[] = "ab";
-    const aq_bytes names[6] = {{text, 1},     {text + 1, 1}, {text, 1},
-                               {text + 1, 1}, {text, 1},     {text + 1, 1}};
-    const int32_t times[6] = {80, 80, 40, 40, 0, 0};
-    const int32_t offsets[7] = {0, 3, 5, 11, 13, 16, 20};
-    float values[20];
-    aq_column_values columns[3] = {{names, 6, NULL, .num_levels = 0},
-                                   {times, 6, NULL, .num_levels = 0},
-                                   {values, 20, NULL, .num_levels = 0}};
-    aq_writer *w;
+static bool seeds_is_quantized(const char *path) {
+    aq_model *m;
+    aq_tensor t;
     aq_error err;
-    int i;
-    for (i = 0; i < 20; i++)
-        values[i] = (float)(i * 7 % 20) - 8.0f;
-    columns[2].list_offsets = offsets;
-    columns[2].num_lists = 6;
-    FUZZ_CHECK_ERR(
-        aq_writer_open(path, fields, AQI_COUNT(fields), NULL, &w, &err) == AQ_OK, &err);
-    for (i = 0; i < 2; i++) {
-        FUZZ_CHECK_ERR(aq_writer_put_columns(w, columns, 3, &err) == AQ_OK, &err);
-        FUZZ_CHECK_ERR(aq_writer_end_row_group(w, 6, &err) == AQ_OK, &err);
+    size_t i;
+    bool quantized = false;
+    FUZZ_CHECK_ERR(aq_model_open(path, NULL, &m, &err) == AQ_OK, &err);
+    for (i = 0; i < aq_model_count(m); i++) {
+        FUZZ_CHECK(aq_model_describe(m, i, &t, &err) == AQ_OK);
+        quantized = quantized || t.layout.bits != 0;
     }
-    FUZZ_CHECK_ERR(aq_writer_finish(w, &err) == AQ_OK, &err);
+    aq_model_close(m);
+    return quantized;
+}
+
+/* Every model with some options for a job. */
+static void seeds_job_inputs(const char *root) {
+    char from[512], to[512], name[300], path[900];
+    uint8_t room[FUZZ_JOB_OPTIONS];
+    uint64_t seed = 3000;
+    struct dirent *entry;
+    fuzz_whole f;
+    DIR *all;
+    snprintf(from, sizeof from, "%s/model", root);
+    snprintf(to, sizeof to, "%s/job", root);
+    all = opendir(from);
+    FUZZ_CHECK(all != NULL);
+    while ((entry = readdir(all)) != NULL) {
+        uint32_t i;
+        bool quantized;
+        if (entry->d_name[0] == '.') continue;
+        snprintf(path, sizeof path, "%s/%s", from, entry->d_name);
+        quantized = seeds_is_quantized(path);
+        f = fuzz_file_read(path);
+        f.data = (uint8_t *)realloc(f.data, f.size + sizeof room);
+        FUZZ_CHECK(f.data != NULL);
+        for (i = 0; i < 6; i++) {
+            seeds_bytes(seed++, room, sizeof room);
+            if (quantized) room[0] = (uint8_t)(8 + i % 2); /* dequantize, or convert */
+            memcpy(f.data + f.size, room, sizeof room);
+            snprintf(name, sizeof name, "%s_%u", entry->d_name, (unsigned)i);
+            seeds_put(to, name, f.data, f.size + sizeof room);
+        }
+        free(f.data);
+    }
+    closedir(all);
 }
 
 /* A model that says all about its only tensor. */
@@ -542,9 +659,11 @@ static void seeds_calibration(const char *root) {
     static const char stats[] =
         "{\"mean\":[1,2],\"std\":[0,1],\"min\":[-1,-2.5],\"max\":[3,4],\"timesteps\":"
         "[1,9]}";
+    static const char *const names[2] = {"a", "b"};
+    static const int32_t counts[6] = {3, 2, 6, 2, 3, 4};
     char path[512];
     snprintf(path, sizeof path, "%s/calibration/rows", root);
-    seeds_calibration_rows(path);
+    fuzz_calibration_save(path, names, counts);
     snprintf(path, sizeof path, "%s/model/diffusion", root);
     seeds_diffusion(path);
     snprintf(path, sizeof path, "%s/calibration", root);
@@ -637,7 +756,8 @@ static void seeds_large_page(const char *directory) {
 static void seeds_write(const char *root) {
     static const char *const targets[] = {
         "thrift", "footer", "page",  "file",        "model",   "safetensors", "shards",
-        "npy",    "json",   "arrow", "calibration", "kernels", "roundtrip"};
+        "npy",    "json",   "job",   "arrow",   "calibration", "kernels",
+        "roundtrip"};
     char path[512], name[600];
     struct dirent *entry;
     fuzz_whole flat;
@@ -671,6 +791,7 @@ static void seeds_write(const char *root) {
     seeds_json(root);
     seeds_inputs(root);
     seeds_calibration(root);
+    seeds_job_inputs(root);
     snprintf(path, sizeof path, "%s/file", root);
     all = opendir(path);
     FUZZ_CHECK(all != NULL);

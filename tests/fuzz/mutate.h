@@ -10,6 +10,8 @@ typedef struct fuzz_mutation {
     uint8_t *data; /* `room` bytes of malloc */
     size_t size, room;
     uint64_t random; /* xorshift64* */
+    uint8_t options[32];
+    size_t num_options;
 } fuzz_mutation;
 
 FUZZ uint64_t mutate_random(fuzz_mutation *m) {
@@ -234,6 +236,23 @@ FUZZ void mutate_parquet(fuzz_mutation *m) {
 }
 
 /* ---- any file ---- */
+
+/* What is changed is the file, without the last n bytes of the input: the options of a
+ * target. They follow it again, sometimes one of them changed. */
+FUZZ void mutate_begin(fuzz_mutation *m, size_t n) {
+    m->num_options = AQI_MIN(n, m->size);
+    FUZZ_CHECK(m->num_options <= sizeof m->options);
+    m->size -= m->num_options;
+    m->room -= m->num_options;
+    memcpy(m->options, m->data + m->size, m->num_options);
+}
+
+FUZZ void mutate_end(fuzz_mutation *m) {
+    if (m->num_options > 0 && mutate_below(m, 3) == 0)
+        m->options[mutate_below(m, m->num_options)] = (uint8_t)mutate_random(m);
+    memcpy(m->data + m->size, m->options, m->num_options);
+    m->size += m->num_options;
+}
 
 /* Changes the file in some places; the seed says how. */
 FUZZ void mutate_file(fuzz_mutation *m) {

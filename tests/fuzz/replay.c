@@ -45,7 +45,9 @@ static fuzz_whole replay_input(const replay *r, size_t i) {
     m.data = (uint8_t *)malloc(m.room);
     FUZZ_CHECK(m.data != NULL);
     memcpy(m.data, r->original.data, m.size);
+    mutate_begin(&m, r->target->options);
     mutate_file(&m);
+    mutate_end(&m);
     f.size = m.size;
     f.data = (uint8_t *)malloc(AQI_MAX(f.size, (size_t)1));
     FUZZ_CHECK(f.data != NULL);

@@ -6,6 +6,7 @@
 #include "calibration.c"
 #include "file.c"
 #include "footer.c"
+#include "job.c"
 #include "json.c"
 #include "kernels.c"
 #include "model.c"
@@ -19,16 +20,24 @@
 typedef struct fuzz_target {
     const char *name;
     void (*run)(const uint8_t *data, size_t size);
+    size_t options; /* bytes at the end of an input that are no part of its file */
 } fuzz_target;
 
 static const fuzz_target fuzz_targets[] = {
-    {"thrift", fuzz_thrift},       {"footer", fuzz_footer},
-    {"page", fuzz_page},           {"file", fuzz_file},
-    {"roundtrip", fuzz_roundtrip}, {"model", fuzz_model},
-    {"json", fuzz_json},           {"safetensors", fuzz_safetensors},
-    {"shards", fuzz_shards},       {"npy", fuzz_npy},
-    {"arrow", fuzz_arrow},         {"calibration", fuzz_calibration},
-    {"kernels", fuzz_kernels},
+    {"thrift", fuzz_thrift, 0},
+    {"footer", fuzz_footer, 0},
+    {"page", fuzz_page, 0},
+    {"file", fuzz_file, 0},
+    {"roundtrip", fuzz_roundtrip, 0},
+    {"model", fuzz_model, 0},
+    {"json", fuzz_json, 0},
+    {"safetensors", fuzz_safetensors, 0},
+    {"shards", fuzz_shards, 0},
+    {"npy", fuzz_npy, 0},
+    {"arrow", fuzz_arrow, 0},
+    {"calibration", fuzz_calibration, 0},
+    {"kernels", fuzz_kernels, 0},
+    {"job", fuzz_job, FUZZ_JOB_OPTIONS},
 };
 
 static const fuzz_target *fuzz_find_target(const char *name) {

@@ -1,0 +1,328 @@
+/* job.c - the input is a model file, and behind it FUZZ_JOB_OPTIONS bytes that say what a
+ * job does with it. Whatever the way, the job must write the same bytes: in pieces of
+ * tensors by one thread; by whole tensors and threads; interrupted, and gone on with, even
+ * from a damaged journal; as two shards that are merged. */
+#include "model.h"
+#include "mutate.h"
+
+#define FUZZ_JOB_OPTIONS 20
+#define FUZZ_JOB_VALUES ((uint64_t)1 << 15) /* of a model; more is too much work */
+#define FUZZ_JOB_MEMORY ((size_t)256 << 20) /* as jobs take where nothing is said */
+
+/* ---- files ---- */
+
+/* One directory for each process, empty between two inputs; and a calibration of some of
+ * the tensors of the seeds. */
+static struct {
+    pid_t owner;
+    char directory[520], out[560], other[560], shards[2][560], journal[600], part[600];
+    char calibration_path[560];
+    aq_calibration *calibration;
+} fuzz_job_files;
+
+/* What is in the directory; when told so, no longer. */
+static size_t fuzz_job_entries(bool clear) {
+    char path[800];
+    struct dirent *entry;
+    DIR *all = opendir(fuzz_job_files.directory);
+    size_t n = 0;
+    FUZZ_CHECK(all != NULL);
+    while ((entry = readdir(all)) != NULL) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+        snprintf(path, sizeof path, "%s/%s", fuzz_job_files.directory, entry->d_name);
+        if (clear) FUZZ_CHECK(remove(path) == 0);
+        n++;
+    }
+    closedir(all);
+    return n;
+}
+
+static void fuzz_job_remove(void) {
+    fuzz_job_entries(true);
+    rmdir(fuzz_job_files.directory);
+    remove(fuzz_job_files.calibration_path);
+    aq_calibration_close(fuzz_job_files.calibration);
+}
+
+/* A calibration of two tensors at three timesteps, in two row groups; `counts` has the
+ * inputs of first and second tensor at each timestep. */
+FUZZ void fuzz_calibration_save(const char *path, const char *const names[2],
+                                const int32_t counts[6]) {
+    const aq_field_spec fields[] = {
+        {.name = "layer_name", .type = AQ_BYTE_ARRAY},
+        {.name = "timestep", .type = AQ_INT32},
+        {.name = "activations",
+         .type = AQ_GROUP,
+         .num_children = 1,
+         .logical = AQ_LOGICAL_LIST},
+        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
+        {.name = "element", .type = AQ_FLOAT},
+    };
+    static const int32_t times[6] = {80, 80, 40, 40, 0, 0};
+    aq_bytes texts[6];
+    int32_t offsets[7] = {0};
+    float values[1000];
+    aq_column_values columns[3] = {{texts, 6, NULL, .num_levels = 0},
+                                   {times, 6, NULL, .num_levels = 0},
+                                   {values, 0, NULL, .num_levels = 0}};
+    aq_writer *w;
+    aq_error err;
+    int i;
+    for (i = 0; i < 6; i++) {
+        texts[i].data = (const uint8_t *)names[i % 2];
+        texts[i].size = strlen(names[i % 2]);
+        offsets[i + 1] = offsets[i] + counts[i];
+    }
+    FUZZ_CHECK(offsets[6] <= 1000);
+    for (i = 0; i < offsets[6]; i++)
+        values[i] = (float)(i * 7 % 20) - 8.0f;
+    columns[2].num_values = offsets[6];
+    columns[2].list_offsets = offsets;
+    columns[2].num_lists = 6;
+    FUZZ_CHECK_ERR(
+        aq_writer_open(path, fields, AQI_COUNT(fields), NULL, &w, &err) == AQ_OK, &err);
+    for (i = 0; i < 2; i++) {
+        FUZZ_CHECK_ERR(aq_writer_put_columns(w, columns, 3, &err) == AQ_OK, &err);
+        FUZZ_CHECK_ERR(aq_writer_end_row_group(w, 6, &err) == AQ_OK, &err);
+    }
+    FUZZ_CHECK_ERR(aq_writer_finish(w, &err) == AQ_OK, &err);
+}
+
+static void fuzz_job_make(void) {
+    static const char *const names[2] = {"layer.0.weight", "layer.1.weight"};
+    static const int32_t counts[6] = {40, 48, 80, 48, 40, 96};
+    aq_calibration_options o;
+    aq_error err;
+    char *d = fuzz_job_files.directory;
+    if (fuzz_job_files.owner == getpid()) return;
+    fuzz_job_files.owner = getpid();
+    snprintf(d, sizeof fuzz_job_files.directory, "%.500s-job", fuzz_path());
+    FUZZ_CHECK(mkdir(d, 0777) == 0 || errno == EEXIST);
+    snprintf(fuzz_job_files.out, sizeof fuzz_job_files.out, "%s/out.parquet", d);
+    snprintf(fuzz_job_files.other, sizeof fuzz_job_files.other, "%s/other.parquet", d);
+    snprintf(fuzz_job_files.shards[0], sizeof fuzz_job_files.shards[0], "%s/0.parquet", d);
+    snprintf(fuzz_job_files.shards[1], sizeof fuzz_job_files.shards[1], "%s/1.parquet", d);
+    snprintf(fuzz_job_files.journal, sizeof fuzz_job_files.journal,
+             "%s/.other.parquet.aq-journal", d);
+    snprintf(fuzz_job_files.part, sizeof fuzz_job_files.part,
+             "%s/.other.parquet.aq-part", d);
+    snprintf(fuzz_job_files.calibration_path, sizeof fuzz_job_files.calibration_path,
+             "%s-calibration", d);
+    fuzz_calibration_save(fuzz_job_files.calibration_path, names, counts);
+    memset(&o, 0, sizeof o);
+    o.bins = 16;
+    FUZZ_CHECK_ERR(aq_calibration_open(fuzz_job_files.calibration_path, &o,
+                                       &fuzz_job_files.calibration, &err) == AQ_OK,
+                   &err);
+    atexit(fuzz_job_remove);
+}
+
+static bool fuzz_job_exists(const char *path) { return access(path, F_OK) == 0; }
+
+/* One byte of the file is another, or it ends there. */
+static void fuzz_job_damage(const char *path, uint32_t at, bool cut) {
+    fuzz_whole f;
+    FILE *out;
+    if (!fuzz_job_exists(path)) return;
+    f = fuzz_file_read(path);
+    if (f.size > 0 && cut) f.size = at % f.size;
+    if (f.size > 0 && !cut) f.data[at % f.size] ^= (uint8_t)(1u << at % 8);
+    out = fopen(path, "wb");
+    FUZZ_CHECK(out != NULL && fwrite(f.data, 1, f.size, out) == f.size);
+    FUZZ_CHECK(fclose(out) == 0);
+    free(f.data);
+}
+
+/* ---- options ---- */
+
+/* Only what goes together. */
+static void fuzz_job_options(fuzz_input *in, aq_job_options *o) {
+    static const uint32_t bits[] = {4, 2, 3, 5, 6, 8};
+    static const double cosines[] = {0, 0, 0.9, 0.9999}, targets[] = {0, 0, 0, 5.5};
+    static const size_t chunks[] = {0, 0, 64, 1000};
+    static const uint64_t memories[] = {0, 0, 5000, 100000};
+    static const aq_spatial_options spatial = {true, 0.5f};
+    static const aq_smooth_options smooth = {AQ_CUBIC, 1, 0.5};
+    uint32_t k = fuzz_below(in, 10);
+    memset(o, 0, sizeof *o);
+    o->operation = k < 8 ? AQ_QUANTIZE : (aq_operation)(k - 7);
+    o->quant.bits = bits[fuzz_below(in, 6)];
+    o->quant.group_size = 8 + fuzz_below(in, 64);
+    o->quant.granularity = (aq_granularity)fuzz_below(in, 3);
+    o->quant.symmetric = fuzz_below(in, 2) == 1;
+    o->quant.method = (aq_method)fuzz_below(in, 4);
+    o->quant.params = (aq_params)fuzz_below(in, 3);
+    if (o->quant.granularity == AQ_PER_TENSOR) o->quant.params = AQ_PARAMS_F32;
+    if (o->quant.params == AQ_PARAMS_U8 && o->quant.bits <= 4 && fuzz_below(in, 2) == 1) {
+        o->quant.bits &= 6; /* 2 or 4 */
+        o->quant.symmetric = false;
+        o->quant.codebook = true;
+    }
+    o->min_cosine = cosines[fuzz_below(in, 4)];
+    o->target_bpw = targets[fuzz_below(in, 4)];
+    o->fail_fast = fuzz_below(in, 2) == 1;
+    o->chunk_bytes = chunks[fuzz_below(in, 4)];
+    o->max_memory_bytes = memories[fuzz_below(in, 4)];
+    k = fuzz_byte(in);
+    if (k % 2 == 1 && o->operation == AQ_QUANTIZE) {
+        if ((k & 24) == 0) o->calibration = fuzz_job_files.calibration;
+        if ((k & 24) != 0) o->calibration_path = fuzz_job_files.calibration_path;
+        o->optimize_groups = (k & 2) != 0;
+        if ((k & 4) != 0) o->smooth = &smooth;
+        if ((k & 8) != 0) o->spatial = &spatial;
+        if ((k & 32) != 0) o->quant.method = AQ_WEIGHTED;
+    }
+    o->threads = 1;
+    o->no_sync = true;
+}
+
+/* ---- the other ways ---- */
+
+/* Stops the job at its *left-th report. */
+static bool fuzz_job_count(void *user, const aq_progress *progress) {
+    uint32_t *left = (uint32_t *)user;
+    (void)progress;
+    return *left == 0 || --*left > 0;
+}
+
+static aq_status fuzz_job_resumed(const char *input, aq_job_options o, fuzz_input *in) {
+    uint32_t left = 1 + fuzz_below(in, 12), damage = fuzz_below(in, 8);
+    const uint32_t at = fuzz_u16(in);
+    aq_error err;
+    aq_status status;
+    o.resume = true;
+    o.progress.fn = fuzz_job_count;
+    o.progress.user = &left;
+    status = aq_job_run(input, fuzz_job_files.other, &o, NULL, &err);
+    if (status != AQ_E_CANCELLED) return fuzz_status(status, &err);
+    FUZZ_CHECK(!fuzz_job_exists(fuzz_job_files.other));
+    if (damage < 2) fuzz_job_damage(fuzz_job_files.journal, at, damage == 1);
+    if (damage == 2) fuzz_job_damage(fuzz_job_files.part, at, true);
+    return fuzz_status(aq_job_run(input, fuzz_job_files.other, &o, NULL, &err), &err);
+}
+
+static aq_status fuzz_job_shards(const char *input, aq_job_options o) {
+    const char *const shards[2] = {fuzz_job_files.shards[1], fuzz_job_files.shards[0]};
+    aq_error err;
+    aq_status status = AQ_OK;
+    o.num_shards = 2;
+    for (o.shard = 0; o.shard < 2 && status == AQ_OK; o.shard++)
+        status = fuzz_status(
+            aq_job_run(input, fuzz_job_files.shards[o.shard], &o, NULL, &err), &err);
+    if (status != AQ_OK) return status;
+    o.num_shards = 0;
+    FUZZ_CHECK_ERR(aq_merge(shards, 2, fuzz_job_files.other, &o, NULL, &err) == AQ_OK,
+                   &err);
+    return AQ_OK;
+}
+
+static aq_status fuzz_job_parallel(const char *input, aq_job_options o) {
+    aq_error err;
+    o.mode = AQ_JOB_PARALLEL;
+    o.threads = 3;
+    return fuzz_status(aq_job_run(input, fuzz_job_files.other, &o, NULL, &err), &err);
+}
+
+/* ---- what a job says ---- */
+
+static void fuzz_job_report(const aq_job_report *r, const aq_job_options *o,
+                            size_t num_tensors) {
+    size_t i, quantized = 0, failed = 0;
+    FUZZ_CHECK(r->num_tensors == num_tensors);
+    for (i = 0; i < r->num_tensors; i++) {
+        const aq_tensor_report *t = &r->tensors[i];
+        FUZZ_CHECK(i == 0 || strcmp(r->tensors[i - 1].name, t->name) < 0);
+        FUZZ_CHECK((t->status == AQ_OK) == (t->error == NULL));
+        FUZZ_CHECK(t->num_attempts <= AQ_MAX_ATTEMPTS);
+        FUZZ_CHECK(t->metrics.count == 0 || t->metrics.count == t->tensor.num_params);
+        quantized += o->operation == AQ_QUANTIZE && t->metrics.count > 0;
+        failed += t->status != AQ_OK;
+    }
+    FUZZ_CHECK(o->operation != AQ_QUANTIZE || quantized <= r->num_quantized);
+    FUZZ_CHECK(r->num_failed == failed && (failed == 0 || !o->fail_fast));
+}
+
+/* The output is a model that can be read to its end. */
+static void fuzz_job_output(const aq_job_options *o, size_t num_tensors) {
+    aq_model *m;
+    aq_tensor t;
+    aq_error err;
+    size_t i;
+    FUZZ_CHECK_ERR(aq_model_open(fuzz_job_files.out, NULL, &m, &err) == AQ_OK, &err);
+    FUZZ_CHECK(aq_model_count(m) == num_tensors);
+    for (i = 0; i < num_tensors; i++) {
+        FUZZ_CHECK_ERR(aq_model_tensor(m, i, &t, &err) == AQ_OK, &err);
+        FUZZ_CHECK(o->operation != AQ_DEQUANTIZE || t.layout.bits == 0);
+        aq_tensor_release(&t);
+        fuzz_tensor(m, i, 0);
+    }
+    aq_model_close(m);
+}
+
+/* Tensors of a model that a job may work on; SIZE_MAX: too much work. */
+static size_t fuzz_job_tensors(const char *input) {
+    aq_model *m;
+    aq_tensor t;
+    aq_error err;
+    uint64_t values = 0;
+    size_t i, n = 0;
+    if (aq_model_open(input, NULL, &m, &err) != AQ_OK) return 0;
+    n = aq_model_count(m);
+    for (i = 0; i < n; i++) {
+        FUZZ_CHECK(aq_model_describe(m, i, &t, &err) == AQ_OK);
+        values += AQI_MIN(t.num_params, FUZZ_JOB_VALUES) + 64;
+    }
+    aq_model_close(m);
+    return values > FUZZ_JOB_VALUES ? SIZE_MAX : n;
+}
+
+static void fuzz_job(const uint8_t *data, size_t size) {
+    const size_t bytes = size - AQI_MIN(size, (size_t)FUZZ_JOB_OPTIONS);
+    fuzz_input in = {data + bytes, size - bytes};
+    const char *input = fuzz_file_write(data, bytes);
+    size_t n = fuzz_job_tensors(input);
+    fuzz_memory memory;
+    fuzz_whole out, other;
+    aq_job_options o;
+    aq_job_report report;
+    aq_error err;
+    aq_status status, again;
+    fuzz_result = AQ_OK;
+    if (n == SIZE_MAX) return;
+    fuzz_job_make();
+    fuzz_job_options(&in, &o);
+    fuzz_memory_init(&memory, FUZZ_MODEL_BYTES + FUZZ_JOB_MEMORY,
+                     FUZZ_MODEL_BYTES + 2 * FUZZ_JOB_MEMORY + (size << 22));
+    o.allocator = &memory.hooks;
+    status = fuzz_status(aq_job_run(input, fuzz_job_files.out, &o, &report, &err), &err);
+    o.allocator = NULL; /* ours is for one thread */
+    FUZZ_CHECK(fuzz_job_entries(false) == (status == AQ_OK));
+    if (status == AQ_OK) {
+        fuzz_job_report(&report, &o, n);
+        aq_job_report_deinit(&report);
+        fuzz_job_output(&o, n);
+    }
+    fuzz_memory_check(&memory);
+    switch (fuzz_below(&in, 3)) {
+    case 0:
+        again = fuzz_job_parallel(input, o);
+        break;
+    case 1:
+        again = fuzz_job_resumed(input, o, &in);
+        break;
+    default: /* a target is one of the whole model */
+        again = o.target_bpw > 0 ? fuzz_job_parallel(input, o) : fuzz_job_shards(input, o);
+        break;
+    }
+    if (status == AQ_OK && again == AQ_OK) {
+        out = fuzz_file_read(fuzz_job_files.out);
+        other = fuzz_file_read(fuzz_job_files.other);
+        FUZZ_CHECK(out.size == other.size && memcmp(out.data, other.data, out.size) == 0);
+        free(out.data);
+        free(other.data);
+    }
+    /* Memory is the only thing that a way may lack. */
+    FUZZ_CHECK((status == AQ_OK) == (again == AQ_OK) || status == AQ_E_LIMIT ||
+               again == AQ_E_LIMIT);
+    fuzz_job_entries(true);
+}
