@@ -135,6 +135,22 @@ static void fuzz_job_damage(const char *path, uint32_t at, bool cut) {
 
 /* ---- options ---- */
 
+#define FUZZ_JOB_COLUMNS 256
+
+/* Every tensor by itself: some are kept, some have scales of columns. */
+static bool fuzz_job_plan(void *user, const aq_tensor *t, aq_plan *plan) {
+    static float scales[FUZZ_JOB_COLUMNS];
+    const size_t pick = (uintptr_t)user + strlen(t->name);
+    size_t i;
+    for (i = 0; i < FUZZ_JOB_COLUMNS; i++)
+        scales[i] = (float)(1 + i % 5) / 4;
+    if (pick % 4 == 0) plan->keep = true;
+    if (pick % 4 == 1 && t->layout.cols <= FUZZ_JOB_COLUMNS)
+        plan->quant.column_scales = scales;
+    if (pick % 4 == 2) plan->quant.group_size = 8 + pick % 9;
+    return true;
+}
+
 /* Only what goes together. */
 static void fuzz_job_options(fuzz_input *in, aq_job_options *o) {
     static const uint32_t bits[] = {4, 2, 3, 5, 6, 8};
@@ -171,6 +187,11 @@ static void fuzz_job_options(fuzz_input *in, aq_job_options *o) {
         if ((k & 4) != 0) o->smooth = &smooth;
         if ((k & 8) != 0) o->spatial = &spatial;
         if ((k & 32) != 0) o->quant.method = AQ_WEIGHTED;
+    }
+    k = fuzz_byte(in);
+    if (k % 2 == 1) {
+        o->plan = fuzz_job_plan;
+        o->plan_user = (void *)(uintptr_t)(k / 2);
     }
     o->threads = 1;
     o->no_sync = true;
@@ -242,21 +263,57 @@ static void fuzz_job_report(const aq_job_report *r, const aq_job_options *o,
     FUZZ_CHECK(r->num_failed == failed && (failed == 0 || !o->fail_fast));
 }
 
-/* The output is a model that can be read to its end. */
-static void fuzz_job_output(const aq_job_options *o, size_t num_tensors) {
-    aq_model *m;
-    aq_tensor t;
+/* The largest difference of a value from what its code stands for, as the report has it. */
+static void fuzz_job_error(const aq_tensor *from, const aq_tensor *to,
+                           const aq_metrics *metrics) {
+    const size_t cols = to->layout.cols;
+    float *a = (float *)malloc(2 * cols * sizeof *a), *b = a + cols;
+    double worst = 0, e;
+    aq_error err;
+    size_t r, c;
+    FUZZ_CHECK(a != NULL);
+    for (r = 0; r < to->layout.rows; r++) {
+        FUZZ_CHECK_ERR(aq_tensor_rows_f32(from, r, 1, a, NULL, &err) == AQ_OK, &err);
+        FUZZ_CHECK_ERR(aq_tensor_rows_f32(to, r, 1, b, NULL, &err) == AQ_OK, &err);
+        for (c = 0; c < cols; c++) {
+            e = fabs((double)a[c] - (double)b[c]);
+            if (e > worst) worst = e;
+        }
+    }
+    FUZZ_CHECK(fabs(worst - metrics->max_abs_error) <= 1e-5 * worst);
+    FUZZ_CHECK(to->max_abs_error == metrics->max_abs_error);
+    free(a);
+}
+
+/* The output is a model that can be read to its end, and what the report says. */
+static void fuzz_job_output(const char *input, const aq_job_options *o,
+                            const aq_job_report *report) {
+    aq_model *before, *m;
+    aq_tensor from, t;
     aq_error err;
     size_t i;
+    FUZZ_CHECK_ERR(aq_model_open(input, NULL, &before, &err) == AQ_OK, &err);
     FUZZ_CHECK_ERR(aq_model_open(fuzz_job_files.out, NULL, &m, &err) == AQ_OK, &err);
-    FUZZ_CHECK(aq_model_count(m) == num_tensors);
-    for (i = 0; i < num_tensors; i++) {
-        FUZZ_CHECK_ERR(aq_model_tensor(m, i, &t, &err) == AQ_OK, &err);
+    FUZZ_CHECK(aq_model_count(m) == report->num_tensors);
+    for (i = 0; i < report->num_tensors; i++) {
+        const aq_tensor_report *r = &report->tensors[i];
+        FUZZ_CHECK_ERR(aq_model_find(m, r->name, &t, &err) == AQ_OK, &err);
         FUZZ_CHECK(o->operation != AQ_DEQUANTIZE || t.layout.bits == 0);
+        FUZZ_CHECK(t.layout.bits != 0 || t.diffusion == NULL ||
+                   t.diffusion->spatial == NULL);
+        FUZZ_CHECK_ERR(aq_model_find(before, r->name, &from, &err) == AQ_OK, &err);
+        if (t.layout.bits != 0 && o->operation == AQ_QUANTIZE)
+            fuzz_job_error(&from, &t, &r->metrics);
+        if (t.layout.bits == 0 && from.layout.bits == 0)
+            FUZZ_CHECK(t.data_bytes == from.data_bytes &&
+                       (t.data_bytes == 0 ||
+                        memcmp(t.data, from.data, t.data_bytes) == 0));
+        aq_tensor_release(&from);
         aq_tensor_release(&t);
         fuzz_tensor(m, i, 0);
     }
     aq_model_close(m);
+    aq_model_close(before);
 }
 
 /* Tensors of a model that a job may work on; SIZE_MAX: too much work. */
@@ -299,8 +356,8 @@ static void fuzz_job(const uint8_t *data, size_t size) {
     FUZZ_CHECK(fuzz_job_entries(false) == (status == AQ_OK));
     if (status == AQ_OK) {
         fuzz_job_report(&report, &o, n);
+        fuzz_job_output(input, &o, &report);
         aq_job_report_deinit(&report);
-        fuzz_job_output(&o, n);
     }
     fuzz_memory_check(&memory);
     switch (fuzz_below(&in, 3)) {
