@@ -243,7 +243,7 @@ static void kill_at_every_write(const variant *v) {
     file want = begin(v);
     size_t most = 0, resumed;
     long k;
-    for (k = 0;; k += LARGE_TESTS ? 1 : 7) {
+    for (k = 0;; k += LARGE_TESTS || k < 15 ? 1 : 5) {
         const bool killed = run_to_kill(v, k);
         expect_whole_or_none(v, &want, k);
         if (!killed) break;
