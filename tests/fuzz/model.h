@@ -3,6 +3,7 @@
 #ifndef FUZZ_MODEL_H
 #define FUZZ_MODEL_H
 
+#include "../arrow/structure.h"
 #include "fuzz.h"
 
 /* What a model may take before it is refused; no request may go far beyond: a page is at
@@ -86,6 +87,64 @@ FUZZ uint64_t fuzz_tensor_quantized(const aq_tensor *t, uint64_t hash) {
     return hash;
 }
 
+/* Products of 8-bit vectors whose parameters are those of a time group. */
+FUZZ uint64_t fuzz_tensor_static(const aq_tensor *t, const aq_affine *params,
+                                 uint64_t hash) {
+    const aq_layout *l = &t->layout;
+    float x[512], y[64];
+    aq_activations x8;
+    aq_error err;
+    aq_status status;
+    void *memory;
+    size_t i;
+    if (l->bits == 0 || l->rows > 64 || l->cols > 512 || l->cols == 0) return hash;
+    memory = malloc(aq_activations_bytes(l, 1));
+    FUZZ_CHECK(memory != NULL);
+    for (i = 0; i < l->cols; i++)
+        x[i] = (float)(i % 5) - 2.0f;
+    FUZZ_CHECK(aq_tensor_scale_input(t, x, 1, x, &err) == AQ_OK);
+    status =
+        fuzz_status(aq_activations_init_static(l, x, 1, params, memory, &x8, &err), &err);
+    FUZZ_CHECK_ERR(status == AQ_OK || status == AQ_E_UNSUPPORTED || status == AQ_E_ARG,
+                   &err);
+    if (status == AQ_OK) {
+        FUZZ_CHECK(aq_tensor_matmul_i8(t, &x8, y, NULL, &err) == AQ_OK);
+        hash = fuzz_digest(hash, y, l->rows * sizeof *y);
+    }
+    free(memory);
+    return hash;
+}
+
+/* Time groups, and what spatial quantization asks of a tensor. */
+FUZZ uint64_t fuzz_tensor_diffusion(const aq_tensor *t, uint64_t hash) {
+    static const int64_t timesteps[] = {-1, 0, 60, 99, INT64_MAX};
+    const aq_layout *l = &t->layout;
+    aq_affine params;
+    aq_error err;
+    aq_status status;
+    size_t i, group;
+    float *sums;
+    for (i = 0; i < AQI_COUNT(timesteps); i++) {
+        status = aq_tensor_time_group(t, timesteps[i], &group, &params, &err);
+        FUZZ_CHECK(status == AQ_OK || status == AQ_E_NOT_FOUND || status == AQ_E_ARG);
+        if (status != AQ_OK) continue;
+        FUZZ_CHECK(group < t->diffusion->time_aware->num_groups);
+        FUZZ_CHECK(params.scale > 0.0f && params.scale - params.scale == 0.0f);
+        hash = fuzz_tensor_static(t, &params, fuzz_digest(hash, &params, sizeof params));
+    }
+    if (t->num_params == 0 || t->num_params > (uint64_t)1 << 20) return hash;
+    sums = (float *)malloc((l->rows + l->cols) * sizeof *sums);
+    FUZZ_CHECK(sums != NULL);
+    status = aq_tensor_row_sums(t, sums, NULL, &err);
+    FUZZ_CHECK(status == AQ_OK || status == AQ_E_TYPE);
+    if (status == AQ_OK) hash = fuzz_digest(hash, sums, l->rows * sizeof *sums);
+    status = aq_tensor_column_absmax(t, sums, &err);
+    FUZZ_CHECK(status == AQ_OK || status == AQ_E_TYPE || status == AQ_E_NONFINITE);
+    if (status == AQ_OK) hash = fuzz_digest(hash, sums, l->cols * sizeof *sums);
+    free(sums);
+    return hash;
+}
+
 FUZZ uint64_t fuzz_tensor(const aq_model *m, size_t i, uint64_t hash) {
     aq_tensor t, described;
     aq_error err;
@@ -109,8 +168,36 @@ FUZZ uint64_t fuzz_tensor(const aq_model *m, size_t i, uint64_t hash) {
         FUZZ_CHECK(t.data_bytes == t.num_params * aq_dtype_bytes(t.dtype));
     }
     hash = fuzz_tensor_rows(&t, hash);
+    hash = fuzz_tensor_diffusion(&t, hash);
     aq_tensor_release(&t);
     return hash;
+}
+
+/* The model as a stream of Arrow tables, up to its end or its error. */
+FUZZ void fuzz_model_stream(aq_model *m) {
+    struct ArrowArrayStream stream;
+    struct ArrowSchema schema;
+    struct ArrowArray array;
+    const char *wrong;
+    aq_error err;
+    size_t n = 0;
+    if (fuzz_status(aq_model_export_arrow_stream(m, &stream, &err), &err) != AQ_OK)
+        return;
+    if (stream.get_schema(&stream, &schema) == 0) {
+        while (n < 200 && stream.get_next(&stream, &array) == 0 &&
+               array.release != NULL) {
+            FUZZ_CHECK(array.length == 1);
+            wrong = structure_check(&schema, &array, false);
+            if (wrong != NULL) fuzz_fail(__FILE__, __LINE__, "the stream is right", wrong);
+            array.release(&array);
+            n++;
+        }
+        FUZZ_CHECK(n <= aq_model_count(m));
+        if (n < aq_model_count(m) && n < 200)
+            FUZZ_CHECK(stream.get_last_error(&stream) != NULL);
+        schema.release(&schema);
+    }
+    stream.release(&stream);
 }
 
 /* Digest of all that the model says. */
@@ -120,6 +207,8 @@ FUZZ uint64_t fuzz_model_walk(const aq_model *m) {
     aq_error err;
     uint64_t hash = aq_model_count(m) + aq_model_file_bytes(m);
     size_t i;
+    if (aq_model_modality(m) != NULL)
+        hash = fuzz_digest_text(hash, aq_model_modality(m));
     FUZZ_CHECK(aq_model_get_format(m) != AQ_MODEL_AUTO &&
                aq_model_get_format(m) != AQ_MODEL_DIRECTORY &&
                aq_model_get_format(m) <= AQ_MODEL_NPY);
@@ -153,6 +242,7 @@ FUZZ aq_status fuzz_model_open(const char *path, aq_io io, size_t size, uint64_t
     status = fuzz_status(aq_model_open(path, &o, &m, &err), &err);
     FUZZ_CHECK((status == AQ_OK) == (m != NULL));
     if (status == AQ_OK) *hash = fuzz_model_walk(m);
+    if (status == AQ_OK) fuzz_model_stream(m);
     aq_model_close(m);
     fuzz_memory_check(&memory);
     return status;
