@@ -11185,6 +11185,7 @@ struct aq_column {
     const aqi_column_meta *meta; /* of chunk */
     int32_t row_group, column;
     int64_t at, end;       /* file offsets: next page header, end of the chunk  */
+    int64_t limit;         /* the last page may reach there, see AQI_CHUNK_SLACK   */
     int64_t levels_left;   /* of the chunk's num_values                         */
     int64_t rows_left;     /* of the row group's                                */
     size_t values_at;      /* in the last decompressed page: the next is placed so
@@ -11253,7 +11254,7 @@ static aq_status aqi_page_header_parse(const aq_column *c, aqi_arena *windows,
                                        aqi_page *page, aq_error *err) {
     const aqi_source *source = &c->file->source;
     size_t room =
-        (size_t)AQI_MIN((uint64_t)(c->end - c->at), (uint64_t)AQI_MAX_PAGE_HEADER);
+        (size_t)AQI_MIN((uint64_t)(c->limit - c->at), (uint64_t)AQI_MAX_PAGE_HEADER);
     size_t window = source->map != NULL ? room : AQI_MIN(room, (size_t)512);
     aqi_thrift_reader r;
     aq_status status;
@@ -11293,7 +11294,7 @@ static aq_status aqi_page_header_read(aq_column *c, aqi_arena *arena, aqi_page *
     if (status != AQ_OK) return status;
     if (page->header.compressed_page_size < 0 || page->header.uncompressed_page_size < 0)
         return aqi_fail_at(err, AQ_E_FORMAT, c->at, "page with a negative size");
-    if (page->header.compressed_page_size > c->end - page->data_offset)
+    if (page->header.compressed_page_size > c->limit - page->data_offset)
         return aqi_fail_at(err, AQ_E_FORMAT, c->at,
                            "page of %d bytes is longer than the rest of its column chunk",
                            (int)page->header.compressed_page_size);
@@ -11978,8 +11979,8 @@ aq_status aq_column_open(const aq_parquet *file, int32_t row_group, int32_t colu
     c->levels_left = c->meta->num_values;
     c->end = c->at; /* offsets of an empty chunk mean nothing: they were not checked */
     if (c->levels_left > 0)
-        c->end = AQI_MIN(c->at + c->meta->total_compressed_size + AQI_CHUNK_SLACK,
-                         file->data_end);
+        c->end = AQI_MIN(c->at + c->meta->total_compressed_size, file->data_end);
+    c->limit = AQI_MIN(c->end + AQI_CHUNK_SLACK, file->data_end);
     c->rows_left = aqi_row_group_at(file, row_group)->num_rows;
     aqi_arena_init(&c->kept, &file->allocator);
     aqi_arena_limit(&c->kept, aqi_column_budget(c), "max_column_bytes");

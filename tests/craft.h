@@ -145,11 +145,6 @@ SUPPORT file footer_close(footer *f, const void *body, size_t body_bytes) {
     return out;
 }
 
-/* Bytes of a file before its footer. */
-SUPPORT size_t body_bytes_of(const file *f) {
-    return f->size - 8 - aqi_load_le32(f->data + f->size - 8);
-}
-
 /* A file whose only column chunk consists of the crafted pages. */
 SUPPORT file craft_file(const craft *c, const aq_field_spec *fields, size_t num_fields,
                         int64_t num_values, int64_t num_rows) {

@@ -81,6 +81,13 @@ SUPPORT file file_read(const char *path) {
     return f;
 }
 
+/* Bytes of a Parquet file before its footer. */
+SUPPORT size_t body_bytes_of(const file *f) {
+    const uint8_t *p = f->data + f->size - 8;
+    return f->size - 8 -
+           (p[0] | (size_t)p[1] << 8 | (size_t)p[2] << 16 | (size_t)p[3] << 24);
+}
+
 SUPPORT void file_write(const char *path, const void *data, size_t size) {
     FILE *out = fopen(path, "wb");
     cr_assert_not_null(out, "%s", path);

@@ -341,6 +341,38 @@ Test(diffusion, bad_calibration_files_are_refused) {
                    "max_bytes");
 }
 
+/* A changed byte before the footer is found, or says nothing. */
+Test(diffusion, damaged_calibrations) {
+    static const float inputs[4] = {1, 2, 3, 4};
+    const calib_row rows[2] = {{"w", 5, inputs, 4}, {"w", 9, inputs, 4}};
+    const aq_calibration_options o = {.io = AQ_IO_MAP};
+    aq_calibration *c;
+    size_t found = 0;
+    file f;
+    write_rows(in_dir("c"), NULL, rows, 2);
+    ASSERT_OK(aq_calibration_open(in_dir("c"), &o, &c, &err));
+    aq_calibration_close(c);
+    f = file_read(in_dir("c"));
+    for (size_t at = 4; at < body_bytes_of(&f); at++) {
+        f.data[at] ^= 0x10;
+        file_write(in_dir("d"), f.data, f.size);
+        f.data[at] ^= 0x10;
+        if (aq_calibration_open(in_dir("d"), &o, &c, &err) != AQ_OK) {
+            found += err.status == AQ_E_CHECKSUM;
+            continue;
+        }
+        cr_assert_eq(aq_calibration_count(c), 1, "byte %zu", at);
+        const aq_calibrated *t = aq_calibration_tensor(c, 0);
+        cr_assert(strcmp(t->name, "w") == 0 && t->count == 8 && t->min == 1 &&
+                      t->max == 4 && t->steps[0].timestep == 5 && t->steps[0].mean == 2.5 &&
+                      t->steps[1].timestep == 9 && t->steps[1].mean == 2.5,
+                  "byte %zu", at);
+        aq_calibration_close(c);
+    }
+    cr_assert_gt(found, 40);
+    file_free(&f);
+}
+
 static const float *no_scales(void *user, const char *layer_name) {
     (void)user, (void)layer_name;
     return NULL;

@@ -877,6 +877,40 @@ Test(model, one_group_in_chunks) {
     expect_one_group(19);
 }
 
+/* A changed byte of a mapped model before its footer: found, unless it is of weights or of
+ * their parameters, or says nothing. */
+Test(model, damaged_descriptions) {
+    aq_model_options map = {.io = AQ_IO_MAP};
+    aq_tensor want, got;
+    aq_model *m, *whole;
+    size_t found = 0;
+    file f;
+    make_quantized(in_dir("q.parquet"), 8, 64);
+    f = file_read(in_dir("q.parquet"));
+    ASSERT_OK(aq_model_open(in_dir("q.parquet"), &map, &whole, &err));
+    ASSERT_OK(aq_model_describe(whole, 0, &want, &err));
+    for (size_t at = 4; at < body_bytes_of(&f); at++) {
+        f.data[at] ^= 0x10;
+        file_write(in_dir("d.parquet"), f.data, f.size);
+        f.data[at] ^= 0x10;
+        if (aq_model_open(in_dir("d.parquet"), &map, &m, &err) != AQ_OK) {
+            found += err.status == AQ_E_CHECKSUM;
+            continue;
+        }
+        ASSERT_OK(aq_model_describe(m, 0, &got, &err));
+        cr_assert(strcmp(got.name, want.name) == 0 && got.dtype == want.dtype &&
+                      got.num_params == want.num_params && got.cosine == want.cosine &&
+                      got.layout.bits == want.layout.bits &&
+                      got.layout.group_cols == want.layout.group_cols &&
+                      got.max_abs_error == want.max_abs_error,
+                  "byte %zu", at);
+        aq_model_close(m);
+    }
+    aq_model_close(whole);
+    cr_assert_gt(found, 60);
+    file_free(&f);
+}
+
 /* Chunks of 8 x 8 codes whose parameters make no whole; a type that is not known. */
 Test(model, parameters_of_chunks_that_do_not_join) {
     static const aq_field_spec specs[] = {

@@ -316,14 +316,20 @@ static void fuzz_job_output(const char *input, const aq_job_options *o,
     aq_model_close(before);
 }
 
-/* Tensors of a model that a job may work on; SIZE_MAX: too much work. */
-static size_t fuzz_job_tensors(const char *input) {
+/* Tensors of a model that a job may work on; SIZE_MAX: too much work. Whether it says that
+ * it is a shard. */
+static size_t fuzz_job_tensors(const char *input, bool *out_shard) {
+    aq_key_value pair;
     aq_model *m;
     aq_tensor t;
     aq_error err;
     uint64_t values = 0;
     size_t i, n = 0;
+    *out_shard = false;
     if (aq_model_open(input, NULL, &m, &err) != AQ_OK) return 0;
+    for (i = 0; aq_model_metadata(m, i, &pair); i++) {
+        if (strcmp(pair.key, "arrowquant.shard") == 0) *out_shard = true;
+    }
     n = aq_model_count(m);
     for (i = 0; i < n; i++) {
         FUZZ_CHECK(aq_model_describe(m, i, &t, &err) == AQ_OK);
@@ -333,11 +339,33 @@ static size_t fuzz_job_tensors(const char *input) {
     return values > FUZZ_JOB_VALUES ? SIZE_MAX : n;
 }
 
+/* The input as the only shard of a model, and as both. */
+static void fuzz_job_merge(const char *input, size_t n) {
+    const char *const shards[2] = {input, input};
+    aq_job_options o;
+    aq_job_report report;
+    aq_error err;
+    memset(&o, 0, sizeof o);
+    o.threads = 1;
+    o.no_sync = true;
+    if (fuzz_status(aq_merge(shards, 1, fuzz_job_files.out, &o, &report, &err), &err) ==
+        AQ_OK) {
+        FUZZ_CHECK(report.num_tensors == n);
+        o.operation = AQ_CONVERT;
+        fuzz_job_output(input, &o, &report);
+        aq_job_report_deinit(&report);
+    }
+    fuzz_job_entries(true);
+    FUZZ_CHECK(aq_merge(shards, 2, fuzz_job_files.out, &o, NULL, &err) != AQ_OK);
+    FUZZ_CHECK(fuzz_job_entries(false) == 0);
+}
+
 static void fuzz_job(const uint8_t *data, size_t size) {
     const size_t bytes = size - AQI_MIN(size, (size_t)FUZZ_JOB_OPTIONS);
     fuzz_input in = {data + bytes, size - bytes};
     const char *input = fuzz_file_write(data, bytes);
-    size_t n = fuzz_job_tensors(input);
+    bool shard;
+    size_t n = fuzz_job_tensors(input, &shard);
     fuzz_memory memory;
     fuzz_whole out, other;
     aq_job_options o;
@@ -347,6 +375,7 @@ static void fuzz_job(const uint8_t *data, size_t size) {
     fuzz_result = AQ_OK;
     if (n == SIZE_MAX) return;
     fuzz_job_make();
+    if (shard) fuzz_job_merge(input, n);
     fuzz_job_options(&in, &o);
     fuzz_memory_init(&memory, FUZZ_MODEL_BYTES + FUZZ_JOB_MEMORY,
                      FUZZ_MODEL_BYTES + 2 * FUZZ_JOB_MEMORY + (size << 22));

@@ -529,6 +529,7 @@ static const struct {
     bool calibrated;
 } seeds_jobs[] = {
     {"chunks_f32", {.operation = AQ_CONVERT, .chunk_bytes = 200}, false},
+    {"shard", {.quant = {.group_size = 16}, .num_shards = 1}, false},
     {"chunks4", {.quant = {.group_size = 16}, .chunk_bytes = 60}, false},
     {"chunks_u8",
      {.quant = {.bits = 8, .group_size = 16, .params = AQ_PARAMS_U8}, .chunk_bytes = 60},

@@ -58,6 +58,8 @@ step mutate calibration "$seeds/calibration/rows" "$COUNT" "$SEED"
 step mutate calibration "$seeds/calibration/time" "$COUNT" "$SEED"
 step mutate model "$seeds/model/diffusion" "$COUNT" "$SEED"
 step mutate kernels "$seeds/kernels/tensor77" "$COUNT" "$SEED"
+step mutate job "$seeds/job/plain0_0" "$COUNT" "$SEED"
+step mutate job "$seeds/job/calibrated_1" "$COUNT" "$SEED"
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
