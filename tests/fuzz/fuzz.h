@@ -149,8 +149,11 @@ FUZZ uint32_t fuzz_u16(fuzz_input *in) {
 }
 
 FUZZ uint64_t fuzz_u64(fuzz_input *in) {
-    uint64_t low = fuzz_u16(in) | fuzz_u16(in) << 16;
-    return low | (uint64_t)(fuzz_u16(in) | fuzz_u16(in) << 16) << 32;
+    uint64_t value = 0; /* byte by byte: compilers differ in the order of operands */
+    int shift;
+    for (shift = 0; shift < 64; shift += 8)
+        value |= (uint64_t)fuzz_byte(in) << shift;
+    return value;
 }
 
 /* Up to `bytes` bytes, as a view. */
