@@ -91,11 +91,11 @@ FUZZ void mutate_varint(fuzz_mutation *m, size_t at) {
     mutate_splice(m, at, AQI_MIN(old, m->size - at), bytes, n);
 }
 
-/* One change inside of data[begin, end), begin < end. */
-FUZZ void mutate_once(fuzz_mutation *m, size_t begin, size_t end) {
-    size_t at = begin + mutate_below(m, end - begin), from, bytes;
+/* One change inside of data[begin, end), begin < end, that moves nothing. */
+FUZZ void mutate_in_place(fuzz_mutation *m, size_t begin, size_t end) {
+    size_t at = begin + mutate_below(m, end - begin), bytes;
     uint8_t number[8];
-    switch (mutate_below(m, 10)) {
+    switch (mutate_below(m, 5)) {
     case 0:
         m->data[at] = (uint8_t)(m->data[at] ^ 1u << mutate_below(m, 8));
         break;
@@ -105,12 +105,25 @@ FUZZ void mutate_once(fuzz_mutation *m, size_t begin, size_t end) {
     case 2:
         m->data[at] = (uint8_t)(m->data[at] + (mutate_below(m, 2) == 0 ? 1 : 0xff));
         break;
-    case 3: /* a number of 4 or 8 bytes */
-    case 4:
+    default: /* a number of 4 or 8 bytes */
         aqi_store_le64(number, mutate_number(m));
         bytes = mutate_below(m, 2) == 0 ? 4 : 8;
         bytes = AQI_MIN(bytes, end - at);
         memcpy(m->data + at, number, bytes);
+        break;
+    }
+}
+
+/* One change inside of data[begin, end), begin < end. */
+FUZZ void mutate_once(fuzz_mutation *m, size_t begin, size_t end) {
+    size_t at = begin + mutate_below(m, end - begin), from, bytes;
+    switch (mutate_below(m, 10)) {
+    case 0:
+    case 1:
+    case 2:
+    case 3:
+    case 4:
+        mutate_in_place(m, begin, end);
         break;
     case 5:
     case 6:
@@ -200,11 +213,36 @@ FUZZ void mutate_repair(fuzz_mutation *m) {
     aq_parquet_close(file);
 }
 
-/* One change to a Parquet file: half of them in the footer, some in a page header. */
+/* A change to the first page of a column chunk, be it large or small. */
+FUZZ void mutate_page(fuzz_mutation *m) {
+    aq_parquet_options o;
+    aq_parquet_info info;
+    aq_page_info page;
+    aq_parquet *file;
+    aq_column *c;
+    int32_t group, column;
+    memset(&o, 0, sizeof o);
+    o.max_metadata_bytes = (size_t)4 << 20;
+    if (aq_parquet_open_memory(m->data, m->size, &o, &file, NULL) != AQ_OK) return;
+    aq_parquet_get_info(file, &info);
+    if (info.num_row_groups > 0 && info.num_columns > 0) {
+        group = (int32_t)mutate_below(m, (size_t)info.num_row_groups);
+        column = (int32_t)mutate_below(m, (size_t)info.num_columns);
+        if (aq_column_open(file, group, column, &c, NULL) == AQ_OK) {
+            if (aq_column_next_page(c, &page, NULL) == AQ_OK && page.compressed_bytes > 0)
+                mutate_in_place(m, (size_t)page.data_offset,
+                                (size_t)page.data_offset + (size_t)page.compressed_bytes);
+            aq_column_close(c);
+        }
+    }
+    aq_parquet_close(file);
+}
+
+/* One change to a Parquet file: in the footer, in a page, or anywhere. */
 FUZZ void mutate_parquet(fuzz_mutation *m) {
     size_t footer = mutate_footer(m), tail = m->size - footer, begin, i;
     static const uint8_t header[] = {0x15, 0x00, 0x15}; /* of a data page */
-    switch (mutate_below(m, 8)) {
+    switch (mutate_below(m, 12)) {
     case 0:
     case 1:
     case 2:
@@ -228,6 +266,12 @@ FUZZ void mutate_parquet(fuzz_mutation *m) {
         begin = 4 + mutate_below(m, footer - 4);
         memmove(m->data + begin, m->data + footer, tail);
         m->size = begin + tail;
+        return;
+    case 7:
+    case 8:
+    case 9:
+    case 10:
+        mutate_page(m);
         return;
     default:
         break;
@@ -257,9 +301,11 @@ FUZZ void mutate_end(fuzz_mutation *m) {
 /* Changes the file in some places; the seed says how. */
 FUZZ void mutate_file(fuzz_mutation *m) {
     size_t n = 1 + mutate_below(m, 4), i;
-    bool parquet = mutate_is_parquet(m);
+    bool parquet = mutate_is_parquet(m), pages = parquet && mutate_below(m, 3) == 0;
     for (i = 0; i < n && m->size > 16; i++) {
-        if (parquet && mutate_is_parquet(m)) {
+        if (pages) { /* they alone: what their values say, and not where they are */
+            mutate_page(m);
+        } else if (parquet && mutate_is_parquet(m)) {
             mutate_parquet(m);
         } else if (mutate_below(m, 2) == 0) { /* headers stand at the begin */
             mutate_once(m, 0, AQI_MIN(m->size, (size_t)512));
@@ -267,8 +313,8 @@ FUZZ void mutate_file(fuzz_mutation *m) {
             mutate_once(m, 0, m->size);
         }
     }
-    if (mutate_below(m, 40) == 0) m->size = mutate_below(m, m->size + 1);
-    if (parquet && mutate_below(m, 2) == 0) mutate_repair(m);
+    if (!pages && mutate_below(m, 40) == 0) m->size = mutate_below(m, m->size + 1);
+    if (parquet && (pages || mutate_below(m, 2) == 0)) mutate_repair(m);
 }
 
 #endif
