@@ -98,14 +98,8 @@ static void fuzz_job_make(void) {
     fuzz_job_files.owner = getpid();
     snprintf(d, sizeof fuzz_job_files.directory, "%.500s-job", fuzz_path());
     FUZZ_CHECK(mkdir(d, 0777) == 0 || errno == EEXIST);
-    snprintf(fuzz_job_files.out, sizeof fuzz_job_files.out, "%s/out.parquet", d);
-    snprintf(fuzz_job_files.other, sizeof fuzz_job_files.other, "%s/other.parquet", d);
     snprintf(fuzz_job_files.shards[0], sizeof fuzz_job_files.shards[0], "%s/0.parquet", d);
     snprintf(fuzz_job_files.shards[1], sizeof fuzz_job_files.shards[1], "%s/1.parquet", d);
-    snprintf(fuzz_job_files.journal, sizeof fuzz_job_files.journal,
-             "%s/.other.parquet.aq-journal", d);
-    snprintf(fuzz_job_files.part, sizeof fuzz_job_files.part,
-             "%s/.other.parquet.aq-part", d);
     snprintf(fuzz_job_files.calibration_path, sizeof fuzz_job_files.calibration_path,
              "%s-calibration", d);
     fuzz_calibration_save(fuzz_job_files.calibration_path, names, counts);
@@ -115,6 +109,17 @@ static void fuzz_job_make(void) {
                                        &fuzz_job_files.calibration, &err) == AQ_OK,
                    &err);
     atexit(fuzz_job_remove);
+}
+
+/* Outputs of this type, "parquet" or "safetensors". */
+static void fuzz_job_names(const char *type) {
+    const char *d = fuzz_job_files.directory;
+    snprintf(fuzz_job_files.out, sizeof fuzz_job_files.out, "%s/out.%s", d, type);
+    snprintf(fuzz_job_files.other, sizeof fuzz_job_files.other, "%s/other.%s", d, type);
+    snprintf(fuzz_job_files.journal, sizeof fuzz_job_files.journal,
+             "%s/.other.%s.aq-journal", d, type);
+    snprintf(fuzz_job_files.part, sizeof fuzz_job_files.part, "%s/.other.%s.aq-part", d,
+             type);
 }
 
 static bool fuzz_job_exists(const char *path) { return access(path, F_OK) == 0; }
@@ -375,8 +380,11 @@ static void fuzz_job(const uint8_t *data, size_t size) {
     fuzz_result = AQ_OK;
     if (n == SIZE_MAX) return;
     fuzz_job_make();
+    fuzz_job_names("parquet");
     if (shard) fuzz_job_merge(input, n);
     fuzz_job_options(&in, &o);
+    if (o.operation != AQ_QUANTIZE && fuzz_below(&in, 2) == 1)
+        fuzz_job_names("safetensors");
     fuzz_memory_init(&memory, FUZZ_MODEL_BYTES + FUZZ_JOB_MEMORY,
                      FUZZ_MODEL_BYTES + 2 * FUZZ_JOB_MEMORY + (size << 22));
     o.allocator = &memory.hooks;
@@ -396,8 +404,10 @@ static void fuzz_job(const uint8_t *data, size_t size) {
     case 1:
         again = fuzz_job_resumed(input, o, &in);
         break;
-    default: /* a target is one of the whole model */
-        again = o.target_bpw > 0 ? fuzz_job_parallel(input, o) : fuzz_job_shards(input, o);
+    default: /* a target is one of the whole model; shards are Parquet */
+        again = o.target_bpw > 0 || strstr(fuzz_job_files.out, ".safetensors") != NULL
+                    ? fuzz_job_parallel(input, o)
+                    : fuzz_job_shards(input, o);
         break;
     }
     if (status == AQ_OK && again == AQ_OK) {

@@ -598,22 +598,22 @@ static bool seeds_is_quantized(const char *path) {
     return quantized;
 }
 
-/* Every model with some options for a job. */
-static void seeds_job_inputs(const char *root) {
+/* Every model of a directory, with some options for a job. */
+static void seeds_job_inputs(const char *root, const char *models) {
     char from[512], to[512], name[300], path[900];
     uint8_t room[FUZZ_JOB_OPTIONS];
     uint64_t seed = 3000;
     struct dirent *entry;
     fuzz_whole f;
     DIR *all;
-    snprintf(from, sizeof from, "%s/model", root);
+    snprintf(from, sizeof from, "%s/%s", root, models);
     snprintf(to, sizeof to, "%s/job", root);
     all = opendir(from);
     FUZZ_CHECK(all != NULL);
     while ((entry = readdir(all)) != NULL) {
         uint32_t i;
         bool quantized;
-        if (entry->d_name[0] == '.') continue;
+        if (entry->d_name[0] == '.' || strcmp(entry->d_name, "header") == 0) continue;
         snprintf(path, sizeof path, "%s/%s", from, entry->d_name);
         quantized = seeds_is_quantized(path);
         f = fuzz_file_read(path);
@@ -792,7 +792,8 @@ static void seeds_write(const char *root) {
     seeds_json(root);
     seeds_inputs(root);
     seeds_calibration(root);
-    seeds_job_inputs(root);
+    seeds_job_inputs(root, "model");
+    seeds_job_inputs(root, "safetensors");
     snprintf(path, sizeof path, "%s/file", root);
     all = opendir(path);
     FUZZ_CHECK(all != NULL);
