@@ -513,6 +513,60 @@ FUZZ bool arrow_call(const arrow_node *root, aq_arrow_options *o, bool back,
     return status == AQ_OK;
 }
 
+/* A stream that gives the same table again and again. */
+typedef struct arrow_feed {
+    const arrow_node *root;
+    uint32_t left;
+} arrow_feed;
+
+FUZZ int arrow_feed_schema(struct ArrowArrayStream *s, struct ArrowSchema *out) {
+    *out = ((arrow_feed *)s->private_data)->root->schema;
+    return 0;
+}
+
+FUZZ int arrow_feed_next(struct ArrowArrayStream *s, struct ArrowArray *out) {
+    arrow_feed *feed = (arrow_feed *)s->private_data;
+    memset(out, 0, sizeof *out);
+    if (feed->left == 0) return 0;
+    feed->left--;
+    *out = feed->root->array;
+    return 0;
+}
+
+FUZZ const char *arrow_feed_error(struct ArrowArrayStream *s) {
+    (void)s;
+    return NULL;
+}
+
+FUZZ void arrow_feed_release(struct ArrowArrayStream *s) { s->release = NULL; }
+
+/* What comes out is right, up to the end or an error, which stays. */
+FUZZ void arrow_stream(const arrow_node *root, uint32_t batches,
+                       const aq_arrow_options *o) {
+    arrow_feed feed = {root, batches};
+    struct ArrowArrayStream from = {arrow_feed_schema, arrow_feed_next, arrow_feed_error,
+                                    arrow_feed_release, &feed};
+    struct ArrowArrayStream to;
+    struct ArrowSchema schema;
+    struct ArrowArray array;
+    aq_error err;
+    int status;
+    if (fuzz_status(aq_quantize_arrow_stream(&from, o, &to, &err), &err) != AQ_OK) {
+        if (from.release != NULL) from.release(&from);
+        return;
+    }
+    FUZZ_CHECK(from.release == NULL);
+    FUZZ_CHECK(to.get_schema(&to, &schema) == 0);
+    while ((status = to.get_next(&to, &array)) == 0 && array.release != NULL) {
+        FUZZ_CHECK(structure_check(&schema, &array, true) == NULL);
+        array.release(&array);
+    }
+    FUZZ_CHECK((status != 0) == (to.get_last_error(&to) != NULL));
+    if (status != 0) FUZZ_CHECK(to.get_next(&to, &array) == status);
+    schema.release(&schema);
+    to.release(&to);
+}
+
 FUZZ void arrow_run(const arrow_node *root, fuzz_input *in, bool back) {
     aq_arrow_report report;
     aq_arrow_options o;
@@ -541,6 +595,8 @@ FUZZ void arrow_run(const arrow_node *root, fuzz_input *in, bool back) {
         }
         arrow_check_out(&schema, &array);
     }
+    o.report = NULL;
+    if (!back) arrow_stream(root, fuzz_below(in, 4), &o);
     aq_arrow_report_deinit(&report);
     fuzz_memory_check(&memory);
 }
