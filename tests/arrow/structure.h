@@ -127,7 +127,7 @@ STRUCTURE bool structure_parse(const char *f, structure_type *t) {
     return true;
 }
 
-/* Native int32 counts and lengths, none negative; keys are not empty. */
+/* Native int32 counts and lengths, none negative. */
 STRUCTURE bool structure_metadata(structure_report *r, const char *path,
                                   const char *metadata) {
     int32_t n, length;
@@ -138,7 +138,7 @@ STRUCTURE bool structure_metadata(structure_report *r, const char *path,
     for (int64_t i = 0; i < 2 * (int64_t)n; i++) {
         memcpy(&length, metadata, sizeof length);
         metadata += sizeof length;
-        if (length < 0 || (length == 0 && i % 2 == 0))
+        if (length < 0)
             return structure_fail(r, path, "metadata with a length of %d", (int)length);
         metadata += length;
     }

@@ -2,7 +2,8 @@
  * machine gives what the reference kernels give, to the bit, and stays in its buffers. */
 #include "fuzz.h"
 
-#define KERNELS_MOST 4096u /* values of the tensor */
+#define KERNELS_MOST 4096u    /* values of the tensor                             */
+#define KERNELS_BLOCKS 12288u /* where groups are such that 32 of them are a block */
 
 typedef struct kernels_case {
     aq_layout layout;
@@ -14,10 +15,18 @@ typedef struct kernels_case {
     float *scales;
 } kernels_case;
 
-/* Floats that are finite most of the time: their bits, or small numbers of few digits. */
+static uint32_t kernels_random;
+
+/* Floats that are finite most of the time: their bits, or small numbers of few digits;
+ * behind the end of the input, random ones of these. */
 static float kernels_float(fuzz_input *in, bool raw) {
     float f;
-    uint32_t bits = fuzz_u16(in);
+    uint32_t bits;
+    if (in->size == 0) {
+        kernels_random = kernels_random * 1103515245u + 12345u;
+        return (float)((int)(kernels_random >> 16) - 32768) / 4096.0f;
+    }
+    bits = fuzz_u16(in);
     if (!raw) return (float)((int)bits - 32768) / 4096.0f;
     bits |= fuzz_u16(in) << 16;
     memcpy(&f, &bits, sizeof f);
@@ -37,13 +46,15 @@ static aq_status kernels_make(fuzz_input *in, kernels_case *c, aq_error *err) {
     static const uint32_t widths[] = {2, 3, 4, 5, 6, 8};
     static const aq_dtype dtypes[] = {AQ_F32, AQ_F16, AQ_BF16, AQ_F64};
     const uint32_t form = fuzz_u16(in), how = fuzz_byte(in);
-    size_t rows, cols = 1 + fuzz_u16(in) % KERNELS_MOST, i;
-    bool raw = (how & 1) != 0;
+    const bool raw = (how & 1) != 0, blocks = (form & 32768) != 0;
+    size_t cols = 1 + fuzz_u16(in) % KERNELS_MOST, i;
+    const size_t rows_wanted = fuzz_byte(in), group = fuzz_byte(in);
+    size_t rows = 1 + rows_wanted % (KERNELS_MOST / cols);
     float *values;
     aq_quant_options o;
     aq_status status;
+    kernels_random = form;
     memset(&o, 0, sizeof o);
-    rows = 1 + fuzz_byte(in) % (KERNELS_MOST / cols);
     o.bits = widths[form % 6];
     o.granularity = (aq_granularity)(form / 6 % 3);
     o.symmetric = (form & 64) != 0;
@@ -52,7 +63,12 @@ static aq_status kernels_make(fuzz_input *in, kernels_case *c, aq_error *err) {
     if (o.granularity == AQ_PER_TENSOR) o.params = AQ_PARAMS_F32;
     o.codebook = o.params == AQ_PARAMS_U8 && !o.symmetric &&
                  (o.bits == 2 || o.bits == 4) && (form & 8192) != 0;
-    o.group_size = 8 * (size_t)(1 + fuzz_byte(in) % 40) + (how >> 1 & 7);
+    o.group_size = 8 * (1 + group % 40) + (how >> 1 & 7);
+    if (blocks) {
+        o.group_size = 32 * (1 + group % 8);
+        cols = o.group_size * (1 + cols % 4);
+        rows = 1 + rows_wanted % (KERNELS_BLOCKS / cols);
+    }
     c->count = rows * cols;
     c->vectors = 1 + (how >> 4 & 3);
     c->dtype = dtypes[how >> 6];
