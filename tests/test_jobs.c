@@ -1688,7 +1688,7 @@ Test(jobs, merge_of_what_was_kept) {
     const char *const names[2] = {"a", "b"};
     aq_tensor t[2];
     for (int i = 0; i < 2; i++)
-        ASSERT_OK(aq_tensor_init(&t[i], names[i], AQ_F32, shape, 2, values, &err));
+        ASSERT_OK(aq_tensor_init(&t[i], names[i], AQ_F32, shape, 2, le_floats(values, 64), &err));
     ASSERT_OK(aq_model_save(in_dir("m.safetensors"), t, 2, &fast, &err));
     for (int k = 0; k < 2; k++) {
         aq_job_options o = {.quant = {.bits = 8}, .no_sync = true};
