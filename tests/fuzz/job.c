@@ -290,6 +290,21 @@ static void fuzz_job_error(const aq_tensor *from, const aq_tensor *to,
     free(a);
 }
 
+/* What was dequantized is what the rows of codes are as floats. */
+static void fuzz_job_floats(const aq_tensor *from, const aq_tensor *to) {
+    const size_t cols = from->layout.cols;
+    float *a = (float *)malloc(AQI_MAX(cols, (size_t)1) * 2 * sizeof *a), *b = a + cols;
+    aq_error err;
+    size_t r;
+    FUZZ_CHECK(a != NULL && to->dtype == AQ_F32 && to->num_params == from->num_params);
+    for (r = 0; r < from->layout.rows && cols > 0; r++) {
+        FUZZ_CHECK_ERR(aq_tensor_rows_f32(from, r, 1, a, NULL, &err) == AQ_OK, &err);
+        FUZZ_CHECK_ERR(aq_tensor_rows_f32(to, r, 1, b, NULL, &err) == AQ_OK, &err);
+        FUZZ_CHECK(memcmp(a, b, cols * sizeof *a) == 0);
+    }
+    free(a);
+}
+
 /* The output is a model that can be read to its end, and what the report says. */
 static void fuzz_job_output(const char *input, const aq_job_options *o,
                             const aq_job_report *report) {
@@ -309,6 +324,7 @@ static void fuzz_job_output(const char *input, const aq_job_options *o,
         FUZZ_CHECK_ERR(aq_model_find(before, r->name, &from, &err) == AQ_OK, &err);
         if (t.layout.bits != 0 && o->operation == AQ_QUANTIZE)
             fuzz_job_error(&from, &t, &r->metrics);
+        if (t.layout.bits == 0 && from.layout.bits != 0) fuzz_job_floats(&from, &t);
         if (t.layout.bits == 0 && from.layout.bits == 0)
             FUZZ_CHECK(t.data_bytes == from.data_bytes &&
                        (t.data_bytes == 0 ||
