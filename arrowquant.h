@@ -11977,10 +11977,11 @@ aq_status aq_column_open(const aq_parquet *file, int32_t row_group, int32_t colu
     c->column = column;
     c->at = aqi_chunk_start(c->meta);
     c->levels_left = c->meta->num_values;
-    c->end = c->at; /* offsets of an empty chunk mean nothing: they were not checked */
-    if (c->levels_left > 0)
+    c->end = c->limit = c->at; /* of an empty chunk: it was not checked, means nothing */
+    if (c->levels_left > 0) {
         c->end = AQI_MIN(c->at + c->meta->total_compressed_size, file->data_end);
-    c->limit = AQI_MIN(c->end + AQI_CHUNK_SLACK, file->data_end);
+        c->limit = AQI_MIN(c->end + AQI_CHUNK_SLACK, file->data_end);
+    }
     c->rows_left = aqi_row_group_at(file, row_group)->num_rows;
     aqi_arena_init(&c->kept, &file->allocator);
     aqi_arena_limit(&c->kept, aqi_column_budget(c), "max_column_bytes");

@@ -344,6 +344,10 @@ static void into_the_magic(footer *f) {
 static void past_the_end(footer *f) {
     footer_chunk(f, 0, 0)->meta_data.total_compressed_size = INT64_MAX;
 }
+static void no_values_nowhere(footer *f) {
+    footer_chunk(f, 0, 0)->meta_data.num_values = 0;
+    footer_chunk(f, 0, 0)->meta_data.data_page_offset = INT64_MAX;
+}
 static void overlapping(footer *f) {
     aqi_column_meta *m = &footer_chunk(f, 0, 1)->meta_data;
     m->data_page_offset -= 1;
@@ -385,6 +389,7 @@ static const struct {
     {outside, AQ_E_FORMAT, "outside the file (column id"},
     {into_the_magic, AQ_E_FORMAT, "outside the file (column id"},
     {past_the_end, AQ_E_FORMAT, "outside the file (column id"},
+    {no_values_nowhere, AQ_E_FORMAT, "rows"},
     {overlapping, AQ_E_FORMAT, "overlaps the one before it (column l.list.element"},
     {a_column_short, AQ_E_FORMAT, "row group 1 has 2 column chunks"},
     {negative_rows, AQ_E_FORMAT, "row group 0"},
