@@ -962,7 +962,7 @@ Test(inputs, what_numpy_writes) {
     int n, arrays = 0;
     if (python == NULL) {
         printf("skipped: no python3 with numpy\n");
-        cr_skip_test("no python3 with numpy");
+        SKIP_TEST("no python3 with numpy");
     }
     run_python(python, write_arrays);
     list = fopen(in_dir("list"), "r");
@@ -1001,7 +1001,7 @@ Test(inputs, what_is_accepted_numpy_accepts) {
     FILE *list;
     if (python == NULL) {
         printf("skipped: no python3 with numpy\n");
-        cr_skip_test("no python3 with numpy");
+        SKIP_TEST("no python3 with numpy");
     }
     put_npy("x.npy", 1, NPY("<i2", "False", "(2, 3)"), 12);
     f = file_read(in_dir("x.npy"));

@@ -2112,7 +2112,7 @@ Test(jobs, over_2_gib_in_bounded_memory) {
     float row[4096];
     FILE *f;
     if (!LARGE_TESTS || !room_for(here.path, bytes))
-        cr_skip_test("no room, a sanitizer, an emulator, or 32 bits");
+        SKIP_TEST("no room, a sanitizer, an emulator, or 32 bits");
     f = begin_npy(in_dir("w.npy"), "<f4", "(9, 67108864)", bytes);
     cr_assert_eq(fseeko(f, (off_t)(128 + bytes - sizeof values), SEEK_SET), 0);
     cr_assert_eq(fwrite(values, 1, sizeof values, f), sizeof values);
@@ -2163,7 +2163,7 @@ Test(jobs, over_2_gib_kept_in_chunks) {
     int32_t column = -1;
     FILE *f;
     if (!LARGE_TESTS || !room_for(here.path, bytes))
-        cr_skip_test("no room, a sanitizer, an emulator, or 32 bits");
+        SKIP_TEST("no room, a sanitizer, an emulator, or 32 bits");
     f = begin_npy(in_dir("w.npy"), "|i1", "(2049, 1048576)", bytes);
     for (size_t i = 0; i < COUNT_OF(marks); i++) {
         cr_assert_eq(fseeko(f, (off_t)(128 + marks[i]), SEEK_SET), 0);

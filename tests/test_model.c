@@ -1004,7 +1004,7 @@ Test(model, too_many_bytes_announced) {
     static aq_tensor t[9];
     static char names[9][2];
     aq_model_writer *w;
-    if (sizeof(size_t) < 8) cr_skip_test("32 bits: tensors of 2 GiB");
+    if (sizeof(size_t) < 8) SKIP_TEST("32 bits: tensors of 2 GiB");
     for (size_t i = 0; i < COUNT_OF(t); i++) {
         names[i][0] = (char)('a' + i);
         ASSERT_OK(aq_tensor_init(&t[i], names[i], AQ_F64, shape, 1, NULL, &err));

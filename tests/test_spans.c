@@ -252,7 +252,7 @@ Test(spans, snappy_of_weights) {
     aq_writer *w;
     rng r = {11};
 #ifndef AQ_WITH_SNAPPY
-    cr_skip_test("no SNAPPY in this build");
+    SKIP_TEST("no SNAPPY in this build");
 #endif
     rng_floats(&r, values, N, 0.02f);
     ASSERT_OK(aq_writer_open(in_dir("weights.parquet"), &field, 1, NULL, &w, &err));

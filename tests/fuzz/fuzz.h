@@ -168,16 +168,21 @@ FUZZ fuzz_input fuzz_take(fuzz_input *in, size_t bytes) {
 
 /* ---- a file from bytes ---- */
 
+static char fuzz_path_made[512];
+
+FUZZ void fuzz_path_remove(void) { remove(fuzz_path_made); }
+
 /* Path of the one file that this process writes again and again, in $TMPDIR or /tmp. */
 FUZZ const char *fuzz_path(void) {
-    static char path[512];
+    char *path = fuzz_path_made;
     static pid_t owner;
     const char *base = getenv("TMPDIR");
     if (owner == getpid()) return path;
     owner = getpid();
     if (base == NULL || base[0] == '\0') base = "/tmp";
-    FUZZ_CHECK(snprintf(path, sizeof path, "%s/fuzz-%ld", base, (long)owner) <
-               (int)sizeof path);
+    FUZZ_CHECK(snprintf(path, sizeof fuzz_path_made, "%s/fuzz-%ld", base, (long)owner) <
+               (int)sizeof fuzz_path_made);
+    atexit(fuzz_path_remove);
     return path;
 }
 
