@@ -186,14 +186,17 @@ FUZZ const char *fuzz_path(void) {
     return path;
 }
 
-/* Makes it hold these bytes. */
-FUZZ const char *fuzz_file_write(const uint8_t *data, size_t size) {
-    const char *path = fuzz_path();
+FUZZ void fuzz_file_put(const char *path, const void *data, size_t size) {
     FILE *out = fopen(path, "wb");
     FUZZ_CHECK(out != NULL);
     FUZZ_CHECK(fwrite(data, 1, size, out) == size);
     FUZZ_CHECK(fclose(out) == 0);
-    return path;
+}
+
+/* Makes it hold these bytes. */
+FUZZ const char *fuzz_file_write(const uint8_t *data, size_t size) {
+    fuzz_file_put(fuzz_path(), data, size);
+    return fuzz_path();
 }
 
 /* A file in exactly its bytes of malloc, to be freed. */

@@ -127,14 +127,11 @@ static bool fuzz_job_exists(const char *path) { return access(path, F_OK) == 0; 
 /* One byte of the file is another, or it ends there. */
 static void fuzz_job_damage(const char *path, uint32_t at, bool cut) {
     fuzz_whole f;
-    FILE *out;
     if (!fuzz_job_exists(path)) return;
     f = fuzz_file_read(path);
     if (f.size > 0 && cut) f.size = at % f.size;
     if (f.size > 0 && !cut) f.data[at % f.size] ^= (uint8_t)(1u << at % 8);
-    out = fopen(path, "wb");
-    FUZZ_CHECK(out != NULL && fwrite(f.data, 1, f.size, out) == f.size);
-    FUZZ_CHECK(fclose(out) == 0);
+    fuzz_file_put(path, f.data, f.size);
     free(f.data);
 }
 
@@ -385,7 +382,7 @@ static void fuzz_job(const uint8_t *data, size_t size) {
     const size_t bytes = size - AQI_MIN(size, (size_t)FUZZ_JOB_OPTIONS);
     fuzz_input in = {data + bytes, size - bytes};
     const char *input = fuzz_file_write(data, bytes);
-    bool shard;
+    bool shard, safetensors;
     size_t n = fuzz_job_tensors(input, &shard);
     fuzz_memory memory;
     fuzz_whole out, other;
@@ -399,8 +396,8 @@ static void fuzz_job(const uint8_t *data, size_t size) {
     fuzz_job_names("parquet");
     if (shard) fuzz_job_merge(input, n);
     fuzz_job_options(&in, &o);
-    if (o.operation != AQ_QUANTIZE && fuzz_below(&in, 2) == 1)
-        fuzz_job_names("safetensors");
+    safetensors = o.operation != AQ_QUANTIZE && fuzz_below(&in, 2) == 1;
+    if (safetensors) fuzz_job_names("safetensors");
     fuzz_memory_init(&memory, FUZZ_MODEL_BYTES + FUZZ_JOB_MEMORY,
                      FUZZ_MODEL_BYTES + 2 * FUZZ_JOB_MEMORY + (size << 22));
     o.allocator = &memory.hooks;
@@ -421,9 +418,8 @@ static void fuzz_job(const uint8_t *data, size_t size) {
         again = fuzz_job_resumed(input, o, &in);
         break;
     default: /* a target is one of the whole model; shards are Parquet */
-        again = o.target_bpw > 0 || strstr(fuzz_job_files.out, ".safetensors") != NULL
-                    ? fuzz_job_parallel(input, o)
-                    : fuzz_job_shards(input, o);
+        again = o.target_bpw > 0 || safetensors ? fuzz_job_parallel(input, o)
+                                                : fuzz_job_shards(input, o);
         break;
     }
     if (status == AQ_OK && again == AQ_OK) {

@@ -33,11 +33,8 @@ static void seeds_column(fuzz_trip *t, const char *shape, aq_physical_type type,
 static void seeds_put(const char *directory, const char *name, const void *data,
                       size_t size) {
     char path[512];
-    FILE *out;
     FUZZ_CHECK(snprintf(path, sizeof path, "%s/%s", directory, name) < (int)sizeof path);
-    out = fopen(path, "wb");
-    FUZZ_CHECK(out != NULL && fwrite(data, 1, size, out) == size);
-    FUZZ_CHECK(fclose(out) == 0);
+    fuzz_file_put(path, data, size);
 }
 
 /* Fills the rows and writes directory/name. Many rows have nulls, few have long lists. */
@@ -755,20 +752,17 @@ static void seeds_large_page(const char *directory) {
 
 /* Fills root/TARGET for every target; the directories are made. */
 static void seeds_write(const char *root) {
-    static const char *const targets[] = {
-        "thrift", "footer", "page",  "file",        "model",   "safetensors", "shards",
-        "npy",    "json",   "job",   "arrow",   "calibration", "kernels",
-        "roundtrip"};
     char path[512], name[600];
     struct dirent *entry;
     fuzz_whole flat;
     DIR *all;
     size_t i;
     mkdir(root, 0777);
-    for (i = 0; i < AQI_COUNT(targets); i++) {
-        snprintf(path, sizeof path, "%s/%s", root, targets[i]);
+    for (i = 0; i < AQI_COUNT(fuzz_targets); i++) {
+        snprintf(path, sizeof path, "%s/%s", root, fuzz_targets[i].name);
         FUZZ_CHECK(mkdir(path, 0777) == 0 || errno == EEXIST);
     }
+    snprintf(path, sizeof path, "%s/roundtrip", root);
     seeds_recipes(path);
     seeds_large_page(path);
     snprintf(path, sizeof path, "%s/arrow", root);

@@ -197,14 +197,21 @@ FUZZ void mutate_repair_chunk(fuzz_mutation *m, const aq_parquet *file, int32_t 
     aq_column_close(c);
 }
 
-FUZZ void mutate_repair(fuzz_mutation *m) {
+/* The file; NULL when it is none, or its footer takes much. */
+FUZZ aq_parquet *mutate_open(const fuzz_mutation *m) {
     aq_parquet_options o;
-    aq_parquet_info info;
     aq_parquet *file;
-    int32_t i, k, chunks = 0;
     memset(&o, 0, sizeof o);
     o.max_metadata_bytes = (size_t)4 << 20;
-    if (aq_parquet_open_memory(m->data, m->size, &o, &file, NULL) != AQ_OK) return;
+    return aq_parquet_open_memory(m->data, m->size, &o, &file, NULL) == AQ_OK ? file
+                                                                              : NULL;
+}
+
+FUZZ void mutate_repair(fuzz_mutation *m) {
+    aq_parquet *file = mutate_open(m);
+    aq_parquet_info info;
+    int32_t i, k, chunks = 0;
+    if (file == NULL) return;
     aq_parquet_get_info(file, &info);
     for (i = 0; i < info.num_row_groups; i++) {
         for (k = 0; k < info.num_columns && chunks < 200; k++, chunks++)
@@ -215,15 +222,12 @@ FUZZ void mutate_repair(fuzz_mutation *m) {
 
 /* A change to the first page of a column chunk, be it large or small. */
 FUZZ void mutate_page(fuzz_mutation *m) {
-    aq_parquet_options o;
+    aq_parquet *file = mutate_open(m);
     aq_parquet_info info;
     aq_page_info page;
-    aq_parquet *file;
     aq_column *c;
     int32_t group, column;
-    memset(&o, 0, sizeof o);
-    o.max_metadata_bytes = (size_t)4 << 20;
-    if (aq_parquet_open_memory(m->data, m->size, &o, &file, NULL) != AQ_OK) return;
+    if (file == NULL) return;
     aq_parquet_get_info(file, &info);
     if (info.num_row_groups > 0 && info.num_columns > 0) {
         group = (int32_t)mutate_below(m, (size_t)info.num_row_groups);

@@ -11,9 +11,7 @@ static const char *fuzz_shards_file(const char *name) {
 }
 
 static void fuzz_shards_put(const char *name, const void *data, size_t size) {
-    FILE *out = fopen(fuzz_shards_file(name), "wb");
-    FUZZ_CHECK(out != NULL);
-    FUZZ_CHECK(fwrite(data, 1, size, out) == size && fclose(out) == 0);
+    fuzz_file_put(fuzz_shards_file(name), data, size);
 }
 
 /* A shard with one float16, 0. */
