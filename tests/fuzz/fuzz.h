@@ -105,6 +105,23 @@ FUZZ void fuzz_memory_check(const fuzz_memory *m) {
     FUZZ_CHECK(m->blocks == 0 && m->bytes == 0);
 }
 
+/* ---- schemas ---- */
+
+/* The three fields of a list; behind the repetition of the list those of its element. */
+#define FUZZ_LIST(list_name, list_repetition, ...)                                       \
+    {.name = (list_name),                                                                \
+     .repetition = (list_repetition),                                                    \
+     .type = AQ_GROUP,                                                                   \
+     .num_children = 1,                                                                  \
+     .logical = AQ_LOGICAL_LIST},                                                        \
+        {.name = "list",                                                                 \
+         .repetition = AQ_REPEATED,                                                      \
+         .type = AQ_GROUP,                                                               \
+         .num_children = 1},                                                             \
+    {                                                                                    \
+        .name = "element", __VA_ARGS__                                                   \
+    }
+
 /* ---- digests ---- */
 
 /* Reads every byte: what lies outside is seen by the sanitizer. */

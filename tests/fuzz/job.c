@@ -51,12 +51,7 @@ FUZZ void fuzz_calibration_save(const char *path, const char *const names[2],
     const aq_field_spec fields[] = {
         {.name = "layer_name", .type = AQ_BYTE_ARRAY},
         {.name = "timestep", .type = AQ_INT32},
-        {.name = "activations",
-         .type = AQ_GROUP,
-         .num_children = 1,
-         .logical = AQ_LOGICAL_LIST},
-        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
-        {.name = "element", .type = AQ_FLOAT},
+        FUZZ_LIST("activations", AQ_REQUIRED, .type = AQ_FLOAT),
     };
     static const int32_t times[6] = {80, 80, 40, 40, 0, 0};
     aq_bytes texts[6];

@@ -349,15 +349,19 @@ static void seeds_model(const char *path, bool integers) {
     FUZZ_CHECK_ERR(aq_model_save(path, t, 4, &o, &err) == AQ_OK, &err);
 }
 
-static void seeds_quantize(const char *from, const char *to, aq_quant_options how) {
-    aq_job_options o;
+static void seeds_job(const char *from, const char *to, aq_job_options o) {
     aq_error err;
-    memset(&o, 0, sizeof o);
-    o.quant = how;
-    if (how.granularity == AQ_PER_GROUP) o.quant.group_size = 16;
     o.threads = 1;
     o.no_sync = true;
     FUZZ_CHECK_ERR(aq_job_run(from, to, &o, NULL, &err) == AQ_OK, &err);
+}
+
+static void seeds_quantize(const char *from, const char *to, aq_quant_options how) {
+    aq_job_options o;
+    memset(&o, 0, sizeof o);
+    o.quant = how;
+    if (how.granularity == AQ_PER_GROUP) o.quant.group_size = 16;
+    seeds_job(from, to, o);
 }
 
 /* A model as other writers make them: all tensors in one row group, dictionaries and
@@ -369,16 +373,8 @@ static void seeds_foreign(const char *path) {
          .type = AQ_BYTE_ARRAY,
          .codec = AQ_ZSTD,
          .encoding = AQ_RLE_DICTIONARY},
-        {.name = "shape",
-         .repetition = AQ_OPTIONAL,
-         .type = AQ_GROUP,
-         .num_children = 1,
-         .logical = AQ_LOGICAL_LIST},
-        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
-        {.name = "element",
-         .repetition = AQ_OPTIONAL,
-         .type = AQ_INT64,
-         .codec = AQ_ZSTD},
+        FUZZ_LIST("shape", AQ_OPTIONAL, .repetition = AQ_OPTIONAL, .type = AQ_INT64,
+                  .codec = AQ_ZSTD),
         {.name = "data",
          .repetition = AQ_OPTIONAL,
          .type = AQ_BYTE_ARRAY,
@@ -389,23 +385,9 @@ static void seeds_foreign(const char *path) {
          .type = AQ_BYTE_ARRAY,
          .codec = AQ_ZSTD,
          .encoding = AQ_RLE_DICTIONARY},
-        {.name = "scales",
-         .repetition = AQ_OPTIONAL,
-         .type = AQ_GROUP,
-         .num_children = 1,
-         .logical = AQ_LOGICAL_LIST},
-        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
-        {.name = "element",
-         .repetition = AQ_OPTIONAL,
-         .type = AQ_FLOAT,
-         .codec = AQ_SNAPPY},
-        {.name = "zero_points",
-         .repetition = AQ_OPTIONAL,
-         .type = AQ_GROUP,
-         .num_children = 1,
-         .logical = AQ_LOGICAL_LIST},
-        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
-        {.name = "element", .repetition = AQ_OPTIONAL, .type = AQ_FLOAT},
+        FUZZ_LIST("scales", AQ_OPTIONAL, .repetition = AQ_OPTIONAL, .type = AQ_FLOAT,
+                  .codec = AQ_SNAPPY),
+        FUZZ_LIST("zero_points", AQ_OPTIONAL, .repetition = AQ_OPTIONAL, .type = AQ_FLOAT),
         {.name = "group_size", .repetition = AQ_OPTIONAL, .type = AQ_INT64},
     };
     static const uint8_t text[] =
@@ -441,24 +423,10 @@ static void seeds_weights(const char *path, aq_physical_type type, aq_codec code
     const aq_field_spec fields[] = {
         {.name = "layer_name", .type = AQ_BYTE_ARRAY, .codec = codec},
         {.name = "rank", .type = AQ_INT32},
-        {.name = "shape",
-         .repetition = AQ_OPTIONAL,
-         .type = AQ_GROUP,
-         .num_children = 1,
-         .logical = AQ_LOGICAL_LIST},
-        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
-        {.name = "element", .type = AQ_INT32, .codec = codec},
-        {.name = "weights",
-         .type = AQ_GROUP,
-         .num_children = 1,
-         .logical = AQ_LOGICAL_LIST},
-        {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
-        {.name = "element",
-         .repetition = AQ_OPTIONAL,
-         .type = type,
-         .type_length = half ? 2 : 0,
-         .logical = half ? AQ_LOGICAL_FLOAT16 : AQ_LOGICAL_NONE,
-         .codec = codec},
+        FUZZ_LIST("shape", AQ_OPTIONAL, .type = AQ_INT32, .codec = codec),
+        FUZZ_LIST("weights", AQ_REQUIRED, .repetition = AQ_OPTIONAL, .type = type,
+                  .type_length = half ? 2 : 0,
+                  .logical = half ? AQ_LOGICAL_FLOAT16 : AQ_LOGICAL_NONE, .codec = codec),
     };
     static const char *const names[6] = {"layer.0.weight", "bias", "x", "y", "z", "e"};
     static const int32_t ranks[3] = {2, 1, 1}, dims[3] = {2, 8, 5};
@@ -520,6 +488,7 @@ static const struct {
 
 /* Tensors in several rows, and with all that a calibration gives them. */
 static const aq_spatial_options seeds_spatial = {true, 0.5f};
+static const aq_time_options seeds_time = {.groups = 3};
 static const struct {
     const char *name;
     aq_job_options options;
@@ -532,19 +501,9 @@ static const struct {
      {.quant = {.bits = 8, .group_size = 16, .params = AQ_PARAMS_U8}, .chunk_bytes = 60},
      false},
     {"chunks_tensor", {.quant = {.granularity = AQ_PER_TENSOR}, .chunk_bytes = 60}, false},
-    {"calibrated", {.quant = {.group_size = 16}, .spatial = &seeds_spatial}, true}};
-
-static void seeds_job(const char *from, const char *to, aq_job_options o,
-                      bool calibrated) {
-    static const aq_time_options time = {.groups = 3};
-    aq_error err;
-    fuzz_job_make();
-    if (calibrated) o.calibration_path = fuzz_job_files.calibration_path;
-    if (calibrated) o.time = &time;
-    o.threads = 1;
-    o.no_sync = true;
-    FUZZ_CHECK_ERR(aq_job_run(from, to, &o, NULL, &err) == AQ_OK, &err);
-}
+    {"calibrated",
+     {.quant = {.group_size = 16}, .time = &seeds_time, .spatial = &seeds_spatial},
+     true}};
 
 static void seeds_models(const char *root) {
     char plain[512], path[512];
@@ -574,9 +533,13 @@ static void seeds_models(const char *root) {
         snprintf(path, sizeof path, "%s/model/%s", root, seeds_tables[i].name);
         seeds_weights(path, seeds_tables[i].type, seeds_tables[i].codec);
     }
+    fuzz_job_make();
     for (i = 0; i < AQI_COUNT(seeds_jobs); i++) {
+        aq_job_options o = seeds_jobs[i].options;
+        if (seeds_jobs[i].calibrated)
+            o.calibration_path = fuzz_job_files.calibration_path;
         snprintf(path, sizeof path, "%s/model/%s", root, seeds_jobs[i].name);
-        seeds_job(plain, path, seeds_jobs[i].options, seeds_jobs[i].calibrated);
+        seeds_job(plain, path, o);
     }
 }
 
