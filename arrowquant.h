@@ -11185,7 +11185,7 @@ struct aq_column {
     const aqi_column_meta *meta; /* of chunk */
     int32_t row_group, column;
     int64_t at, end;       /* file offsets: next page header, end of the chunk  */
-    int64_t limit;         /* the last page may reach there, see AQI_CHUNK_SLACK   */
+    int64_t limit;         /* where its last page ends at most: AQI_CHUNK_SLACK */
     int64_t levels_left;   /* of the chunk's num_values                         */
     int64_t rows_left;     /* of the row group's                                */
     size_t values_at;      /* in the last decompressed page: the next is placed so
@@ -22270,7 +22270,7 @@ static aq_status aqi_feed_pass(aqi_feed *f, aq_error *err) {
         for (k = 0; k < AQI_FED_COLUMNS && status == AQ_OK; k++) {
             columns[k].field = aq_parquet_column_field(f->file, f->columns[k]);
             status = aq_column_open(f->file, g, f->columns[k], &columns[k].column, err);
-            if (status == AQ_OK) columns[k].column->verify = !f->second;
+            if (status == AQ_OK) columns[k].column->verify = !f->second; /* once */
         }
         for (row = 0; status == AQ_OK && row < group.num_rows; row++) {
             status = aqi_feed_row(f, columns, err);

@@ -118,6 +118,13 @@ SUPPORT void leave_temp_dir(void) { temp_dir_remove(&here); }
         cr_skip_test(__VA_ARGS__);                                                       \
     } while (0)
 
+/* Writes the file with one bit of a byte changed, which is then as it was. */
+SUPPORT void file_write_damaged(const char *path, file *f, size_t at) {
+    f->data[at] ^= 0x10;
+    file_write(path, f->data, f->size);
+    f->data[at] ^= 0x10;
+}
+
 /* Two paths at a time may be in use. */
 SUPPORT const char *in_dir(const char *name) {
     static char paths[4][512];

@@ -354,9 +354,7 @@ Test(diffusion, damaged_calibrations) {
     aq_calibration_close(c);
     f = file_read(in_dir("c"));
     for (size_t at = 4; at < body_bytes_of(&f); at++) {
-        f.data[at] ^= 0x10;
-        file_write(in_dir("d"), f.data, f.size);
-        f.data[at] ^= 0x10;
+        file_write_damaged(in_dir("d"), &f, at);
         if (aq_calibration_open(in_dir("d"), &o, &c, &err) != AQ_OK) {
             found += err.status == AQ_E_CHECKSUM;
             continue;

@@ -1570,10 +1570,8 @@ Test(jobs, damaged_chunks) {
     }
     temp_path_remove(in_dir("o.parquet"));
     for (size_t at = 4; at + 8 < f.size; at += 31) {
-        f.data[at] ^= 0x10;
         temp_path_remove(in_dir("q.parquet"));
-        file_write(in_dir("q.parquet"), f.data, f.size);
-        f.data[at] ^= 0x10;
+        file_write_damaged(in_dir("q.parquet"), &f, at);
         for (int k = 0; k < 8; k++) {
             aq_job_options o = {.operation = k % 2 == 0 ? AQ_DEQUANTIZE : AQ_CONVERT};
             o.mode = (aq_job_mode)(k / 2 % 2);

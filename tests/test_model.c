@@ -890,9 +890,7 @@ Test(model, damaged_descriptions) {
     ASSERT_OK(aq_model_open(in_dir("q.parquet"), &map, &whole, &err));
     ASSERT_OK(aq_model_describe(whole, 0, &want, &err));
     for (size_t at = 4; at < body_bytes_of(&f); at++) {
-        f.data[at] ^= 0x10;
-        file_write(in_dir("d.parquet"), f.data, f.size);
-        f.data[at] ^= 0x10;
+        file_write_damaged(in_dir("d.parquet"), &f, at);
         if (aq_model_open(in_dir("d.parquet"), &map, &m, &err) != AQ_OK) {
             found += err.status == AQ_E_CHECKSUM;
             continue;
