@@ -27358,8 +27358,9 @@ static aq_status aqi_arrow_check_runs(const struct ArrowSchema *s,
     const struct ArrowArray *ends = a->children[0];
     aqi_arrow_format f = aqi_arrow_parse(s->children[0]->format);
     int64_t last = 0, i;
-    if (!aqi_arrow_is_integer(&f) || s->children[0]->dictionary != NULL)
-        return aqi_fail(err, AQ_E_FORMAT, "run ends that are no integers");
+    if (f.number == 0 || strchr("sil", f.number) == NULL ||
+        s->children[0]->dictionary != NULL)
+        return aqi_fail(err, AQ_E_FORMAT, "run ends are not int16, int32 or int64");
     for (i = 0; i < ends->length; i++) {
         int64_t end = aqi_arrow_int(ends, f.number, (size_t)(ends->offset + i));
         if (end <= last || aqi_arrow_null(ends, (size_t)(ends->offset + i)))

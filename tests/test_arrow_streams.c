@@ -896,7 +896,8 @@ Test(arrow_streams, runs_that_lie) {
         const char *message; /* NULL = it is good */
     } cases[] = {{"i", {2, 5}, 0, 5, 2, -1, NULL},
                  {"i", {2, 5}, 2, 3, 3, -1, NULL},
-                 {"f", {2, 5}, 0, 5, 2, -1, "run ends that are no integers"},
+                 {"f", {2, 5}, 0, 5, 2, -1, "run ends are not int16, int32 or int64"},
+                 {"I", {2, 5}, 0, 5, 2, -1, "run ends are not int16, int32 or int64"},
                  {"i", {0, 5}, 0, 5, 2, -1, "run ends do not rise at 0"},
                  {"i", {2, 2}, 0, 5, 2, -1, "run ends do not rise at 1"},
                  {"i", {2, 5}, 0, 5, 2, 1, "run ends do not rise at 1"},

@@ -1,8 +1,8 @@
 /* structure.h - whether an ArrowSchema and an ArrowArray are what the specification of
  * the C Data Interface demands, written from that page alone: formats, flags,
  * metadata, numbers of buffers and children, NULL buffers, offsets, lengths of
- * children, null counts, dictionaries, and that what is released is not used. Knows
- * every format but unions and run-end encoding. */
+ * children, null counts, dictionaries, ends of runs, and that what is released is not
+ * used. Knows every format but unions. */
 #ifndef ARROW_STRUCTURE_H
 #define ARROW_STRUCTURE_H
 
@@ -24,6 +24,7 @@ typedef struct structure_type {
     int64_t fixed_list;   /* children for each element                       */
     bool view;            /* utf8_view, binary_view                          */
     bool list_view;
+    bool runs;
     bool integer; /* may be the index of a dictionary                */
 } structure_type;
 
@@ -52,7 +53,7 @@ STRUCTURE bool structure_fail(structure_report *r, const char *path, const char 
 /* ---- schemas ---- */
 
 STRUCTURE structure_type structure_fixed(int64_t bits) {
-    structure_type t = {2, 0, 0, bits, 0, false, false, false};
+    structure_type t = {.num_buffers = 2, .width_bits = bits};
     return t;
 }
 
@@ -67,6 +68,11 @@ STRUCTURE bool structure_nested(const char *f, structure_type *t) {
     if (strcmp(f, "+s") == 0) {
         t->num_buffers = 1;
         t->num_children = -1;
+        return true;
+    }
+    if (strcmp(f, "+r") == 0) {
+        t->num_children = 2;
+        t->runs = true;
         return true;
     }
     t->num_children = 1;
@@ -200,7 +206,7 @@ STRUCTURE bool structure_nulls(structure_report *r, const char *path,
     int64_t nulls = 0;
     if (a->null_count < -1 || a->null_count > a->length)
         return structure_fail(r, path, "null_count %lld", (long long)a->null_count);
-    if (t->num_buffers == 0) return true; /* all are null */
+    if (t->num_buffers == 0) return true; /* all are null, or its values know */
     if (a->buffers[0] == NULL && a->null_count > 0)
         return structure_fail(r, path, "nulls without a bitmap");
     for (int64_t i = 0; i < a->length && a->buffers[0] != NULL; i++)
@@ -319,6 +325,32 @@ STRUCTURE bool structure_dictionary(structure_report *r, const struct ArrowSchem
     return true;
 }
 
+/* Signed numbers, all there and rising, the last not before the end; a value for each. */
+STRUCTURE bool structure_runs(structure_report *r, const char *path,
+                              const struct ArrowSchema *s, const struct ArrowArray *a) {
+    const char *format = s->children[0]->format;
+    const struct ArrowArray *ends = a->children[0];
+    const size_t width = format[0] == 's' ? 2 : format[0] == 'i' ? 4 : 8;
+    int64_t last = 0, i;
+    if (strchr("sil", format[0]) == NULL || format[1] != '\0' ||
+        s->children[0]->dictionary != NULL)
+        return structure_fail(r, path, "ends of runs are %s", format);
+    if (a->null_count > 0 && !r->loose) return structure_fail(r, path, "runs with nulls");
+    for (i = 0; i < ends->length; i++) {
+        const uint8_t *at =
+            (const uint8_t *)ends->buffers[1] + (size_t)(ends->offset + i) * width;
+        int64_t end = 0;
+        memcpy(&end, at, width); /* little-endian machines; of negative ones below */
+        if (width < 8 && at[width - 1] >= 0x80) end = -1;
+        if (!structure_is_valid(ends, i) || end <= last)
+            return structure_fail(r, path, "run %lld ends at %lld", (long long)i,
+                                  (long long)end);
+        last = end;
+    }
+    return (last >= a->offset + a->length && a->children[1]->length >= ends->length) ||
+           structure_fail(r, path, "runs to %lld", (long long)last);
+}
+
 STRUCTURE bool structure_array_at(structure_report *r, const struct ArrowSchema *s,
                                   const struct ArrowArray *a, const char *path) {
     structure_type t;
@@ -341,7 +373,9 @@ STRUCTURE bool structure_array_at(structure_report *r, const struct ArrowSchema 
     if (t.offset_bits == 0) /* a struct's child has its elements, too */
         need =
             (a->offset + a->length) * (strcmp(s->format, "+s") == 0 ? 1 : t.fixed_list);
+    if (t.runs) need = 0;
     return structure_children(r, s, a, path, need) &&
+           (!t.runs || a->length == 0 || structure_runs(r, path, s, a)) &&
            structure_dictionary(r, s, a, path, &t);
 }
 

@@ -227,6 +227,26 @@ FUZZ arrow_node *arrow_dictionary(arrow_table *t, fuzz_input *in, const char *na
     return n;
 }
 
+/* Runs of some length each, the last of which may go past the end. */
+FUZZ arrow_node *arrow_runs(arrow_table *t, fuzz_input *in, const char *name,
+                            int64_t length) {
+    static const char *const formats[] = {"s", "i", "l"};
+    const char *format = formats[fuzz_below(in, 3)];
+    const size_t width = arrow_width(format[0]);
+    arrow_node *n = arrow_node_make(t, "+r", name, length, 0), *children[2];
+    int64_t runs = 0, end = 0;
+    uint8_t ends[16] = {0}, *p;
+    for (; end < length; runs++) /* at most 8 rows */
+        ends[runs] = (uint8_t)(end += 1 + (int64_t)fuzz_below(in, 4));
+    children[0] = arrow_node_make(t, format, "run_ends", runs, 2);
+    p = arrow_buffer(t, children[0], 1, (size_t)runs * width);
+    for (end = 0; end < runs; end++)
+        p[(size_t)end * width] = ends[end]; /* little-endian machines */
+    children[1] = arrow_numbers(t, in, arrow_letters[fuzz_below(in, 11)], "values", runs);
+    arrow_adopt(t, n, children, 2);
+    return n;
+}
+
 FUZZ arrow_node *arrow_root(arrow_table *t, int64_t length, arrow_node *const *columns,
                             size_t count) {
     arrow_node *root = arrow_node_make(t, "+s", "", length, 1);
@@ -251,7 +271,9 @@ FUZZ arrow_node *arrow_weights(arrow_table *t, fuzz_input *in) {
         letter = arrow_letters[fuzz_below(in, 8)];
         c[n++] = arrow_lists(t, in, "shape", rows, letter, (int64_t)fuzz_below(in, 3));
     }
-    if (fuzz_below(in, 3) == 0) c[n++] = arrow_numbers(t, in, "g", "extra", rows);
+    i = fuzz_below(in, 6);
+    if (i == 0) c[n++] = arrow_numbers(t, in, "g", "extra", rows);
+    if (i == 3) c[n++] = arrow_runs(t, in, "extra", rows);
     i = fuzz_below(in, (uint32_t)n);
     c[0]->schema.name = "layer_name";
     { /* a column goes first */
@@ -623,7 +645,7 @@ static void fuzz_arrow(const uint8_t *data, size_t size) {
     fuzz_status(status, &err);
     if (status == AQ_OK) {
         const char *wrong = structure_check_as(&root->schema, &root->array, false, true);
-        /* That one knows neither unions nor runs. */
+        /* That one does not know unions. */
         if (wrong != NULL && strstr(wrong, "format +") == NULL)
             fuzz_fail(__FILE__, __LINE__, "what is let through", wrong);
     }
