@@ -25461,6 +25461,7 @@ static aq_status aqi_journal_note_plan(aqi_job *j, aq_error *err) {
 /* What a tensor costs and loses at each width it may have; the last: kept. */
 enum { AQI_RATES = 4 };
 typedef struct aqi_rates {
+    aq_quant_options quant; /* as planned, but for the bits */
     uint64_t bytes[AQI_RATES];
     double loss[AQI_RATES]; /* noise over signal, times elements */
     int chosen;
@@ -25536,14 +25537,14 @@ static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
     aq_status status = AQ_OK;
     j->bytes_total = 3 * total; /* seen by the progress hook */
     for (i = 0; i < j->num_tensors; i++) {
+        rates[i].quant = j->plans[i].quant;
         rates[i].free = !j->plans[i].keep;
         rates[i].chosen = rates[i].free ? 0 : AQI_RATES - 1;
         rates[i].bytes[AQI_RATES - 1] = j->reports[i].bytes_in;
     }
     for (k = 0; k < AQI_RATES - 1 && status == AQ_OK; k++) {
         for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
-            const aq_quant_options quant = j->plans[i].quant;
-            if (rates[i].free) aqi_plan_rate(&j->plans[i], &quant, k);
+            if (rates[i].free) aqi_plan_rate(&j->plans[i], &rates[i].quant, k);
             if (rates[i].free) status = aqi_job_apply_plan(j, i, err);
         }
         aqi_job_restart(j);
@@ -25582,10 +25583,9 @@ static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
     status = aqi_job_measure(j, rates, err);
     if (status == AQ_OK) status = aqi_rates_choose(j, rates, target, err);
     for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
-        const aq_quant_options quant = j->plans[i].quant;
         memset(&j->reports[i].metrics, 0, sizeof j->reports[i].metrics);
         if (j->plans[i].keep) continue;
-        aqi_plan_rate(&j->plans[i], &quant, rates[i].chosen);
+        aqi_plan_rate(&j->plans[i], &rates[i].quant, rates[i].chosen);
         status = aqi_job_apply_plan(j, i, err);
     }
     return status == AQ_OK ? aqi_journal_note_plan(j, err) : status;

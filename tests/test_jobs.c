@@ -623,32 +623,37 @@ typedef struct curve {
     double loss[RATES];
 } curve;
 
-static curve curve_of(const aq_tensor *t) {
+static curve curve_of(const aq_tensor *t, const aq_quant_options *how) {
     curve c = {{0}, {0}};
     c.bytes[RATES - 1] = t->data_bytes;
     for (int k = 0; k < RATES - 1; k++) {
-        const aq_quant_options q = {.bits = rate_bits[k]};
+        aq_quant_options q = *how;
         aq_layout l;
         aq_metrics m;
         aq_quantized d;
+        q.bits = rate_bits[k];
+        if (q.bits == 8) q.codebook = false;
         ASSERT_OK(aq_layout_init(t->layout.rows, t->layout.cols, &q, &l, &err));
         d.codes = malloc(l.code_bytes);
         d.scales = malloc(l.num_groups * sizeof(float));
         d.zero_points = malloc(l.num_groups * sizeof(float));
-        d.params = NULL;
+        d.params = malloc(l.params_bytes + 1);
         ASSERT_OK(aq_quantize_into(&l, t->data, t->dtype, &d, NULL, &m, &err));
-        c.bytes[k] = l.code_bytes + 2 * sizeof(float) * l.num_groups;
+        c.bytes[k] =
+            l.code_bytes + (l.params != AQ_PARAMS_F32 ? l.params_bytes
+                                                      : 2 * sizeof(float) * l.num_groups);
         c.loss[k] = m.sum_dd / m.sum_aa * (double)m.count;
         free(d.codes);
         free(d.scales);
         free(d.zero_points);
+        free(d.params);
     }
     return c;
 }
 
 /* Matrices of several sizes, types and spreads, a vector that is always kept. */
-static void save_fit_model(const char *path, uint64_t seed, curve *curves,
-                           uint64_t *out_fixed) {
+static void save_fit_model(const char *path, uint64_t seed, const aq_quant_options *how,
+                           curve *curves, uint64_t *out_fixed) {
     static const char *const names[FIT_TENSORS] = {"a", "b", "c", "d", "e", "f"};
     rng r = {seed};
     uint8_t *data[FIT_TENSORS + 1];
@@ -666,7 +671,7 @@ static void save_fit_model(const char *path, uint64_t seed, curve *curves,
                                       &err));
         }
         t[i] = tensor_of(names[i], dtype, shape, 2, data[i]);
-        curves[i] = curve_of(&t[i]);
+        curves[i] = curve_of(&t[i], how);
     }
     data[FIT_TENSORS] = random_values(&r, AQ_F32, 50, 1);
     t[FIT_TENSORS] = tensor_of("z", AQ_F32, vector, 1, data[FIT_TENSORS]);
@@ -719,13 +724,16 @@ static double priced(const curve *curves, double price, uint64_t *bytes) {
 }
 
 /* The result of a job; checks that it is what its bits say. */
-static double job_loss(const aq_job_report *r, const curve *curves, uint64_t *bytes) {
+static double job_loss(const aq_job_report *r, const aq_quant_options *how,
+                       const curve *curves, uint64_t *bytes) {
     int rates[FIT_TENSORS];
     for (size_t i = 0; i < FIT_TENSORS; i++) {
         rates[i] = 0;
         while (rate_bits[rates[i]] != r->tensors[i].tensor.layout.bits)
             rates[i]++;
         cr_assert_eq(r->tensors[i].bytes_out, curves[i].bytes[rates[i]]);
+        cr_assert_eq(r->tensors[i].tensor.layout.codebook,
+                     how->codebook && rate_bits[rates[i]] % 8 != 0);
         cr_assert_eq(r->tensors[i].num_attempts, rates[i] == RATES - 1 ? 3 : 4);
         for (uint32_t k = 0; k < 3; k++)
             cr_assert_eq(r->tensors[i].attempts[k].bits, rate_bits[k]);
@@ -741,7 +749,7 @@ static void expect_best(const curve *curves, uint64_t fixed, uint64_t target,
     o.no_sync = true;
     ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, &r, &err));
     check_output(in_dir("m.safetensors"), in_dir("q.parquet"), &o, &r);
-    loss = job_loss(&r, curves, &bytes);
+    loss = job_loss(&r, &o.quant, curves, &bytes);
     cr_assert_eq(bytes + fixed, r.bytes_out);
     cr_assert_leq(bytes, target, "%llu bytes are over %llu", (unsigned long long)bytes,
                   (unsigned long long)target);
@@ -765,17 +773,22 @@ static void expect_best(const curve *curves, uint64_t fixed, uint64_t target,
 }
 
 Test(jobs, target_sizes) {
-    for (uint64_t seed = 1; seed <= 6; seed++) {
+    static const aq_quant_options hows[] = {{0},
+                                            {.codebook = true, .params = AQ_PARAMS_U8},
+                                            {.symmetric = true},
+                                            {.params = AQ_PARAMS_U8, .group_size = 32}};
+    for (uint64_t seed = 1; seed <= 8; seed++) {
+        const aq_quant_options *how = &hows[seed % COUNT_OF(hows)];
         curve curves[FIT_TENSORS];
         uint64_t fixed, least = 0, most = 0;
-        save_fit_model(in_dir("m.safetensors"), seed, curves, &fixed);
+        save_fit_model(in_dir("m.safetensors"), seed, how, curves, &fixed);
         for (size_t i = 0; i < FIT_TENSORS; i++) {
             least += curves[i].bytes[0];
             most += curves[i].bytes[RATES - 1];
         }
         for (int k = 0; k <= 12; k++) {
             const uint64_t target = least + (most - least) * (uint64_t)k / 12;
-            aq_job_options o = {.target_bytes = target + fixed};
+            aq_job_options o = {.quant = *how, .target_bytes = target + fixed};
             o.threads = 1 + (uint32_t)k % 4;
             o.mode = (aq_job_mode)(k % 2);
             expect_best(curves, fixed, target, o);
@@ -788,7 +801,8 @@ Test(jobs, target_bits_per_weight) {
     curve curves[FIT_TENSORS];
     uint64_t fixed;
     aq_job_report r;
-    save_fit_model(in_dir("m.safetensors"), 9, curves, &fixed);
+    const aq_quant_options how = {0};
+    save_fit_model(in_dir("m.safetensors"), 9, &how, curves, &fixed);
     for (double bpw = 5; bpw < 34; bpw += 1.7) {
         aq_job_options o = {.target_bpw = bpw, .no_sync = true};
         double got;
@@ -807,7 +821,7 @@ Test(jobs, target_out_of_reach) {
     uint64_t fixed, least;
     char text[40];
     aq_job_options o = {.target_bytes = 1, .no_sync = true};
-    save_fit_model(in_dir("m.safetensors"), 3, curves, &fixed);
+    save_fit_model(in_dir("m.safetensors"), 3, &o.quant, curves, &fixed);
     least = fixed;
     for (size_t i = 0; i < FIT_TENSORS; i++)
         least += curves[i].bytes[0];

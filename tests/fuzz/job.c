@@ -243,9 +243,25 @@ static aq_status fuzz_job_parallel(const char *input, aq_job_options o) {
 
 /* ---- what a job says ---- */
 
+/* No option was left out on the way to the codes. */
+static void fuzz_job_as_asked(const aq_layout *l, const aq_job_options *o) {
+    const aq_quant_options *q = &o->quant;
+    const bool other_bits = o->min_cosine > 0 || o->target_bpw > 0;
+    FUZZ_CHECK(l->bits == q->bits ||
+               (other_bits && (l->bits == 2 || l->bits == 4 || l->bits == 8)));
+    FUZZ_CHECK(l->codebook == (q->codebook && l->bits != 8));
+    FUZZ_CHECK(l->params == q->params && l->symmetric == q->symmetric);
+    FUZZ_CHECK(l->granularity == q->granularity);
+    FUZZ_CHECK(l->granularity != AQ_PER_GROUP || o->plan != NULL ||
+               l->group_cols == q->group_size);
+}
+
 static void fuzz_job_report(const aq_job_report *r, const aq_job_options *o,
                             size_t num_tensors) {
+    const double bytes = o->target_bpw * (double)r->num_params / 8;
     size_t i, quantized = 0, failed = 0;
+    if (o->operation == AQ_QUANTIZE && o->target_bpw > 0 && o->min_cosine == 0)
+        FUZZ_CHECK((double)r->bytes_out <= bytes);
     FUZZ_CHECK(r->num_tensors == num_tensors);
     for (i = 0; i < r->num_tensors; i++) {
         const aq_tensor_report *t = &r->tensors[i];
@@ -253,6 +269,7 @@ static void fuzz_job_report(const aq_job_report *r, const aq_job_options *o,
         FUZZ_CHECK((t->status == AQ_OK) == (t->error == NULL));
         FUZZ_CHECK(t->num_attempts <= AQ_MAX_ATTEMPTS);
         FUZZ_CHECK(t->metrics.count == 0 || t->metrics.count == t->tensor.num_params);
+        if (t->metrics.count > 0) fuzz_job_as_asked(&t->tensor.layout, o);
         quantized += o->operation == AQ_QUANTIZE && t->metrics.count > 0;
         failed += t->status != AQ_OK;
     }
