@@ -402,7 +402,7 @@ FUZZ void arrow_lie_element(arrow_node *n, fuzz_input *in) {
 
 FUZZ void arrow_lie_array(arrow_table *t, arrow_node *n, fuzz_input *in) {
     struct ArrowArray *a = &n->array;
-    const bool empty = a->n_buffers == 0 || a->buffers == NULL || a->buffers[0] == NULL;
+    const bool empty = a->n_buffers <= 0 || a->buffers == NULL || a->buffers[0] == NULL;
     const char *f = n->schema.format == NULL ? "" : n->schema.format;
     uint64_t length;
     int64_t less;
