@@ -29051,7 +29051,7 @@ static aq_status aqi_arrow_quantize_batch(aqi_arrow_stream *s, struct ArrowArray
     s->ended = in.release == NULL;
     if (s->ended) return AQ_OK;
     status = aqi_arrow_convert(&s->call, &s->in_schema, &in, &o, out, err);
-    s->call.rows += in.length;
+    if (status == AQ_OK) s->call.rows += in.length; /* else it is what the array says */
     in.release(&in);
     return status;
 }

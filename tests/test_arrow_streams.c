@@ -324,6 +324,31 @@ Test(arrow_streams, a_stream_that_fails_in_the_middle) {
     expect_stream_error(&s, NULL, 0, ENOMEM, "out of memory");
 }
 
+/* The second batch says that it has more rows than there can be. */
+static int second_length_lies(struct ArrowArrayStream *stream, struct ArrowArray *out) {
+    const arrow_source *s = (const arrow_source *)stream->private_data;
+    const bool second = s->next > 0;
+    int code = arrow_source_next(stream, out);
+    if (second) out->length = INT64_MAX;
+    return code;
+}
+
+Test(arrow_streams, a_length_that_lies_is_not_added) {
+    struct ArrowArrayStream in, out;
+    struct ArrowArray a;
+    arrow_source s;
+    make_stream(&s, 8);
+    arrow_stream_make(&in, &s);
+    in.get_next = second_length_lies;
+    ASSERT_OK(aq_quantize_arrow_stream(&in, NULL, &out, &err));
+    cr_assert_eq(out.get_next(&out, &a), 0);
+    a.release(&a);
+    cr_expect_eq(out.get_next(&out, &a), EINVAL);
+    cr_expect(strstr(out.get_last_error(&out), "length 9223372036854775807") != NULL);
+    out.release(&out);
+    cr_expect_eq(arrow_live, 0);
+}
+
 Test(arrow_streams, names_are_unique_in_the_whole_stream) {
     arrow_source s;
     make_stream(&s, 8);
