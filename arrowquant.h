@@ -1333,7 +1333,8 @@ typedef enum aq_operation {
 
 /* What quantization will do with one tensor. The hook may change it. */
 typedef struct aq_plan {
-    bool keep; /* store as it came: 1-D, scalar, empty, integer by default */
+    bool keep;       /* store as it came: 1-D, scalar, empty, integer by default */
+    bool fixed_bits; /* quant.bits stays where the job has a target              */
     aq_quant_options quant;
 } aq_plan;
 
@@ -1352,10 +1353,10 @@ typedef struct aq_job_options {
                                       bound. Compressed Parquet takes its tensor more */
     /* Quality. A tensor whose cosine comes out below min_cosine is quantized again with 4
      * bits, then 8, then kept, also where a target is exceeded so. With a target (one of
-     * the two; of the tensors' bytes) each tensor gets 2, 4 or 8 bits or is kept,
-     * whichever loses least in all at that size: every one is quantized at each width
-     * before. A calibrated tensor loses what codes of its weights add to the product with
-     * its inputs (aq_time_report), any other what they add to the weights. */
+     * the two; of the tensors' bytes) each tensor without fixed_bits gets 2, 4 or 8 bits
+     * or is kept, whichever loses least in all at that size: every one is quantized at
+     * each width before. A calibrated tensor loses what codes of its weights add to its
+     * product with its inputs (aq_time_report), others what they add to the weights. */
     double min_cosine;             /* 0 = any                                         */
     double target_bpw;             /* bits per weight; 0 = none                       */
     uint64_t target_bytes;         /* 0 = none                                        */
@@ -24266,7 +24267,7 @@ static aq_status aqi_piece_input(const aqi_job *j, aqi_slot *s, aq_buffer *buffe
 static aq_status aqi_piece_layout(const aqi_piece *p, aq_layout *out, aq_error *err) {
     *out = p->work->out.layout;
     out->rows = p->units;
-    if (out->group_rows > 1) out->group_rows = p->units;
+    if (out->group_rows > 1) out->group_rows = AQI_MAX(p->units, (size_t)1);
     if (p->work->col_step < out->cols) out->cols = p->cols;
     if (out->importance != NULL) out->importance += p->col;
     if (out->column_scales != NULL) out->column_scales += p->col;
@@ -24565,6 +24566,7 @@ static void aqi_work_close(aqi_job *j, aqi_work *w) {
 /* Begins the next tensor. */
 static aq_status aqi_work_open(aqi_job *j, aqi_work **out, aq_error *err) {
     aqi_work *w = (aqi_work *)aqi_alloc(&j->allocator, sizeof *w);
+    bool tried;
     aq_status status;
     *out = NULL;
     if (w == NULL) return aqi_fail_nomem(err, sizeof *w);
@@ -24584,7 +24586,11 @@ static aq_status aqi_work_open(aqi_job *j, aqi_work **out, aq_error *err) {
     if (status == AQ_OK) status = aqi_work_steps(j, w, err);
     w->ranges = w->step == AQI_STEP_QUANTIZE && w->out.layout.group_rows > 1;
     w->ready = status == AQ_OK;
-    if (j->writer == NULL && w->step != AQI_STEP_QUANTIZE) w->units = 0;
+    tried = j->plans[w->index].fixed_bits && j->reports[w->index].num_attempts > 0;
+    if (j->writer == NULL && (tried || w->step != AQI_STEP_QUANTIZE)) {
+        w->units = 0; /* nothing to measure */
+        w->ranges = false;
+    }
     if (j->last_work != NULL) j->last_work->next = w;
     if (j->works == NULL) j->works = w;
     j->last_work = w;
@@ -24868,7 +24874,8 @@ static bool aqi_journal_describe(aqi_job *j) {
         numbers[2] = (uint64_t)t->layout.bits << 32 | (uint64_t)t->layout.params;
         numbers[3] = (uint64_t)q->group_size;
         numbers[4] = (uint64_t)q->granularity << 32 | (uint64_t)q->method;
-        numbers[5] = (uint64_t)q->symmetric << 1 | q->codebook;
+        numbers[5] = (uint64_t)j->plans[i].fixed_bits << 2 | (uint64_t)q->symmetric << 1 |
+                     q->codebook;
         numbers[6] = (uint64_t)q->params;
         if (q->importance != NULL)
             numbers[7] = aqi_crc32(UINT32_MAX, (const uint8_t *)q->importance,
@@ -25465,7 +25472,7 @@ typedef struct aqi_rates {
     uint64_t bytes[AQI_RATES];
     double loss[AQI_RATES]; /* noise over signal, times elements */
     int chosen;
-    bool free; /* may be changed */
+    bool free; /* may be changed; else the last one is what is planned */
 } aqi_rates;
 
 static const uint32_t aqi_rate_bits[AQI_RATES] = {2, 4, 8, 0};
@@ -25538,7 +25545,7 @@ static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
     j->bytes_total = 3 * total; /* seen by the progress hook */
     for (i = 0; i < j->num_tensors; i++) {
         rates[i].quant = j->plans[i].quant;
-        rates[i].free = !j->plans[i].keep;
+        rates[i].free = !j->plans[i].keep && !j->plans[i].fixed_bits;
         rates[i].chosen = rates[i].free ? 0 : AQI_RATES - 1;
         rates[i].bytes[AQI_RATES - 1] = j->reports[i].bytes_in;
     }
@@ -25558,7 +25565,7 @@ static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
 #endif
             rates[i].free = rates[i].free && !j->plans[i].keep; /* it has failed */
             if (!rates[i].free) rates[i].chosen = AQI_RATES - 1;
-            rates[i].bytes[k] = j->reports[i].bytes_out;
+            rates[i].bytes[rates[i].free ? k : rates[i].chosen] = j->reports[i].bytes_out;
             rates[i].loss[k] = noise * (double)m->count;
         }
     }
@@ -25584,7 +25591,7 @@ static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
     if (status == AQ_OK) status = aqi_rates_choose(j, rates, target, err);
     for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
         memset(&j->reports[i].metrics, 0, sizeof j->reports[i].metrics);
-        if (j->plans[i].keep) continue;
+        if (j->plans[i].keep || j->plans[i].fixed_bits) continue;
         aqi_plan_rate(&j->plans[i], &rates[i].quant, rates[i].chosen);
         status = aqi_job_apply_plan(j, i, err);
     }

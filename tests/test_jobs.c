@@ -815,6 +815,98 @@ Test(jobs, target_bits_per_weight) {
     }
 }
 
+/* Bits of tensors that the hook has chosen; 0: kept. */
+typedef struct pins {
+    uint32_t bits[FIT_TENSORS];
+    bool pinned[FIT_TENSORS];
+} pins;
+
+static bool plan_pins(void *user, const aq_tensor *t, aq_plan *plan) {
+    const pins *p = (const pins *)user;
+    const size_t i = (size_t)(t->name[0] - 'a');
+    if (i >= FIT_TENSORS || !p->pinned[i]) return true;
+    plan->keep = p->bits[i] == 0;
+    plan->fixed_bits = !plan->keep;
+    if (!plan->keep) plan->quant.bits = p->bits[i];
+    if (p->bits[i] == 8) plan->quant.codebook = false;
+    return true;
+}
+
+/* Tensors with bits that are fixed keep them; the others get what they get where those are
+ * not there, and the target is so much less. */
+Test(jobs, target_with_fixed_bits) {
+    static const aq_quant_options hows[] = {
+        {0}, {.codebook = true, .params = AQ_PARAMS_U8}, {.granularity = AQ_PER_TENSOR}};
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        const aq_quant_options *how = &hows[seed % COUNT_OF(hows)];
+        curve curves[FIT_TENSORS];
+        uint64_t fixed;
+        save_fit_model(in_dir("m.safetensors"), seed, how, curves, &fixed);
+        for (uint64_t target = 12000; target < 90000; target += 13000) {
+            pins p = {{8, 0, 2, 0, 4, 0}, {true, false, true, false, false, false}};
+            aq_job_options o = {.quant = *how, .plan = plan_pins, .plan_user = &p};
+            aq_job_report r, rest;
+            uint64_t all = 0, pinned = 0;
+            o.no_sync = true;
+            o.target_bytes = target;
+            ASSERT_OK(
+                aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, &r, &err));
+            cr_assert_leq(r.bytes_out, target);
+            for (size_t i = 0; i < FIT_TENSORS; i++) {
+                all += r.tensors[i].bytes_out;
+                if (!p.pinned[i]) continue;
+                cr_assert_eq(r.tensors[i].tensor.layout.bits, p.bits[i]);
+                cr_assert_eq(r.tensors[i].num_attempts, 2); /* measured, and stored */
+                pinned += r.tensors[i].bytes_out;
+                o.target_bytes += r.tensors[i].bytes_in - r.tensors[i].bytes_out;
+                p.bits[i] = 0;
+            }
+            cr_assert_eq(all + fixed, r.bytes_out);
+            ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("k.parquet"), &o, &rest,
+                                 &err));
+            for (size_t i = 0; i < FIT_TENSORS; i++)
+                if (!p.pinned[i])
+                    cr_assert_eq(rest.tensors[i].tensor.layout.bits,
+                                 r.tensors[i].tensor.layout.bits, "seed %d, %d: %s",
+                                 (int)seed, (int)target, r.tensors[i].name);
+            cr_assert_leq(pinned, all);
+            aq_job_report_deinit(&rest);
+            aq_job_report_deinit(&r);
+        }
+    }
+}
+
+/* A tensor that cannot be stored with its fixed bits takes more, which others must save. */
+Test(jobs, target_with_fixed_bits_that_fail) {
+    const uint64_t shape[2] = {16, 64};
+    const pins p = {{2}, {true}};
+    aq_job_options o = {.plan = plan_pins, .plan_user = (void *)(uintptr_t)&p};
+    float *values[3];
+    aq_tensor t[3];
+    aq_job_report r;
+    for (size_t i = 0; i < 3; i++) {
+        values[i] = wave(16 * 64, i);
+        t[i] = tensor_of(i == 0 ? "a" : i == 1 ? "b" : "c", AQ_F32, shape, 2, values[i]);
+    }
+    ASSERT_OK(aq_model_save(in_dir("m.safetensors"), t, 3, &fast, &err));
+    o.no_sync = true;
+    o.target_bytes = 4096 + 1024;
+    ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, &r, &err));
+    cr_assert_eq(r.tensors[0].tensor.layout.bits, 2);
+    cr_assert_eq(r.tensors[1].tensor.layout.bits, 8);
+    aq_job_report_deinit(&r);
+    values[0][5] = NAN;
+    ASSERT_OK(aq_model_save(in_dir("m.safetensors"), t, 3, &fast, &err));
+    ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, &r, &err));
+    cr_assert_eq(r.tensors[0].status, AQ_E_NONFINITE);
+    cr_assert_eq(r.tensors[0].bytes_out, 4096);
+    cr_assert_eq(r.tensors[1].tensor.layout.bits, 2);
+    cr_assert_leq(r.bytes_out, o.target_bytes);
+    aq_job_report_deinit(&r);
+    for (size_t i = 0; i < 3; i++)
+        free(values[i]);
+}
+
 /* One byte less than 2 bits everywhere is an error that says how much that is. */
 Test(jobs, target_out_of_reach) {
     curve curves[FIT_TENSORS];

@@ -133,6 +133,7 @@ static bool plan_tensor(void *user, const aq_tensor *tensor, aq_plan *plan) {
         plan->keep = true;
     } else if (bits != 0) {
         plan->keep = false;
+        plan->fixed_bits = true;
         plan->quant.bits = bits;
         if (bits == 8) plan->quant.codebook = false;
     }
@@ -614,8 +615,9 @@ const cli_option quantize_settings[] = {
      "do a tensor whose cosine is lower again with 4 bits,\n"
      "then 8, else keep it"},
     {"target-bpw", "X", QUANTIZE_TARGET_BPW, false,
-     "choose the bits of each tensor so that all lose\n"
-     "least with X bits per weight; does each three times"},
+     "choose the bits of each tensor that no --tensor is\n"
+     "about so that all lose least with X bits per weight;\n"
+     "does each three times"},
     {"target-size", "SIZE", QUANTIZE_TARGET_SIZE, false,
      "the same for tensors of SIZE together (700M, 2GiB)"},
     {"fail-fast", NULL, QUANTIZE_FAIL_FAST, false,

@@ -513,6 +513,8 @@ run 0 quantize abc.safetensors o.parquet --target-size 4K --json --report gate.h
 holds '.bytes_out <= 4096 and .bytes_out > 3000'
 run 0 quantize abc.safetensors o.parquet --target-size 4KiB --no-streaming --json
 holds '.bytes_out <= 4096 and .bytes_out > 3000'
+run 0 quantize abc.safetensors o.parquet --target-size 4K --tensor '^b$=2' --tensor '^c$=8' --json
+holds '.bytes_out <= 4096 and ([.tensors[].bit_width] == [4, 2, 8])'
 run 2 quantize abc.safetensors never.parquet --target-size 1KB
 silent
 err_has '^aq: abc\.safetensors: 1000 bytes cannot be reached'

@@ -145,6 +145,7 @@ static bool fuzz_job_plan(void *user, const aq_tensor *t, aq_plan *plan) {
     if (pick % 4 == 1 && t->layout.cols <= FUZZ_JOB_COLUMNS)
         plan->quant.column_scales = scales;
     if (pick % 4 == 2) plan->quant.group_size = 8 + pick % 9;
+    plan->fixed_bits = pick % 8 == 6;
     return true;
 }
 
