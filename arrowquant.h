@@ -1241,7 +1241,7 @@ AQ_API AQ_CHECKED aq_status aq_model_find(const aq_model *model, const char *nam
 AQ_API size_t aq_model_index(const aq_model *model, const char *name);
 /* aq_model_metadata - i-th key-value pair of the model file; false when out of range. Of
  * shards: the index's "metadata" (what is no string there as its JSON text), then each
- * shard's; of a key that comes again, the first. */
+ * shard's; of a directory, each file's; of a key that comes again, the first. */
 AQ_API bool aq_model_metadata(const aq_model *model, size_t index,
                               aq_key_value *out_pair);
 /* aq_model_file_bytes - size on disk of all files of the model. */
@@ -18800,10 +18800,13 @@ static aq_status aqi_model_read_parquet(aq_model *m, uint32_t file, aq_error *er
     m->file_bytes += (uint64_t)info.file_bytes;
     for (i = 0; i < info.num_row_groups && status == AQ_OK; i++)
         status = aqi_model_read_row_group(m, file, i, err);
-    for (i = 0; m->format == AQ_MODEL_PARQUET && status == AQ_OK &&
-                aq_parquet_key_value(f->parquet, i, &pair);
-         i++)
+    for (i = 0; status == AQ_OK && aq_parquet_key_value(f->parquet, i, &pair); i++) {
+        /* Files of a directory mostly have the pairs of the first one. */
+        if (file > 0 && (size_t)i < m->num_pairs &&
+            strcmp(m->pairs[i].key, pair.key) == 0)
+            continue;
         status = aqi_model_add_pair(m, pair.key, pair.value, pair.value_bytes, err);
+    }
     return status;
 }
 
@@ -19961,13 +19964,13 @@ static int aqi_compare_pairs(const void *a, const void *b) {
     return order != 0 ? order : (x > y) - (x < y); /* the order of the files */
 }
 
-/* Keeps the first pair of each key: of the index, then of the first shard that has it. */
-static aq_status aqi_shards_pairs(aq_model *m, aqi_shards *x, aq_error *err) {
+/* Keeps the first pair of each key: of the index, then of the first file that has it. */
+static aq_status aqi_model_unique_pairs(aq_model *m, aqi_arena *scratch, aq_error *err) {
     const aq_key_value **order;
     aq_key_value *kept;
     size_t i, n = 0;
     void *p, *q = NULL;
-    aq_status status = aqi_arena_alloc(&x->arena, m->num_pairs * sizeof *order, &p, err);
+    aq_status status = aqi_arena_alloc(scratch, m->num_pairs * sizeof *order, &p, err);
     if (status == AQ_OK)
         status = aqi_arena_alloc(&m->arena, m->num_pairs * sizeof *kept, &q, err);
     if (status != AQ_OK || m->num_pairs == 0) return status;
@@ -19995,7 +19998,7 @@ static aq_status aqi_shards_open(aq_model *m, aqi_shards *x, aq_error *err) {
     if (status == AQ_OK) status = aqi_model_sort(m, err);
     if (status == AQ_OK && x->path != NULL) status = aqi_shards_agree(m, x, err);
     if (status == AQ_OK) aqi_shards_total_size(m, x);
-    return status == AQ_OK ? aqi_shards_pairs(m, x, err) : status;
+    return status == AQ_OK ? aqi_model_unique_pairs(m, &x->arena, err) : status;
 }
 
 /* By the index, or (index_path == NULL) the files that m has. */
@@ -20140,6 +20143,8 @@ static aq_status aqi_model_read(aq_model *m, const char *path, aq_error *err) {
             if (status != AQ_OK && m->format == AQ_MODEL_DIRECTORY)
                 aqi_error_locate(err, "file %s", m->files[i].path);
         }
+        if (status == AQ_OK && m->format == AQ_MODEL_DIRECTORY)
+            status = aqi_model_unique_pairs(m, &m->arena, err);
     }
     return status == AQ_OK ? aqi_model_sort(m, err) : status;
 }

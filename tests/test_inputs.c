@@ -5,6 +5,7 @@
 #include "files.h"
 
 #include <errno.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void enter_fast_dir(void) {
@@ -223,6 +224,47 @@ static void check_pairs(const char *path, const char *const *wanted) {
     }
     cr_assert(!aq_model_metadata(m, i, &pair));
     aq_model_close(m);
+}
+
+/* Of all its files; of a key that comes again, the first: then a directory is another way
+ * to store a model, and nothing of it is lost. */
+Test(inputs, metadata_of_a_directory) {
+    static const aq_key_value first[] = {{"format", "pt", 2}, {"who", "1", 1}};
+    static const aq_key_value second[] = {
+        {"who", "2", 1}, {"new", "n", 1}, {"format", "other", 5}};
+    static const char *const wanted[] = {
+        "arrowquant.format", "1", "format", "pt", "new", "n", "who", "1", NULL};
+    static const char *const same[] = {
+        "arrowquant.format", "1", "format", "pt", "who", "1", NULL};
+    const uint64_t shape[1] = {2};
+    const float values[2] = {1, 2};
+    aq_model_writer_options o = {.no_sync = true};
+    aq_job_options convert = {.operation = AQ_CONVERT, .no_sync = true};
+    file was, is;
+    aq_tensor t[2];
+    t[0] = tensor_of("a", AQ_F32, shape, 1, values);
+    t[1] = tensor_of("b", AQ_F32, shape, 1, values);
+    cr_assert_eq(mkdir(in_dir("d"), 0777), 0);
+    o.metadata = first;
+    o.num_metadata = COUNT_OF(first);
+    ASSERT_OK(aq_model_save(in_dir("d/a.parquet"), &t[0], 1, &o, &err));
+    o.metadata = second;
+    o.num_metadata = COUNT_OF(second);
+    ASSERT_OK(aq_model_save(in_dir("d/b.parquet"), &t[1], 1, &o, &err));
+    check_pairs(in_dir("d"), wanted);
+    /* A model to a directory, and back. */
+    o.metadata = first;
+    o.num_metadata = COUNT_OF(first);
+    ASSERT_OK(aq_model_save(in_dir("m.safetensors"), t, 2, &o, &err));
+    ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("all/"), &convert, NULL, &err));
+    check_pairs(in_dir("all"), same);
+    ASSERT_OK(
+        aq_job_run(in_dir("all"), in_dir("back.safetensors"), &convert, NULL, &err));
+    was = file_read(in_dir("m.safetensors"));
+    is = file_read(in_dir("back.safetensors"));
+    cr_assert(file_equal(&was, &is));
+    file_free(&was);
+    file_free(&is);
 }
 
 Test(inputs, metadata_of_shards_comes_once) {

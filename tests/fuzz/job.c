@@ -322,8 +322,9 @@ static void fuzz_job_same(const aq_tensor *from, const aq_tensor *to) {
     aqi_parts_of(from, a);
     aqi_parts_of(to, b);
     for (k = 0; k < AQI_PARTS; k++)
-        FUZZ_CHECK(a[k].bytes == b[k].bytes &&
-                   (a[k].bytes == 0 || memcmp(a[k].values, b[k].values, a[k].bytes) == 0));
+        FUZZ_CHECK(
+            a[k].bytes == b[k].bytes &&
+            (a[k].bytes == 0 || memcmp(a[k].values, b[k].values, a[k].bytes) == 0));
 }
 
 /* The output is a model that can be read to its end, and what the report says. */
