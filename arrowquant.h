@@ -25712,12 +25712,26 @@ static aq_status aqi_job_open_writer(aqi_job *j, aq_error *err) {
                                  &j->writer, err);
 }
 
+/* Only plain values have a place in safetensors. */
+static void aqi_job_log_lost(const aqi_job *j) {
+    size_t i, n = 0;
+    if (j->writer->format != AQ_MODEL_SAFETENSORS) return;
+    for (i = 0; i < j->num_tensors; i++)
+        n += j->reports[i].tensor.diffusion != NULL;
+    if (n > 0)
+        aqi_log(&j->options.log,
+                "%s: safetensors has no place for what the model says of the inputs of "
+                "%zu tensors (time groups, statistics), which is left out",
+                j->output, n);
+}
+
 static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
     aq_model_writer *writer;
     bool useless;
     aq_status status = aqi_job_check_output(j, err);
     if (status == AQ_OK) status = aqi_job_open_writer(j, err);
     if (status != AQ_OK) return status;
+    aqi_job_log_lost(j);
     aqi_job_restart(j);
     if (j->journal != NULL) status = aqi_job_resume(j, err);
     if (status == AQ_OK && !aqi_job_progress(j)) status = aqi_job_cancelled(err);

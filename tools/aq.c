@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +60,54 @@ int cli_failure(const char *subject, const aq_error *err) {
     return cli_error(subject, "%s",
                      err->message[0] != '\0' ? err->message
                                              : aq_status_meaning(err->status));
+}
+
+/* Notes of the library, each once. */
+enum { MAX_NOTES = 20 };
+static struct {
+    pthread_mutex_t lock;
+    struct {
+        char *subject, *text; /* in one block */
+    } lines[MAX_NOTES];
+    size_t count;
+    bool more;
+} notes = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void take_note(void *user, const char *message) {
+    const char *subject = (const char *)user;
+    const size_t subject_bytes = strlen(subject) + 1, bytes = strlen(message) + 1;
+    char *copy;
+    size_t i = 0;
+    pthread_mutex_lock(&notes.lock);
+    while (i < notes.count && (strcmp(notes.lines[i].subject, subject) != 0 ||
+                               strcmp(notes.lines[i].text, message) != 0))
+        i++;
+    notes.more = notes.more || i == MAX_NOTES;
+    if (i == notes.count && i < MAX_NOTES) {
+        copy = (char *)cli_resize(NULL, subject_bytes + bytes, 1);
+        memcpy(copy, subject, subject_bytes);
+        memcpy(copy + subject_bytes, message, bytes);
+        notes.lines[i].subject = copy;
+        notes.lines[i].text = copy + subject_bytes;
+        notes.count++;
+    }
+    pthread_mutex_unlock(&notes.lock);
+}
+
+aq_log cli_log(const char *subject) {
+    aq_log log;
+    log.fn = take_note;
+    memcpy(&log.user, &subject, sizeof subject); /* it is only given back */
+    return log;
+}
+
+static void show_notes(void) {
+    size_t i;
+    for (i = 0; i < notes.count; i++)
+        cli_error(notes.lines[i].subject, "note: %s", notes.lines[i].text);
+    if (notes.more) cli_error(notes.lines[0].subject, "note: and more of the kind");
+    while (notes.count > 0)
+        free(notes.lines[--notes.count].subject);
 }
 
 bool cli_parse_number(const char *text, uint32_t min, uint32_t max,
@@ -429,6 +478,7 @@ static int run_command(const cli_command *command, int argc, char **argv) {
     } else if (code == CLI_GOOD) {
         guard_files(&args);
         code = command->run(&args);
+        show_notes();
     }
     while (args.num_settings != 0)
         free(args.settings[--args.num_settings].owned);

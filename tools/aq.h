@@ -138,6 +138,9 @@ int cli_error(const char *subject, const char *format, ...) AQ_PRINTF(2, 3);
 int cli_usage_error(const cli_command *command, const char *format, ...) AQ_PRINTF(2, 3);
 /* cli_failure - the same for an error of the library. */
 int cli_failure(const char *subject, const aq_error *err);
+/* cli_log - takes what the library tolerates in a file, for lines "aq: SUBJECT: note: ..."
+ * on stderr at the end. From any thread; the subject lives while the file is open. */
+aq_log cli_log(const char *subject);
 /* cli_parse_number - a whole decimal number in [min, max]. */
 bool cli_parse_number(const char *text, uint32_t min, uint32_t max, uint32_t *out_number);
 /* cli_parse_real - a decimal number in [min, max]. */

@@ -483,6 +483,7 @@ static int open_file(const char *path, aq_parquet **out_file) {
     aq_error err;
     memset(&how, 0, sizeof how);
     how.io = AQ_IO_READ;
+    how.log = cli_log(path);
     return aq_parquet_open(path, &how, out_file, &err) == AQ_OK ? CLI_GOOD
                                                                 : cli_failure(path, &err);
 }

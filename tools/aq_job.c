@@ -540,6 +540,7 @@ int job_run(const cli_args *args, aq_job_options *options, const char *page_path
     options->progress.fn = on_progress;
     options->progress.user = &state;
     options->threads = args->threads;
+    options->log = cli_log(subject_of(args));
     status = run_job(args, options, &report, &err);
     progress_end(&state.line);
     if (status != AQ_OK) return job_failed(args, options, &state, &err);

@@ -6,8 +6,11 @@
 #include <string.h>
 
 static int open_parquet(const char *path, aq_parquet **out_file) {
+    aq_parquet_options how;
     aq_error err;
-    if (aq_parquet_open(path, NULL, out_file, &err) != AQ_OK)
+    memset(&how, 0, sizeof how);
+    how.log = cli_log(path);
+    if (aq_parquet_open(path, &how, out_file, &err) != AQ_OK)
         return cli_failure(path, &err);
     return CLI_GOOD;
 }

@@ -495,6 +495,7 @@ static int open_calibration(const cli_args *args, request *job) {
     if (aq_model_open(args->files[0], &model_options, &model, &err) != AQ_OK)
         return job_refuse(args, args->files[0], &err);
     options.model = model;
+    options.log = cli_log(job->calibration_path);
     if (aq_calibration_open(job->calibration_path, &options, &job->calibration, &err) !=
         AQ_OK)
         code = job_refuse(args, job->calibration_path, &err);

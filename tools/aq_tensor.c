@@ -7,8 +7,12 @@
 
 int tensor_open_model(const char *path, const aq_model_options *options,
                       aq_model **out_model) {
+    aq_model_options how;
     aq_error err;
-    if (aq_model_open(path, options, out_model, &err) != AQ_OK)
+    memset(&how, 0, sizeof how);
+    if (options != NULL) how = *options;
+    how.log = cli_log(path);
+    if (aq_model_open(path, &how, out_model, &err) != AQ_OK)
         return cli_failure(path, &err);
     return CLI_GOOD;
 }

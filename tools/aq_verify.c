@@ -117,6 +117,7 @@ static int verify_parquet(survey *of, const char *path) {
     aq_status status;
     memset(&options, 0, sizeof options);
     options.io = AQ_IO_READ;
+    options.log = cli_log(path);
     of->files++;
     status = aq_parquet_open(path, &options, &file, &err);
     if (status == AQ_OK) {
@@ -262,6 +263,7 @@ static int verify_file(survey *of) {
     int code = CLI_GOOD;
     memset(&options, 0, sizeof options);
     options.io = AQ_IO_READ;
+    options.log = cli_log(of->path);
     status = aq_model_open(of->path, &options, &model, &err);
     if (status == AQ_E_TYPE) return verify_pages_of(of); /* Parquet, but no model */
     if (status != AQ_OK) return judge(of, NULL, &err);

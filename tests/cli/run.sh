@@ -814,6 +814,10 @@ json '[.tensors[].time | if . then [.groups[0].start, .groups[-1].end] else null
     '[[0,951],[0,951],null]'
 holds '[.tensors[].time | select(.) | .groups] |
     all(.[]; [range(1; length) as $i | .[$i].start == .[$i - 1].end] | all)'
+run 0 dequantize diff/o.parquet diff/back.safetensors
+err_has '^aq: diff/o\.parquet: note: diff/back\.safetensors: safetensors has no place for .* of 2 tensors .*, which is left out$'
+run 0 dequantize diff/o.parquet diff/back.parquet
+quiet
 run 0 quantize model.safetensors o.parquet
 out_lacks '^groups'
 run 0 quantize model.safetensors o.parquet --json
@@ -2245,6 +2249,20 @@ run 0 quantize $index shards.parquet
 run 0 quantize joined.safetensors joined.parquet
 run 0 compare shards.parquet joined.parquet --json
 json '[.tensors[] | .max_abs_error]' '[0,0]'
+quiet
+# What is tolerated is told, once for each file, and changes nothing else.
+cp shards/m-00001-of-00002.safetensors shards/other.safetensors
+sed 's/4096/1e4/' $index >shards/new && mv shards/new $index
+run 0 quantize shards noted.parquet --keep '^v$' --min-cosine 0.5
+[ "$(wc -l <"$w/err")" -eq 2 ] || fault "$(cat "$w/err")"
+err_has '^aq: shards: note: shards/m\.safetensors\.index\.json: the index does not name other\.safetensors, which is left out$'
+err_has '^aq: shards: note: .*: total_size is 1e4, the tensors have 4096 bytes$'
+out_has '^quantized 1 of 2 tensors'
+rm shards/other.safetensors
+run 0 inspect $index --json
+[ "$(wc -l <"$w/err")" -eq 1 ] || fault "$(cat "$w/err")"
+holds '.num_tensors == 2'
+sed 's/1e4/4096/' $index >shards/new && mv shards/new $index
 rm shards/m-00002-of-00002.safetensors
 run 2 quantize shards shards2.parquet
 an_error 'aq: shards: shard 2 of 2 is missing: m-00002-of-00002.safetensors (index m.safetensors.index.json)'
