@@ -2406,6 +2406,10 @@ AQ_PRINTF(2, 3) static void aqi_log(const aq_log *log, const char *format, ...) 
  * MARK: - [52] Checked sizes, byte cursor (private)
  *========================================================================*/
 
+/* Slots of a hash table, half full at most, that one look may go through. Keys come
+ * nowhere near that, but for those that somebody has chosen to have one hash. */
+#define AQI_MAX_PROBES 512u
+
 /* The 64-bit FNV-1a hash. */
 AQI_INLINE uint64_t aqi_fnv1a(const void *bytes, size_t n) {
     const uint8_t *p = (const uint8_t *)bytes;
@@ -14153,24 +14157,33 @@ static bool aqi_dictionary_grow(const aq_allocator *a, aqi_chunk_writer *c) {
     return true;
 }
 
-/* The entry of the i-th value, a new one if need be. False: no memory. */
+#define AQI_NO_ENTRY UINT32_MAX
+
+/* The entry of the i-th value, a new one if need be; AQI_NO_ENTRY: too many have its
+ * hash. False: no memory. */
 static bool aqi_dictionary_entry(const aq_allocator *a, aqi_chunk_writer *c, size_t i,
                                  uint32_t *out) {
     aq_bytes value = aqi_value_view(c->field, c->v.values, i), other;
-    size_t count = c->firsts.size / sizeof i, mask, at;
+    size_t count = c->firsts.size / sizeof i, mask, at, probes;
     uint32_t *slot;
+    *out = AQI_NO_ENTRY;
     if (count * 2 * sizeof *slot >= c->slots.size && !aqi_dictionary_grow(a, c))
         return false;
     mask = c->slots.size / sizeof *slot - 1;
-    for (at = aqi_hash_bytes(value) & mask;; at = (at + 1) & mask) {
+    at = aqi_hash_bytes(value) & mask;
+    for (probes = 0;; probes++, at = (at + 1) & mask) {
+        size_t entry;
         slot = (uint32_t *)(void *)c->slots.data + at;
         if (*slot == 0) break;
-        *out = *slot - 1;
+        if (probes == AQI_MAX_PROBES) return true;
+        entry = *slot - 1;
         other = aqi_value_view(c->field, c->v.values,
-                               ((const size_t *)(const void *)c->firsts.data)[*out]);
-        if (other.size == value.size &&
-            (value.size == 0 || memcmp(other.data, value.data, value.size) == 0))
-            return true;
+                               ((const size_t *)(const void *)c->firsts.data)[entry]);
+        if (other.size != value.size ||
+            (value.size > 0 && memcmp(other.data, value.data, value.size) != 0))
+            continue;
+        *out = (uint32_t)entry;
+        return true;
     }
     *out = (uint32_t)count;
     *slot = *out + 1;
@@ -14178,7 +14191,7 @@ static bool aqi_dictionary_entry(const aq_allocator *a, aqi_chunk_writer *c, siz
 }
 
 /* Entries and an index for each value. c->entries stays 0 where a dictionary would be
- * too large, or save nothing. */
+ * too large, take too long, or save nothing. */
 static aq_status aqi_dictionary_build(const aq_writer *w, aqi_chunk_writer *c,
                                       aq_error *err) {
     const aq_allocator *a = &w->allocator;
@@ -14193,6 +14206,7 @@ static aq_status aqi_dictionary_build(const aq_writer *w, aqi_chunk_writer *c,
              !aqi_builder_reserve(a, &c->indices, batch * sizeof entry)) ||
             !aqi_dictionary_entry(a, c, i, &entry))
             return aqi_fail_nomem(err, c->indices.size);
+        if (entry == AQI_NO_ENTRY) return AQ_OK;
         memcpy(c->indices.data + c->indices.size, &entry, sizeof entry);
         c->indices.size += sizeof entry;
         if (entry < count) continue;
@@ -22052,9 +22066,13 @@ static aq_status aqi_feed_tensor(aqi_feed *f, const aq_bytes *name, size_t *out,
     size_t k;
     if (name->size == 0) return aqi_fail(err, AQ_E_FORMAT, "layer_name is empty");
     hash = aqi_fed_hash(name->data, name->size);
-    for (k = (size_t)hash; f->names.room > 0; k++) {
-        const aqi_hashed_slot *s = &f->names.slots[k & (f->names.room - 1)];
+    for (k = 0; f->names.room > 0; k++) {
+        const aqi_hashed_slot *s =
+            &f->names.slots[((size_t)hash + k) & (f->names.room - 1)];
         if (s->item == 0) break;
+        if (k == AQI_MAX_PROBES)
+            return aqi_fail(err, AQ_E_LIMIT, "over %u names of layers have one hash",
+                            AQI_MAX_PROBES);
         *out = s->item - 1;
         if (s->hash == hash && f->tensors[*out].name_bytes == name->size &&
             memcmp(f->tensors[*out].out.name, name->data, name->size) == 0)
@@ -22074,9 +22092,13 @@ static aq_status aqi_feed_step(aqi_feed *f, size_t tensor, int64_t timestep, siz
     void *p = f->steps;
     aq_status status;
     hash ^= hash >> 32;
-    for (k = (size_t)hash; f->places.room > 0; k++) {
-        const aqi_hashed_slot *slot = &f->places.slots[k & (f->places.room - 1)];
+    for (k = 0; f->places.room > 0; k++) {
+        const aqi_hashed_slot *slot =
+            &f->places.slots[((size_t)hash + k) & (f->places.room - 1)];
         if (slot->item == 0) break;
+        if (k == AQI_MAX_PROBES)
+            return aqi_fail(err, AQ_E_LIMIT, "over %u timesteps have one hash",
+                            AQI_MAX_PROBES);
         *out = slot->item - 1;
         if (f->steps[*out].tensor == tensor && f->steps[*out].out.timestep == timestep)
             return AQ_OK;
@@ -27706,16 +27728,17 @@ typedef struct aqi_arrow_names {
     size_t num_slots, used;
 } aqi_arrow_names;
 
-static size_t aqi_arrow_name_slot(const aqi_arrow_names *n, const char *text) {
-    uint64_t hash = 14695981039346656037u; /* FNV-1a */
-    const char *p = text;
+/* Where a name is, or may be put; NULL: over `most` slots have others. */
+static aqi_arrow_name *aqi_arrow_name_slot(const aqi_arrow_names *n, const char *text,
+                                           size_t most) {
+    const uint64_t hash = aqi_fnv1a(text, strlen(text));
     size_t i;
-    for (; *p != '\0'; p++)
-        hash = (hash ^ (uint8_t)*p) * 1099511628211u;
-    i = (size_t)(hash ^ hash >> 32) & (n->num_slots - 1);
-    while (n->slots[i].text != NULL && strcmp(n->slots[i].text, text) != 0)
-        i = (i + 1) & (n->num_slots - 1);
-    return i;
+    for (i = 0; i <= most; i++) {
+        aqi_arrow_name *slot =
+            &n->slots[((size_t)(hash ^ hash >> 32) + i) & (n->num_slots - 1)];
+        if (slot->text == NULL || strcmp(slot->text, text) == 0) return slot;
+    }
+    return NULL;
 }
 
 static aq_status aqi_arrow_names_grow(aqi_arrow_names *n, aq_error *err) {
@@ -27731,8 +27754,12 @@ static aq_status aqi_arrow_names_grow(aqi_arrow_names *n, aq_error *err) {
     }
     memset(n->slots, 0, bytes);
     for (i = 0; i < old.num_slots; i++) {
-        if (old.slots[i].text != NULL)
-            n->slots[aqi_arrow_name_slot(n, old.slots[i].text)] = old.slots[i];
+        if (old.slots[i].text != NULL) {
+            aqi_arrow_name *slot =
+                aqi_arrow_name_slot(n, old.slots[i].text, n->num_slots);
+            AQI_KNOWN(slot != NULL);
+            *slot = old.slots[i];
+        }
     }
     aqi_free(a, old.slots, old.num_slots * sizeof *old.slots);
     return AQ_OK;
@@ -27753,7 +27780,10 @@ static aq_status aqi_arrow_names_add(aqi_arrow_names *n, const char *text, int64
     aq_status status = AQ_OK;
     if (2 * n->used >= n->num_slots) status = aqi_arrow_names_grow(n, err);
     if (status != AQ_OK) return status;
-    slot = &n->slots[aqi_arrow_name_slot(n, text)];
+    slot = aqi_arrow_name_slot(n, text, AQI_MAX_PROBES);
+    if (slot == NULL)
+        return aqi_fail(err, AQ_E_LIMIT, "over %u names of layers have one hash",
+                        AQI_MAX_PROBES);
     if (slot->text != NULL) {
         aqi_fail(err, AQ_E_DUPLICATE, "table rows %lld and %lld have the same name",
                  (long long)slot->row, (long long)row);

@@ -311,6 +311,18 @@ static void expect_stream_error(arrow_source *s, const aq_arrow_options *o, size
     cr_expect_eq(arrow_live, 0);
 }
 
+static void expect_stream_ends(arrow_source *s) {
+    struct ArrowArrayStream in, out;
+    struct ArrowArray a;
+    arrow_stream_make(&in, s);
+    ASSERT_OK(aq_quantize_arrow_stream(&in, NULL, &out, &err));
+    do {
+        cr_assert_eq(out.get_next(&out, &a), 0);
+        if (a.release != NULL) a.release(&a);
+    } while (a.length > 0);
+    out.release(&out);
+}
+
 Test(arrow_streams, a_stream_that_fails_in_the_middle) {
     arrow_source s;
     make_stream(&s, 8);
@@ -322,6 +334,34 @@ Test(arrow_streams, a_stream_that_fails_in_the_middle) {
     s.fail_next = "out of memory";
     s.fail_code = ENOMEM;
     expect_stream_error(&s, NULL, 0, ENOMEM, "out of memory");
+}
+
+/* Names that were chosen to have one hash are refused: FNV-1a, its halves together. */
+Test(arrow_streams, names_with_one_hash) {
+    enum { MANY = 600 };
+    static arrow_layer many[MANY];
+    static char names[MANY][24];
+    arrow_source s;
+    unsigned n = 0;
+    make_stream(&s, MANY);
+    for (size_t i = 0; i < MANY; i++) {
+        uint64_t h;
+        do {
+            h = 0xcbf29ce484222325u;
+            snprintf(names[i], sizeof names[i], "layer %u", n++);
+            for (const char *p = names[i]; *p != '\0'; p++)
+                h = (h ^ (uint8_t)*p) * 0x100000001b3u;
+        } while ((h ^ h >> 32) % 2048 != 77);
+        many[i] = layers[1];
+        many[i].name = names[i];
+    }
+    s.layers = many;
+    s.num_layers = MANY;
+    expect_stream_error(&s, NULL, 0, EINVAL, "over 512 names of layers have one hash");
+    make_stream(&s, MANY);
+    s.layers = many;
+    s.num_layers = 500;
+    expect_stream_ends(&s);
 }
 
 /* The second batch says that it has more rows than there can be. */

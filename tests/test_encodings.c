@@ -349,6 +349,33 @@ Test(encodings, dictionary_gives_way) {
     cr_assert(info.encodings == plain && page == AQ_PLAIN);
 }
 
+/* The hash of 4 bytes, as one knows it who has read the source. */
+static uint32_t hash_of(int32_t value) {
+    const uint64_t odd = 0x9e3779b97f4a7c15u;
+    uint64_t h = (5 * odd ^ (uint32_t)value) * odd;
+    return (uint32_t)((h ^ h >> 32) * odd >> 32);
+}
+
+/* Values that were chosen to have one hash do not make a writer slow: no dictionary. */
+Test(encodings, dictionary_of_values_with_one_hash) {
+    enum { ENTRIES = 700, REPEATS = 20 };
+    static int32_t values[ENTRIES * REPEATS];
+    aq_encoding page;
+    int32_t value = 0;
+    for (size_t i = 0; i < ENTRIES; i++, value++) {
+        while (hash_of(value) % 4096 != 0)
+            value++;
+        for (size_t k = 0; k < REPEATS; k++)
+            values[i + k * ENTRIES] = value;
+    }
+    write_ints(values, ENTRIES * REPEATS, AQ_RLE_DICTIONARY, NULL, &page);
+    cr_expect_eq(page, AQ_PLAIN);
+    for (size_t i = 0; i < ENTRIES * REPEATS; i++)
+        values[i] = values[i % 400];
+    write_ints(values, ENTRIES * REPEATS, AQ_RLE_DICTIONARY, NULL, &page);
+    cr_expect_eq(page, AQ_RLE_DICTIONARY);
+}
+
 Test(encodings, each_is_named) {
     static int32_t values[1000];
     static const aq_encoding encodings[] = {AQ_PLAIN, AQ_RLE_DICTIONARY,

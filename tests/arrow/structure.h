@@ -33,7 +33,7 @@ typedef struct structure_report {
     char text[256];
     bool aligned; /* demand buffers on 64 bytes, as the specification recommends */
     bool loose; /* leave out what a reader of values need not look at: metadata, prefixes
-                     of views, list views that are null */
+                     of views, list views that are null, where empty values lie */
 } structure_report;
 
 STRUCTURE bool structure_fail(structure_report *r, const char *path, const char *format,
@@ -235,7 +235,7 @@ STRUCTURE bool structure_offsets(structure_report *r, const char *path,
         if (begin < 0 || end < begin)
             return structure_fail(r, path, "offsets %lld, %lld at %lld", (long long)begin,
                                   (long long)end, (long long)i);
-        if (end > *out_end) *out_end = end;
+        if (end > *out_end && !(r->loose && begin == end)) *out_end = end;
     }
     return true;
 }
