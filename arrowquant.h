@@ -24717,6 +24717,7 @@ static aqi_slot *aqi_job_take(aqi_job *j) {
         j->open_range = w != NULL && w->ranges;
     }
     if (s->status == AQ_OK) {
+        AQI_KNOWN(w != NULL);
         if (w->ranges && !j->open_range && !w->ranges_known) return NULL;
         memset(p, 0, sizeof *p);
         p->work = w;
