@@ -25700,14 +25700,22 @@ static aq_status aqi_job_open_writer(aqi_job *j, aq_error *err) {
     aqi_model_writer_extra extra;
     aq_model_writer_options o;
     aq_key_value pair, *pairs;
-    size_t i, n = 0;
+    char config[512];
+    size_t i, n = 1;
     void *p;
     aq_status status;
     memset(&o, 0, sizeof o);
-    while (aq_model_metadata(j->model, n, &pair)) n++;
+    while (aq_model_metadata(j->model, n - 1, &pair))
+        n++;
     status = aqi_arena_alloc(j->arena, n * sizeof *pairs, &p, err);
     if (status != AQ_OK) return status;
     pairs = (aq_key_value *)p;
+    /* A file has it at its end (aqi_job_lineage); those of a directory end one by one. */
+    if (j->options.operation == AQ_QUANTIZE && aqi_ends_with(j->output, "/")) {
+        aqi_job_config(j, config, sizeof config);
+        pairs[o.num_metadata].key = "arrowquant.config";
+        pairs[o.num_metadata++].value = config;
+    }
     for (i = 0; aq_model_metadata(j->model, i, &pair); i++) {
         if (aqi_metadata_travels(pair.key)) pairs[o.num_metadata++] = pair;
     }

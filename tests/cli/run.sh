@@ -1883,6 +1883,10 @@ files folder b.parquet ids.parquet w.parquet
 run 0 compare q4.parquet folder --json
 json '[.total.sqnr_db, (.tensors | length)]' '["Infinity",3]'
 run 0 verify folder
+run 0 inspect folder/b.parquet --json
+config=$("$aq" inspect q4.parquet --json | jq -c '.metadata["arrowquant.config"]')
+json '.metadata["arrowquant.config"]' "$config"
+[ "$config" != null ] || fault 'no configuration'
 for command in convert dequantize; do
     run 0 $command folder again/
     files again b.parquet ids.parquet w.parquet
