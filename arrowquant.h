@@ -1297,7 +1297,8 @@ typedef struct aq_model_writer_options {
                                       format demands it, from 2 GiB on                */
 } aq_model_writer_options;
 
-/* aq_model_writer_open - begin a model file that appears, whole, at finish.
+/* aq_model_writer_open - begin a model file that appears, whole, at finish. Safetensors
+ * hold values and metadata, and not what aq_tensor.diffusion says.
  *   tensors  in  descriptions of all tensors in the order they will be put (their data
  *                and parameters are not read); names unique; borrowed until finish
  * Returns  AQ_OK; AQ_E_ARG; AQ_E_DUPLICATE; AQ_E_UNSUPPORTED (a quantized tensor for a
@@ -1350,7 +1351,9 @@ typedef struct aq_job_options {
     aq_job_mode mode;
     aq_quant_options quant;        /* of every tensor not kept; src_stride must be 0 */
     uint64_t max_memory_bytes;     /* of buffers; 0 = 256 MiB; with AQ_JOB_PARALLEL no
-                                      bound. Compressed Parquet takes its tensor more */
+                                      bound. Compressed Parquet takes its tensor more,
+                                      and so do plain values in several rows of a file
+                                      that are quantized                              */
     /* Quality. A tensor whose cosine comes out below min_cosine is quantized again with 4
      * bits, then 8, then kept, also where a target is exceeded so. With a target (one of
      * the two; of the tensors' bytes) each tensor without fixed_bits gets 2, 4 or 8 bits
