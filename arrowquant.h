@@ -26017,9 +26017,10 @@ static aq_status aqi_job_options_check(const aq_job_options *o, const char *outp
         return aqi_fail(err, AQ_E_ARG, "a calibration is for quantizing only");
     if (o->spatial != NULL && o->calibration_path == NULL)
         return aqi_fail(err, AQ_E_ARG, "scales of columns need a calibration file");
-    if ((o->smooth != NULL || o->optimize_groups) && o->calibration == NULL &&
-        o->calibration_path == NULL)
-        return aqi_fail(err, AQ_E_ARG, "time groups need a calibration");
+    if ((o->time != NULL || o->smooth != NULL || o->optimize_groups ||
+         o->modality != NULL) &&
+        o->calibration == NULL && o->calibration_path == NULL)
+        return aqi_fail(err, AQ_E_ARG, "time groups and a modality need a calibration");
 #endif
     if (o->resume && output != NULL && aqi_ends_with(output, "/"))
         return aqi_fail(

@@ -2066,7 +2066,16 @@ Test(diffusion, jobs_refuse_what_does_not_fit) {
     cr_assert_eq(unlink(out), 0);
     /* The calibration is an input. */
     ASSERT_STATUS(aq_job_run(model, calib, &o, NULL, &err), AQ_E_ARG);
+    /* What is about one waits for none. */
+    o.calibration_path = NULL;
+    ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("groups", "time groups and a modality need a calibration");
     o.time = NULL;
+    o.modality = "image";
+    ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("modality", "time groups and a modality need a calibration");
+    o.modality = NULL;
+    o.calibration_path = calib;
     o.operation = AQ_CONVERT;
     ASSERT_STATUS(aq_job_run(model, out, &o, NULL, &err), AQ_E_ARG);
     o.operation = AQ_QUANTIZE;

@@ -446,7 +446,7 @@ int quantize_check(const cli_args *args) {
 
 /* What a profile or a file says of a calibration waits for one; the command line is about
  * this job. */
-static int check_uncalibrated(const cli_args *args, const request *job) {
+static int check_uncalibrated(const cli_args *args, request *job) {
     static const int ids[] = {
         QUANTIZE_TIME_GROUPS,     QUANTIZE_TIME_SPLIT,    QUANTIZE_ACTIVATION_BITS,
         QUANTIZE_OPTIMIZE_GROUPS, QUANTIZE_SMOOTH_GROUPS, QUANTIZE_SMOOTH_WINDOW,
@@ -462,6 +462,9 @@ static int check_uncalibrated(const cli_args *args, const request *job) {
             return cli_setting_error(args, setting,
                                      "has a meaning with --calibration FILE only");
     }
+    job->options.optimize_groups = false;
+    job->options.smooth = NULL;
+    job->options.modality = NULL;
     return CLI_GOOD;
 }
 

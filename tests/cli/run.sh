@@ -1076,6 +1076,12 @@ if [ -n "$with_yaml" ]; then
     run 0 quantize diff/model.safetensors diff/one.parquet --config c.yaml
     run 0 quantize diff/model.safetensors diff/two.parquet --profile edge
     cmp -s diff/one.parquet diff/two.parquet || fault 'other bytes'
+    printf '%s\n' 'time-groups: 3' 'time-split: equal' 'activation-bits: 6' 'modality: text' \
+        'optimize-groups: true' 'smooth-groups: sigmoid' 'smooth-window: 2' 'equalize: true' \
+        'smooth-input: 0.5' >waits.yaml
+    run 0 quantize diff/model.safetensors diff/one.parquet --config waits.yaml
+    run 0 quantize diff/model.safetensors diff/two.parquet
+    cmp -s diff/one.parquet diff/two.parquet || fault 'other bytes'
     run 0 quantize diff/model.safetensors diff/one.parquet --config c.yaml \
         --calibration diff/calib.parquet --json
     json "$groups" '[5,5,null]'
