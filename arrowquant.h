@@ -25502,7 +25502,8 @@ typedef struct aqi_rates {
     aq_quant_options quant; /* as planned, but for the bits */
     uint64_t bytes[AQI_RATES];
     double loss[AQI_RATES]; /* noise over signal, times elements */
-    int chosen;
+    int chosen, next;       /* next: the step up that saves most, 0 = none */
+    double slope;           /* loss a byte that it saves                   */
     bool free; /* may be changed; else the last one is what is planned */
 } aqi_rates;
 
@@ -25515,30 +25516,51 @@ static void aqi_plan_rate(aq_plan *plan, const aq_quant_options *quant, int rate
     if (plan->quant.bits == 8) plan->quant.codebook = false;
 }
 
-/* The next step up from the chosen rate that saves most loss a byte, by the convex hull
- * of the points; 0 = none. */
-static int aqi_rates_next(const aqi_rates *r, double *out_slope) {
-    int k, best = 0;
-    *out_slope = 0.0;
+/* Finds the next step up from the chosen rate that saves most loss a byte, by the convex
+ * hull of the points. */
+static void aqi_rates_look(aqi_rates *r) {
+    int k;
+    r->next = 0;
+    r->slope = 0.0;
     for (k = r->chosen + 1; k < AQI_RATES; k++) {
         double more = (double)r->bytes[k] - (double)r->bytes[r->chosen];
         double slope = r->loss[r->chosen] - r->loss[k];
         if (slope <= 0.0) continue;
         slope = more <= 0.0 ? (double)INFINITY : slope / more;
-        if (slope > *out_slope) best = k;
-        if (slope > *out_slope) *out_slope = slope;
+        if (slope > r->slope) r->next = k;
+        if (slope > r->slope) r->slope = slope;
     }
-    return best;
+}
+
+/* Lets heap[at] sink to its place among n tensors: those that save most come first, of
+ * equals the first. */
+static void aqi_rates_sink(const aqi_rates *rates, size_t *heap, size_t n, size_t at) {
+    const size_t item = heap[at];
+    for (;;) {
+        size_t child = 2 * at + 1, a, b;
+        if (child >= n) break;
+        a = heap[child];
+        b = child + 1 < n ? heap[child + 1] : a;
+        if (rates[b].slope > rates[a].slope ||
+            (rates[b].slope == rates[a].slope && b < a)) {
+            child++;
+            a = b;
+        }
+        if (rates[item].slope > rates[a].slope ||
+            (rates[item].slope == rates[a].slope && item < a))
+            break;
+        heap[at] = a;
+        at = child;
+    }
+    heap[at] = item;
 }
 
 /* Steps up in the order of what they save, as long as they fit. This is what Lagrange's
- * multipliers give on the hulls of the points. */
-static aq_status aqi_rates_choose(aqi_job *j, aqi_rates *rates, uint64_t target,
-                                  aq_error *err) {
+ * multipliers give on the hulls of the points. `heap` has room for all tensors. */
+static aq_status aqi_rates_choose(const aqi_job *j, aqi_rates *rates, size_t *heap,
+                                  uint64_t target, aq_error *err) {
     uint64_t total = 0;
-    size_t i, best;
-    double slope, most;
-    int k;
+    size_t i, n = 0;
     for (i = 0; i < j->num_tensors; i++) total += rates[i].bytes[rates[i].chosen];
     if (total > target)
         return aqi_fail(
@@ -25546,25 +25568,26 @@ static aq_status aqi_rates_choose(aqi_job *j, aqi_rates *rates, uint64_t target,
             "%llu bytes cannot be reached: with 2 bits wherever it may be the "
             "tensors take %llu",
             (unsigned long long)target, (unsigned long long)total);
-    for (;;) {
-        best = SIZE_MAX;
-        most = 0.0;
-        for (i = 0; i < j->num_tensors; i++) {
-            if (!rates[i].free || aqi_rates_next(&rates[i], &slope) == 0) continue;
-            if (slope > most) best = i;
-            if (slope > most) most = slope;
-        }
-        if (best == SIZE_MAX) return AQ_OK;
-        k = aqi_rates_next(&rates[best], &slope);
-        if (rates[best].bytes[k] <= rates[best].bytes[rates[best].chosen] ||
-            rates[best].bytes[k] - rates[best].bytes[rates[best].chosen] <=
-                target - total) {
-            total += rates[best].bytes[k] - rates[best].bytes[rates[best].chosen];
-            rates[best].chosen = k;
-        } else {
-            rates[best].free = false; /* does not fit; what follows saves less a byte */
-        }
+    for (i = 0; i < j->num_tensors; i++) {
+        aqi_rates_look(&rates[i]);
+        if (rates[i].free && rates[i].next != 0) heap[n++] = i;
     }
+    for (i = n / 2; i-- > 0;)
+        aqi_rates_sink(rates, heap, n, i);
+    while (n > 0) {
+        aqi_rates *best = &rates[heap[0]];
+        const uint64_t now = best->bytes[best->chosen], then = best->bytes[best->next];
+        const bool fits = then <= now || then - now <= target - total;
+        if (fits) {
+            total += then - now;
+            best->chosen = best->next;
+            aqi_rates_look(best);
+        }
+        /* What does not fit is the tensor's last: what follows saves less a byte. */
+        if (!fits || best->next == 0) heap[0] = heap[--n];
+        if (n > 0) aqi_rates_sink(rates, heap, n, 0);
+    }
+    return AQ_OK;
 }
 
 /* Quantizes every tensor at each width, to see what it loses, and chooses. */
@@ -25608,7 +25631,7 @@ static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
 static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
     uint64_t target = j->options.target_bytes, params = 0;
     aqi_rates *rates;
-    size_t i;
+    size_t i, *heap;
     void *p;
     bool known;
     aq_status status = aqi_resume_plan(j, &known, err);
@@ -25616,10 +25639,13 @@ static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
     status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *rates, &p, err);
     if (status != AQ_OK) return status;
     rates = (aqi_rates *)p;
+    status = aqi_arena_alloc(j->arena, j->num_tensors * sizeof *heap, &p, err);
+    if (status != AQ_OK) return status;
+    heap = (size_t *)p;
     for (i = 0; i < j->num_tensors; i++) params += j->reports[i].tensor.num_params;
     if (target == 0) target = (uint64_t)(j->options.target_bpw * (double)params / 8.0);
     status = aqi_job_measure(j, rates, err);
-    if (status == AQ_OK) status = aqi_rates_choose(j, rates, target, err);
+    if (status == AQ_OK) status = aqi_rates_choose(j, rates, heap, target, err);
     for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
         memset(&j->reports[i].metrics, 0, sizeof j->reports[i].metrics);
         if (j->plans[i].keep || j->plans[i].fixed_bits) continue;
