@@ -25532,24 +25532,22 @@ static void aqi_rates_look(aqi_rates *r) {
     }
 }
 
-/* Lets heap[at] sink to its place among n tensors: those that save most come first, of
- * equals the first. */
+/* Tensors that save most come first, of equals the first. */
+static bool aqi_rates_before(const aqi_rates *rates, size_t a, size_t b) {
+    const double x = rates[a].slope, y = rates[b].slope;
+    return x > y || (x == y && a < b);
+}
+
+/* Lets heap[at] sink to its place among n tensors. */
 static void aqi_rates_sink(const aqi_rates *rates, size_t *heap, size_t n, size_t at) {
     const size_t item = heap[at];
     for (;;) {
-        size_t child = 2 * at + 1, a, b;
+        size_t child = 2 * at + 1;
         if (child >= n) break;
-        a = heap[child];
-        b = child + 1 < n ? heap[child + 1] : a;
-        if (rates[b].slope > rates[a].slope ||
-            (rates[b].slope == rates[a].slope && b < a)) {
+        if (child + 1 < n && aqi_rates_before(rates, heap[child + 1], heap[child]))
             child++;
-            a = b;
-        }
-        if (rates[item].slope > rates[a].slope ||
-            (rates[item].slope == rates[a].slope && item < a))
-            break;
-        heap[at] = a;
+        if (aqi_rates_before(rates, item, heap[child])) break;
+        heap[at] = heap[child];
         at = child;
     }
     heap[at] = item;
