@@ -21929,6 +21929,15 @@ static void aqi_hashed_put(aqi_hashed *s, uint64_t hash, size_t item) {
     s->used++;
 }
 
+/* The k-th slot that may have an item of this hash; NULL: there is no more. */
+static const aqi_hashed_slot *aqi_hashed_slot_at(const aqi_hashed *s, uint64_t hash,
+                                                 size_t k) {
+    const aqi_hashed_slot *slot;
+    if (s->room == 0) return NULL;
+    slot = &s->slots[((size_t)hash + k) & (s->room - 1)];
+    return slot->item == 0 ? NULL : slot;
+}
+
 /* Makes room for one more. */
 static aq_status aqi_hashed_reserve(aqi_hashed *s, aqi_arena *arena, aq_error *err) {
     const aqi_hashed old = *s;
@@ -22065,14 +22074,12 @@ static aq_status aqi_feed_add_tensor(aqi_feed *f, const aq_bytes *name, uint64_t
 
 static aq_status aqi_feed_tensor(aqi_feed *f, const aq_bytes *name, size_t *out,
                                  aq_error *err) {
+    const aqi_hashed_slot *s;
     uint64_t hash;
     size_t k;
     if (name->size == 0) return aqi_fail(err, AQ_E_FORMAT, "layer_name is empty");
     hash = aqi_fed_hash(name->data, name->size);
-    for (k = 0; f->names.room > 0; k++) {
-        const aqi_hashed_slot *s =
-            &f->names.slots[((size_t)hash + k) & (f->names.room - 1)];
-        if (s->item == 0) break;
+    for (k = 0; (s = aqi_hashed_slot_at(&f->names, hash, k)) != NULL; k++) {
         if (k == AQI_MAX_PROBES)
             return aqi_fail(err, AQ_E_LIMIT, "over %u names of layers have one hash",
                             AQI_MAX_PROBES);
@@ -22090,15 +22097,13 @@ static aq_status aqi_feed_tensor(aqi_feed *f, const aq_bytes *name, size_t *out,
 static aq_status aqi_feed_step(aqi_feed *f, size_t tensor, int64_t timestep, size_t *out,
                                aq_error *err) {
     uint64_t hash = ((uint64_t)timestep << 20 ^ (uint64_t)tensor) * 0x9e3779b97f4a7c15u;
+    const aqi_hashed_slot *slot;
     aqi_fed_step *s;
     size_t k;
     void *p = f->steps;
     aq_status status;
     hash ^= hash >> 32;
-    for (k = 0; f->places.room > 0; k++) {
-        const aqi_hashed_slot *slot =
-            &f->places.slots[((size_t)hash + k) & (f->places.room - 1)];
-        if (slot->item == 0) break;
+    for (k = 0; (slot = aqi_hashed_slot_at(&f->places, hash, k)) != NULL; k++) {
         if (k == AQI_MAX_PROBES)
             return aqi_fail(err, AQ_E_LIMIT, "over %u timesteps have one hash",
                             AQI_MAX_PROBES);
@@ -24297,7 +24302,7 @@ static aq_status aqi_piece_input(const aqi_job *j, aqi_slot *s, aq_buffer *buffe
 static aq_status aqi_piece_layout(const aqi_piece *p, aq_layout *out, aq_error *err) {
     *out = p->work->out.layout;
     out->rows = p->units;
-    if (out->group_rows > 1) out->group_rows = AQI_MAX(p->units, (size_t)1);
+    if (out->group_rows > 1) out->group_rows = p->units;
     if (p->work->col_step < out->cols) out->cols = p->cols;
     if (out->importance != NULL) out->importance += p->col;
     if (out->column_scales != NULL) out->column_scales += p->col;
@@ -24605,7 +24610,9 @@ static aq_status aqi_work_open(aqi_job *j, aqi_work **out, aq_error *err) {
     w->entry = &j->model->entries[j->first + w->index];
     w->out = j->reports[w->index].tensor;
     w->step = AQI_STEP_COPY;
-    if (w->entry->tensor.layout.bits == 0 && w->out.layout.bits != 0)
+    tried = j->plans[w->index].fixed_bits && j->reports[w->index].num_attempts > 0;
+    if (w->entry->tensor.layout.bits == 0 && w->out.layout.bits != 0 &&
+        (j->writer != NULL || !tried)) /* else it has been measured */
         w->step = AQI_STEP_QUANTIZE;
     if (w->entry->tensor.layout.bits != 0 && w->out.layout.bits == 0)
         w->step = AQI_STEP_DEQUANTIZE;
@@ -24616,11 +24623,7 @@ static aq_status aqi_work_open(aqi_job *j, aqi_work **out, aq_error *err) {
     if (status == AQ_OK) status = aqi_work_steps(j, w, err);
     w->ranges = w->step == AQI_STEP_QUANTIZE && w->out.layout.group_rows > 1;
     w->ready = status == AQ_OK;
-    tried = j->plans[w->index].fixed_bits && j->reports[w->index].num_attempts > 0;
-    if (j->writer == NULL && (tried || w->step != AQI_STEP_QUANTIZE)) {
-        w->units = 0; /* nothing to measure */
-        w->ranges = false;
-    }
+    if (j->writer == NULL && w->step != AQI_STEP_QUANTIZE) w->units = 0;
     if (j->last_work != NULL) j->last_work->next = w;
     if (j->works == NULL) j->works = w;
     j->last_work = w;
@@ -25728,13 +25731,13 @@ static aq_status aqi_job_open_writer(aqi_job *j, aq_error *err) {
     aq_model_writer_options o;
     aq_key_value pair, *pairs;
     char config[512];
-    size_t i, n = 1;
+    size_t i, n = 0;
     void *p;
     aq_status status;
     memset(&o, 0, sizeof o);
-    while (aq_model_metadata(j->model, n - 1, &pair))
+    while (aq_model_metadata(j->model, n, &pair))
         n++;
-    status = aqi_arena_alloc(j->arena, n * sizeof *pairs, &p, err);
+    status = aqi_arena_alloc(j->arena, (n + 1) * sizeof *pairs, &p, err);
     if (status != AQ_OK) return status;
     pairs = (aq_key_value *)p;
     /* A file has it at its end (aqi_job_lineage); those of a directory end one by one. */

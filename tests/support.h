@@ -289,6 +289,23 @@ SUPPORT void reverse_run(void *user, size_t n, void (*fn)(void *arg, size_t inde
 /* A caller's own tasks hook: on this thread, the last index first. */
 static const aq_tasks reverse_tasks __attribute__((unused)) = {reverse_run, NULL, 0};
 
+/* ---- names that were chosen ---- */
+
+/* Makes n names that fall on one place of a table of 2048: the header takes FNV-1a, its
+ * halves together, as one knows it who has read the source. */
+SUPPORT void names_of_one_hash(char (*names)[24], size_t n) {
+    unsigned tried = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t hash;
+        do {
+            hash = 0xcbf29ce484222325u;
+            snprintf(names[i], sizeof names[i], "layer %u", tried++);
+            for (const char *p = names[i]; *p != '\0'; p++)
+                hash = (hash ^ (uint8_t)*p) * 0x100000001b3u;
+        } while ((hash ^ hash >> 32) % 2048 != 77);
+    }
+}
+
 /* ---- temporary directory ---- */
 
 typedef struct temp_dir {

@@ -341,14 +341,6 @@ Test(diffusion, bad_calibration_files_are_refused) {
                    "max_bytes");
 }
 
-/* FNV-1a, and its halves together: as one knows it who has read the source. */
-static uint64_t hash_of(const char *name) {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (; *name != '\0'; name++)
-        h = (h ^ (uint8_t)*name) * 0x100000001b3u;
-    return h ^ h >> 32;
-}
-
 static uint64_t hash_of_step(int64_t timestep) {
     uint64_t h = ((uint64_t)timestep << 20) * 0x9e3779b97f4a7c15u;
     return h ^ h >> 32;
@@ -361,14 +353,10 @@ Test(diffusion, calibrations_with_one_hash) {
     static const float value[1] = {1};
     static calib_row rows[MANY];
     static char names[MANY][24];
-    unsigned n = 0;
     int64_t timestep = 0;
-    for (size_t i = 0; i < MANY; i++, n++) {
-        do
-            snprintf(names[i], sizeof names[i], "layer %u", n++);
-        while (hash_of(names[i]) % 2048 != 77);
+    names_of_one_hash(names, MANY);
+    for (size_t i = 0; i < MANY; i++)
         rows[i] = (calib_row){names[i], 5, value, 1};
-    }
     expect_refused("names", NULL, rows, MANY, NULL, AQ_E_LIMIT,
                    "over 512 names of layers have one hash");
     for (size_t i = 0; i < MANY; i++, timestep++) {

@@ -231,8 +231,10 @@ typedef struct request {
     const char *calibration_path; /* NULL = none */
     aq_calibration *calibration;
     aq_time_options time;
-    aq_smooth_options smooth; /* if options.smooth points to it  */
+    aq_smooth_options smooth;
     aq_spatial_options spatial;
+    bool smooths, optimizes;
+    const char *modality; /* NULL = found */
 } request;
 
 static void free_request(request *job) {
@@ -248,7 +250,7 @@ static int apply_tuning(const cli_args *args, const cli_setting *setting, reques
     int i;
     switch (setting->id) {
     case QUANTIZE_OPTIMIZE_GROUPS:
-        job->options.optimize_groups = !setting->off;
+        job->optimizes = !setting->off;
         break;
     case QUANTIZE_SMOOTH_GROUPS:
         i = find_word(value, curves);
@@ -256,7 +258,7 @@ static int apply_tuning(const cli_args *args, const cli_setting *setting, reques
             return cli_setting_error(args, setting,
                                      "takes linear, cubic or sigmoid, not \"%s\"", value);
         job->smooth.interpolation = (aq_interpolation)i;
-        job->options.smooth = &job->smooth;
+        job->smooths = true;
         break;
     case QUANTIZE_SMOOTH_WINDOW:
         if (cli_parse_number(value, 1, MAX_SMOOTH_WINDOW, &job->smooth.window)) break;
@@ -307,7 +309,7 @@ static int apply_calibration(const cli_args *args, const cli_setting *setting,
         if (find_word(value, modalities) < 0)
             return cli_setting_error(
                 args, setting, "takes text, code, image or audio, not \"%s\"", value);
-        job->options.modality = value;
+        job->modality = value;
         break;
     default:
         return apply_tuning(args, setting, job);
@@ -446,7 +448,7 @@ int quantize_check(const cli_args *args) {
 
 /* What a profile or a file says of a calibration waits for one; the command line is about
  * this job. */
-static int check_uncalibrated(const cli_args *args, request *job) {
+static int check_uncalibrated(const cli_args *args, const request *job) {
     static const int ids[] = {
         QUANTIZE_TIME_GROUPS,     QUANTIZE_TIME_SPLIT,    QUANTIZE_ACTIVATION_BITS,
         QUANTIZE_OPTIMIZE_GROUPS, QUANTIZE_SMOOTH_GROUPS, QUANTIZE_SMOOTH_WINDOW,
@@ -462,9 +464,6 @@ static int check_uncalibrated(const cli_args *args, request *job) {
             return cli_setting_error(args, setting,
                                      "has a meaning with --calibration FILE only");
     }
-    job->options.optimize_groups = false;
-    job->options.smooth = NULL;
-    job->options.modality = NULL;
     return CLI_GOOD;
 }
 
@@ -505,6 +504,9 @@ static int open_calibration(const cli_args *args, request *job) {
     aq_model_close(model);
     if (code == CLI_GOOD) code = fit_groups(args, job);
     job->options.time = &job->time;
+    job->options.smooth = job->smooths ? &job->smooth : NULL;
+    job->options.optimize_groups = job->optimizes;
+    job->options.modality = job->modality;
     if (job->spatial.equalize || job->spatial.alpha > 0) {
         job->options.spatial = &job->spatial;
         job->options.calibration_path = job->calibration_path; /* read again, scaled */

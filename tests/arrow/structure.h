@@ -373,7 +373,6 @@ STRUCTURE bool structure_array_at(structure_report *r, const struct ArrowSchema 
     if (t.offset_bits == 0) /* a struct's child has its elements, too */
         need =
             (a->offset + a->length) * (strcmp(s->format, "+s") == 0 ? 1 : t.fixed_list);
-    if (t.runs) need = 0;
     return structure_children(r, s, a, path, need) &&
            (!t.runs || a->length == 0 || structure_runs(r, path, s, a)) &&
            structure_dictionary(r, s, a, path, &t);
