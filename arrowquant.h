@@ -873,7 +873,7 @@ typedef enum aq_granularity {
 
 /* How scale and zero point of a group are chosen. In no group does one of the others give
  * a larger squared error than AQ_MINMAX (AQ_WEIGHTED: a larger weighted one).
- * AQ_PER_TENSOR: all as AQ_MINMAX. */
+ * AQ_PER_TENSOR, of more than one row: all as AQ_MINMAX. */
 typedef enum aq_method {
     AQ_METHOD_AUTO = 0, /* AQ_REFINE                                                 */
     AQ_MINMAX = 1,      /* the least and the greatest value are codes                */
@@ -946,7 +946,7 @@ AQ_API AQ_CHECKED aq_status aq_layout_init(size_t rows, size_t cols,
                                            const aq_quant_options *options,
                                            aq_layout *out_layout, aq_error *err);
 
-/* Buffers of a quantized tensor; sizes from its aq_layout. No alignment needed. */
+/* Buffers of a quantized tensor; sizes from its aq_layout. Bytes need no alignment. */
 typedef struct aq_quantized {
     uint8_t *codes;      /* code_bytes                                               */
     float *scales;       /* num_groups with AQ_PARAMS_F32, else unused               */
@@ -994,9 +994,9 @@ typedef struct aq_metrics {
  * Numeric  w' = (q - zero_point) * scale in float32. Asymmetric: scale = (max - min) /
  *          (2^bits - 1), zero_point = -min / scale. Symmetric: scale =
  *          2 absmax / (2^bits - 1). The other methods start there.
- *          Half to even; |w - w'| <= scale / 2 + a few ulp of max(|w|); a constant group
- *          comes back exactly.
- * Threads  re-entrant.   Cost  no allocation; some 64 KiB of stack. */
+ *          Half to even. With AQ_PARAMS_F32 a constant group comes back exactly, and
+ *          with AQ_MINMAX |w - w'| <= scale / 2 + a few ulp of max(|w|).
+ * Threads  re-entrant.   Cost  no allocation; up to 128 KiB of stack. */
 AQ_API AQ_CHECKED aq_status aq_quantize_into(const aq_layout *layout, const void *src,
                                              aq_dtype src_dtype, const aq_quantized *dst,
                                              const aq_tasks *tasks,
@@ -1101,8 +1101,8 @@ AQ_API AQ_CHECKED aq_status aq_moments_of(const void *src, aq_dtype src_dtype,
                                              aq_moments *out_moments,
                                              aq_error *err);
 /* aq_metrics_of - compare count values of b with the original a. NaN in either, or an
- * infinity in a, makes sqnr_db NaN; an infinity in b alone makes it -infinity.
- * max_abs_error passes over NaN. */
+ * infinity in a, makes sqnr_db NaN; an infinity in b alone makes it -infinity. The cosine
+ * is NaN with any of them. max_abs_error passes over NaN. */
 AQ_API AQ_CHECKED aq_status aq_metrics_of(const float *a, const float *b, size_t count,
                                           const aq_tasks *tasks, aq_metrics *out_metrics,
                                           aq_error *err);
@@ -14841,7 +14841,7 @@ static aq_status aqi_layout_check(const aq_layout *l, aq_error *err) {
         again.params_bytes != l->params_bytes || (int)l->params < AQ_PARAMS_F32 ||
         l->params > AQ_PARAMS_U8 ||
         (l->params != AQ_PARAMS_F32 && (l->group_rows != 1 || l->code_bits != l->bits)) ||
-        (l->codebook && aqi_codebook(l->bits) == NULL))
+        (l->codebook && (aqi_codebook(l->bits) == NULL || l->params != AQ_PARAMS_U8)))
         return aqi_fail(err, AQ_E_ARG, "layout was changed after aq_layout_init");
     return AQ_OK;
 }
@@ -14898,7 +14898,7 @@ static double aqi_decibels(double signal, double noise) {
 static void aqi_metrics_finish(aq_metrics *m) {
     double norms = sqrt(m->sum_aa) * sqrt(m->sum_bb);
     m->mse = m->count == 0 ? 0.0 : m->sum_dd / (double)m->count;
-    m->cosine = norms > 0.0 ? m->sum_ab / norms : 0.0;
+    m->cosine = norms == 0.0 ? 0.0 : m->sum_ab / norms;
     m->cosine = AQI_MAX(-1.0, AQI_MIN(1.0, m->cosine));
     if (m->sum_dd == 0.0) m->cosine = 1.0;
     m->sqnr_db = aqi_decibels(m->sum_aa, m->sum_dd);
@@ -15637,29 +15637,43 @@ static void aqi_group_refine(const aqi_quantize_task *t, size_t at, size_t n,
 
 #define AQI_SEARCH_STARTS 6
 
-/* The same from narrower and narrower ranges, each end by itself. */
+/* Narrows the range of a start, each end by itself; where a code stays 0, both towards
+ * it, and in finer steps. */
+static void aqi_search_narrow(const aqi_quantizer *z, size_t low, size_t high,
+                              aqi_refits *r) {
+    const double step = z->bits == 8  ? 0.004
+                        : z->bits < 4 ? 0.17 - 0.03 * (double)z->bits
+                                      : 0.09 - 0.01 * (double)z->bits;
+    const double span = r->last[0] - r->first[0];
+    double below = step * (double)low, above = step * (double)high;
+    if (z->symmetric) {
+        double both = 2.0 * step * (double)(low * AQI_SEARCH_STARTS + high) /
+                      (AQI_SEARCH_STARTS + 1);
+        below = both * (double)z->half / (double)z->max_code;
+        above = both - below;
+    }
+    r->first[0] += span * below;
+    r->last[0] -= span * above;
+}
+
+/* The same from narrower and narrower ranges. */
 static void aqi_group_search(const aqi_quantize_task *t, size_t at, size_t n,
                              const aqi_range *range, aqi_group *g) {
     aqi_refinement f;
     aqi_refits r, start;
     aqi_block b;
     aqi_group best = *g;
-    double most = 0.0, span, step;
+    double most = 0.0;
     size_t low, high;
     f.task = t;
     f.at = at;
     aqi_quantizer_init(&f.z, t->layout->bits, t->layout->symmetric, true, n);
-    step = f.z.bits == 8 ? 0.004 : f.z.bits < 4 ? 0.17 - 0.03 * (double)f.z.bits
-                                              : 0.09 - 0.01 * (double)f.z.bits;
     aqi_refine_begin(&f, range, g, &start, &b);
-    span = start.last[0] - start.first[0];
     for (low = 0; low < AQI_SEARCH_STARTS; low++) {
         for (high = 0; high < AQI_SEARCH_STARTS; high++) {
-            if (f.z.symmetric && low != high) continue;
             r = start;
             b.scale[0] = g->scale;
-            r.first[0] += span * step * (double)low;
-            r.last[0] -= span * step * (double)high;
+            aqi_search_narrow(&f.z, low, high, &r);
             if (low + high > 0) {
                 aqi_refits_place(&r, &f.z, 1);
                 aqi_refine_sums(&f, &r, false);
@@ -16009,7 +16023,8 @@ static void aqi_small_take(const aqi_small_row *s, aqi_small_group *best,
     g->how.base = 0.0f;
     g->how.inverse = g->scale > 0.0f ? 1.0f / g->scale : 0.0f;
     g->how.bias = g->zero_point;
-    g->extreme = g->scale > 0.0f && s->magnitude < AQI_SMALL_LEAST;
+    g->extreme =
+        g->scale > 0.0f && (s->magnitude < AQI_SMALL_LEAST || g->scale < AQI_TINY);
     if (t->layout->method == AQ_WEIGHTED) {
         aqi_weigh(t, g, best->at, best->n, &weights);
         c->error = weights.error;
@@ -16026,8 +16041,23 @@ static void aqi_small_take(const aqi_small_row *s, aqi_small_group *best,
 /* The same of 8-bit codes, which say the group's parameters. */
 static void aqi_small_take_u8(const aqi_small_row *s, aqi_small_group *best,
                               aqi_small_group *c) {
+    if (best->error >= 0.0 && c->scale == best->scale && c->second == best->second)
+        return;
     aqi_params_of_u8(s->factors, c->scale, c->second, &c->g.scale, &c->g.zero_point);
     aqi_small_take(s, best, c);
+}
+
+/* The same with a minimum, and the scale that reaches from there to `high`: the nearest
+ * one, or (up) the next. */
+static void aqi_small_reach(const aqi_small_row *s, aqi_small_group *best, int second,
+                            double high, bool up) {
+    double low = (double)second * (double)s->factors[1];
+    double scale = (high - low) / (double)aqi_max_code(s->task->layout->bits);
+    aqi_small_group c;
+    memset(&c, 0, sizeof c);
+    c.second = second;
+    c.scale = aqi_round_between(scale / (double)s->factors[0] + (up ? 0.5 : 0.0), 1, 255);
+    aqi_small_take_u8(s, best, &c);
 }
 
 static float aqi_f16_value(int half) {
@@ -16038,15 +16068,17 @@ static float aqi_f16_value(int half) {
     return f;
 }
 
-/* Tries parameters near scale and zero point: the nearest ones, and (8 bits) those that
- * surely span the range. */
+/* Tries parameters near scale and zero point: the nearest ones, and (8 bits) those about
+ * them that end where the range of the codes ends, and those that surely span the range
+ * of the values. */
 static void aqi_small_try(const aqi_small_row *s, const aqi_group *of,
                           const aqi_range *range, aqi_small_group *best) {
     const aq_layout *l = s->task->layout;
     double scale = (double)of->scale, factor = (double)s->factors[0];
     double low = (0.0 - (double)of->zero_point) * scale, minimum = (double)s->factors[1];
-    double max_code = (double)aqi_max_code(l->bits);
+    double high = low + scale * (double)aqi_max_code(l->bits);
     aqi_small_group c;
+    int second;
     memset(&c, 0, sizeof c);
     if (l->params == AQ_PARAMS_F16) {
         if (!l->symmetric)
@@ -16064,19 +16096,24 @@ static void aqi_small_try(const aqi_small_row *s, const aqi_group *of,
     }
     c.scale = aqi_round_between(scale / factor, 1, 255);
     if (l->symmetric) {
-        c.g.scale = s->factors[0] * (float)c.scale;
         c.g.zero_point = of->zero_point;
-        aqi_small_take(s, best, &c);
-        return;
+        for (;; c.scale++) {
+            c.g.scale = s->factors[0] * (float)c.scale;
+            aqi_small_take(s, best, &c);
+            if (c.scale == 255 || (double)c.g.scale >= scale) return;
+        }
     }
     c.second = minimum > 0.0 ? aqi_round_between(low / minimum, -127, 127) : 0;
     aqi_small_take_u8(s, best, &c);
     if (minimum > 0.0) {
-        c.second = aqi_round_between((double)range->min / minimum - 0.5, -127, 127);
-        scale = ((double)range->max - (double)c.second * minimum) / max_code;
-        c.scale = aqi_round_between(scale / factor + 0.5, 1, 255);
-        aqi_small_take_u8(s, best, &c);
+        second = aqi_round_between(low / minimum - 0.5, -127, 126);
+        aqi_small_reach(s, best, second, high, false);
+        aqi_small_reach(s, best, second + 1, high, false);
+        second = aqi_round_between((double)range->min / minimum - 0.5, -127, 127);
+    } else {
+        second = 0;
     }
+    aqi_small_reach(s, best, second, (double)range->max, true);
 }
 
 /* Tries a signed scale of a codebook. Returns the scale of the least squared error for
@@ -16090,7 +16127,8 @@ static double aqi_codebook_try(const aqi_small_row *s, int scale, aqi_small_grou
     aqi_group g = best->g;
     size_t done, i;
     g.scale = s->factors[0] * (float)scale;
-    g.how.inverse = 1.0f / g.scale;
+    g.how.inverse = scale != 0 ? 1.0f / g.scale : 0.0f;
+    g.extreme = scale != 0 && s->magnitude < AQI_SMALL_LEAST;
     for (done = 0; done < best->n; done += AQI_PIECE) {
         size_t part = AQI_MIN(best->n - done, (size_t)AQI_PIECE);
         const float *p = aqi_values_at(t, best->at + done, part, room);
@@ -16114,7 +16152,7 @@ static double aqi_codebook_try(const aqi_small_row *s, int scale, aqi_small_grou
 }
 
 /* The largest magnitude on either end of the levels, and somewhat within; then least
- * squares. */
+ * squares. Where all is nearer to 0 than to any level, the scale is 0. */
 static void aqi_codebook_choose(const aqi_small_row *s, const aqi_range *range,
                                 aqi_small_group *best) {
     static const double factors[2][2] = {{0.95, 0.7}, {1.0, 0.92}};
@@ -16129,7 +16167,6 @@ static void aqi_codebook_choose(const aqi_small_row *s, const aqi_range *range,
     best->g.zero_point = 128.0f;
     best->g.how.bias = 128.0f;
     best->g.how.max_code = 255.0f;
-    best->g.extreme = s->magnitude < AQI_SMALL_LEAST;
     best->g.levels = levels;
     best->g.places = s->places;
     for (side = 0; side < 2 && magnitude > 0.0; side++) {
@@ -16144,6 +16181,7 @@ static void aqi_codebook_choose(const aqi_small_row *s, const aqi_range *range,
             }
         }
     }
+    if (bits == 2 && magnitude > 0.0) aqi_codebook_try(s, 0, best); /* no level is 0 */
 }
 
 /* The code of each level: of the nearest one. */
@@ -16196,8 +16234,14 @@ static bool aqi_small_choose(const aqi_small_row *s, aqi_tile_report *report,
     }
     aqi_small_try(s, &g, &range, best);
     if (l->method != AQ_MINMAX && range.min != range.max) {
+        aqi_group refined = g;
         aqi_group_improve(t, best->at, best->n, &range, &g);
         aqi_small_try(s, &g, &range, best);
+        /* What the search prefers may come out worse when it is rounded. */
+        if (l->method == AQ_SEARCH && !g.extreme) {
+            aqi_group_refine(t, best->at, best->n, &range, &refined);
+            aqi_small_try(s, &refined, &range, best);
+        }
     }
     return true;
 }
@@ -16296,6 +16340,14 @@ static aq_status aqi_nonfinite(const aqi_quantize_task *t, size_t index, aq_erro
     const char *what = value != value ? "NaN" : value > 0.0f ? "+infinity" : "-infinity";
     size_t place[3];
     aqi_task_place(t, index, place);
+    if (t->layout->column_scales != NULL &&
+        aqi_is_finite(aqi_source_at(t, index, 1, room)[0]))
+        return aqi_fail(err, AQ_E_LIMIT,
+                        "%g at index %zu (row %zu, column %zu) over the scale %g of its "
+                        "column is beyond float32; choose a larger scale",
+                        (double)aqi_source_at(t, index, 1, room)[0], place[2], place[0],
+                        place[1],
+                        (double)t->layout->column_scales[index % t->layout->cols]);
     return aqi_fail(
         err, AQ_E_NONFINITE,
         "%s%s at index %zu (row %zu, column %zu); repair the tensor or keep it "
@@ -17439,13 +17491,23 @@ static const float *aqi_tensor_scales(const aq_tensor *t) {
                : NULL;
 }
 
+/* Scales of other columns must not be passed over. */
+static aq_status aqi_tensor_check_scales(const aq_tensor *t, aq_error *err) {
+    const aq_spatial *s = t->diffusion == NULL ? NULL : t->diffusion->spatial;
+    if (t->layout.bits == 0 || s == NULL || !s->enabled || s->num_scales == 0 ||
+        s->num_scales == t->layout.cols)
+        return AQ_OK;
+    return aqi_fail(err, AQ_E_ARG, "%zu equalization scales for %zu columns",
+                    s->num_scales, t->layout.cols);
+}
+
 static aq_status aqi_tensor_check_float(const aq_tensor *t, aq_error *err) {
     if (t->num_params > 0 && t->data == NULL)
         return aqi_fail(err, AQ_E_ARG, "tensor has no data; use aq_model_tensor");
     if (t->layout.bits == 0 && !aq_dtype_is_float(t->dtype))
         return aqi_fail(err, AQ_E_TYPE, "tensor \"%.80s\" is %s, not a float type",
                         t->name, aq_dtype_name(t->dtype));
-    return AQ_OK;
+    return aqi_tensor_check_scales(t, err);
 }
 
 aq_status aq_tensor_rows_f32(const aq_tensor *tensor, size_t first_row, size_t num_rows,
@@ -26488,6 +26550,7 @@ static aq_status aqi_batch_take_tensor(const aqi_batch *b, aqi_batch_entry *e,
     if (status != AQ_OK) return status;
     e->codes = aqi_tensor_view(in);
     if (in->layout.bits != 0) status = aqi_view_check(&in->layout, &e->codes, err);
+    if (status == AQ_OK) status = aqi_tensor_check_scales(in, err);
     if (status != AQ_OK) return status;
     bytes = in->layout.bits != 0 ? in->layout.code_bytes
                                  : (size_t)t->num_params * aq_dtype_bytes(in->dtype);

@@ -1330,6 +1330,17 @@ Test(diffusion, column_magnitudes_of_codes) {
             want = fmaxf(want, fabsf((float)quantized_value(&q, row, c)));
         cr_assert_eq(most[c], want, "%zu", c);
     }
+    /* Scales of other columns than these are no reason to leave the values as they are. */
+    static float scales[3] = {1, 2, 3}, back[Q_ROWS * Q_COLS];
+    aq_spatial spatial = {.enabled = true, .scales = scales, .num_scales = 3};
+    aq_diffusion d = {.spatial = &spatial};
+    const aq_batch_options first = {.fail_fast = true};
+    aq_batch b;
+    t.diffusion = &d;
+    ASSERT_STATUS(aq_tensor_rows_f32(&t, 0, Q_ROWS, back, NULL, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("rows", "3 equalization scales for 300 columns");
+    ASSERT_STATUS(aq_dequantize_batch(&t, 1, &first, &b, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("batch", "3 equalization scales for 300 columns");
     quantized_free(&q);
 }
 

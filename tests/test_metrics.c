@@ -108,7 +108,7 @@ Test(metrics, zeros_and_equals) {
     }
 }
 
-/* NaN and infinities are no huge number of decibels. */
+/* NaN and infinities are no huge number of decibels, and no angle. */
 Test(metrics, values_that_are_not_finite) {
     const float good[] = {1, 2}, nan[] = {1, NAN}, infinite[] = {1, INFINITY};
     cr_expect(isnan(metrics_of(nan, good, 2, NULL).sqnr_db));
@@ -116,6 +116,10 @@ Test(metrics, values_that_are_not_finite) {
     cr_expect(isnan(metrics_of(infinite, good, 2, NULL).sqnr_db));
     cr_expect_eq(metrics_of(good, infinite, 2, NULL).sqnr_db, -INFINITY);
     cr_expect(isnan(metrics_of(infinite, infinite, 2, NULL).sqnr_db));
+    cr_expect(isnan(metrics_of(nan, good, 2, NULL).cosine));
+    cr_expect(isnan(metrics_of(good, nan, 2, NULL).cosine));
+    cr_expect(isnan(metrics_of(infinite, good, 2, NULL).cosine));
+    cr_expect(isnan(metrics_of(good, infinite, 2, NULL).cosine));
 }
 
 /* The cosine never leaves [-1, 1] by rounding. */

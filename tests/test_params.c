@@ -280,6 +280,74 @@ Test(methods, in_no_group_worse_than_min_max) {
     }
 }
 
+/* The sum of all groups, of parameters rounded to 8 bits: searching gains nowhere less
+ * than refining does. */
+Test(methods, search_is_no_worse_than_refine) {
+    enum { ROWS = 4, COLS = 512 };
+    for (size_t i = 0; i < 36 * NUM_VALUES; i++) {
+        values kind = (values)(i / 36);
+        aq_quant_options o = {.bits = (uint32_t[]){2, 3, 4, 5, 6, 8}[i % 6],
+                              .symmetric = i / 6 % 2 != 0,
+                              .params = i / 12 % 2 ? AQ_PARAMS_U8 : AQ_PARAMS_F16,
+                              .group_size = 32};
+        float *v = make_values(ROWS * COLS, kind, i);
+        aq_quant_options better = o;
+        better.method = AQ_SEARCH;
+        quantized a = quantize(v, ROWS, COLS, &o, NULL);
+        quantized b = quantize(v, ROWS, COLS, &better, NULL);
+        double *before = group_errors(&a, v, NULL), *after = group_errors(&b, v, NULL);
+        for (size_t g = 0; g < a.layout.num_groups; g++)
+            cr_expect(after[g] <= before[g] * (1 + 1e-12),
+                      "%s, params %d, values %d, group %zu: %g, then %g",
+                      quantized_text(&b), (int)o.params, (int)kind, g, before[g],
+                      after[g]);
+        free(before);
+        free(after);
+        quantized_free(&a);
+        quantized_free(&b);
+        offset_free(v, 0);
+    }
+}
+
+/* The least squared error of symmetric codes of n values, over 4000 scales. */
+static double least_of_sweep(const float *v, size_t n, uint32_t bits) {
+    double least = INFINITY, half = (double)(1u << (bits - 1)), most = 0;
+    for (size_t i = 0; i < n; i++)
+        most = fmax(most, fabs((double)v[i]));
+    for (int k = 1; k <= 4000; k++) {
+        double scale = most / half * 1.2 * k / 4000, error = 0;
+        for (size_t i = 0; i < n; i++) {
+            double q = rint((double)v[i] / scale);
+            q = fmin(fmax(q, -half), half - 1);
+            error += ((double)v[i] - q * scale) * ((double)v[i] - q * scale);
+        }
+        least = fmin(least, error);
+    }
+    return least;
+}
+
+/* With the zero point fixed there is one number to find: the search finds it. */
+Test(methods, symmetric_search_against_a_sweep) {
+    enum { ROWS = 40, COLS = 128 };
+    for (uint32_t bits = 2; bits <= 4; bits++) {
+        for (values kind = GAUSS; kind <= STUDENT; kind++) {
+            aq_quant_options o = {.bits = bits, .symmetric = true, .method = AQ_SEARCH};
+            float *v = make_values(ROWS * COLS, kind, bits);
+            quantized q = quantize(v, ROWS, COLS, &o, NULL);
+            double *found = group_errors(&q, v, NULL), sum = 0, least = 0;
+            for (size_t r = 0; r < ROWS; r++) {
+                sum += found[r];
+                least += least_of_sweep(v + r * COLS, COLS, bits);
+            }
+            cr_expect(10 * log10(sum / least) < 0.03, "%s, values %d: %.3f dB more",
+                      quantized_text(&q), (int)kind, 10 * log10(sum / least));
+            free(found);
+            quantized_free(&q);
+            offset_free(v, 0);
+        }
+    }
+}
+
 /* Bits a weight and dB of signal to noise; what ggml's formats have on these values:
  * Q4_K 4.5: 22.9 21.5 21.2, Q2_K 2.625: 10.6 9.3 9.3, Q8_0 8.5: 45.4 43.4 42.7. */
 Test(methods, what_they_reach) {
@@ -573,6 +641,125 @@ Test(params, zeros_stay_zeros) {
         for (size_t c = 0; c < 64; c++) cr_expect_eq(back[c], 0.0f);
         quantized_free(&q);
     }
+}
+
+/* The squared error of n values in min-max codes of a scale and a minimum. */
+static double error_of_codes(const float *v, size_t n, double scale, double least,
+                             uint32_t bits) {
+    double error = 0;
+    for (size_t i = 0; i < n; i++) {
+        double q = rint(((double)v[i] - least) / scale);
+        q = fmin(fmax(q, 0), (double)((1u << bits) - 1));
+        error += pow((double)v[i] - (least + q * scale), 2);
+    }
+    return error;
+}
+
+/* Groups of a row differ by up to 200 times, so that a scale which is rounded down clips
+ * the small ones. No group comes out worse than with the next scale that spans its
+ * range. */
+Test(params, min_max_spans_the_range) {
+    enum { COLS = 640, GROUP = 32 };
+    rng r = {12};
+    for (size_t i = 0; i < 36; i++) {
+        aq_quant_options o = {.bits = (uint32_t[]){2, 3, 4, 5, 6, 8}[i % 6],
+                              .symmetric = i / 6 % 2 != 0,
+                              .params = AQ_PARAMS_U8,
+                              .method = AQ_MINMAX,
+                              .group_size = GROUP};
+        double max_code = (double)((1u << o.bits) - 1);
+        float v[COLS];
+        for (size_t c = 0; c < COLS; c++) {
+            double x = gauss(&r) * (c < GROUP ? 100 : 0.5 + (double)(c / GROUP) / 6);
+            v[c] = (float)(i / 12 == 0 ? x : i / 12 == 1 ? fabs(x) : -fabs(x));
+            if (i / 12 != 0 && c % GROUP == 7) v[c] = 0;
+        }
+        quantized q = quantize(v, 1, COLS, &o, NULL);
+        double *errors = group_errors(&q, v, NULL);
+        double factor = (double)f32_at(q.dst.params), unit = 0;
+        if (!o.symmetric) unit = (double)f32_at(q.dst.params + 4);
+        for (size_t g = 0; g < COLS / GROUP; g++) {
+            const float *p = v + g * GROUP;
+            double least = INFINITY, most = -INFINITY, scale, span;
+            for (size_t c = 0; c < GROUP; c++) {
+                least = fmin(least, (double)p[c]);
+                most = fmax(most, (double)p[c]);
+            }
+            if (o.symmetric) {
+                scale = ceil(2 * fmax(most, -least) / max_code / factor) * factor;
+                least = -scale * (double)(1u << (o.bits - 1));
+            } else {
+                least = unit > 0 ? floor(least / unit) * unit : 0;
+                scale = ceil((most - least) / max_code / factor) * factor;
+            }
+            span = error_of_codes(p, GROUP, scale, least, o.bits);
+            cr_expect(errors[g] <= 1.001 * span + 1e-6, "%s, group %zu: %g, not %g",
+                      quantized_text(&q), g, errors[g], span);
+        }
+        free(errors);
+        quantized_free(&q);
+    }
+}
+
+/* No level of codebook2 is 0: of a group far below the row's others, none is nearer. */
+Test(params, codebook_of_values_near_zero) {
+    enum { COLS = 64 };
+    float v[COLS];
+    aq_quant_options o = {.bits = 2, .group_size = 16, .codebook = true};
+    for (size_t c = 0; c < COLS; c++)
+        v[c] = (float)((c < 32 ? 1.0 : 1e-5) * sin(1.0 + (double)c));
+    quantized q = quantize(v, 1, COLS, &o, NULL);
+    for (size_t c = 32; c < COLS; c++)
+        cr_expect(value_at(&q, 0, c) == 0.0f, "column %zu: %g", c,
+                  (double)value_at(&q, 0, c));
+    quantized_free(&q);
+}
+
+/* A scale whose reciprocal is infinite. */
+Test(params, a_subnormal_among_zeros) {
+    enum { COLS = 64 };
+    float v[COLS] = {0}, back[COLS];
+    for (uint32_t bits = 2; bits <= 8; bits *= 2) {
+        for (size_t i = 0; i < 4; i++) {
+            aq_quant_options o = {.bits = bits,
+                                  .group_size = 32,
+                                  .symmetric = i % 2 != 0,
+                                  .params = i / 2 ? AQ_PARAMS_U8 : AQ_PARAMS_F16};
+            v[5] = 0x1p-90f;
+            v[40] = 3e-45f;
+            quantized q = quantize(v, 1, COLS, &o, NULL);
+            cr_assert_eq(aq_dequantize_rows(&q.layout, &q.view, 0, 1, back, NULL, &err),
+                         AQ_OK);
+            for (size_t c = 32; c < COLS; c++)
+                cr_expect(fabs((double)back[c]) <= 3e-45, "%s, column %zu: %g",
+                          quantized_text(&q), c, (double)back[c]);
+            quantized_free(&q);
+        }
+    }
+}
+
+Test(params, over_the_scale_of_a_column) {
+    const float scales[4] = {1, 1, 1e-3f, 1}, v[8] = {0, 1, 2, 3, 4, 5, 3e38f, 7};
+    aq_quant_options o = {.column_scales = scales, .group_size = 32};
+    quantized q = quantized_make(2, 4, &o);
+    cr_expect_eq(aq_quantize_into(&q.layout, v, AQ_F32, &q.dst, NULL, NULL, &err),
+                 AQ_E_LIMIT);
+    cr_expect_str_eq(err.message,
+                     "3e+38 at index 6 (row 1, column 2) over the scale 0.001 of its "
+                     "column is beyond float32; choose a larger scale");
+    quantized_free(&q);
+}
+
+/* A layout changed by hand: levels for codes of 8 bits there are none. */
+Test(params, codebook_without_its_parameters) {
+    aq_quant_options o = {.bits = 2, .codebook = true, .group_size = 32};
+    quantized q = quantized_make(2, 64, &o);
+    float back[128];
+    q.layout.params = AQ_PARAMS_F32;
+    q.layout.params_bytes = 0;
+    cr_expect_eq(aq_dequantize_rows(&q.layout, &q.view, 0, 2, back, NULL, &err),
+                 AQ_E_ARG);
+    quantized_free(&q);
 }
 
 Test(params, too_large_or_not_finite) {
