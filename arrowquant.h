@@ -1355,11 +1355,12 @@ typedef struct aq_job_options {
                                       and so do plain values in several rows of a file
                                       that are quantized                              */
     /* Quality. A tensor whose cosine comes out below min_cosine is quantized again with 4
-     * bits, then 8, then kept, also where a target is exceeded so. With a target (one of
-     * the two; of the tensors' bytes) each tensor without fixed_bits gets 2, 4 or 8 bits
-     * or is kept, whichever loses least in all at that size: every one is quantized at
-     * each width before. A calibrated tensor loses what codes of its weights add to its
-     * product with its inputs (aq_time_report), others what they add to the weights. */
+     * bits, then 8, then kept. With a target (one of the two; of the tensors' bytes) each
+     * tensor without fixed_bits gets 2, 4 or 8 bits or is kept, whichever loses least in
+     * all at that size: every one is quantized at each width before; those below
+     * min_cosine do not count, and AQ_E_QUALITY says that a target cannot be reached so.
+     * A calibrated tensor loses what codes of its weights add to its product with its
+     * inputs (aq_time_report), others what they add to the weights. */
     double min_cosine;             /* 0 = any                                         */
     double target_bpw;             /* bits per weight; 0 = none                       */
     uint64_t target_bytes;         /* 0 = none                                        */
@@ -17770,6 +17771,7 @@ struct aq_model {
     aqi_arena arena; /* names, metadata, files */
     aqi_model_file *files;
     size_t num_files;
+    const char *index;        /* of shards, found in their directory; NULL = none */
     aqi_model_entry *entries; /* in name order */
     size_t num_entries, entries_capacity;
     aq_key_value *pairs;
@@ -20154,7 +20156,7 @@ static aq_status aqi_model_list_directory(aq_model *m, const char *path,
                         "of them by its path",
                         l.indexes);
     if (l.parquet == 0) m->format = AQ_MODEL_SHARDS;
-    *out_index = l.index;
+    *out_index = m->index = l.index;
     if (l.index != NULL) m->num_files = 0; /* those that it names */
     if (m->num_files > 0)
         qsort(m->files, m->num_files, sizeof *m->files, aqi_compare_paths);
@@ -25035,6 +25037,36 @@ static aq_status aqi_journal_open(aqi_job *j, aq_error *err) {
     return aqi_journal_read(j, err);
 }
 
+/* Takes the room on disk that all records of a new journal may need: when the output has
+ * filled the disk, what is done is not lost. It ends in zeros, which are no record. */
+static aq_status aqi_journal_reserve(aqi_job *j, aq_error *err) {
+    static const uint8_t zeros[4096] = {0};
+    const size_t record = sizeof(aqi_record_head) + sizeof(aqi_record_tensor);
+    aqi_journal *f = j->journal;
+    uint64_t bytes = f->waiting.size, at = 0, most = 1;
+    size_t i;
+    if (f->offset > 0) return AQ_OK;
+    for (i = 0; i < j->num_tensors; i++) {
+        aqi_cut cut;
+        if (aqi_cut_make(j->writer, &j->outputs[i], &cut, NULL) != AQ_OK) continue;
+        bytes += record + cut.num_chunks * sizeof((aqi_out_row *)0)->crc;
+        most = AQI_MAX(most, cut.num_chunks);
+    }
+    bytes += (j->bytes_total / AQI_CHECKPOINT_BYTES + 1) *
+             (record + most * sizeof((aqi_out_row *)0)->crc);
+    if (aqi_ftruncate(f->fd, 0) != 0)
+        return aqi_fail_os(err, errno, "cannot shorten", f->path);
+    while (at < bytes) {
+        size_t n = (size_t)AQI_MIN(bytes - at, sizeof zeros);
+        ssize_t done = AQI_PWRITE(f->fd, zeros, n, (off_t)at);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0)
+            return aqi_fail_os(err, done == 0 ? EIO : errno, "cannot write", f->path);
+        at += (uint64_t)done;
+    }
+    return AQ_OK;
+}
+
 /* Makes all that is committed durable, then says so. The lock is held. */
 static aq_status aqi_journal_checkpoint(aqi_job *j, aq_error *err) {
     aqi_journal *f = j->journal;
@@ -25045,8 +25077,6 @@ static aq_status aqi_journal_checkpoint(aqi_job *j, aq_error *err) {
     status = aqi_output_flush(out, err);
     if (status == AQ_OK && !j->options.no_sync && aqi_fsync(out->fd) != 0)
         status = aqi_fail_os(err, errno, "cannot sync", out->path);
-    if (status == AQ_OK && f->offset == 0 && aqi_ftruncate(f->fd, 0) != 0)
-        status = aqi_fail_os(err, errno, "cannot shorten", f->path);
     while (left > 0 && status == AQ_OK) {
         ssize_t n = AQI_PWRITE(f->fd, p, left, (off_t)f->offset);
         if (n < 0 && errno == EINTR) continue;
@@ -25353,9 +25383,19 @@ static void aqi_job_thread(void *arg, size_t index) {
     aqi_mutex_unlock(&j->lock);
 }
 
+/* Leaves what is done to the next run, if it can. Rows that lie in the output's buffer
+ * need not come to disk: the next run writes them from their records. */
+static void aqi_job_leave(aqi_job *j) {
+    const aqi_work *w = j->works;
+    const bool begun = w != NULL && w->in_bytes > 0;
+    if (j->journal->offset == 0 && j->current == 0 && !begun) return;
+    (void)aqi_output_flush(aqi_model_writer_output(j->writer), NULL);
+    if (!begun || !w->ready || aqi_journal_note(j, w, false, NULL) == AQ_OK)
+        aqi_journal_checkpoint(j, NULL);
+}
+
 /* All pieces of all tensors. */
 static aq_status aqi_job_line(aqi_job *j, aq_error *err) {
-    const aqi_work *w;
     size_t i, bytes;
     j->num_slots = 4 * (size_t)j->width + 4;
     bytes = j->num_slots * sizeof *j->slots;
@@ -25363,15 +25403,8 @@ static aq_status aqi_job_line(aqi_job *j, aq_error *err) {
     if (j->slots == NULL) return aqi_fail_nomem(err, bytes);
     memset(j->slots, 0, bytes);
     aqi_run(j->tasks, j->width, aqi_job_thread, j);
-    w = j->works;
-    if (j->journal != NULL && j->writer != NULL && j->status != AQ_OK &&
-        j->writer->failed == AQ_OK &&
-        (j->journal->offset > 0 || j->current > 0 || (w != NULL && w->in_bytes > 0))) {
-        /* The next run goes on here; the error that is reported is the first one. */
-        if (w == NULL || !w->ready || w->in_bytes == 0 ||
-            aqi_journal_note(j, w, false, NULL) == AQ_OK)
-            aqi_journal_checkpoint(j, NULL);
-    }
+    if (j->journal != NULL && j->writer != NULL && j->status != AQ_OK)
+        aqi_job_leave(j); /* the error that is reported is the first one */
     aqi_job_drop_works(j);
     for (i = 0; i < j->num_slots; i++)
         aqi_free(&j->allocator, j->slots[i].parts,
@@ -25567,6 +25600,7 @@ typedef struct aqi_rates {
     aq_quant_options quant; /* as planned, but for the bits */
     uint64_t bytes[AQI_RATES];
     double loss[AQI_RATES]; /* noise over signal, times elements */
+    bool low[AQI_RATES];    /* the cosine is under min_cosine    */
     int chosen, next;       /* next: the step up that saves most, 0 = none */
     double slope;           /* loss a byte that it saves                   */
     bool free; /* may be changed; else the last one is what is planned */
@@ -25590,7 +25624,7 @@ static void aqi_rates_look(aqi_rates *r) {
     for (k = r->chosen + 1; k < AQI_RATES; k++) {
         double more = (double)r->bytes[k] - (double)r->bytes[r->chosen];
         double slope = r->loss[r->chosen] - r->loss[k];
-        if (slope <= 0.0) continue;
+        if (slope <= 0.0 || r->low[k]) continue;
         slope = more <= 0.0 ? (double)INFINITY : slope / more;
         if (slope > r->slope) r->next = k;
         if (slope > r->slope) r->slope = slope;
@@ -25624,13 +25658,19 @@ static aq_status aqi_rates_choose(const aqi_job *j, aqi_rates *rates, size_t *he
                                   uint64_t target, aq_error *err) {
     uint64_t total = 0;
     size_t i, n = 0;
-    for (i = 0; i < j->num_tensors; i++) total += rates[i].bytes[rates[i].chosen];
+    for (i = 0; i < j->num_tensors; i++) {
+        while (rates[i].low[rates[i].chosen])
+            rates[i].chosen++;
+        total += rates[i].bytes[rates[i].chosen];
+    }
     if (total > target)
-        return aqi_fail(
-            err, AQ_E_QUALITY,
-            "%llu bytes cannot be reached: with 2 bits wherever it may be the "
-            "tensors take %llu",
-            (unsigned long long)target, (unsigned long long)total);
+        return aqi_fail(err, AQ_E_QUALITY,
+                        "%llu bytes cannot be reached: with %s the tensors take %llu",
+                        (unsigned long long)target,
+                        j->options.min_cosine > 0.0
+                            ? "the fewest bits that min_cosine allows"
+                            : "2 bits wherever it may be",
+                        (unsigned long long)total);
     for (i = 0; i < j->num_tensors; i++) {
         aqi_rates_look(&rates[i]);
         if (rates[i].free && rates[i].next != 0) heap[n++] = i;
@@ -25684,6 +25724,15 @@ static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
             if (!rates[i].free) rates[i].chosen = AQI_RATES - 1;
             rates[i].bytes[rates[i].free ? k : rates[i].chosen] = j->reports[i].bytes_out;
             rates[i].loss[k] = noise * (double)m->count;
+            rates[i].low[k] = m->count > 0 && m->cosine < j->options.min_cosine;
+            /* Fixed bits that do not reach the cosine are no longer that. */
+            if (j->plans[i].fixed_bits && rates[i].low[k]) {
+                j->plans[i].fixed_bits = false;
+                rates[i].free = true;
+                rates[i].chosen = 0;
+                rates[i].bytes[k] = rates[i].bytes[AQI_RATES - 1];
+                rates[i].bytes[AQI_RATES - 1] = j->reports[i].bytes_in;
+            }
         }
     }
     j->bytes_total = total;
@@ -25711,7 +25760,7 @@ static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
     if (status == AQ_OK) status = aqi_rates_choose(j, rates, heap, target, err);
     for (i = 0; i < j->num_tensors && status == AQ_OK; i++) {
         memset(&j->reports[i].metrics, 0, sizeof j->reports[i].metrics);
-        if (j->plans[i].keep || j->plans[i].fixed_bits) continue;
+        if (!rates[i].free) continue;
         aqi_plan_rate(&j->plans[i], &rates[i].quant, rates[i].chosen);
         status = aqi_job_apply_plan(j, i, err);
     }
@@ -25781,6 +25830,7 @@ static aq_status aqi_job_check_output(const aqi_job *j, aq_error *err) {
     if (n > 0 && j->output[n - 1] == '/') return AQ_OK; /* a new directory */
     for (i = 0; i < j->model->num_files && status == AQ_OK; i++)
         status = aqi_output_check(j->output, j->model->files[i].path, err);
+    if (status == AQ_OK) status = aqi_output_check(j->output, j->model->index, err);
 #ifndef AQ_NO_DIFFUSION
     if (status == AQ_OK && j->options.calibration_path != NULL)
         status = aqi_output_check(j->output, j->options.calibration_path, err);
@@ -25857,9 +25907,11 @@ static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
     aqi_job_log_lost(j);
     aqi_job_restart(j);
     if (j->journal != NULL) status = aqi_job_resume(j, err);
+    if (j->journal != NULL && status == AQ_OK) status = aqi_journal_reserve(j, err);
     if (status == AQ_OK && !aqi_job_progress(j)) status = aqi_job_cancelled(err);
     if (status == AQ_OK) status = aqi_job_line(j, err);
     aqi_job_drop_works(j);
+    if (status == AQ_OK && j->journal != NULL) aqi_job_leave(j); /* the end may fail */
     writer = j->writer;
     j->writer = NULL;
     if (status == AQ_OK && writer->format == AQ_MODEL_PARQUET)

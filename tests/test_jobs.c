@@ -832,6 +832,47 @@ static bool plan_pins(void *user, const aq_tensor *t, aq_plan *plan) {
     return true;
 }
 
+/* With a cosine to reach there is a least size; from there on the target is met, and so is
+ * the cosine. Fixed bits that do not reach it give way. */
+Test(jobs, target_with_min_cosine) {
+    static const aq_quant_options hows[] = {
+        {0}, {.codebook = true, .params = AQ_PARAMS_U8}, {.granularity = AQ_PER_TENSOR}};
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        curve curves[FIT_TENSORS];
+        uint64_t fixed, done = 0, refused = 0;
+        save_fit_model(in_dir("m.safetensors"), seed, &hows[seed % COUNT_OF(hows)],
+                       curves, &fixed);
+        for (uint64_t target = 1000; target < 120000; target += 7000) {
+            pins p = {{2, 8}, {seed % 2 != 0, seed % 2 != 0}};
+            aq_job_options o = {.quant = hows[seed % COUNT_OF(hows)],
+                                .target_bytes = target,
+                                .min_cosine = 0.99,
+                                .plan = plan_pins,
+                                .plan_user = &p,
+                                .no_sync = true};
+            aq_job_report r;
+            aq_status status =
+                aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, &r, &err);
+            if (status != AQ_OK) {
+                ASSERT_STATUS(status, AQ_E_QUALITY);
+                ASSERT_MESSAGE("target", "with the fewest bits that min_cosine allows");
+                refused++;
+                continue;
+            }
+            done++;
+            cr_assert_leq(r.bytes_out, target);
+            for (size_t i = 0; i < r.num_tensors; i++)
+                cr_assert(r.tensors[i].metrics.count == 0 ||
+                              r.tensors[i].metrics.cosine >= 0.99,
+                          "seed %d, %d bytes: %s has %g", (int)seed, (int)target,
+                          r.tensors[i].name, r.tensors[i].metrics.cosine);
+            aq_job_report_deinit(&r);
+        }
+        cr_assert(done > 0 && refused > 0, "seed %d: %d done, %d refused", (int)seed,
+                  (int)done, (int)refused);
+    }
+}
+
 /* Tensors with bits that are fixed keep them; the others get what they get where those are
  * not there, and the target is so much less. */
 Test(jobs, target_with_fixed_bits) {
