@@ -516,13 +516,14 @@ static int open_calibration(const cli_args *args, request *job) {
     return code;
 }
 
-/* The calibration is an input too. */
+/* The calibration and the configuration are inputs too. */
 static int check_output(const cli_args *args, const request *job) {
-    if (job->calibration_path == NULL ||
-        !file_same(job->calibration_path, args->files[1]))
-        return CLI_GOOD;
-    return cli_error(args->files[1],
-                     "cannot write: it is the calibration; choose another name");
+    const char *output = args->files[1], *what = NULL;
+    if (job->calibration_path != NULL && file_same(job->calibration_path, output))
+        what = "calibration";
+    if (args->config != NULL && file_same(args->config, output)) what = "configuration";
+    if (what == NULL) return CLI_GOOD;
+    return cli_error(output, "cannot write: it is the %s; choose another name", what);
 }
 
 /*==========================================================================

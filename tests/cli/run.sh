@@ -698,6 +698,15 @@ for form in '' '# nothing' '{}' 'keep: []' 'tensor: {}'; do
 done
 rm -f o.parquet
 
+begin 'config: is no output'
+yaml 'bits: 2'
+cp c.yaml keep.yaml
+for output in c.yaml ./c.yaml; do
+    run 2 quantize model.safetensors $output --config c.yaml
+    an_error "aq: $output: cannot write: it is the configuration; choose another name"
+done
+cmp -s c.yaml keep.yaml || fault 'the configuration was changed'
+
 begin 'config: bad YAML'
 bad_yaml "line 2: unknown key \"bitz\": the keys are $KEYS" 'bits: 4' 'bitz: 2'
 bad_yaml "line 1: unknown key \"config\": the keys are $KEYS" 'config: c.yaml'
