@@ -339,10 +339,27 @@ static void put_report_json(json *out, const char *key, const cli_args *args,
  * MARK: - Errors
  *========================================================================*/
 
-/* Whether the error's name is this path or lies below it; a long name has "..." inside. */
+/* Whether the error's name begins so; a long one has "..." inside. */
+static bool name_begins(const aq_error *err, const char *start, size_t length) {
+    return strncmp(err->name, start, length < 64 ? length : 64) == 0;
+}
+
+/* Whether the error's name is that of a tensor: then the message has it so. */
+static bool names_tensor(const aq_error *err) {
+    buffer quoted = {NULL, 0, 0};
+    bool named;
+    buffer_print(&quoted, "tensor \"%s\"", err->name);
+    named = strstr(err->message, quoted.data) != NULL;
+    buffer_free(&quoted);
+    return named;
+}
+
+/* Whether the error's name is this path or lies below it. */
 static bool names_path(const aq_error *err, const char *path) {
     size_t length = strlen(path);
-    return strncmp(err->name, path, length < 64 ? length : 64) == 0;
+    if (!name_begins(err, path, length) || names_tensor(err)) return false;
+    return length == 0 || length >= 64 || path[length - 1] == '/' ||
+           err->name[length] == '\0' || err->name[length] == '/';
 }
 
 /* Whether the input could not be read: by the system, or because it ended early. */
@@ -367,7 +384,7 @@ static bool names_hidden(const aq_error *err, const char *output) {
     buffer path = {NULL, 0, 0};
     bool same;
     put_hidden(&path, output);
-    same = names_path(err, path.data);
+    same = name_begins(err, path.data, path.size);
     buffer_free(&path);
     return same;
 }
@@ -427,7 +444,8 @@ static void tell_start(const cli_args *args) {
 
 /* "name" is that of a tensor or column, if the error is about one. */
 static void tell_failure(const char *file, const aq_error *err) {
-    bool named = err->name[0] != '\0' && strcmp(err->name, file) != 0;
+    bool named =
+        names_tensor(err) || (err->name[0] != '\0' && strcmp(err->name, file) != 0);
     json event;
     open_event(&event, "failed");
     json_string(&event, "file", file);

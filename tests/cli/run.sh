@@ -2396,6 +2396,14 @@ err_has '^aq: nan\.safetensors: '
 jq -ces 'map(del(.message)) | .[-1]' "$w/out" >"$w/value"
 echo '{"event":"failed","file":"nan.safetensors","status":"nonfinite","name":"bad one"}' |
     same "$w/value"
+for file in bad 'bad one'; do # a tensor whose name begins as the file's
+    cp nan.safetensors "$file"
+    run 2 quantize "$file" never.parquet --fail-fast --events
+    err_has "^aq: $file: NaN "
+    jq -ces '.[-1] | [.file, .name]' "$w/out" >"$w/value"
+    echo "[\"$file\",\"bad one\"]" | same "$w/value"
+    rm -f "$file"
+done
 run 2 quantize missing.safetensors never.parquet --events
 jq -ces '[.[].event]' "$w/out" >"$w/value"
 echo '["started","failed"]' | same "$w/value"
