@@ -508,17 +508,22 @@ static int interrupted(const cli_args *args, const aq_job_options *options,
     return 128 + (int)stop_signal;
 }
 
-/* The library sees it between two pieces and names its own option; in the middle of one
- * the system does, and fault_guard speaks. */
-static void explain_shrunk(const cli_args *args, aq_error *err) {
-    if (err->status == AQ_E_IO && strstr(err->message, "while it was mapped") != NULL)
-        fault_explain(err->message, sizeof err->message, shrunk_file(args), true);
+/* A mapped file has become shorter. The library sees it between two pieces and names its
+ * own option; in the middle of one the system does, and fault_guard speaks, or a write from
+ * there fails: EFAULT. */
+static bool is_shrunk(const aq_error *err) {
+    return err->status == AQ_E_IO &&
+           (err->os_errno == EFAULT ||
+            strstr(err->message, "while it was mapped") != NULL);
 }
 
 static int job_failed(const cli_args *args, const aq_job_options *options,
                       const job_state *state, aq_error *err) {
     const char *file = failed_file(args, err);
-    explain_shrunk(args, err);
+    if (is_shrunk(err)) {
+        if (err->os_errno == EFAULT) file = subject_of(args); /* not the output */
+        fault_explain(err->message, sizeof err->message, shrunk_file(args), true);
+    }
     if (err->status == AQ_E_CANCELLED && stop_signal != 0)
         return interrupted(args, options, state);
     if (args->events) tell_failure(file, err);

@@ -8,6 +8,9 @@
  *   host shrink FILE BYTES FOLDER COMMAND...   makes FILE that short when a new file shows
  *                                        up in FOLDER, while COMMAND stands still; prints
  *                                        the same
+ *   host cut FILE BYTES GROWN SIZE COMMAND...   makes FILE that short when GROWN has at
+ *                                        least SIZE bytes, while COMMAND goes on; prints
+ *                                        the same
  */
 #define _XOPEN_SOURCE 700
 #include <dirent.h>
@@ -123,14 +126,17 @@ static int run_and_stop(int number, const occasion *of, char **command) {
     return report_end(status);
 }
 
+/* The child stands still meanwhile, unless it is in a call to wait for: a long write. */
 static int run_and_shrink(const char *file, long long bytes, const occasion *of,
                           char **command) {
     pid_t child = start(command, SIGINT);
     int status;
     if (!wait_for(of, child)) return 0;
-    kill(child, SIGSTOP);
-    if (waitpid(child, &status, WUNTRACED) != child) fail("wait");
-    if (!WIFSTOPPED(status)) return report_end(status);
+    if (of->file == NULL) {
+        kill(child, SIGSTOP);
+        if (waitpid(child, &status, WUNTRACED) != child) fail("wait");
+        if (!WIFSTOPPED(status)) return report_end(status);
+    }
     if (truncate(file, bytes) != 0) fail(file);
     kill(child, SIGCONT);
     if (waitpid(child, &status, 0) != child) fail("wait");
@@ -155,6 +161,11 @@ int main(int argc, char **argv) {
         of.folder = argv[4];
         of.before = count_files(of.folder);
         return run_and_shrink(argv[2], atoll(argv[3]), &of, argv + 5);
+    }
+    if (argc > 6 && strcmp(argv[1], "cut") == 0) {
+        of.file = argv[4];
+        of.bytes = atoll(argv[5]);
+        return run_and_shrink(argv[2], atoll(argv[3]), &of, argv + 6);
     }
     fputs("usage: see the head of host.c\n", stderr);
     return 99;
