@@ -339,10 +339,10 @@ void tensor_cells(table *rows, const aq_tensor *tensor);
 void tensor_measure_cell(table *rows, double value, int decimals);
 void tensor_bytes_cell(table *rows, uint64_t bytes);
 void tensor_json_shape(json *out, const char *key, const aq_tensor *tensor);
-/* tensor_json_type - name, shape, dtype, num_params, quant_type, bit_width, group_size,
- * params_type */
+/* tensor_json_type - name, shape, dtype, num_params, quant_type, bit_width, granularity,
+ * group_size, group_rows, params_type */
 void tensor_json_type(json *out, const aq_tensor *tensor);
-/* tensor_json_metrics - cosine, sqnr_db, mse, max_abs_error; null without a value. */
+/* tensor_json_metrics - cosine, sqnr_db, mse, max_abs_error; null where not measured. */
 void tensor_json_metrics(json *out, const aq_metrics *metrics);
 
 /*==========================================================================

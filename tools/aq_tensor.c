@@ -115,6 +115,7 @@ void tensor_json_shape(json *out, const char *key, const aq_tensor *tensor) {
 
 void tensor_json_type(json *out, const aq_tensor *tensor) {
     static const char *const params[] = {"float32", "float16", "uint8"};
+    static const char *const granularities[] = {"group", "channel", "tensor"};
     char type[TEXT_ROOM] = "none";
     uint32_t bits = tensor->layout.bits;
     if (bits != 0)
@@ -126,18 +127,30 @@ void tensor_json_type(json *out, const aq_tensor *tensor) {
     json_unsigned(out, "num_params", tensor->num_params);
     json_string(out, "quant_type", type);
     json_unsigned(out, "bit_width", bits);
+    json_string(out, "granularity",
+                bits != 0 ? granularities[tensor->layout.granularity] : NULL);
     if (bits != 0) {
         json_unsigned(out, "group_size", tensor->layout.group_cols);
+        json_unsigned(out, "group_rows", tensor->layout.group_rows);
     } else {
         json_null(out, "group_size");
+        json_null(out, "group_rows");
     }
     json_string(out, "params_type", bits != 0 ? params[tensor->layout.params] : NULL);
 }
 
+static void put_metric(json *out, const char *key, bool measured, double value) {
+    if (measured) {
+        json_number(out, key, value);
+    } else {
+        json_null(out, key);
+    }
+}
+
 void tensor_json_metrics(json *out, const aq_metrics *metrics) {
     bool measured = metrics->count != 0;
-    json_measure(out, "cosine", measured ? metrics->cosine : (double)NAN);
-    json_measure(out, "sqnr_db", measured ? metrics->sqnr_db : (double)NAN);
-    json_measure(out, "mse", measured ? metrics->mse : (double)NAN);
-    json_measure(out, "max_abs_error", measured ? metrics->max_abs_error : (double)NAN);
+    put_metric(out, "cosine", measured, metrics->cosine);
+    put_metric(out, "sqnr_db", measured, metrics->sqnr_db);
+    put_metric(out, "mse", measured, metrics->mse);
+    put_metric(out, "max_abs_error", measured, metrics->max_abs_error);
 }

@@ -275,9 +275,11 @@ for bits in 2 4 8; do
     last=$sqnr
 done
 run 0 quantize model.safetensors o.parquet --granularity channel --json
-json '.tensors[2] | [.group_size, .bytes_out]' '[512,67584]'
+json '.tensors[2] | [.granularity, .group_size, .group_rows, .bytes_out]' '["channel",512,1,67584]'
 run 0 quantize model.safetensors o.parquet --granularity tensor --json
-json '.tensors[2].bytes_out' 65544
+json '.tensors[2] | [.granularity, .group_size, .group_rows, .bytes_out]' '["tensor",512,256,65544]'
+run 0 inspect o.parquet --json
+json '[.tensors[] | [.granularity, .group_rows]]' '[[null,null],[null,null],["tensor",256]]'
 run 0 quantize model.safetensors o.parquet --symmetric --json
 holds '.tensors[2].sqnr_db > 17'
 for bits in 2 4 8; do
@@ -2061,6 +2063,12 @@ holds '.total.num_params == 131584 and .total.sqnr_db > 18'
 sqnr=$(jq '.tensors[2].sqnr_db' "$w/out")
 run 0 inspect q4.parquet --json
 json "(.tensors[2].sqnr_db - $sqnr) | fabs < 1e-6" true
+# A NaN that was measured is told, and is not what was not measured.
+"$gen" good F32 8x64 random 'bad one' F32 8x64 ramp none F32 0x4 ramp >finite.safetensors
+"$gen" good F32 8x64 random 'bad one' F32 8x64 nan none F32 0x4 ramp >not_finite.safetensors
+run 0 compare finite.safetensors not_finite.safetensors --json
+json '[.tensors[] | [.name, .mse]]' '[["bad one","NaN"],["good",0],["none",null]]'
+json .total.mse '"NaN"'
 
 begin 'compare: what does not match'
 "$gen" w F32 256x256 random b F32 512 random new F32 8 ramp ids I64 3 zero >other.safetensors
