@@ -62,6 +62,15 @@ int cli_failure(const char *subject, const aq_error *err) {
                                              : aq_status_meaning(err->status));
 }
 
+void cli_set_error(aq_error *out, aq_status status, const char *format, ...) {
+    va_list arguments;
+    memset(out, 0, sizeof *out);
+    out->status = status;
+    va_start(arguments, format);
+    vsnprintf(out->message, sizeof out->message, format, arguments);
+    va_end(arguments);
+}
+
 /* Notes of the library, each once. */
 enum { MAX_NOTES = 20 };
 static struct {

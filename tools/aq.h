@@ -138,6 +138,9 @@ int cli_error(const char *subject, const char *format, ...) AQ_PRINTF(2, 3);
 int cli_usage_error(const cli_command *command, const char *format, ...) AQ_PRINTF(2, 3);
 /* cli_failure - the same for an error of the library. */
 int cli_failure(const char *subject, const aq_error *err);
+/* cli_set_error - an error that is told elsewhere, as the library has them. */
+void cli_set_error(aq_error *out, aq_status status, const char *format, ...)
+    AQ_PRINTF(3, 4);
 /* cli_log - takes what the library tolerates in a file, for lines "aq: SUBJECT: note: ..."
  * on stderr at the end. From any thread; the subject lives while the file is open. */
 aq_log cli_log(const char *subject);
@@ -211,7 +214,7 @@ const char *text_plural(uint64_t count);
 
 /* file_save - the file appears when it is whole, in place of a regular one; an empty text
  * only tries whether one can appear. */
-int file_save(const char *path, const buffer *text);
+bool file_save(const char *path, const buffer *text, aq_error *err);
 /* file_same - whether two paths are of one file, which need not be there yet. */
 bool file_same(const char *a, const char *b);
 
@@ -376,8 +379,11 @@ int job_run(const cli_args *args, aq_job_options *options, const char *page_path
 int job_apply(const cli_args *args, const cli_setting *setting, aq_job_options *options);
 /* job_check - whether what was put there goes together with the output. */
 int job_check(const cli_args *args, const aq_job_options *options);
-/* job_refuse - an error of the library before the job could start, told as one of it. */
+/* job_refuse - an error before the job could start, told as one of it; job_error: one that
+ * is not of the library. */
 int job_refuse(const cli_args *args, const char *file, const aq_error *err);
+int job_error(const cli_args *args, const char *file, aq_status status,
+              const char *format, ...) AQ_PRINTF(4, 5);
 /* job_io - how --io says that the input is read. */
 aq_io job_io(const cli_args *args);
 /* job_put_attempts - ": 2 bits 0.8312, 4 bits 0.9921" */

@@ -1077,8 +1077,10 @@ static int run_bench(const cli_args *args, bench *of) {
     buffer chart = {NULL, 0, 0};
     const char *svg = NULL;
     size_t i, pool, row = 0;
+    aq_error err;
     int code = read_settings(args, of, &svg);
-    if (code == CLI_GOOD && svg != NULL) code = file_save(svg, &nothing);
+    if (code == CLI_GOOD && svg != NULL && !file_save(svg, &nothing, &err))
+        code = cli_failure(svg, &err);
     if (code == CLI_GOOD) code = make_threads(of, args->threads);
     if (code == CLI_GOOD)
         code = work_init(&of->data, of->pool != NULL ? aq_threads_tasks(of->pool) : NULL);
@@ -1094,7 +1096,7 @@ static int run_bench(const cli_args *args, bench *of) {
     code = measure_all(of);
     if (code == CLI_GOOD && svg != NULL) {
         put_svg(of, &chart);
-        code = file_save(svg, &chart);
+        if (!file_save(svg, &chart, &err)) code = cli_failure(svg, &err);
         buffer_free(&chart);
     }
     if (code != CLI_GOOD) return code;

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -444,8 +445,7 @@ static void tell_start(const cli_args *args) {
 
 /* "name" is that of a tensor or column, if the error is about one. */
 static void tell_failure(const char *file, const aq_error *err) {
-    bool named =
-        names_tensor(err) || (err->name[0] != '\0' && strcmp(err->name, file) != 0);
+    bool named = err->name[0] != '\0' && !names_path(err, file);
     json event;
     open_event(&event, "failed");
     json_string(&event, "file", file);
@@ -469,6 +469,18 @@ int job_refuse(const cli_args *args, const char *file, const aq_error *err) {
         tell_failure(file, err);
     }
     return cli_failure(file, err);
+}
+
+int job_error(const cli_args *args, const char *file, aq_status status,
+              const char *format, ...) {
+    aq_error err;
+    char message[sizeof err.message];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    cli_set_error(&err, status, "%s", message);
+    return job_refuse(args, file, &err);
 }
 
 /*==========================================================================

@@ -645,37 +645,41 @@ static void put_page(page *of) {
 }
 
 /* A file that is there must be a page: anything else is not ours to replace. */
-static int check_replaced(const char *path) {
+static bool check_replaced(const char *path, aq_error *err) {
     static const char start[] = "<!DOCTYPE html>";
     char found[sizeof start] = "";
     FILE *file = fopen(path, "rb");
     size_t n;
     if (file == NULL) {
-        if (errno == ENOENT) return CLI_GOOD;
-        return cli_error(path, "cannot write: %s", strerror(errno));
+        if (errno == ENOENT) return true;
+        cli_set_error(err, AQ_E_IO, "cannot write: %s", strerror(errno));
+        return false;
     }
     n = fread(found, 1, sizeof start - 1, file);
     fclose(file);
-    if (n == 0 || memcmp(found, start, sizeof start - 1) == 0) return CLI_GOOD;
-    return cli_error(path, "cannot write: there is a file that is no HTML page; choose "
-                           "another name");
+    if (n == 0 || memcmp(found, start, sizeof start - 1) == 0) return true;
+    cli_set_error(err, AQ_E_ARG,
+                  "cannot write: there is a file that is no HTML page; choose another "
+                  "name");
+    return false;
 }
 
 int page_check(const cli_args *args, const char *path) {
     static const buffer nothing = {NULL, 0, 0};
-    int code;
+    aq_error err;
     if (file_same(path, args->files[1]))
-        return cli_error(path,
+        return job_error(args, path, AQ_E_ARG,
                          "cannot write: it is the output of the job; choose another "
                          "name");
-    code = file_save(path, &nothing);
-    return code == CLI_GOOD ? check_replaced(path) : code;
+    if (file_save(path, &nothing, &err) && check_replaced(path, &err)) return CLI_GOOD;
+    return job_refuse(args, path, &err);
 }
 
 int page_write(const cli_args *args, const aq_job_options *options,
                const aq_job_report *report, const char *path) {
     page of;
     distribution *figures;
+    aq_error err;
     size_t i;
     int code;
     memset(&of, 0, sizeof of);
@@ -693,10 +697,10 @@ int page_write(const cli_args *args, const aq_job_options *options,
     for (i = 0; i < of.num_figures; i++)
         of.of[of.worst[i]] = &figures[i];
     code = distributions_read(args, report, of.of, &of.total);
-    if (code == CLI_GOOD) code = check_replaced(path);
     if (code == CLI_GOOD) {
         put_page(&of);
-        code = file_save(path, &of.out);
+        if (!check_replaced(path, &err) || !file_save(path, &of.out, &err))
+            code = cli_failure(path, &err);
     }
     free(of.worst);
     free(of.of);

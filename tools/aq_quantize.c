@@ -144,12 +144,13 @@ static int unused_rule(const cli_args *args, const rule *item) {
     const char *what = item->bits != 0 ? "float " : "";
     const char *key = item->bits != 0 ? "tensor" : "keep";
     if (item->from->origin == CLI_FROM_FILE)
-        return cli_error(args->config,
+        return job_error(args, args->config, AQ_E_NOT_FOUND,
                          "line %zu: no %stensor of the model has a name that "
                          "matches %s %s",
                          item->from->line, what, key, item->from->value);
-    return cli_error(args->files[0], "no %stensor has a name that matches --%s %s", what,
-                     key, item->from->value);
+    return job_error(args, args->files[0], AQ_E_NOT_FOUND,
+                     "no %stensor has a name that matches --%s %s", what, key,
+                     item->from->value);
 }
 
 /* Goes through the names once before anything is written: a rule that concerns no tensor
@@ -158,20 +159,21 @@ static int check_rules(const cli_args *args, rules *of) {
     const char *path = args->files[0];
     aq_model_options options;
     aq_model *model;
+    aq_error err;
     size_t i, n;
-    int code;
+    int code = CLI_GOOD;
     memset(&options, 0, sizeof options);
     options.io = job_io(args);
-    code = tensor_open_model(path, &options, &model);
-    if (code != CLI_GOOD) return code;
+    options.log = cli_log(path);
+    if (aq_model_open(path, &options, &model, &err) != AQ_OK)
+        return job_refuse(args, path, &err);
     n = aq_model_count(model);
     for (i = 0; i < n && code == CLI_GOOD; i++) {
         aq_tensor tensor;
         aq_plan unused;
-        aq_error err;
         memset(&unused, 0, sizeof unused);
         if (aq_model_describe(model, i, &tensor, &err) != AQ_OK) {
-            code = cli_failure(path, &err);
+            code = job_refuse(args, path, &err);
         } else {
             plan_tensor(of, &tensor, &unused);
         }
@@ -523,7 +525,8 @@ static int check_output(const cli_args *args, const request *job) {
         what = "calibration";
     if (args->config != NULL && file_same(args->config, output)) what = "configuration";
     if (what == NULL) return CLI_GOOD;
-    return cli_error(output, "cannot write: it is the %s; choose another name", what);
+    return job_error(args, output, AQ_E_ARG,
+                     "cannot write: it is the %s; choose another name", what);
 }
 
 /*==========================================================================
@@ -545,7 +548,8 @@ static int check_shard(const cli_args *args) {
 }
 
 static int run_job(const cli_args *args, request *job, const char *page) {
-    int code = check_output(args, job);
+    int code = job->of.count != 0 ? check_rules(args, &job->of) : CLI_GOOD;
+    if (code == CLI_GOOD) code = check_output(args, job);
     if (code == CLI_GOOD && page != NULL) code = page_check(args, page);
     if (code == CLI_GOOD && job->calibration_path != NULL)
         code = open_calibration(args, job);
@@ -582,7 +586,6 @@ static int quantize(const cli_args *args) {
         code = cli_setting_error(args, setting, "needs what --dry-run does not make");
     if (code == CLI_GOOD) code = job_check(args, &job.options);
     if (code == CLI_GOOD && job.options.num_shards != 0) code = check_shard(args);
-    if (code == CLI_GOOD && job.of.count != 0) code = check_rules(args, &job.of);
     if (code == CLI_GOOD)
         code = job.options.num_shards != 0 ? run_shard(args, &job, page)
                                            : run_job(args, &job, page);

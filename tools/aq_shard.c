@@ -126,7 +126,7 @@ char *shard_path(const char *path, const aq_job_options *options) {
  *========================================================================*/
 
 /* Which part a file says that it is, from 0. */
-static int read_part(const char *path, aq_io io, unsigned *out_index,
+static int read_part(const cli_args *args, const char *path, unsigned *out_index,
                      unsigned *out_count) {
     aq_parquet_options options;
     aq_parquet *file;
@@ -135,9 +135,9 @@ static int read_part(const char *path, aq_io io, unsigned *out_index,
     int32_t i;
     bool found = false;
     memset(&options, 0, sizeof options);
-    options.io = io;
+    options.io = job_io(args);
     if (aq_parquet_open(path, &options, &file, &err) != AQ_OK)
-        return cli_failure(path, &err);
+        return job_refuse(args, path, &err);
     for (i = 0; !found && aq_parquet_key_value(file, i, &pair); i++)
         found =
             strcmp(pair.key, "arrowquant.shard") == 0 && pair.value != NULL &&
@@ -145,7 +145,8 @@ static int read_part(const char *path, aq_io io, unsigned *out_index,
             *out_index < *out_count && *out_count <= MAX_SHARDS;
     aq_parquet_close(file);
     if (found) return CLI_GOOD;
-    return cli_error(path, "is no shard of a job: aq quantize --shard makes such");
+    return job_error(args, path, AQ_E_ARG,
+                     "is no shard of a job: aq quantize --shard makes such");
 }
 
 /* "shards 2, 3 and 7 of 8 are missing", of many the first ones. */
@@ -153,6 +154,7 @@ static int tell_missing(const cli_args *args, const size_t *holders, size_t coun
     enum { MAX_SHOWN = 10 };
     buffer list = {NULL, 0, 0};
     size_t i, n = 0, missing = 0;
+    int code;
     for (i = 0; i < count; i++)
         missing += holders[i] == 0;
     if (missing == 0) return CLI_GOOD;
@@ -162,10 +164,11 @@ static int tell_missing(const cli_args *args, const size_t *holders, size_t coun
         buffer_print(&list, "%s%zu", n == 1 ? "" : n == missing ? " and " : ", ", i + 1);
     }
     if (missing > MAX_SHOWN) buffer_print(&list, " and %zu more", missing - MAX_SHOWN);
-    cli_error(args->files[args->num_files - 1], "shard%s %s of %zu %s missing",
-              text_plural(missing), list.data, count, missing == 1 ? "is" : "are");
+    code = job_error(args, args->files[args->num_files - 1], AQ_E_ARG,
+                     "shard%s %s of %zu %s missing", text_plural(missing), list.data,
+                     count, missing == 1 ? "is" : "are");
     buffer_free(&list);
-    return CLI_ERROR;
+    return code;
 }
 
 int shard_check(const cli_args *args) {
@@ -173,7 +176,7 @@ int shard_check(const cli_args *args) {
     unsigned index, count, of = 0;
     int code = CLI_GOOD;
     for (i = 0; i < n && code == CLI_GOOD; i++) {
-        code = read_part(args->files[i], job_io(args), &index, &count);
+        code = read_part(args, args->files[i], &index, &count);
         if (code != CLI_GOOD) break;
         if (i == 0) {
             of = count;
@@ -181,11 +184,13 @@ int shard_check(const cli_args *args) {
             memset(holders, 0, of * sizeof *holders);
         }
         if (count != of) {
-            code = cli_error(args->files[i], "is shard %u of %u, but %s is one of %u",
-                             index + 1, count, args->files[0], of);
+            code = job_error(args, args->files[i], AQ_E_ARG,
+                             "is shard %u of %u, but %s is one of %u", index + 1, count,
+                             args->files[0], of);
         } else if (holders[index] != 0) {
-            code = cli_error(args->files[i], "is shard %u of %u, as is %s", index + 1,
-                             count, args->files[holders[index] - 1]);
+            code = job_error(args, args->files[i], AQ_E_DUPLICATE,
+                             "is shard %u of %u, as is %s", index + 1, count,
+                             args->files[holders[index] - 1]);
         } else {
             holders[index] = i + 1;
         }

@@ -230,11 +230,11 @@ const char *text_plural(uint64_t count) { return count == 1 ? "" : "s"; }
  *========================================================================*/
 
 /* A regular file or none yet: anything else, such as a device, must not be replaced. */
-static int check_path(const char *path) {
+static bool check_path(const char *path, aq_error *err) {
     struct stat info;
-    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
-        return cli_error(path, "cannot write: not a regular file");
-    return CLI_GOOD;
+    if (stat(path, &info) != 0 || S_ISREG(info.st_mode)) return true;
+    cli_set_error(err, AQ_E_IO, "cannot write: not a regular file");
+    return false;
 }
 
 /* Writes text to a new file, and to the disk. */
@@ -247,18 +247,17 @@ static bool write_text(const char *path, const buffer *text) {
     return fclose(file) == 0 && good;
 }
 
-int file_save(const char *path, const buffer *text) {
+bool file_save(const char *path, const buffer *text, aq_error *err) {
     buffer temporary = {NULL, 0, 0};
-    int code = check_path(path);
     bool good;
-    if (code != CLI_GOOD) return code;
+    if (!check_path(path, err)) return false;
     buffer_print(&temporary, "%s.%ld.tmp", path, (long)getpid());
     good = write_text(temporary.data, text);
     if (good && text->size != 0) good = rename(temporary.data, path) == 0;
-    if (!good) code = cli_error(path, "cannot write: %s", strerror(errno));
+    if (!good) cli_set_error(err, AQ_E_IO, "cannot write: %s", strerror(errno));
     if (!good || text->size == 0) unlink(temporary.data);
     buffer_free(&temporary);
-    return code;
+    return good;
 }
 
 static bool same_file(const char *a, const char *b) {

@@ -2424,6 +2424,32 @@ done
 run 2 quantize missing.safetensors never.parquet --events
 jq -ces '[.[].event]' "$w/out" >"$w/value"
 echo '["started","failed"]' | same "$w/value"
+# What is seen before the job itself starts is told as well.
+# refused FILE STATUS OUTPUT ARGUMENT...: these events
+refused() {
+    jq -cn '[["started", $o, null], ["failed", $f, $s]]' --arg f "$1" --arg s "$2" --arg o "$3" \
+        >"$w/wanted_events"
+    shift 3
+    run 2 "$@" --events
+    jq -ces '[.[] | [.event, .output // .file, .status]]' "$w/out" >"$w/value"
+    same "$w/value" <"$w/wanted_events"
+    [ "$(wc -l <"$w/err")" -eq 1 ] || fault 'not one line on stderr'
+}
+refused missing.safetensors io o.parquet quantize missing.safetensors o.parquet --keep a
+refused model.safetensors not_found o.parquet quantize model.safetensors o.parquet --keep nothing
+refused model.safetensors not_found o-00001-of-00002.parquet \
+    quantize model.safetensors o.parquet --tensor no=8 --shard 1/2
+refused nowhere/r.html io o.parquet quantize model.safetensors o.parquet --report nowhere/r.html
+refused o.parquet argument o.parquet quantize model.safetensors o.parquet --report o.parquet
+refused model.safetensors argument o.parquet \
+    quantize model.safetensors o.parquet --report model.safetensors
+refused o.parquet argument o.parquet quantize model.safetensors o.parquet --calibration o.parquet
+refused missing.parquet io o.parquet merge o.parquet missing.parquet
+refused q4.parquet argument o.parquet merge o.parquet q4.parquet
+run 0 quantize model.safetensors part.parquet --shard 1/2
+refused o.parquet argument o.parquet merge o.parquet part-00001-of-00002.parquet
+refused part-00001-of-00002.parquet duplicate o.parquet \
+    merge o.parquet part-00001-of-00002.parquet part-00001-of-00002.parquet
 rm -rf stop && mkdir stop
 expect 0 "$host" stop 15 stop "$aq" quantize big.safetensors stop/o.parquet --events
 grep -v '^exit' "$w/out" | jq -ces '.[-1]' >"$w/value"
