@@ -425,8 +425,9 @@ int quantize_check(const cli_args *args);
 /* config_resolve - puts the settings of the profile and of the configuration file before
  * those of the command line. */
 int config_resolve(cli_args *args);
-/* config_put - the settings in force, as a configuration file. */
-int config_put(buffer *out, const cli_args *args);
+/* config_put - the settings in force, as a configuration file; returns NULL, or an option
+ * with a value that is not UTF-8, and stands there as it is. */
+const cli_option *config_put(buffer *out, const cli_args *args);
 
 /*==========================================================================
  * MARK: - Distributions of weights and of their error (aq_histogram.c)

@@ -478,14 +478,21 @@ static bool is_unsafe(uint32_t c) {
            c >= 0xe0000;
 }
 
-/* Text in double quotes, in which any character can be escaped. */
+/* Text in double quotes, in which any character can be escaped. False: there are bytes that
+ * are not UTF-8, and stand there as they are. */
 static bool put_escaped(buffer *out, const char *text, size_t size) {
     size_t i = 0, length;
+    bool good = true;
     buffer_put(out, "\"", 1);
     for (; i < size; i += length) {
         uint32_t c;
         length = utf8_length(text + i, size - i);
-        if (length == 0) return false;
+        if (length == 0) {
+            good = false;
+            length = 1;
+            buffer_put(out, text + i, length);
+            continue;
+        }
         c = decode_character(text + i, length);
         if (c == '"' || c == '\\') {
             buffer_print(out, "\\%c", (int)c);
@@ -496,7 +503,7 @@ static bool put_escaped(buffer *out, const char *text, size_t size) {
         }
     }
     buffer_put(out, "\"", 1);
-    return true;
+    return good;
 }
 
 /* A YAML scalar that reads back as text[0..size): plain where that is a word or number,
@@ -563,12 +570,13 @@ static bool put_items(buffer *out, const cli_args *args, const cli_option *key) 
     bool mapping = strchr(key->value, '=') != NULL, good = true;
     size_t i;
     buffer_print(out, "\n");
-    for (i = 0; i < args->num_settings && good; i++) {
+    for (i = 0; i < args->num_settings; i++) {
         const cli_setting *item = &args->settings[i];
         if (item->id != key->id || (mapping && comes_again(args, i))) continue;
         buffer_print(out, mapping ? "  " : "  - ");
-        good = mapping ? put_pair(out, item->value)
-                       : put_scalar(out, item->value, strlen(item->value));
+        good = (mapping ? put_pair(out, item->value)
+                        : put_scalar(out, item->value, strlen(item->value))) &&
+               good;
         put_origin(out, args, item);
     }
     return good;
@@ -588,7 +596,7 @@ static void put_unset(buffer *out, const cli_option *key) {
     }
 }
 
-static int put_key(buffer *out, const cli_args *args, const cli_option *key) {
+static bool put_key(buffer *out, const cli_args *args, const cli_option *key) {
     const cli_setting *item = cli_find(args, key->id);
     const char *line = key->help;
     bool good = true;
@@ -599,7 +607,7 @@ static int put_key(buffer *out, const cli_args *args, const cli_option *key) {
     }
     if (item == NULL || key->id == CLI_PROFILE) {
         put_unset(out, key);
-        return CLI_GOOD;
+        return true;
     }
     buffer_print(out, key->repeats ? "%s:" : "%s: ", key->name);
     if (key->repeats) {
@@ -613,27 +621,28 @@ static int put_key(buffer *out, const cli_args *args, const cli_option *key) {
         put_origin(out, args, item);
     }
     buffer_print(out, "\n");
-    if (good) return CLI_GOOD;
-    return cli_usage_error(args->command, "--%s is not UTF-8, as YAML is", key->name);
+    return good;
 }
 
-int config_put(buffer *out, const cli_args *args) {
-    const cli_option *key;
-    int code = CLI_GOOD;
+const cli_option *config_put(buffer *out, const cli_args *args) {
+    const cli_option *key, *bad = NULL;
     buffer_print(out, "# Settings for: aq quantize IN OUT --config FILE\n");
     if (args->profile != NULL)
         buffer_print(out, "# Profile %s, for %s.\n", args->profile,
                      profile_uses[find_profile(args->profile)]);
     buffer_print(out, "\n");
-    for (key = quantize_settings; key->name != NULL && code == CLI_GOOD; key++)
-        code = put_key(out, args, key);
-    return code;
+    for (key = quantize_settings; key->name != NULL; key++) {
+        if (!put_key(out, args, key)) bad = key;
+    }
+    return bad;
 }
 
 static int config(const cli_args *args) {
     buffer text = {NULL, 0, 0};
+    const cli_option *bad;
     int code = quantize_check(args);
-    if (code == CLI_GOOD) code = config_put(&text, args);
+    if (code == CLI_GOOD && (bad = config_put(&text, args)) != NULL)
+        code = cli_usage_error(args->command, "--%s is not UTF-8, as YAML is", bad->name);
     if (code == CLI_GOOD) {
         buffer_show(&text);
     } else {

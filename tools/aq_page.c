@@ -601,15 +601,14 @@ static void put_settings(page *of) {
     char *line, *next;
     size_t shown = 0;
     buffer_print(out, "<pre>");
-    if (config_put(&text, of->args) == CLI_GOOD) {
-        for (line = text.data; *line != '\0'; line = next) {
-            next = line + strcspn(line, "\n");
-            if (*next != '\0') *next++ = '\0';
-            if (*line == '#' || *line == '\0') continue;
-            page_text(out, line);
-            buffer_print(out, "\n");
-            shown++;
-        }
+    config_put(&text, of->args);
+    for (line = text.data; *line != '\0'; line = next) {
+        next = line + strcspn(line, "\n");
+        if (*next != '\0') *next++ = '\0';
+        if (*line == '#' || *line == '\0') continue;
+        page_text(out, line);
+        buffer_print(out, "\n");
+        shown++;
     }
     buffer_print(out, "%s</pre>",
                  shown != 0 ? "# all others: defaults" : "# all settings: defaults");

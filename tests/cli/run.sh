@@ -1223,6 +1223,15 @@ out_has '<th class="l n" scope="row">a&#38;amp;&#39;b</th>'
 out_has '<th class="l n" scope="row">\]\]&#62;\\xe2\\x80\\xae\\x01</th>'
 out_lacks '<script>alert|<img|<b>&|<b>.*o.*parquet'
 
+begin 'report: settings that are not UTF-8'
+run 0 quantize model.safetensors o.parquet --keep "$(printf '\377|ids')" --bits 8 --report r.html
+quiet
+cp r.html "$w/out"
+out_has '<pre>bits: 8  # command line$'
+out_has '^  - &#34;\\xff\|ids&#34;  # command line$'
+out_has '^# all others: defaults</pre>'
+rm -f r.html
+
 begin 'report: many tensors'
 set --
 i=0
