@@ -31,7 +31,7 @@ static size_t terminal_columns(FILE *stream) {
  * MARK: - Tables
  *========================================================================*/
 
-enum { MIN_ELIDED_COLUMNS = 12, MAX_TABLE_COLUMNS = 16 };
+enum { MIN_ELIDED_COLUMNS = 12, MAX_TABLE_COLUMNS = 16, MAX_WIDTH = 200 };
 
 static void add_cell(table *rows, const char *visible, size_t size) {
     char *cell = (char *)cli_resize(NULL, size + 1, 1);
@@ -68,15 +68,18 @@ void table_name(table *rows, const char *name) {
 }
 
 /* Widths of all columns and the gap between them, made to fit a terminal: first a smaller
- * gap, then a narrower first column. */
+ * gap, then a narrower first column. Elsewhere one long cell does not make all others wide:
+ * it reaches beyond its column. */
 static size_t fit_columns(const table *rows, size_t *widths) {
+    const bool on_terminal = isatty(STDOUT_FILENO);
     size_t i, total = 0, gap = 2, available;
     memset(widths, 0, MAX_TABLE_COLUMNS * sizeof *widths);
     for (i = 0; i < rows->num_cells; i++) {
         size_t columns = text_columns(rows->cells[i]), column = i % rows->columns;
+        if (columns > MAX_WIDTH && !on_terminal) columns = MAX_WIDTH;
         if (columns > widths[column]) widths[column] = columns;
     }
-    if (!isatty(STDOUT_FILENO)) return gap;
+    if (!on_terminal) return gap;
     for (i = 0; i < rows->columns; i++)
         total += widths[i];
     available = terminal_columns(stdout);
@@ -93,6 +96,7 @@ static size_t fit_columns(const table *rows, size_t *widths) {
 
 void table_show(const table *rows, buffer *out) {
     size_t widths[MAX_TABLE_COLUMNS], gap = fit_columns(rows, widths), i;
+    const bool elides = isatty(STDOUT_FILENO);
     for (i = 0; i < rows->num_cells; i++) {
         size_t column = i % rows->columns;
         bool last = column + 1 == rows->columns, right = rows->align[column] == 'r';
@@ -101,7 +105,11 @@ void table_show(const table *rows, buffer *out) {
         int fill = columns < widths[column] ? (int)(widths[column] - columns) : 0;
         if (i == 0) buffer_print(out, "%s", term_code(stdout, TERM_BOLD));
         if (right) buffer_print(out, "%*s", fill, "");
-        buffer_elided(out, cell, widths[column]);
+        if (elides) {
+            buffer_elided(out, cell, widths[column]);
+        } else {
+            buffer_print(out, "%s", cell);
+        }
         if (!right && !last) buffer_print(out, "%*s", fill, "");
         if (!last) buffer_print(out, "%*s", (int)gap, "");
         if (last && i < rows->columns)

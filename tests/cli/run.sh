@@ -2475,6 +2475,14 @@ out_has "^$wide   8x8    float32"
 out_has "^$accent      8x8    float32"
 out_has '^plain  8x8    float32'
 
+begin 'a very long name does not make the other lines long'
+long=$(head -c 5000 /dev/zero | tr '\0' x)
+"$gen" "$long" F32 8x8 ramp short F32 8x8 ramp >long.safetensors
+run 0 inspect long.safetensors
+out_has "^${long}  8x8  "
+out_has "^short {197}8x8  "
+[ "$(wc -c <"$w/out")" -lt 6000 ] || fault "$(wc -c <"$w/out") bytes"
+
 begin 'names are elided on a narrow terminal only'
 long=model.layers.27.self_attention.query_key_value.projection.weight
 "$gen" "$long" F32 128x256 ramp short F32 8x8 ramp >long.safetensors
