@@ -426,8 +426,9 @@ int quantize_check(const cli_args *args);
  * those of the command line. */
 int config_resolve(cli_args *args);
 /* config_put - the settings in force, as a configuration file; returns NULL, or an option
- * with a value that is not UTF-8, and stands there as it is. */
-const cli_option *config_put(buffer *out, const cli_args *args);
+ * with a value that is not UTF-8, and stands there as it is. resolved: the profile and what
+ * it sets; else that is a comment. */
+const cli_option *config_put(buffer *out, const cli_args *args, bool resolved);
 
 /*==========================================================================
  * MARK: - Distributions of weights and of their error (aq_histogram.c)

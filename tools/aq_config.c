@@ -29,6 +29,12 @@ static cli_setting *add_setting(setting_list *out, int id, cli_origin origin) {
     return item;
 }
 
+static void free_settings(setting_list *of) {
+    while (of->count != 0)
+        free(of->items[--of->count].owned);
+    free(of->items);
+}
+
 static const cli_option *find_key(const char *name) {
     const cli_option *option = quantize_settings;
     while (option->name != NULL && strcmp(option->name, name) != 0)
@@ -91,13 +97,14 @@ static int add_profile(const cli_args *args, const cli_setting *from, setting_li
 
 #ifdef AQ_WITH_YAML
 
-enum { MAX_CONFIG_BYTES = 1 << 20, MAX_CONFIG_ITEMS = 1000 };
+enum { MAX_CONFIG_BYTES = 1 << 20, MAX_CONFIG_ITEMS = 1000, MAX_KEYS = 64 };
 
 typedef struct reader {
     const char *path;
     yaml_parser_t parser;
     yaml_event_t event; /* the last that was read */
     setting_list *out;
+    size_t lines[MAX_KEYS]; /* where each key of quantize_settings is; 0 = not yet */
 } reader;
 
 static size_t event_line(const reader *of) { return of->event.start_mark.line + 1; }
@@ -296,15 +303,15 @@ static int unknown_key(const reader *of) {
 /* The event is a key; reads its value. */
 static int read_key(reader *of) {
     const cli_option *key = event_text(of) != NULL ? find_key(event_text(of)) : NULL;
-    size_t i;
+    size_t *line;
     int code;
     if (key == NULL) return unknown_key(of);
-    for (i = 0; i < of->out->count; i++) {
-        if (of->out->items[i].id == key->id)
-            return file_error(of, event_line(of),
-                              "key %s is there twice (first in line %zu): keep one",
-                              key->name, of->out->items[i].line);
-    }
+    line = &of->lines[key - quantize_settings];
+    if (*line != 0)
+        return file_error(of, event_line(of),
+                          "key %s is there twice (first in line %zu): keep one",
+                          key->name, *line);
+    *line = event_line(of);
     code = read_event(of);
     if (code != CLI_GOOD) return code;
     if (key->value == NULL) return read_flag(of, key);
@@ -348,37 +355,51 @@ static int read_bytes(const char *path, buffer *out) {
         n = fread(to, 1, 4096, file);
         out->size += n;
     }
-    if (ferror(file)) {
-        code = cli_error(path, "cannot read: %s", strerror(errno));
-    } else if (out->size > MAX_CONFIG_BYTES) {
-        code = cli_error(path, "over 1 MiB: is this a configuration?");
-    }
+    if (ferror(file)) code = cli_error(path, "cannot read: %s", strerror(errno));
     fclose(file);
     return code;
 }
 
-static int read_file(const char *path, setting_list *out) {
+static int read_text(const char *path, const buffer *text, setting_list *out) {
     reader of;
+    int code;
+    if (text->size > MAX_CONFIG_BYTES)
+        return cli_error(path, "over 1 MiB: is this a configuration?");
+    memset(&of, 0, sizeof of);
+    of.path = path;
+    of.out = out;
+    if (!yaml_parser_initialize(&of.parser)) cli_resize(NULL, SIZE_MAX, 2); /* exits */
+    yaml_parser_set_encoding(&of.parser, YAML_UTF8_ENCODING);
+    yaml_parser_set_input_string(&of.parser, (const unsigned char *)text->data,
+                                 text->size);
+    code = read_document(&of);
+    yaml_event_delete(&of.event);
+    yaml_parser_delete(&of.parser);
+    return code;
+}
+
+static int read_file(const char *path, setting_list *out) {
     buffer bytes = {NULL, 0, 0};
     int code = read_bytes(path, &bytes);
-    if (code == CLI_GOOD) {
-        memset(&of, 0, sizeof of);
-        of.path = path;
-        of.out = out;
-        if (!yaml_parser_initialize(&of.parser))
-            cli_resize(NULL, SIZE_MAX, 2); /* exits */
-        yaml_parser_set_encoding(&of.parser, YAML_UTF8_ENCODING);
-        yaml_parser_set_input_string(&of.parser, (const unsigned char *)bytes.data,
-                                     bytes.size);
-        code = read_document(&of);
-        yaml_event_delete(&of.event);
-        yaml_parser_delete(&of.parser);
-    }
+    if (code == CLI_GOOD) code = read_text(path, &bytes, out);
     buffer_free(&bytes);
     return code;
 }
 
+/* Whether what is to be printed can be read back: there are limits. */
+static int check_config(const buffer *text) {
+    setting_list unused = {NULL, 0};
+    int code = read_text("the configuration", text, &unused);
+    free_settings(&unused);
+    return code;
+}
+
 #else
+
+static int check_config(const buffer *text) {
+    (void)text;
+    return CLI_GOOD;
+}
 
 static int read_file(const char *path, setting_list *out) {
     (void)out;
@@ -530,9 +551,12 @@ static void put_origin(buffer *out, const cli_args *args, const cli_setting *ite
     if (item->origin == CLI_FROM_PROFILE) {
         buffer_print(out, "  # profile %s\n", args->profile);
     } else if (item->origin == CLI_FROM_FILE) {
+        buffer visible = {NULL, 0, 0};
+        buffer_visible(&visible, args->config, strlen(args->config));
         buffer_print(out, "  # ");
-        buffer_visible(out, args->config, strlen(args->config));
+        put_scalar(out, visible.data, visible.size);
         buffer_print(out, ", line %zu\n", item->line);
+        buffer_free(&visible);
     } else {
         buffer_print(out, "  # command line\n");
     }
@@ -596,7 +620,9 @@ static void put_unset(buffer *out, const cli_option *key) {
     }
 }
 
-static bool put_key(buffer *out, const cli_args *args, const cli_option *key) {
+/* What a profile sets stands behind a #, unless `resolved`: the file says the profile. */
+static bool put_key(buffer *out, const cli_args *args, const cli_option *key,
+                    bool resolved) {
     const cli_setting *item = cli_find(args, key->id);
     const char *line = key->help;
     bool good = true;
@@ -605,10 +631,11 @@ static bool put_key(buffer *out, const cli_args *args, const cli_option *key) {
         buffer_print(out, "# %.*s\n", length, line);
         line += length;
     }
-    if (item == NULL || key->id == CLI_PROFILE) {
+    if (item == NULL) {
         put_unset(out, key);
         return true;
     }
+    if (item->origin == CLI_FROM_PROFILE && !resolved) buffer_print(out, "#");
     buffer_print(out, key->repeats ? "%s:" : "%s: ", key->name);
     if (key->repeats) {
         good = put_items(out, args, key);
@@ -624,15 +651,21 @@ static bool put_key(buffer *out, const cli_args *args, const cli_option *key) {
     return good;
 }
 
-const cli_option *config_put(buffer *out, const cli_args *args) {
-    const cli_option *key, *bad = NULL;
-    buffer_print(out, "# Settings for: aq quantize IN OUT --config FILE\n");
-    if (args->profile != NULL)
-        buffer_print(out, "# Profile %s, for %s.\n", args->profile,
-                     profile_uses[find_profile(args->profile)]);
+/* The profile stands first: all other lines win over it. */
+static void put_profile(buffer *out, const cli_args *args) {
+    buffer_print(out, "# For %s. What it sets stands behind a #.\nprofile: %s",
+                 profile_uses[find_profile(args->profile)], args->profile);
+    put_origin(out, args, cli_find(args, CLI_PROFILE));
     buffer_print(out, "\n");
+}
+
+const cli_option *config_put(buffer *out, const cli_args *args, bool resolved) {
+    const cli_option *key, *bad = NULL;
+    buffer_print(out, "# Settings for: aq quantize IN OUT --config FILE\n\n");
+    if (args->profile != NULL) put_profile(out, args);
     for (key = quantize_settings; key->name != NULL; key++) {
-        if (!put_key(out, args, key)) bad = key;
+        if (key->id == CLI_PROFILE && args->profile != NULL) continue;
+        if (!put_key(out, args, key, resolved)) bad = key;
     }
     return bad;
 }
@@ -641,8 +674,9 @@ static int config(const cli_args *args) {
     buffer text = {NULL, 0, 0};
     const cli_option *bad;
     int code = quantize_check(args);
-    if (code == CLI_GOOD && (bad = config_put(&text, args)) != NULL)
+    if (code == CLI_GOOD && (bad = config_put(&text, args, false)) != NULL)
         code = cli_usage_error(args->command, "--%s is not UTF-8, as YAML is", bad->name);
+    if (code == CLI_GOOD) code = check_config(&text);
     if (code == CLI_GOOD) {
         buffer_show(&text);
     } else {
@@ -660,7 +694,8 @@ const cli_command command_config = {
     .details =
         "Prints the settings that aq quantize would have from these options, as a YAML\n"
         "file for its --config: each with a line on what it is and where it comes\n"
-        "from, those that are not set behind a #.",
+        "from. Behind a # are those that are not set, or by the profile, which comes\n"
+        "first.",
     .options = config_options,
     .settings = quantize_settings,
     .min_files = 0,

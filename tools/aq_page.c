@@ -601,7 +601,7 @@ static void put_settings(page *of) {
     char *line, *next;
     size_t shown = 0;
     buffer_print(out, "<pre>");
-    config_put(&text, of->args);
+    config_put(&text, of->args, true);
     for (line = text.data; *line != '\0'; line = next) {
         next = line + strcspn(line, "\n");
         if (*next != '\0') *next++ = '\0';

@@ -588,6 +588,8 @@ for profile in 'edge 2 256 0.65 5 false true' 'local 4 128 0.85 10 true true' \
     set -- $profile
     run 0 config --profile "$1"
     settings "$w/out" >"$w/settings"
+    echo "profile: $1" | same "$w/settings"
+    sed -n "s/^#\(.*\)  # profile $1\$/\1/p" "$w/out" >"$w/settings"
     printf '%s\n' "bits: $2" "group-size: $3" "min-cosine: $4" "time-groups: $5" \
         "equalize: $6" "streaming: $7" | same "$w/settings"
     run 0 quantize model.safetensors profile.parquet --profile "$1" --json
@@ -648,6 +650,14 @@ for options in '--profile edge' '--profile cloud --granularity channel --scales 
     cmp -s one.parquet two.parquet || fault "$options: other bytes"
 done
 rm -f one.parquet two.parquet
+for file in 'two words.yaml' "$(printf 'x\357\277\277.yaml')" "$(printf 'x\377.yaml')"; do
+    echo 'bits: 2' >"$file"
+    run 0 config --config "$file" # which its output names
+    cp "$w/out" c.yaml
+    run 0 config --config c.yaml
+    out_has '^bits: 2  # c\.yaml, line [0-9]+$'
+    rm -f "$file"
+done
 
 begin 'config: flags win over the file, the file over the profile'
 both='.tensors[2] | [.bit_width, .group_size]'
@@ -669,8 +679,8 @@ run 0 quantize model.safetensors o.parquet --config c.yaml --group-size 64 --no-
 json "$both" '[4,64]'
 run 0 config --config c.yaml --no-symmetric --bits 2
 settings "$w/out" >"$w/settings"
-printf '%s\n' 'bits: 2' 'granularity: channel' 'symmetric: false' 'min-cosine: 0.85' \
-    'time-groups: 10' 'equalize: true' 'streaming: true' | same "$w/settings"
+printf '%s\n' 'profile: local' 'bits: 2' 'granularity: channel' 'symmetric: false' |
+    same "$w/settings"
 out_has '^bits: 2  # command line$'
 out_has '^granularity: channel  # c\.yaml, line 1$'
 yaml 'tensor:' '  w: 2' '  "b$": 8' 'keep: b' 'threads: 1'
@@ -717,6 +727,7 @@ bad_yaml "line 1: unknown key \"\": the keys are $KEYS" '"": 2'
 bad_yaml "line 1: a list or mapping as a key: the keys are $KEYS" '[bits]: 2'
 bad_yaml 'line 3: key bits is there twice (first in line 1): keep one' \
     'bits: 4' 'threads: 1' 'bits: 4'
+bad_yaml 'line 2: key keep is there twice (first in line 1): keep one' 'keep: []' 'keep: [b]'
 bad_yaml 'line 3: "w" is there twice (first in line 2)' 'tensor:' '  w: 4' '  w: 4'
 bad_yaml 'line 1: bits takes 2|4|8, not a list or mapping of them' 'bits: [4]'
 bad_yaml 'line 2: bits takes 2|4|8, not a list or mapping of them' 'bits:' '  of: 4'
@@ -777,6 +788,12 @@ begin 'config: too much'
 { echo 'keep:'; i=0; while [ $i -le 1000 ]; do echo "- w"; i=$((i + 1)); done; } >c.yaml
 run 2 quantize model.safetensors never.parquet --config c.yaml
 an_error 'aq: c.yaml: line 1002: more than 1000 settings: join regular expressions by |'
+head -n 501 c.yaml >half.yaml
+set --
+while [ $# -lt 1200 ]; do set -- "$@" --keep w; done
+run 2 config --config half.yaml "$@" # what could not be read again
+silent
+err_has '^aq: the configuration: line [0-9]+: more than 1000 settings: join regular expressions by \|$'
 head -c 1048577 /dev/zero | tr '\0' '#' >c.yaml
 run 2 quantize model.safetensors never.parquet --config c.yaml
 an_error 'aq: c.yaml: over 1 MiB: is this a configuration?'
@@ -1096,6 +1113,14 @@ if [ -n "$with_yaml" ]; then
     run 0 quantize diff/model.safetensors diff/one.parquet --config c.yaml \
         --calibration diff/calib.parquet --json
     json "$groups" '[5,5,null]'
+    # The groups of a profile are for as many timesteps as there are, from a file too.
+    run 0 config --profile cloud
+    cp "$w/out" c.yaml
+    run 0 quantize diff/model.safetensors diff/one.parquet --config c.yaml \
+        --calibration diff/calib.parquet --json --report diff/r.html
+    json "$groups" '[20,6,null]'
+    grep -q '<pre>profile: cloud  # c\.yaml, line 4$' diff/r.html || fault 'no profile in the page'
+    grep -q '^group-size: 64  # profile cloud$' diff/r.html || fault 'no group size in the page'
     bad_yaml 'line 1: method weighted needs a calibration, which says how much each column counts: give --calibration FILE' \
         'method: weighted'
     bad_yaml 'line 1: time-groups takes a number from 1 to 256, not "0"' 'time-groups: 0'
@@ -1224,13 +1249,13 @@ out_has '<th class="l n" scope="row">\]\]&#62;\\xe2\\x80\\xae\\x01</th>'
 out_lacks '<script>alert|<img|<b>&|<b>.*o.*parquet'
 
 begin 'report: settings that are not UTF-8'
-run 0 quantize model.safetensors o.parquet --keep "$(printf '\377|ids')" --bits 8 --report r.html
+run 0 quantize model.safetensors o.parquet --keep "$(printf '\377|ids')" --bits 8 --report raw.html
 quiet
-cp r.html "$w/out"
+cp raw.html "$w/out"
 out_has '<pre>bits: 8  # command line$'
 out_has '^  - &#34;\\xff\|ids&#34;  # command line$'
 out_has '^# all others: defaults</pre>'
-rm -f r.html
+rm -f raw.html
 
 begin 'report: many tensors'
 set --
