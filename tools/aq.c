@@ -119,14 +119,21 @@ static void show_notes(void) {
         free(notes.lines[--notes.count].subject);
 }
 
+bool cli_parse_count(const char *text, uint64_t max, uint64_t *out_number) {
+    char *end;
+    unsigned long long number;
+    if (*text < '0' || *text > '9') return false; /* strtoull takes blanks and signs */
+    errno = 0;
+    number = strtoull(text, &end, 10);
+    if (errno != 0 || *end != '\0' || number > max) return false;
+    *out_number = number;
+    return true;
+}
+
 bool cli_parse_number(const char *text, uint32_t min, uint32_t max,
                       uint32_t *out_number) {
-    char *end;
-    unsigned long number;
-    if (*text < '0' || *text > '9') return false; /* strtoul takes blanks and signs */
-    errno = 0;
-    number = strtoul(text, &end, 10);
-    if (errno != 0 || *end != '\0' || number < min || number > max) return false;
+    uint64_t number;
+    if (!cli_parse_count(text, max, &number) || number < min) return false;
     *out_number = (uint32_t)number;
     return true;
 }
@@ -134,7 +141,7 @@ bool cli_parse_number(const char *text, uint32_t min, uint32_t max,
 /* A decimal number; *out_end is what follows it. */
 static bool parse_real(const char *text, double *out_number, char **out_end) {
     size_t digits = strspn(text, "0123456789");
-    if (digits == 0 || text[strspn(text, "0123456789.")] == 'x') return false;
+    if (digits == 0 || text[digits] == 'x' || text[digits] == 'X') return false;
     errno = 0;
     *out_number = strtod(text, out_end);
     return errno == 0;
@@ -389,8 +396,29 @@ static int apply_settings(cli_args *args) {
     return CLI_GOOD;
 }
 
+/* No option, or one that is shortened too much. */
+static int unknown_option(const cli_args *args, const char *argument,
+                          const struct option *longs) {
+    const size_t length = strcspn(argument, "=");
+    buffer names = {NULL, 0, 0};
+    int code;
+    for (; longs->name != NULL && length > 2; longs++) {
+        if (strncmp(longs->name, argument + 2, length - 2) == 0)
+            buffer_print(&names, "%s--%s", names.size != 0 ? ", " : "", longs->name);
+    }
+    if (names.size != 0) {
+        code = cli_usage_error(args->command, "option %.*s could be %s", (int)length,
+                               argument, names.data);
+    } else {
+        code = cli_usage_error(args->command, "unknown option %s", argument);
+    }
+    buffer_free(&names);
+    return code;
+}
+
 /* What getopt_long stumbled over. */
-static int reject_option(const cli_args *args, int found, const char *argument) {
+static int reject_option(const cli_args *args, int found, const char *argument,
+                         const struct option *longs) {
     const cli_option *option = cli_find_option(args->command, optopt & ~FLAG_OFF);
     if (found == ':')
         return cli_usage_error(args->command, "option --%s needs a value (%s)",
@@ -398,7 +426,7 @@ static int reject_option(const cli_args *args, int found, const char *argument) 
     if (option != NULL || optopt == CLI_HELP)
         return cli_usage_error(args->command, "option %s takes no value", argument);
     if (optopt != 0) return cli_usage_error(args->command, "unknown option -%c", optopt);
-    return cli_usage_error(args->command, "unknown option %s", argument);
+    return unknown_option(args, argument, longs);
 }
 
 static void add_file(cli_args *args, char *file) {
@@ -422,7 +450,7 @@ static int parse_options(cli_args *args, int argc, char **argv,
             args->help = true;
             return CLI_GOOD;
         } else if (found == '?' || found == ':') {
-            code = reject_option(args, found, argv[optind - 1]);
+            code = reject_option(args, found, argv[optind - 1], longs);
         } else {
             code = add_setting(args, found, optarg);
         }

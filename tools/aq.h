@@ -146,6 +146,8 @@ void cli_set_error(aq_error *out, aq_status status, const char *format, ...)
 aq_log cli_log(const char *subject);
 /* cli_parse_number - a whole decimal number in [min, max]. */
 bool cli_parse_number(const char *text, uint32_t min, uint32_t max, uint32_t *out_number);
+/* cli_parse_count - one from 0 to max, in 64 bits. */
+bool cli_parse_count(const char *text, uint64_t max, uint64_t *out_number);
 /* cli_parse_real - a decimal number in [min, max]. */
 bool cli_parse_real(const char *text, double min, double max, double *out_number);
 /* cli_parse_size - bytes, or with a unit: M and MiB are 2^20, MB is 10^6. Not 0. */
@@ -386,6 +388,8 @@ int job_error(const cli_args *args, const char *file, aq_status status,
               const char *format, ...) AQ_PRINTF(4, 5);
 /* job_io - how --io says that the input is read. */
 aq_io job_io(const cli_args *args);
+/* job_has_rate - whether bytes and seconds of the report are of the same work. */
+bool job_has_rate(const aq_job_report *report);
 /* job_put_attempts - ": 2 bits 0.8312, 4 bits 0.9921" */
 void job_put_attempts(buffer *out, const aq_tensor_report *line);
 

@@ -463,15 +463,15 @@ static int show_rows(cat *of) {
 }
 
 static int parse_rows(const cli_args *args, int64_t *out_rows) {
-    uint32_t rows;
+    uint64_t rows;
     size_t i;
     *out_rows = INT64_MAX;
     for (i = 0; i < args->num_settings; i++) {
         if (args->settings[i].id != CAT_ROWS) continue;
-        if (!cli_parse_number(args->settings[i].value, 0, UINT32_MAX, &rows))
+        if (!cli_parse_count(args->settings[i].value, INT64_MAX, &rows))
             return cli_usage_error(args->command, "--rows takes a number, not \"%s\"",
                                    args->settings[i].value);
-        *out_rows = rows;
+        *out_rows = (int64_t)rows;
     }
     return CLI_GOOD;
 }

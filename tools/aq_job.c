@@ -201,7 +201,7 @@ static void put_heading(buffer *out, const cli_args *args, const aq_job_options 
 }
 
 /* A run that found something done has not read all that it reports. */
-static bool has_rate(const aq_job_report *report) {
+bool job_has_rate(const aq_job_report *report) {
     return report->seconds > 0 && report->num_resumed == 0;
 }
 
@@ -229,7 +229,7 @@ static void show_text(const cli_args *args, const aq_job_options *options,
         buffer_visible(&text, path, strlen(path));
         buffer_print(&text, ", %s\n", text_bytes(bytes, report->file_bytes_out));
         buffer_print(&text, "time     %s s", text_measure(seconds, report->seconds, 2));
-        if (has_rate(report) && report->bytes_in != 0)
+        if (job_has_rate(report) && report->bytes_in != 0)
             buffer_print(&text, ", %s",
                          text_rate(rate, (double)report->bytes_in / report->seconds));
         buffer_print(&text, "\n");
@@ -327,7 +327,8 @@ static void put_report_json(json *out, const char *key, const cli_args *args,
     json_string(out, "worst",
                 report->worst != SIZE_MAX ? report->tensors[report->worst].name : NULL);
     json_number(out, "seconds", report->seconds);
-    json_measure(out, "bytes_per_second", has_rate(report) ? per_second : (double)NAN);
+    json_measure(out, "bytes_per_second",
+                 job_has_rate(report) ? per_second : (double)NAN);
     put_pool_json(out, &report->pool);
     json_open(out, "tensors", '[');
     for (i = 0; i < report->num_tensors; i++)
@@ -553,6 +554,15 @@ static aq_status run_job(const cli_args *args, const aq_job_options *options,
                     output_of(args), options, report, err);
 }
 
+/* Safetensors have no place for what is known of the inputs of tensors: a note says so. */
+static void drop_lost(const char *output, aq_job_report *report) {
+    const char *ending = strrchr(output, '.');
+    size_t i;
+    if (ending == NULL || strcmp(ending, ".safetensors") != 0) return;
+    for (i = 0; i < report->num_tensors; i++)
+        report->tensors[i].tensor.diffusion = NULL;
+}
+
 int job_run(const cli_args *args, aq_job_options *options, const char *page_path) {
     static const char *const verbs[] = {"quantizing", "dequantizing", "converting"};
     aq_job_report report;
@@ -579,6 +589,7 @@ int job_run(const cli_args *args, aq_job_options *options, const char *page_path
     status = run_job(args, options, &report, &err);
     progress_end(&state.line);
     if (status != AQ_OK) return job_failed(args, options, &state, &err);
+    drop_lost(output_of(args), &report);
     code = tell_kept(args, &report);
     if (page_path != NULL && page_write(args, options, &report, page_path) != CLI_GOOD)
         code = CLI_ERROR;

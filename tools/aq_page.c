@@ -173,10 +173,13 @@ static void put_tiles(page *of) {
         snprintf(note, sizeof note, "largest error %.4g", report->total.max_abs_error);
         put_tile(out, "Cosine", text_measure(text, report->total.cosine, 6), note);
     }
-    snprintf(note, sizeof note, "%s of input",
-             report->seconds > 0
-                 ? text_rate(text, (double)report->bytes_in / report->seconds)
-                 : "no time");
+    note[0] = '\0';
+    if (job_has_rate(report))
+        snprintf(note, sizeof note, "%s of input",
+                 text_rate(text, (double)report->bytes_in / report->seconds));
+    if (report->num_resumed != 0)
+        snprintf(note, sizeof note, "%zu of %zu tensors were done", report->num_resumed,
+                 report->num_tensors);
     text_measure(text, report->seconds, 2);
     strncat(text, " s", sizeof text - strlen(text) - 1);
     put_tile(out, "Time", text, note);

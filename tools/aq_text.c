@@ -266,19 +266,30 @@ static bool same_file(const char *a, const char *b) {
            of_a.st_ino == of_b.st_ino;
 }
 
-/* The folder of a path, to be freed, and the name in it. */
-static const char *split_path(const char *path, buffer *out_folder) {
-    const char *slash = strrchr(path, '/');
-    buffer_print(out_folder, "%.*s", slash != NULL ? (int)(slash + 1 - path) : 2,
-                 slash != NULL ? path : "./");
-    return slash != NULL ? slash + 1 : path;
+/* The folder of a path and the name in it, also of a folder that ends in slashes; to be
+ * freed. */
+static void split_path(const char *path, buffer *out_folder, buffer *out_name) {
+    size_t length = strlen(path), start;
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    for (start = length; start != 0 && path[start - 1] != '/';)
+        start--;
+    buffer_put(out_folder, start != 0 ? path : "./", start != 0 ? start : 2);
+    buffer_put(out_name, path + start, length - start);
 }
 
 bool file_same(const char *a, const char *b) {
-    buffer folder_a = {NULL, 0, 0}, folder_b = {NULL, 0, 0};
-    bool same = strcmp(split_path(a, &folder_a), split_path(b, &folder_b)) == 0 &&
-                same_file(folder_a.data, folder_b.data);
-    buffer_free(&folder_a);
-    buffer_free(&folder_b);
+    buffer folders[2] = {{NULL, 0, 0}, {NULL, 0, 0}};
+    buffer names[2] = {{NULL, 0, 0}, {NULL, 0, 0}};
+    bool same;
+    int i;
+    split_path(a, &folders[0], &names[0]);
+    split_path(b, &folders[1], &names[1]);
+    same = strcmp(names[0].data, names[1].data) == 0 &&
+           same_file(folders[0].data, folders[1].data);
+    for (i = 0; i < 2; i++) {
+        buffer_free(&folders[i]);
+        buffer_free(&names[i]);
+    }
     return same || same_file(a, b);
 }

@@ -96,7 +96,7 @@ const names = `[...document.querySelectorAll('#tensors tbody tr')]
   .filter(row => !row.hidden).map(row => row.cells[0].textContent)`
 facts.names = await evaluate(names)
 facts.sorted = {}
-for (const heading of ['SQNR', 'bytes', 'name']) {
+for (const heading of ['dtype', 'dtype', 'SQNR', 'bytes', 'name']) { // dtype: last first
   await evaluate(`[...document.querySelectorAll('#tensors button')]
     .find(button => button.textContent === '${heading}').click()`)
   facts.sorted[heading] = await evaluate(names)

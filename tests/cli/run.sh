@@ -163,6 +163,17 @@ for threads in 0 -1 1025 x '' ' 4' 99999999999999999999; do
     usage_error "aq: quantize: --threads takes a number from 1 to 1024, not \"$threads\"" quantize
 done
 
+begin 'shortened options'
+run 0 quantize model.safetensors o.parquet --dry --symm
+run 2 quantize a b --time 3
+usage_error 'aq: quantize: option --time could be --time-groups, --time-split' quantize
+run 2 quantize a b --no-s
+usage_error 'aq: quantize: option --no-s could be --no-symmetric, --no-streaming' quantize
+run 2 quantize a b --s=1
+err_has '^aq: quantize: option --s could be --symmetric, --scales, '
+run 2 quantize a b --=1
+usage_error 'aq: quantize: unknown option --=1' quantize
+
 begin 'operands'
 run 2 inspect
 usage_error 'aq: inspect: missing operand' inspect
@@ -533,13 +544,17 @@ done
 rm -f one.parquet two.parquet direct.parquet gate.html
 
 begin 'quantize: sizes and numbers'
-for size in 0 -1 x 1X 1k '1 M' 0x10 '' 1e99T .5G 1MiBs 99999999T; do
+for size in 0 -1 x 1X 1k '1 M' 0x10 0X10M '' 1e99T .5G 1MiBs 99999999T; do
     run 2 quantize a b --max-memory "$size"
     usage_error "aq: quantize: --max-memory takes a size such as 512M or 1.5GiB, not \"$size\"" \
         quantize
 done
 for number in -0.1 1.01 x '' nan inf 0x1 0,5 .5; do
     run 2 quantize a b --min-cosine "$number"
+    usage_error "aq: quantize: --min-cosine takes a number from 0 to 1, not \"$number\"" quantize
+done
+for number in 0X1 0X0; do
+    run 2 quantize a b --min-cosine $number
     usage_error "aq: quantize: --min-cosine takes a number from 0 to 1, not \"$number\"" quantize
 done
 run 2 quantize a b --target-bpw 0.9
@@ -843,6 +858,7 @@ json '[.tensors[].time | if . then [.groups[0].start, .groups[-1].end] else null
 holds '[.tensors[].time | select(.) | .groups] |
     all(.[]; [range(1; length) as $i | .[$i].start == .[$i - 1].end] | all)'
 run 0 dequantize diff/o.parquet diff/back.safetensors
+out_lacks '^groups'
 err_has '^aq: diff/o\.parquet: note: diff/back\.safetensors: safetensors has no place for .* of 2 tensors .*, which is left out$'
 run 0 dequantize diff/o.parquet diff/back.parquet
 quiet
@@ -1302,6 +1318,7 @@ if [ -n "$chromium" ] && command -v node >/dev/null; then
         holds '.overflow == false and .light != .dark'
     done
     expect 0 node "$here/browser.mjs" "$chromium" page/r.html
+    json .sorted.dtype '["ids","a.w","b.b","b.w"]'
     json .sorted.SQNR '["a.w","b.w","b.b","ids"]'
     json .sorted.bytes '["a.w","b.w","b.b","ids"]'
     json .found '["ids"]'
@@ -1333,6 +1350,9 @@ run 2 quantize page/model.safetensors page/new.html --report page/../page/new.ht
 silent
 err_has 'page/\.\./page/new\.html: cannot write: it is the output of the job; choose another name$'
 [ ! -e page/new.html ] || fault 'there is an output'
+run 2 quantize page/model.safetensors page/new// --report page/new
+an_error 'aq: page/new: cannot write: it is the output of the job; choose another name'
+[ ! -e page/new ] || fault 'there is an output'
 cmp -s page/model.safetensors page/keep.safetensors || fault 'the input was changed'
 [ "$(cat page/notes.html)" = 'my notes' ] || fault 'the notes were changed'
 run 2 quantize page/model.safetensors page/new.parquet --report r.html --dry-run
@@ -1711,9 +1731,11 @@ for signal in 2:130 15:143 1:129; do
     ndone=$(sed 's/.*interrupted; \([0-9]*\) of.*/\1/' "$w/err")
     { [ "$ndone" -gt 0 ] && [ "$ndone" -lt 96 ]; } || fault "$ndone tensors are done"
     files on .o.parquet.aq-journal .o.parquet.aq-part
-    run 0 quantize big.safetensors on/o.parquet --resume
+    run 0 quantize big.safetensors on/o.parquet --resume --report on.html
     out_has "^resumed  $ndone of 96 tensors were done$"
     out_has '^time     [0-9.]+ s$'
+    grep -q "<b>[0-9.]* s</b><span>$ndone of 96 tensors were done</span>" on.html ||
+        fault 'a rate in the page'
     cmp -s single.parquet on/o.parquet || fault 'other bytes'
     files on o.parquet
     rm -f on/o.parquet
@@ -2211,6 +2233,11 @@ run 0 cat types.parquet --rows 2 --columns date
 out_is '{"date": "2024-01-31"}' '{"date": "1969-12-31"}'
 run 0 cat types.parquet --rows 99 --columns bool
 out_is '{"bool": true}' '{"bool": false}' '{"bool": true}'
+all=$(cat "$w/out")
+run 0 cat types.parquet --rows 5000000000 --columns bool
+out_is "$all"
+run 2 cat types.parquet --rows 9223372036854775808
+usage_error 'aq: cat: --rows takes a number, not "9223372036854775808"' cat
 run 0 cat types.parquet --rows 0
 silent
 run 2 cat types.parquet --rows 1 --rows 2
