@@ -15,6 +15,8 @@
  * MARK: - Signals and progress
  *========================================================================*/
 
+static const int stop_signals[] = {SIGINT, SIGTERM, SIGHUP};
+enum { NUM_STOP_SIGNALS = sizeof stop_signals / sizeof stop_signals[0] };
 static volatile sig_atomic_t stop_signal;
 
 static void on_stop_signal(int number) { stop_signal = number; }
@@ -23,19 +25,32 @@ static void on_stop_signal(int number) { stop_signal = number; }
  * What cannot be written, by a reader that has left or a limit on the size of files, is an
  * error, which leaves no temporary file behind. */
 static void catch_stop_signals(void) {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
     size_t i;
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
-    for (i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+    for (i = 0; i < NUM_STOP_SIGNALS; i++) {
         struct sigaction action;
-        if (sigaction(numbers[i], NULL, &action) != 0 || action.sa_handler == SIG_IGN)
+        if (sigaction(stop_signals[i], NULL, &action) != 0 ||
+            action.sa_handler == SIG_IGN)
             continue; /* nohup: the caller's wish */
         memset(&action, 0, sizeof action);
         action.sa_handler = on_stop_signal;
         action.sa_flags = (int)((unsigned)SA_RESTART | (unsigned)SA_RESETHAND);
-        sigaction(numbers[i], &action, NULL);
+        sigaction(stop_signals[i], &action, NULL);
     }
+}
+
+/* The output is there: from now on a signal ends the command as any other; one that came
+ * too late for the job as well, where a page would still take its time. */
+static void release_stop_signals(bool has_page) {
+    size_t i;
+    for (i = 0; i < NUM_STOP_SIGNALS; i++) {
+        struct sigaction action;
+        if (sigaction(stop_signals[i], NULL, &action) == 0 &&
+            action.sa_handler == on_stop_signal)
+            signal(stop_signals[i], SIG_DFL);
+    }
+    if (has_page && stop_signal != 0) raise((int)stop_signal);
 }
 
 /* How far a job is. */
@@ -589,6 +604,7 @@ int job_run(const cli_args *args, aq_job_options *options, const char *page_path
     status = run_job(args, options, &report, &err);
     progress_end(&state.line);
     if (status != AQ_OK) return job_failed(args, options, &state, &err);
+    release_stop_signals(page_path != NULL);
     drop_lost(output_of(args), &report);
     code = tell_kept(args, &report);
     if (page_path != NULL && page_write(args, options, &report, page_path) != CLI_GOOD)

@@ -1534,6 +1534,16 @@ expect 0 "$host" stop 2 stop "$aq" convert big.safetensors stop/o.parquet --json
 out_is 'exit 130'
 files stop
 
+begin 'a signal while the page is made leaves the output'
+for signal in 2 15; do
+    expect 0 "$host" grown $signal stop/o.parquet 1 \
+        "$aq" quantize big.safetensors stop/o.parquet --report stop/r.html
+    out_is "signal $signal"
+    quiet
+    files stop o.parquet
+    rm -f stop/o.parquet
+done
+
 begin 'kill -9 leaves the old file as it was'
 mkdir kill
 cp q4.parquet kill/o.parquet
