@@ -547,13 +547,23 @@ static int check_shard(const cli_args *args) {
     return CLI_GOOD;
 }
 
+/* Only the job itself holds tensors to the bound. */
+static void note_bound(const cli_args *args, const aq_job_options *options) {
+    const aq_log log = cli_log(args->files[0]);
+    if (options->dry_run && options->min_cosine > 0)
+        log.fn(log.user, "the plan is without --min-cosine: tensors below it may become "
+                         "larger");
+}
+
 static int run_job(const cli_args *args, request *job, const char *page) {
     int code = job->of.count != 0 ? check_rules(args, &job->of) : CLI_GOOD;
     if (code == CLI_GOOD) code = check_output(args, job);
     if (code == CLI_GOOD && page != NULL) code = page_check(args, page);
     if (code == CLI_GOOD && job->calibration_path != NULL)
         code = open_calibration(args, job);
-    return code == CLI_GOOD ? job_run(args, &job->options, page) : code;
+    if (code == CLI_GOOD) code = job_run(args, &job->options, page);
+    if (code == CLI_GOOD) note_bound(args, &job->options);
+    return code;
 }
 
 /* Each part of a job has files of its own. */

@@ -459,6 +459,10 @@ dry=$(jq -c '[.bytes_out, [.tensors[].bytes_out]]' "$w/out")
 files dry
 run 0 quantize many.safetensors o.parquet --bits 8 --tensor '0=2' --json
 json '[.bytes_out, [.tensors[].bytes_out]]' "$dry"
+run 0 quantize many.safetensors dry/o.parquet --dry-run --min-cosine 0.99
+err_is 'aq: many.safetensors: note: the plan is without --min-cosine: tensors below it may become larger'
+run 0 quantize many.safetensors dry/o.parquet --dry-run --min-cosine 0
+quiet
 
 begin 'quantize: the same bytes for any number of threads'
 run 0 quantize model.safetensors t1.parquet --threads 1
