@@ -550,7 +550,8 @@ static int check_shard(const cli_args *args) {
 /* Only the job itself holds tensors to the bound. */
 static void note_bound(const cli_args *args, const aq_job_options *options) {
     const aq_log log = cli_log(args->files[0]);
-    if (options->dry_run && options->min_cosine > 0)
+    if (options->dry_run && options->min_cosine > 0 && options->target_bpw == 0 &&
+        options->target_bytes == 0)
         log.fn(log.user, "the plan is without --min-cosine: tensors below it may become "
                          "larger");
 }

@@ -5,6 +5,8 @@
  *                                        FOLDER; prints "exit N", "signal N" or "too late"
  *   host grown SIGNAL FILE BYTES COMMAND...   sends it when FILE has at least BYTES bytes;
  *                                        prints the same
+ *   host begun SIGNAL FILE COMMAND...    sends it when FILE begins with another byte than 0;
+ *                                        prints the same
  *   host shrink FILE BYTES FOLDER COMMAND...   makes FILE that short when a new file shows
  *                                        up in FOLDER, while COMMAND stands still; prints
  *                                        the same
@@ -91,14 +93,24 @@ static int report_end(int status) {
     return 0;
 }
 
-/* What is waited for: a new file in a folder, or that a file has grown. */
+/* What is waited for: a new file in a folder, or that a file has grown, or begins. */
 typedef struct occasion {
     const char *folder, *file;
-    int before;
+    int before, begins;
     long long bytes;
 } occasion;
 
+static int begins(const char *path) {
+    char first = 0;
+    int fd = open(path, O_RDONLY);
+    if (fd < 0) return 0;
+    if (read(fd, &first, 1) != 1) first = 0;
+    close(fd);
+    return first != 0;
+}
+
 static int has_come(const occasion *of) {
+    if (of->begins) return begins(of->file);
     if (of->file != NULL) return size_of(of->file) >= of->bytes;
     return count_files(of->folder) != of->before;
 }
@@ -156,6 +168,11 @@ int main(int argc, char **argv) {
         of.file = argv[3];
         of.bytes = atoll(argv[4]);
         return run_and_stop(atoi(argv[2]), &of, argv + 5);
+    }
+    if (argc > 4 && strcmp(argv[1], "begun") == 0) {
+        of.file = argv[3];
+        of.begins = 1;
+        return run_and_stop(atoi(argv[2]), &of, argv + 4);
     }
     if (argc > 5 && strcmp(argv[1], "shrink") == 0) {
         of.folder = argv[4];

@@ -463,6 +463,8 @@ run 0 quantize many.safetensors dry/o.parquet --dry-run --min-cosine 0.99
 err_is 'aq: many.safetensors: note: the plan is without --min-cosine: tensors below it may become larger'
 run 0 quantize many.safetensors dry/o.parquet --dry-run --min-cosine 0
 quiet
+run 0 quantize many.safetensors dry/o.parquet --dry-run --min-cosine 0.5 --target-bpw 20
+quiet # the bits are chosen by it
 
 begin 'quantize: the same bytes for any number of threads'
 run 0 quantize model.safetensors t1.parquet --threads 1
@@ -1780,7 +1782,7 @@ for i in 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do
 done
 "$gen" "$@" >hole.safetensors
 run 0 quantize hole.safetensors hole.parquet
-expect 0 "$host" grown 9 on/.o.parquet.aq-journal 1 \
+expect 0 "$host" begun 9 on/.o.parquet.aq-journal \
     "$aq" quantize hole.safetensors on/o.parquet --resume
 out_is 'signal 9'
 files on .o.parquet.aq-journal .o.parquet.aq-part
