@@ -22499,7 +22499,7 @@ static aq_status aqi_feed_find_columns(aqi_feed *f, aq_error *err) {
         f->columns[k] = aqi_model_leaf(f->file, names[k]);
         if (f->columns[k] < 0)
             return aqi_fail(err, AQ_E_TYPE,
-                            "Parquet, but no calibration: no column %s; it has "
+                            "Parquet, but no calibration: no column %s; one has "
                             "layer_name, timestep, activations",
                             names[k]);
         field = aq_parquet_column_field(f->file, f->columns[k]);

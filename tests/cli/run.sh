@@ -1047,7 +1047,7 @@ bad_calibration() {
 }
 bad_calibration 'diff/none.parquet: cannot open: No such file or directory' diff/none.parquet
 bad_calibration 'diff/model.safetensors: not a Parquet file: no PAR1 at its start' diff/model.safetensors
-bad_calibration 'diff/equal.parquet: Parquet, but no calibration: no column timestep; it has layer_name, timestep, activations' \
+bad_calibration 'diff/equal.parquet: Parquet, but no calibration: no column timestep; one has layer_name, timestep, activations' \
     diff/equal.parquet
 "$diffusion" calibration diff/bad.parquet conv.w 32 0,1 grow up.w 32 0,1 grow
 bad_calibration 'diff/bad.parquet: the model has no such tensor (tensor "up.w", row 2 of row group 0); was the calibration made with another model?' \
