@@ -12674,6 +12674,8 @@ static aq_status aqi_spec_logical(const aq_field_spec *spec, aqi_schema_element 
         (aqi_logical_rules[k].type_length != 0 &&
          aqi_logical_rules[k].type_length != spec->type_length))
         return aqi_spec_fail(spec, "logical type does not go with its type", err);
+    if (spec->logical == AQ_LOGICAL_UNKNOWN && spec->repetition == AQ_REQUIRED)
+        return aqi_spec_fail(spec, "UNKNOWN is always null; make it AQ_OPTIONAL", err);
     if (aqi_logical_rules[k].converted >= 0)
         AQI_SET(e, aqi_schema_element, converted_type, aqi_logical_rules[k].converted);
     if (spec->logical == AQ_LOGICAL_INTERVAL) return AQ_OK; /* has no LogicalType */
@@ -14358,6 +14360,12 @@ static void aqi_chunk_prepare(void *arg, size_t index) {
     } else {
         c->status = aqi_writer_check_levels(c->field, &c->v, &c->num_rows, &c->err);
     }
+    if (c->status == AQ_OK && c->v.num_values > 0 &&
+        c->field->logical == AQ_LOGICAL_UNKNOWN)
+        c->status = aqi_fail(&c->err, AQ_E_ARG,
+                             "%lld values of UNKNOWN, which is always null; give the "
+                             "column another logical type",
+                             (long long)c->v.num_values);
     if (c->status != AQ_OK) return;
     c->num_levels = c->has_levels ? c->v.num_levels : c->v.num_values;
     if (c->spec->encoding == AQ_RLE_DICTIONARY) {

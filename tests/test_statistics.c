@@ -313,6 +313,7 @@ Test(statistics, wrong_logical_types_name_the_field) {
         {.type = AQ_INT64, .logical = AQ_LOGICAL_INTEGER, .bit_width = 32},
         {.type = AQ_INT32, .logical = AQ_LOGICAL_LIST},
         {.type = AQ_INT32, .logical = AQ_LOGICAL_MAP},
+        {.type = AQ_INT32, .logical = AQ_LOGICAL_UNKNOWN},
         {.type = AQ_INT32, .logical = AQ_LOGICAL_OTHER},
         {.type = AQ_INT32, .logical = (aq_logical_type)99},
     };

@@ -14,6 +14,10 @@ static const aq_field_spec int_field = {.name = "v", .type = AQ_INT32};
 static const aq_field_spec bool_field = {.name = "v", .type = AQ_BOOLEAN};
 static const aq_field_spec optional_int = {
     .name = "v", .type = AQ_INT32, .repetition = AQ_OPTIONAL};
+static const aq_field_spec always_null = {.name = "v",
+                                          .type = AQ_INT32,
+                                          .repetition = AQ_OPTIONAL,
+                                          .logical = AQ_LOGICAL_UNKNOWN};
 static const aq_field_spec list_fields[] = {
     {.name = "v", .type = AQ_GROUP, .num_children = 1},
     {.name = "list", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
@@ -173,6 +177,10 @@ static const struct {
      AQ_E_ARG,
      "level 1 is above"},
     {ONE(optional_int), {two, 2, levels_11, .num_levels = -2}, AQ_E_ARG, "needs levels"},
+    {ONE(always_null),
+     {two, 1, levels_01, .num_levels = 2},
+     AQ_E_ARG,
+     "1 values of UNKNOWN"},
     {LISTED, {two, 2, levels_11, .num_levels = 2}, AQ_E_ARG, "needs levels"},
     {LISTED,
      {two, 2, levels_11, levels_12, .num_levels = 2},
