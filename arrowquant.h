@@ -13021,9 +13021,29 @@ aq_status aq_writer_add_key_value(aq_writer *writer, const char *key, const char
     return aqi_writer_failed(writer, aqi_fail_nomem(err, kv.key.size + kv.value.size));
 }
 
+/* A level that goes on with a list, and the one before it, are inside that list. */
+static aq_status aqi_writer_check_lists(const aqi_schema *s, const aq_field *field,
+                                        const aq_column_values *v, aq_error *err) {
+    uint8_t inside[AQI_MAX_SCHEMA_DEPTH + 1] = {0}; /* by repetition level */
+    const aq_field *node = field;
+    int64_t i;
+    for (; node->parent >= 0; node = &s->fields[node->parent])
+        if (node->repetition == AQ_REPEATED) inside[node->max_rep] = node->max_def;
+    for (i = 1; i < v->num_levels; i++) {
+        uint8_t least = inside[v->rep_levels[i]];
+        if (v->def_levels[i - 1] < least || v->def_levels[i] < least)
+            return aqi_fail(err, AQ_E_ARG,
+                            "level %lld goes on with a list (repetition %u) that is "
+                            "null or empty",
+                            (long long)i, (unsigned)v->rep_levels[i]);
+    }
+    return AQ_OK;
+}
+
 /* Checks the levels of a chunk and counts its rows. */
-static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_values *v,
-                                         int64_t *out_rows, aq_error *err) {
+static aq_status aqi_writer_check_levels(const aqi_schema *s, const aq_field *field,
+                                         const aq_column_values *v, int64_t *out_rows,
+                                         aq_error *err) {
     aqi_level_counts def = {0, 0, 0}, rep = {0, 0, 0};
     uint32_t max_def, max_rep = 0;
     int64_t i;
@@ -13051,9 +13071,11 @@ static aq_status aqi_writer_check_levels(const aq_field *field, const aq_column_
     *out_rows = field->max_rep > 0 ? rep.zeros : v->num_levels;
     if (field->max_rep > 0 && v->num_levels > 0 && v->rep_levels[0] != 0)
         return aqi_fail(err, AQ_E_ARG, "first repetition level is not 0");
-    if (def.maxima == v->num_values) return AQ_OK;
-    return aqi_fail(err, AQ_E_ARG, "levels say %lld values, num_values %lld",
-                    (long long)def.maxima, (long long)v->num_values);
+    if (def.maxima != v->num_values)
+        return aqi_fail(err, AQ_E_ARG, "levels say %lld values, num_values %lld",
+                        (long long)def.maxima, (long long)v->num_values);
+    if (field->max_rep == 0 || def.maxima == v->num_levels) return AQ_OK;
+    return aqi_writer_check_lists(s, field, v, err);
 }
 
 static bool aqi_has_offsets(const aq_column_values *v) {
@@ -14358,7 +14380,8 @@ static void aqi_chunk_prepare(void *arg, size_t index) {
     } else if (aqi_has_offsets(&c->v)) {
         c->status = aqi_chunk_take_lists(w, c, &c->err);
     } else {
-        c->status = aqi_writer_check_levels(c->field, &c->v, &c->num_rows, &c->err);
+        c->status =
+            aqi_writer_check_levels(&w->schema, c->field, &c->v, &c->num_rows, &c->err);
     }
     if (c->status == AQ_OK && c->v.num_values > 0 &&
         c->field->logical == AQ_LOGICAL_UNKNOWN)

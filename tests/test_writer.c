@@ -138,6 +138,7 @@ Test(writer, paths) {
 /* ---- columns ---- */
 
 static const uint8_t levels_01[] = {0, 1}, levels_12[] = {1, 2}, levels_11[] = {1, 1};
+static const uint8_t levels_02[] = {0, 2}, levels_20[] = {2, 0};
 static const uint8_t no_list[] = {0};
 static const int32_t offsets_012[] = {0, 1, 2}, offsets_021[] = {0, 2, 1};
 static const int32_t offsets_03[] = {0, 3}, offsets_3[] = {3}, negative[] = {-1, 1};
@@ -190,6 +191,21 @@ static const struct {
      {two, 2, levels_11, levels_11, .num_levels = 2},
      AQ_E_ARG,
      "first repetition level"},
+    {nullable_list,
+     3,
+     {two, 1, levels_02, levels_01, .num_levels = 2},
+     AQ_E_ARG,
+     "level 1 goes on with a list (repetition 1) that is null or empty"},
+    {nullable_list,
+     3,
+     {two, 1, levels_20, levels_01, .num_levels = 2},
+     AQ_E_ARG,
+     "level 1 goes on with a list"},
+    {list_of_lists,
+     2,
+     {two, 1, levels_12, levels_02, .num_levels = 2},
+     AQ_E_ARG,
+     "level 1 goes on with a list (repetition 2)"},
     {LISTED,
      {two, 2, .list_offsets = offsets_021, .num_lists = 2},
      AQ_E_ARG,
@@ -309,6 +325,16 @@ Test(writer, columns) {
         ASSERT_STATUS(aq_writer_finish(w, &err), AQ_E_STATE);
         cr_assert_eq(temp_dir_entries(here.path), 0);
     }
+}
+
+/* [[], [1]]: the outer list goes on after an empty inner one. */
+Test(writer, lists_go_on_after_empty_ones) {
+    const aq_column_values v = {two, 1, levels_12, levels_01, .num_levels = 2};
+    aq_writer *w;
+    ASSERT_OK(aq_writer_open(in_dir("f"), list_of_lists, 2, NULL, &w, &err));
+    ASSERT_OK(aq_writer_put_column(w, &v, &err));
+    ASSERT_OK(aq_writer_end_row_group(w, 1, &err));
+    ASSERT_OK(aq_writer_finish(w, &err));
 }
 
 /* ---- list offsets ---- */
