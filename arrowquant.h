@@ -734,7 +734,8 @@ typedef struct aq_field_spec {
     int32_t unit_nanos;        /* TIME, TIMESTAMP: 1000000, 1000 or 1                */
     bool utc;                  /* TIME, TIMESTAMP                                    */
     int32_t field_id;          /* 0 = none                                           */
-    const aq_key_value *key_values; /* leaf: metadata of each of its chunks; copied  */
+    const aq_key_value *key_values; /* leaf: metadata of each of its chunks; copied.
+                                  value_bytes 0 = up to the value's NUL              */
     int32_t num_key_values;
 } aq_field_spec;
 
@@ -12748,11 +12749,12 @@ static aq_status aqi_writer_copy_pairs(aq_writer *w, const aq_field_spec *spec,
     pairs = (aqi_key_value *)p;
     for (i = 0; i < spec->num_key_values; i++) {
         for (part = 0; part < 2; part++) {
-            const char *text = part == 0 ? spec->key_values[i].key
-                                         : spec->key_values[i].value;
+            const aq_key_value *from = &spec->key_values[i];
+            const char *text = part == 0 ? from->key : from->value;
             aqi_slice *slice = part == 0 ? &pairs[i].key : &pairs[i].value;
-            size_t n = text == NULL ? 0 : strlen(text);
+            size_t n = part == 0 ? 0 : from->value_bytes;
             char *copy;
+            if (text != NULL && n == 0) n = strlen(text);
             if (text == NULL && part == 1) break; /* a key without a value */
             if (text == NULL || n > AQI_THRIFT_STRING_LIMIT)
                 return aqi_spec_fail(spec, "metadata key missing, or over 100,000,000 "

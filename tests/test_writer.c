@@ -742,10 +742,12 @@ Test(writer, column_key_values) {
     aq_key_value pairs[] = {{.key = "unit", .value = "mV"},
                             {.key = "", .value = ""},
                             {.key = "no value"},
-                            {.key = "copied", .value = changing}};
+                            {.key = "copied", .value = changing},
+                            {.key = "with a NUL", .value = "a\0b", .value_bytes = 3},
+                            {.key = "not ended", .value = "cut", .value_bytes = 2}};
     const aq_field_spec fields[] = {
         {.name = "plain", .type = AQ_INT32},
-        {.name = "v", .type = AQ_INT32, .key_values = pairs, .num_key_values = 4}};
+        {.name = "v", .type = AQ_INT32, .key_values = pairs, .num_key_values = 6}};
     aq_key_value pair;
     aq_parquet *f;
     aq_writer *w;
@@ -764,7 +766,7 @@ Test(writer, column_key_values) {
         ASSERT_OK(aq_parquet_get_chunk(f, g, 0, &chunk, &err));
         cr_assert_eq(chunk.num_key_values, 0);
         ASSERT_OK(aq_parquet_get_chunk(f, g, 1, &chunk, &err));
-        cr_assert_eq(chunk.num_key_values, 4);
+        cr_assert_eq(chunk.num_key_values, 6);
         cr_assert(aq_parquet_chunk_key_value(f, g, 1, 0, &pair));
         cr_assert_str_eq(pair.key, "unit");
         cr_assert_str_eq(pair.value, "mV");
@@ -774,7 +776,11 @@ Test(writer, column_key_values) {
         cr_assert(pair.value == NULL);
         cr_assert(aq_parquet_chunk_key_value(f, g, 1, 3, &pair));
         cr_assert_str_eq(pair.value, "first");
-        cr_assert(!aq_parquet_chunk_key_value(f, g, 1, 4, &pair));
+        cr_assert(aq_parquet_chunk_key_value(f, g, 1, 4, &pair));
+        cr_assert(pair.value_bytes == 3 && memcmp(pair.value, "a\0b", 4) == 0);
+        cr_assert(aq_parquet_chunk_key_value(f, g, 1, 5, &pair));
+        cr_assert(pair.value_bytes == 2 && strcmp(pair.value, "cu") == 0);
+        cr_assert(!aq_parquet_chunk_key_value(f, g, 1, 6, &pair));
     }
     aq_parquet_close(f);
 }
