@@ -750,7 +750,8 @@ typedef struct aq_sorting_column {
 typedef struct aq_writer_options {
     const aq_allocator *allocator; /* NULL = malloc                                  */
     size_t value_alignment;        /* power of 2 in 1..4096; 0 = AQ_ALIGNMENT        */
-    int compression_level;         /* of ZSTD, GZIP, BROTLI; 0 = 1                   */
+    int compression_level;         /* of ZSTD (-131072..22 or as the library has it),
+                                      GZIP (1..9), BROTLI (1..11); 0 = 1             */
     bool skip_checksums;           /* write pages without CRC-32                     */
     bool no_sync;                  /* rename without fsync: faster, not durable      */
     const char *created_by;        /* NULL = "arrowquant.h version 0.1.0"            */
@@ -10264,6 +10265,24 @@ static bool aqi_decompress_checked(int32_t codec, const uint8_t *src, size_t byt
 
 #ifndef AQ_NO_WRITER
 
+/* Codecs without levels take any. */
+static aq_status aqi_codec_check_level(int32_t codec, int level, aq_error *err) {
+    int min = level, max = level;
+#ifdef AQ_WITH_ZSTD
+    if (codec == AQ_ZSTD) {
+        min = ZSTD_minCLevel();
+        max = ZSTD_maxCLevel();
+    }
+#endif
+    if (codec == AQ_GZIP || codec == AQ_BROTLI) {
+        min = 1;
+        max = codec == AQ_GZIP ? 9 : 11;
+    }
+    if (level >= min && level <= max) return AQ_OK;
+    return aqi_fail(err, AQ_E_ARG, "compression_level %d is not one of %s's %d..%d",
+                    level, aq_codec_name(codec), min, max);
+}
+
 /* Room that compressing `bytes` may take; 0 = too large for the codec. */
 static size_t aqi_compress_bound(int32_t codec, size_t bytes) {
 #ifdef AQ_WITH_ZSTD
@@ -10345,8 +10364,7 @@ static size_t aqi_compress(int32_t codec, int level, const uint8_t *src, size_t 
     }
 #endif
 #ifdef AQ_WITH_ZLIB
-    if (codec == AQ_GZIP)
-        return aqi_gzip(src, bytes, dst, capacity, AQI_MAX(1, AQI_MIN(level, 9)));
+    if (codec == AQ_GZIP) return aqi_gzip(src, bytes, dst, capacity, level);
 #endif
 #ifdef AQ_WITH_LZ4
     if (codec == AQ_LZ4_RAW) return aqi_lz4(src, bytes, dst, capacity);
@@ -10361,9 +10379,8 @@ static size_t aqi_compress(int32_t codec, int level, const uint8_t *src, size_t 
 #ifdef AQ_WITH_BROTLI
     if (codec == AQ_BROTLI) {
         size_t n = capacity;
-        return BrotliEncoderCompress(AQI_MAX(1, AQI_MIN(level, 11)),
-                                     BROTLI_DEFAULT_WINDOW, BROTLI_MODE_GENERIC, bytes,
-                                     src, &n, dst)
+        return BrotliEncoderCompress(level, BROTLI_DEFAULT_WINDOW, BROTLI_MODE_GENERIC,
+                                     bytes, src, &n, dst)
                    ? n
                    : 0;
     }
@@ -12842,6 +12859,8 @@ static aq_status aqi_writer_build_schema(aq_writer *w, const aq_field_spec *fiel
     AQI_MARK(&w->elements[0], aqi_schema_element, name);
     for (i = 0; i < n; i++) {
         status = aqi_spec_element(&w->specs[i], &w->elements[i + 1], err);
+        if (status == AQ_OK)
+            status = aqi_codec_check_level((int32_t)w->specs[i].codec, w->level, err);
         if (status != AQ_OK) return status;
     }
     /* Fields that are not inside another one are the root's children. */

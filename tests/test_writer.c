@@ -3,6 +3,7 @@
 #include "files.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -112,6 +113,31 @@ Test(writer, options) {
     ASSERT_STATUS(open_at(in_dir("f"), &o), AQ_E_ARG);
     ASSERT_MESSAGE("allocator", "2 of 3");
     cr_assert_eq(c.calls, 0);
+}
+
+Test(writer, compression_levels) {
+    static const struct {
+        aq_codec codec;
+        int least, most;
+    } codecs[] = {{AQ_GZIP, 1, 9}, {AQ_BROTLI, 1, 11}, {AQ_ZSTD, -7, 22}};
+    for (size_t i = 0; i < COUNT_OF(codecs); i++) {
+        const aq_field_spec fields[] = {
+            int_field,
+            {.name = "z", .type = AQ_INT32, .codec = codecs[i].codec},
+            {.name = "s", .type = AQ_INT32, .codec = SNAPPY_OR_NONE}};
+        const int levels[] = {0, codecs[i].least, codecs[i].most, codecs[i].most + 1,
+                              codecs[i].codec == AQ_ZSTD ? INT_MIN : -1};
+        for (size_t k = 0; k < COUNT_OF(levels); k++) {
+            const aq_writer_options o = {.compression_level = levels[k]};
+            aq_writer *w;
+            aq_status got =
+                aq_writer_open(in_dir("f"), fields, COUNT_OF(fields), &o, &w, &err);
+            if (got == AQ_E_UNSUPPORTED) break; /* not in this build */
+            ASSERT_STATUS(got, k < 3 ? AQ_OK : AQ_E_ARG);
+            if (k >= 3) ASSERT_MESSAGE("level", aq_codec_name((int32_t)codecs[i].codec));
+            aq_writer_abort(w);
+        }
+    }
 }
 
 Test(writer, paths) {
