@@ -14057,17 +14057,30 @@ static aq_status aqi_page_write(aq_writer *w, aqi_page_slot *p, aq_error *err) {
                                               w->header.out.size, err);
 }
 
+/* How the bound of the value at `last` compares with that of the value at p, which is
+ * `to`. Shortened ones may be in another order than their values. */
+static int aqi_bound_compare(const aq_field *f, const uint8_t *last, const uint8_t *p,
+                             const aqi_bound *to, bool is_max) {
+    aqi_order order = aqi_order_of(f);
+    aqi_bound from;
+    aq_bytes x, y;
+    if (order != AQI_ORDER_BYTES)
+        return aqi_order_compare(order, (size_t)f->type_length, last, p);
+    aqi_bound_make(f, last, is_max, AQI_PAGE_BOUND_LIMIT, &from);
+    x.data = from.value.data;
+    x.size = from.value.size;
+    y.data = to->value.data;
+    y.size = to->value.size;
+    return aqi_bytes_compare(x, y);
+}
+
 /* One page into the ColumnIndex under way: whether it is all null, and its bounds. */
 static bool aqi_index_note_bounds(aq_writer *w, const aqi_page_slot *p) {
     aqi_chunk_writer *c = p->chunk;
     const aqi_extremes *r = &p->range;
     aqi_bound min, max;
     aqi_extremes *last = &c->last;
-    aqi_order order = aqi_order_of(c->field);
     uint8_t null_page = p->v.num_values == 0 ? AQI_T_TRUE : AQI_T_FALSE;
-    size_t size = c->field->type == AQ_FIXED_LEN_BYTE_ARRAY
-                      ? (size_t)c->field->type_length
-                      : 0;
     min.value.data = max.value.data = NULL;
     min.value.size = max.value.size = 0;
     if (null_page == AQI_T_FALSE &&
@@ -14084,8 +14097,10 @@ static bool aqi_index_note_bounds(aq_writer *w, const aqi_page_slot *p) {
     aqi_thrift_put_int(&w->null_counts, p->v.num_levels - p->v.num_values);
     if (null_page == AQI_T_FALSE) {
         int low = 0, high = 0;
-        if (last->min != NULL) low = aqi_order_compare(order, size, last->min, r->min);
-        if (last->min != NULL) high = aqi_order_compare(order, size, last->max, r->max);
+        if (last->min != NULL) {
+            low = aqi_bound_compare(c->field, last->min, r->min, &min, false);
+            high = aqi_bound_compare(c->field, last->max, r->max, &max, true);
+        }
         c->not_ascending = c->not_ascending || low > 0 || high > 0;
         c->not_descending = c->not_descending || low < 0 || high < 0;
         *last = *r;

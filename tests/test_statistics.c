@@ -1,5 +1,7 @@
 /* test_statistics.c - what the Parquet writer says of columns: least and greatest values
  * in the order of each type, shortened bounds, null counts, logical types. */
+#define AQ_STATIC
+#define ARROWQUANT_IMPLEMENTATION
 #include "files.h"
 
 #include <math.h>
@@ -206,6 +208,55 @@ Test(statistics, exact_bounds) {
         cr_expect_eq(info.distinct_count, -1);
         aq_parquet_close(f);
     }
+}
+
+/* ---- page index ---- */
+
+enum { UNORDERED, ASCENDING, DESCENDING };
+
+/* What a ColumnIndex says of the order of its pages, of which each has one of n < 15
+ * values. It ends so: boundary_order, the list of null counts, which are 0, and a stop. */
+static int boundary_order_of(aq_logical_type logical, const aq_bytes *values, size_t n) {
+    const aq_field_spec field = {
+        .name = "v", .type = AQ_BYTE_ARRAY, .logical = logical, .write_statistics = true};
+    const aq_writer_options o = {.no_sync = true, .page_bytes = 1, .page_index = true};
+    const aq_column_values v = {values, .num_values = (int64_t)n};
+    const uint8_t *end;
+    int order;
+    aq_writer *w;
+    ASSERT_OK(aq_writer_open(in_dir("f"), &field, 1, &o, &w, &err));
+    ASSERT_OK(aq_writer_put_column(w, &v, &err));
+    end = w->column_indexes.out.data + w->column_indexes.out.size;
+    cr_assert(end[-1] == 0 && end[-2 - (int)n] == (n << 4 | 6), "the null counts");
+    order = end[-4 - (int)n] / 2;
+    aq_writer_abort(w);
+    return order;
+}
+
+/* The order is that of the bounds as they are stored: at most 64 bytes, of text whole
+ * characters, so that one that was cut may be before, or behind, a lesser value's. */
+Test(statistics, boundary_order) {
+    char cut[80], whole[80], text[80];
+    aq_bytes values[3] = {bytes_of("a", 1), bytes_of("b", 1), bytes_of("c", 1)};
+    cr_assert_eq(boundary_order_of(AQ_LOGICAL_STRING, values, 3), ASCENDING);
+    values[0].data = (const uint8_t *)"d";
+    cr_assert_eq(boundary_order_of(AQ_LOGICAL_STRING, values, 3), UNORDERED);
+    values[1] = bytes_of("ca", 2);
+    cr_assert_eq(boundary_order_of(AQ_LOGICAL_STRING, values, 3), DESCENDING);
+    memset(cut, 'x', sizeof cut);
+    memcpy(whole, cut, sizeof cut);
+    memcpy(text, cut, sizeof cut);
+    memcpy(whole + 62, "cd", 2);
+    memcpy(cut + 62, "\xe2\x82\xac", 3);
+    memcpy(text + 62, "\xf0\x9f\xa7\xae", 4);
+    values[0] = bytes_of(whole, 64);
+    values[1] = bytes_of(cut, 70);
+    cr_assert_eq(boundary_order_of(AQ_LOGICAL_STRING, values, 2), UNORDERED);
+    cr_assert_eq(boundary_order_of(AQ_LOGICAL_NONE, values, 2), ASCENDING);
+    /* Both are cut to the same. */
+    values[0] = bytes_of(cut, 70);
+    values[1] = bytes_of(text, 70);
+    cr_assert_eq(boundary_order_of(AQ_LOGICAL_STRING, values, 2), ASCENDING);
 }
 
 /* ---- logical types ---- */
