@@ -13609,19 +13609,23 @@ static int aqi_bytes_compare(aq_bytes x, aq_bytes y) {
     return order != 0 ? order : (x.size > y.size) - (x.size < y.size);
 }
 
-/* Two's complement, big-endian, of any two lengths; no bytes are 0. */
+/* Two's complement, big-endian, without bytes that only repeat its sign; 0 has none. */
+static aq_bytes aqi_decimal_trim(aq_bytes b) {
+    while (b.size > 0 && (b.data[0] == 0 || b.data[0] == 0xff) &&
+           (b.size > 1 ? (b.data[0] ^ b.data[1]) < 0x80 : b.data[0] == 0)) {
+        b.data++;
+        b.size--;
+    }
+    return b;
+}
+
+/* Of trimmed ones, that with more bytes is farther from 0. */
 static int aqi_decimal_compare(aq_bytes x, aq_bytes y) {
     bool x_negative = x.size > 0 && x.data[0] >= 0x80;
     bool y_negative = y.size > 0 && y.data[0] >= 0x80;
-    size_t n = AQI_MAX(x.size, y.size), i;
     if (x_negative != y_negative) return x_negative ? -1 : 1;
-    for (i = n; i > 0; i--) { /* i-th byte from the end; signs are extended */
-        uint8_t fill = x_negative ? 0xff : 0;
-        uint8_t a = i > x.size ? fill : x.data[x.size - i];
-        uint8_t b = i > y.size ? fill : y.data[y.size - i];
-        if (a != b) return a < b ? -1 : 1;
-    }
-    return 0;
+    if (x.size != y.size) return (x.size < y.size) != x_negative ? -1 : 1;
+    return x.size == 0 ? 0 : memcmp(x.data, y.data, x.size);
 }
 
 /* The bits of a half as an integer with the order of its value, and -0 below +0. */
@@ -13665,8 +13669,8 @@ AQI_INLINE int aqi_order_compare(aqi_order order, size_t size, const uint8_t *a,
         x.size = y.size = size;
         if (size == 0) memcpy(&x, a, sizeof x);
         if (size == 0) memcpy(&y, b, sizeof y);
-        return order == AQI_ORDER_BYTES ? aqi_bytes_compare(x, y)
-                                        : aqi_decimal_compare(x, y);
+        if (order == AQI_ORDER_BYTES) return aqi_bytes_compare(x, y);
+        return aqi_decimal_compare(aqi_decimal_trim(x), aqi_decimal_trim(y));
     }
 }
 
@@ -13715,6 +13719,27 @@ static void aqi_extremes_add_floats(const uint8_t *p, size_t n, aqi_extremes *r)
     }
 }
 
+/* Each value is trimmed once: one that is long costs no more than its bytes. */
+static void aqi_extremes_add_decimals(const aq_field *f, const uint8_t *p, size_t width,
+                                      size_t n, aqi_extremes *r) {
+    aq_bytes min = {NULL, 0}, max = {NULL, 0};
+    if (r->min != NULL) {
+        min = aqi_decimal_trim(aqi_value_view(f, r->min, 0));
+        max = aqi_decimal_trim(aqi_value_view(f, r->max, 0));
+    }
+    for (; n > 0; n--, p += width) {
+        aq_bytes value = aqi_decimal_trim(aqi_value_view(f, p, 0));
+        if (r->min == NULL || aqi_decimal_compare(value, min) < 0) {
+            r->min = p;
+            min = value;
+        }
+        if (r->max == NULL || aqi_decimal_compare(value, max) > 0) {
+            r->max = p;
+            max = value;
+        }
+    }
+}
+
 /* Widens the range by n values at p. */
 static void aqi_extremes_add(const aq_field *f, const void *values, size_t n,
                              aqi_extremes *r) {
@@ -13736,6 +13761,9 @@ static void aqi_extremes_add(const aq_field *f, const void *values, size_t n,
         break;
     case AQI_ORDER_F64:
         aqi_extremes_body(AQI_ORDER_F64, 0, p, 8, n, r);
+        break;
+    case AQI_ORDER_DECIMAL:
+        aqi_extremes_add_decimals(f, p, width, n, r);
         break;
     default:
         aqi_extremes_body(order, size, p, width, n, r);

@@ -139,6 +139,66 @@ Test(statistics, bytes) {
     expect_bounds(field, int96, 1, NOTHING, NOTHING);
 }
 
+/* By definition: byte by byte from the first that one of them has, signs extended. */
+static int compare_decimals(aq_bytes x, aq_bytes y) {
+    bool x_negative = x.size > 0 && x.data[0] >= 0x80;
+    bool y_negative = y.size > 0 && y.data[0] >= 0x80;
+    if (x_negative != y_negative) return x_negative ? -1 : 1;
+    for (size_t i = AQI_MAX(x.size, y.size); i > 0; i--) {
+        uint8_t fill = x_negative ? 0xff : 0;
+        uint8_t a = i > x.size ? fill : x.data[x.size - i];
+        uint8_t b = i > y.size ? fill : y.data[y.size - i];
+        if (a != b) return a < b ? -1 : 1;
+    }
+    return 0;
+}
+
+Test(statistics, decimals) {
+    static const uint8_t likely[] = {0, 0xff, 0, 0xff, 1, 0x7f, 0x80, 0xfe};
+    aq_field field = {.type = AQ_BYTE_ARRAY, .logical = AQ_LOGICAL_DECIMAL};
+    uint8_t bytes[20][8];
+    aq_bytes values[20];
+    rng r = {9};
+    for (int round = 0; round < 20000; round++) {
+        aqi_extremes range = {NULL, NULL, false};
+        size_t n = 1 + rng_below(&r, 20), min = 0, max = 0;
+        for (size_t i = 0; i < n; i++) {
+            for (size_t k = 0; k < sizeof bytes[i]; k++)
+                bytes[i][k] = likely[rng_below(&r, COUNT_OF(likely))];
+            values[i] = bytes_of(bytes[i], rng_below(&r, sizeof bytes[i] + 1));
+            if (compare_decimals(values[i], values[min]) < 0) min = i;
+            if (compare_decimals(values[i], values[max]) > 0) max = i;
+        }
+        aqi_extremes_add(&field, values, n / 2, &range);
+        aqi_extremes_add(&field, values + n / 2, n - n / 2, &range);
+        CHECK(range.min == (const uint8_t *)&values[min] &&
+                  range.max == (const uint8_t *)&values[max],
+              "round %d", round);
+        for (size_t i = 0; i < n; i++) {
+            int want = compare_decimals(values[i], values[0]);
+            int got = aqi_order_compare(AQI_ORDER_DECIMAL, 0, (const uint8_t *)&values[i],
+                                        (const uint8_t *)&values[0]);
+            CHECK((want > 0) - (want < 0) == (got > 0) - (got < 0), "round %d", round);
+        }
+    }
+}
+
+/* A long value is not looked through again for each of the others: that took minutes. */
+Test(statistics, long_decimal) {
+    enum { COUNT = 100000, LONG = 4 << 20 };
+    const aq_field_spec field = {
+        .type = AQ_BYTE_ARRAY, .logical = AQ_LOGICAL_DECIMAL, .precision = 20};
+    aq_bytes *values = malloc(COUNT * sizeof *values);
+    aq_chunk_info info;
+    for (size_t i = 0; i < COUNT; i++)
+        values[i] = bytes_of("\x05\x06" + i % 2, 1);
+    values[0] = bytes_of(calloc(LONG, 1), LONG); /* 0 */
+    aq_parquet_close(write_column(field, values, COUNT, 0, &info));
+    cr_assert_null(info.min_value.data, "too long to be a bound");
+    free((void *)(uintptr_t)values[0].data);
+    free(values);
+}
+
 /* A value of 1024 bytes is its own bound; of a longer one 1024 bytes are, and the last
  * character or byte that can be raised is, for the greatest. */
 Test(statistics, long_bytes) {
