@@ -3543,7 +3543,8 @@ static aq_status aqi_output_check(const char *path, const char *input_path,
     struct stat out, in;
     if (path == NULL || path[0] == '\0')
         return aqi_fail(err, AQ_E_ARG, "empty output path");
-    if (stat(path, &out) != 0) return AQ_OK;
+    if (stat(path, &out) != 0)
+        return errno == ENOENT ? AQ_OK : aqi_fail_os(err, errno, "cannot stat", path);
     if (!S_ISREG(out.st_mode)) {
         aqi_fail(err, AQ_E_ARG,
                  "output exists and is not a regular file; choose another name");

@@ -141,7 +141,7 @@ Test(writer, compression_levels) {
 }
 
 Test(writer, paths) {
-    char inside[600];
+    char inside[600], long_name[1024];
     ASSERT_STATUS(open_at(NULL, NULL), AQ_E_ARG);
     ASSERT_STATUS(open_at("", NULL), AQ_E_ARG);
     ASSERT_STATUS(open_at(here.path, NULL), AQ_E_ARG);
@@ -153,6 +153,13 @@ Test(writer, paths) {
     snprintf(inside, sizeof inside, "%s/f", in_dir("plain"));
     ASSERT_STATUS(open_at(inside, NULL), AQ_E_IO);
     cr_assert_eq(err.os_errno, ENOTDIR);
+    memset(inside, 'n', 300); /* known now, not when the file is renamed to it */
+    inside[300] = '\0';
+    snprintf(long_name, sizeof long_name, "%s/%s", here.path, inside);
+    ASSERT_STATUS(open_at(long_name, NULL), AQ_E_IO);
+    cr_assert_eq(err.os_errno, ENAMETOOLONG);
+    ASSERT_MESSAGE("path", strerror(ENAMETOOLONG));
+    cr_assert_eq(strncmp(err.name, here.path, 8), 0, "%s", err.name);
     if (geteuid() != 0) { /* root may write everywhere */
         cr_assert_eq(mkdir(in_dir("sealed"), 0555), 0);
         ASSERT_STATUS(open_at(in_dir("sealed/f"), NULL), AQ_E_IO);
