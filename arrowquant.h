@@ -756,8 +756,9 @@ typedef struct aq_writer_options {
     bool no_sync;                  /* rename without fsync: faster, not durable      */
     const char *created_by;        /* NULL = "arrowquant.h version 0.1.0"            */
     size_t page_bytes;             /* a page ends with the row that brings it to so many
-                                      bytes before encoding; 0 = 1 GiB where PLAIN values
-                                      are stored as they are, else 1 MiB             */
+                                      bytes before encoding, or sooner, so that readers
+                                      take it: see docs/PARQUET.md; 0 = 1 GiB where PLAIN
+                                      values are stored as they are, else 1 MiB      */
     size_t dictionary_limit_bytes; /* of a dictionary's values; 0 = 1 MiB            */
     bool data_page_v2;             /* data pages V2 instead of V1                    */
     bool page_index;               /* OffsetIndex, and ColumnIndex of leaves with
@@ -13304,8 +13305,31 @@ static aqi_rows aqi_rows_by_offsets(const aqi_chunk_writer *c, int64_t row,
     return r;
 }
 
-/* A reader bounds what levels of a few bytes may become: see aqi_page_budget. */
-#define AQI_MAX_PAGE_LEVELS ((int64_t)64 << 20)
+/* What a reader takes by default from a page of a few bytes: see aqi_page_budget. */
+#define AQI_PAGE_FLOOR ((int64_t)64 << 20)
+
+/* The most that a page of several rows holds; `bits` are of levels and PLAIN values. */
+typedef struct aqi_page_most {
+    int64_t levels, values;
+    uint64_t bits;
+} aqi_page_most;
+
+/* Levels are a byte each when read. So are booleans, and byte arrays are 16 bytes: their
+ * PLAIN form is shorter. Runs and differences may be of any length in a few bytes, and so
+ * may byte arrays that begin as the one before. */
+static aqi_page_most aqi_page_limits(const aqi_chunk_writer *c) {
+    const aq_field *f = c->field;
+    int64_t width = (int64_t)aqi_value_bytes(f->type, f->type_length);
+    aqi_page_most most;
+    most.levels = c->has_levels ? AQI_PAGE_FLOOR : INT64_MAX;
+    most.values = INT64_MAX;
+    if (f->type == AQ_BOOLEAN || f->type == AQ_BYTE_ARRAY) most.values = AQI_PAGE_FLOOR;
+    if (c->encoding != AQ_PLAIN && c->encoding != AQ_BYTE_STREAM_SPLIT)
+        most.values = AQI_MAX(AQI_PAGE_FLOOR / width, (int64_t)1);
+    most.bits = UINT64_MAX;
+    if (c->encoding == AQ_DELTA_BYTE_ARRAY) most.bits = (uint64_t)AQI_PAGE_FLOOR * 8;
+    return most;
+}
 
 /* The page that begins at c->level: rows until it holds page_bytes in levels and PLAIN
  * values. Steps of many rows while they fit in any case, then row by row. */
@@ -13315,12 +13339,13 @@ static void aqi_page_cut(aqi_chunk_writer *c, aqi_page_slot *out) {
     size_t width = aqi_value_bytes(f->type, f->type_length);
     uint64_t level_bits = aqi_bits_needed(f->max_def) + aqi_bits_needed(f->max_rep);
     uint64_t value_bits = f->type == AQ_BOOLEAN ? 1 : width * 8, bits = 0;
-    uint64_t limit = (uint64_t)c->page_bytes * 8;
-    int64_t most = c->has_levels ? AQI_MAX_PAGE_LEVELS : INT64_MAX;
+    const aqi_page_most most = aqi_page_limits(c);
+    uint64_t limit = AQI_MIN((uint64_t)c->page_bytes * 8, most.bits), row_bits;
     aqi_rows sum = {0, 0, 0}, r;
     while (c->level + sum.levels < c->num_levels && bits < limit) {
         uint64_t fit = (limit - bits) / (level_bits + value_bits);
-        fit = AQI_MIN(fit, (uint64_t)AQI_MAX(most - sum.levels, (int64_t)0));
+        int64_t room = AQI_MIN(most.levels - sum.levels, most.values - sum.values);
+        fit = AQI_MIN(fit, (uint64_t)AQI_MAX(room, (int64_t)0));
         if (f->type == AQ_BYTE_ARRAY) fit = 0;
         if (c->level + sum.levels == 0 && fit >= (uint64_t)c->num_levels) {
             r.levels = c->num_levels;
@@ -13331,9 +13356,13 @@ static void aqi_page_cut(aqi_chunk_writer *c, aqi_page_slot *out) {
         } else {
             r = aqi_rows_by_levels(c, c->level + sum.levels, fit);
         }
-        if (sum.rows > 0 && sum.levels + r.levels > most) break;
-        bits += (uint64_t)r.levels * level_bits +
-                aqi_plain_bits(c, (size_t)sum.values, (size_t)r.values);
+        row_bits = (uint64_t)r.levels * level_bits +
+                   aqi_plain_bits(c, (size_t)sum.values, (size_t)r.values);
+        if (sum.rows > 0 &&
+            (sum.levels + r.levels > most.levels || sum.values + r.values > most.values ||
+             bits + row_bits > most.bits))
+            break;
+        bits += row_bits;
         sum.levels += r.levels;
         sum.values += r.values;
         sum.rows += r.rows;

@@ -1,10 +1,13 @@
 /* test_writer.c - the Parquet writer used wrongly, and what writers leave behind: the
  * whole file, or nothing and the old one untouched. */
+#define AQ_STATIC
+#define ARROWQUANT_IMPLEMENTATION
 #include "files.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -12,7 +15,6 @@
 TestSuite(writer, .init = enter_temp_dir, .fini = leave_temp_dir, .timeout = 60);
 
 static const aq_field_spec int_field = {.name = "v", .type = AQ_INT32};
-static const aq_field_spec bool_field = {.name = "v", .type = AQ_BOOLEAN};
 static const aq_field_spec optional_int = {
     .name = "v", .type = AQ_INT32, .repetition = AQ_OPTIONAL};
 static const aq_field_spec always_null = {.name = "v",
@@ -200,7 +202,10 @@ static const struct {
     {ONE(int_field), {two, 2, .num_levels = 3}, AQ_E_ARG, "with levels"},
     {ONE(int_field), {two, .num_values = (int64_t)1 << 30}, AQ_E_LIMIT, "2 GiB"},
     {ONE(int_field), {two, .num_values = INT64_MAX}, AQ_E_LIMIT, "2 GiB"},
-    {ONE(bool_field), {two, .num_values = INT64_MAX}, AQ_E_LIMIT, "2^31"},
+    {LISTED,
+     {two, (int64_t)1 << 40, .large_list_offsets = large_far, .num_lists = 1},
+     AQ_E_LIMIT,
+     "2^31"},
     {ONE(optional_int), {two, 2, .num_levels = 2}, AQ_E_ARG, "needs levels"},
     {ONE(optional_int),
      {two, 2, levels_01, .num_levels = 2},
@@ -861,6 +866,83 @@ Test(writer, many_nulls) {
     aq_column_close(c);
     aq_parquet_close(f);
     free(nulls);
+}
+
+/* Values that are all the same, in pages as long as may be, which are a few bytes. */
+Test(writer, many_equal_values) {
+    static const struct {
+        aq_physical_type type;
+        aq_encoding encoding;
+        aq_codec codec;
+        int64_t n; /* over 64 MiB when read */
+    } cases[] = {
+        {AQ_BOOLEAN, AQ_PLAIN, AQ_ZSTD, 67200000},
+        {AQ_BOOLEAN, AQ_RLE, AQ_UNCOMPRESSED, 67200000},
+        {AQ_INT64, AQ_RLE_DICTIONARY, AQ_UNCOMPRESSED, 8400000},
+        {AQ_INT64, AQ_DELTA_BINARY_PACKED, AQ_ZSTD, 8400000},
+        {AQ_BYTE_ARRAY, AQ_RLE_DICTIONARY, AQ_UNCOMPRESSED, 4200000},
+        {AQ_BYTE_ARRAY, AQ_DELTA_LENGTH_BYTE_ARRAY, AQ_ZSTD, 4200000},
+        {AQ_BYTE_ARRAY, AQ_DELTA_BYTE_ARRAY, AQ_ZSTD, 50}, /* of 1.5 MB */
+    };
+    const size_t bytes = 68 << 20, longest = 1500000;
+    const aq_writer_options o = {.no_sync = true, .page_bytes = INT32_MAX};
+    uint8_t *values = calloc(bytes, 1), *text = calloc(longest, 1);
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        const aq_field_spec field = {.name = "v",
+                                     .type = cases[i].type,
+                                     .encoding = cases[i].encoding,
+                                     .codec = cases[i].codec};
+        const aq_column_values v = {values, .num_values = cases[i].n};
+        bool prefixed = cases[i].encoding == AQ_DELTA_BYTE_ARRAY;
+        int64_t n = 0;
+        aq_parquet *f;
+        aq_column *c;
+        aq_writer *w;
+        aq_span span;
+        for (int64_t k = 0; cases[i].type == AQ_BYTE_ARRAY && k < cases[i].n; k++)
+            ((aq_bytes *)(void *)values)[k] = (aq_bytes){text, prefixed ? longest : 1};
+        ASSERT_OK(aq_writer_open(in_dir("f"), &field, 1, &o, &w, &err));
+        ASSERT_OK(aq_writer_put_column(w, &v, &err));
+        ASSERT_OK(aq_writer_end_row_group(w, v.num_values, &err));
+        ASSERT_OK(aq_writer_finish(w, &err));
+        ASSERT_OK(aq_parquet_open(in_dir("f"), NULL, &f, &err));
+        ASSERT_OK(aq_column_open(f, 0, 0, &c, &err));
+        do {
+            aq_status status = aq_column_next(c, &span, &err);
+            cr_assert_eq(status, AQ_OK, "case %zu: %s", i, err.message);
+            n += span.num_values;
+        } while (span.values != NULL);
+        cr_assert_eq(n, v.num_values);
+        aq_column_close(c);
+        aq_parquet_close(f);
+    }
+    free(values);
+    free(text);
+}
+
+/* Rows of the page that the writer makes of n values of a required column. */
+static int64_t first_page_of(const aq_field *field, const void *values, int64_t n) {
+    aqi_chunk_writer c;
+    aqi_page_slot page;
+    memset(&c, 0, sizeof c);
+    c.field = field;
+    c.v.values = values;
+    c.v.num_values = c.num_levels = c.num_rows = n;
+    c.page_bytes = (size_t)1 << 30;
+    aqi_page_cut(&c, &page);
+    return page.num_rows;
+}
+
+/* 16 bytes each when read, of 4 bytes in the file: in memory that is only looked at, which
+ * is zeros. */
+Test(writer, many_byte_arrays) {
+    const aq_field field = {.type = AQ_BYTE_ARRAY};
+    const int64_t n = 68 << 20;
+    void *values = mmap(NULL, (size_t)n * sizeof(aq_bytes), PROT_READ,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    cr_assert(values != MAP_FAILED);
+    cr_assert_eq(first_page_of(&field, values, n), 64 << 20);
+    munmap(values, (size_t)n * sizeof(aq_bytes));
 }
 
 /* Also of a column whose pages were taken. */
