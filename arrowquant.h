@@ -13326,7 +13326,7 @@ static aqi_page_most aqi_page_limits(const aqi_chunk_writer *c) {
     if (f->type == AQ_BOOLEAN || f->type == AQ_BYTE_ARRAY) most.values = AQI_PAGE_FLOOR;
     if (c->encoding != AQ_PLAIN && c->encoding != AQ_BYTE_STREAM_SPLIT)
         most.values = AQI_MAX(AQI_PAGE_FLOOR / width, (int64_t)1);
-    most.bits = UINT64_MAX;
+    most.bits = (uint64_t)INT32_MAX * 8;
     if (c->encoding == AQ_DELTA_BYTE_ARRAY) most.bits = (uint64_t)AQI_PAGE_FLOOR * 8;
     return most;
 }

@@ -15,6 +15,7 @@
 TestSuite(writer, .init = enter_temp_dir, .fini = leave_temp_dir, .timeout = 60);
 
 static const aq_field_spec int_field = {.name = "v", .type = AQ_INT32};
+static const aq_field_spec bytes_field = {.name = "v", .type = AQ_BYTE_ARRAY};
 static const aq_field_spec optional_int = {
     .name = "v", .type = AQ_INT32, .repetition = AQ_OPTIONAL};
 static const aq_field_spec always_null = {.name = "v",
@@ -178,6 +179,8 @@ static const uint8_t no_list[] = {0};
 static const int32_t offsets_012[] = {0, 1, 2}, offsets_021[] = {0, 2, 1};
 static const int32_t offsets_03[] = {0, 3}, offsets_3[] = {3}, negative[] = {-1, 1};
 static const int64_t large_012[] = {0, 1, 2}, large_021[] = {0, 2, 1};
+static const int64_t large_long[] = {0, 1 << 30};
+static const aq_bytes too_long[] = {{no_list, (size_t)INT32_MAX - 3}};
 static const int64_t large_far[] = {0, (int64_t)1 << 40}, large_most[] = {0, INT64_MAX};
 static const aq_field_spec list_of_lists[] = {
     {.name = "v", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
@@ -200,8 +203,11 @@ static const struct {
     {ONE(int_field), {NULL, .num_values = 2}, AQ_E_ARG, "values missing"},
     {ONE(int_field), {two, .num_values = -1}, AQ_E_ARG, "values missing"},
     {ONE(int_field), {two, 2, .num_levels = 3}, AQ_E_ARG, "with levels"},
-    {ONE(int_field), {two, .num_values = (int64_t)1 << 30}, AQ_E_LIMIT, "2 GiB"},
-    {ONE(int_field), {two, .num_values = INT64_MAX}, AQ_E_LIMIT, "2 GiB"},
+    {ONE(bytes_field), {too_long, .num_values = 1}, AQ_E_LIMIT, "2 GiB"},
+    {LISTED,
+     {two, (int64_t)1 << 30, .large_list_offsets = large_long, .num_lists = 1},
+     AQ_E_LIMIT,
+     "2 GiB"},
     {LISTED,
      {two, (int64_t)1 << 40, .large_list_offsets = large_far, .num_lists = 1},
      AQ_E_LIMIT,
@@ -943,6 +949,15 @@ Test(writer, many_byte_arrays) {
     cr_assert(values != MAP_FAILED);
     cr_assert_eq(first_page_of(&field, values, n), 64 << 20);
     munmap(values, (size_t)n * sizeof(aq_bytes));
+}
+
+/* Rows that fit a page each, but not one together. */
+Test(writer, long_byte_arrays) {
+    const aq_field field = {.type = AQ_BYTE_ARRAY};
+    const aq_bytes values[] = {{NULL, 1000000000}, {NULL, 1200000000}, {NULL, 100}};
+    cr_assert_eq(first_page_of(&field, values, 3), 1);
+    cr_assert_eq(first_page_of(&field, values + 1, 2), 1);
+    cr_assert_eq(first_page_of(&field, values + 2, 1), 1);
 }
 
 /* Also of a column whose pages were taken. */
