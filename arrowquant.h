@@ -13305,6 +13305,10 @@ static aqi_rows aqi_rows_by_offsets(const aqi_chunk_writer *c, int64_t row,
     return r;
 }
 
+/* With its header, which is under 64 bytes, a page is of INT32_MAX bytes at most: as the
+ * page index has it, and as a reader can decompress it. */
+#define AQI_MAX_PAGE_BYTES ((size_t)INT32_MAX - 64)
+
 /* What a reader takes by default from a page of a few bytes: see aqi_page_budget. */
 #define AQI_PAGE_FLOOR ((int64_t)64 << 20)
 
@@ -13326,7 +13330,7 @@ static aqi_page_most aqi_page_limits(const aqi_chunk_writer *c) {
     if (f->type == AQ_BOOLEAN || f->type == AQ_BYTE_ARRAY) most.values = AQI_PAGE_FLOOR;
     if (c->encoding != AQ_PLAIN && c->encoding != AQ_BYTE_STREAM_SPLIT)
         most.values = AQI_MAX(AQI_PAGE_FLOOR / width, (int64_t)1);
-    most.bits = (uint64_t)INT32_MAX * 8;
+    most.bits = (uint64_t)AQI_MAX_PAGE_BYTES * 8;
     if (c->encoding == AQ_DELTA_BYTE_ARRAY) most.bits = (uint64_t)AQI_PAGE_FLOOR * 8;
     return most;
 }
@@ -13431,7 +13435,10 @@ static bool aqi_page_put_levels(const aq_writer *w, aqi_page_slot *p, bool repet
 }
 
 static aq_status aqi_page_too_large(aq_error *err) {
-    return aqi_fail(err, AQ_E_LIMIT, "page of over 2 GiB - 1 bytes; set page_bytes");
+    return aqi_fail(err, AQ_E_LIMIT,
+                    "page of over %zu bytes, which is 2 GiB less its header; set "
+                    "page_bytes",
+                    AQI_MAX_PAGE_BYTES);
 }
 
 /* The values of a page in another encoding than PLAIN. */
@@ -13502,7 +13509,7 @@ static aq_status aqi_page_build(const aq_writer *w, aqi_page_slot *p, aq_error *
     const aq_column_values *v = &p->v;
     size_t plain = 0;
     bool ok;
-    if (!aqi_plain_size(field, v, &plain) || plain > INT32_MAX)
+    if (!aqi_plain_size(field, v, &plain) || plain > AQI_MAX_PAGE_BYTES)
         return aqi_page_too_large(err);
     ok = aqi_page_put_levels(w, p, true);
     p->rep_bytes = p->body.size;
@@ -13515,7 +13522,7 @@ static aq_status aqi_page_build(const aq_writer *w, aqi_page_slot *p, aq_error *
     }
     if (!ok) return aqi_fail_nomem(err, plain);
     p->plain_bytes = p->body.size + p->tail_bytes;
-    return p->plain_bytes > INT32_MAX ? aqi_page_too_large(err) : AQ_OK;
+    return p->plain_bytes > AQI_MAX_PAGE_BYTES ? aqi_page_too_large(err) : AQ_OK;
 }
 
 /* The entries of the chunk's dictionary in PLAIN form. */
@@ -13580,7 +13587,7 @@ static aq_status aqi_page_compress(const aq_writer *w, aqi_page_slot *p, aq_erro
     if (bound > 0)
         n = aqi_compress(codec, w->level, rest > 0 ? src : p->packed.data, rest,
                          p->packed.data + keep, p->packed.capacity - keep);
-    if (n == 0 || n > INT32_MAX - keep)
+    if (n == 0 || n > AQI_MAX_PAGE_BYTES - keep)
         return aqi_fail(err, AQ_E_LIMIT, "%s could not compress %zu bytes",
                         aq_codec_name(codec), rest);
     if (v2 && n >= rest) return AQ_OK;

@@ -180,7 +180,7 @@ static const int32_t offsets_012[] = {0, 1, 2}, offsets_021[] = {0, 2, 1};
 static const int32_t offsets_03[] = {0, 3}, offsets_3[] = {3}, negative[] = {-1, 1};
 static const int64_t large_012[] = {0, 1, 2}, large_021[] = {0, 2, 1};
 static const int64_t large_long[] = {0, 1 << 30};
-static const aq_bytes too_long[] = {{no_list, (size_t)INT32_MAX - 3}};
+static const aq_bytes too_long[] = {{no_list, (size_t)INT32_MAX - 10}};
 static const int64_t large_far[] = {0, (int64_t)1 << 40}, large_most[] = {0, INT64_MAX};
 static const aq_field_spec list_of_lists[] = {
     {.name = "v", .repetition = AQ_REPEATED, .type = AQ_GROUP, .num_children = 1},
@@ -203,7 +203,7 @@ static const struct {
     {ONE(int_field), {NULL, .num_values = 2}, AQ_E_ARG, "values missing"},
     {ONE(int_field), {two, .num_values = -1}, AQ_E_ARG, "values missing"},
     {ONE(int_field), {two, 2, .num_levels = 3}, AQ_E_ARG, "with levels"},
-    {ONE(bytes_field), {too_long, .num_values = 1}, AQ_E_LIMIT, "2 GiB"},
+    {ONE(bytes_field), {too_long, .num_values = 1}, AQ_E_LIMIT, "2 GiB less its header"},
     {LISTED,
      {two, (int64_t)1 << 30, .large_list_offsets = large_long, .num_lists = 1},
      AQ_E_LIMIT,
