@@ -12719,8 +12719,10 @@ static aq_status aqi_spec_element(const aq_field_spec *spec, aqi_schema_element 
                                   aq_error *err) {
     size_t n = spec->name == NULL ? 0 : strlen(spec->name);
     bool group = spec->type == AQ_GROUP;
-    if (n == 0 || n > UINT32_MAX)
-        return aqi_fail(err, AQ_E_ARG, "schema field without a name");
+    if (n == 0 || n > AQI_THRIFT_STRING_LIMIT)
+        return aqi_fail(err, AQ_E_ARG,
+                        "schema field without a name, or with one of over "
+                        "100,000,000 bytes");
     if ((int)spec->type < AQ_GROUP || spec->type > AQ_FIXED_LEN_BYTE_ARRAY ||
         (int)spec->repetition < 0 || spec->repetition > AQ_REPEATED ||
         group != (spec->num_children > 0) ||
@@ -12901,6 +12903,8 @@ static aq_status aqi_writer_options_resolve(const aq_writer_options *in,
     if (out->page_bytes > INT32_MAX || out->dictionary_limit_bytes > INT32_MAX)
         return aqi_fail(err, AQ_E_ARG,
                         "page_bytes or dictionary_limit_bytes is over 2 GiB - 1");
+    if (strlen(out->created_by) > AQI_THRIFT_STRING_LIMIT)
+        return aqi_fail(err, AQ_E_ARG, "created_by is over 100,000,000 bytes");
     return AQ_OK;
 }
 

@@ -632,6 +632,23 @@ Test(writer, limits_of_the_footer) {
     aq_writer_abort(w);
 }
 
+Test(writer, long_strings) {
+    const size_t n = 100000001;
+    char *text = malloc(n + 1);
+    const aq_field_spec named = {.name = text, .type = AQ_INT32};
+    const aq_writer_options o = {.created_by = text};
+    aq_writer *w;
+    memset(text, 'n', n);
+    text[n] = '\0';
+    ASSERT_STATUS(open_at(in_dir("f"), &o), AQ_E_ARG);
+    ASSERT_MESSAGE("created_by", "created_by is over 100,000,000 bytes");
+    ASSERT_STATUS(aq_writer_open(in_dir("f"), &named, 1, NULL, &w, &err), AQ_E_ARG);
+    ASSERT_MESSAGE("name", "of over 100,000,000 bytes");
+    text[n - 1] = '\0';
+    ASSERT_OK(open_at(in_dir("f"), &o));
+    free(text);
+}
+
 /* ---- what is left behind ---- */
 
 static uint8_t bulk[4 << 20];
