@@ -13852,14 +13852,17 @@ static size_t aqi_put_code_point(uint8_t *p, uint32_t c) {
 }
 
 /* Makes n bytes greater than all that begin with them: the last character, or byte, that
- * can be raised is, and what follows it goes. Returns the length; 0 = there is none. */
-static size_t aqi_bound_raise(uint8_t *p, size_t n, bool text) {
+ * can be raised within `limit` bytes is, and what follows it goes. Returns the length, or
+ * 0: there is none. A character is tried in place: `p` has room for one more. */
+static size_t aqi_bound_raise(uint8_t *p, size_t n, size_t limit, bool text) {
     uint32_t c;
-    size_t at;
+    size_t at, end;
     while (n > 0) {
         if (text && aqi_last_code_point(p, n, &at, &c)) {
+            end = at;
             if (c < 0x10ffff)
-                return at + aqi_put_code_point(p + at, c == 0xd7ff ? 0xe000 : c + 1);
+                end += aqi_put_code_point(p + at, c == 0xd7ff ? 0xe000 : c + 1);
+            if (end > at && end <= limit) return end;
             n = at;
         } else if (p[n - 1] < 0xff) {
             p[n - 1]++;
@@ -13879,7 +13882,7 @@ static bool aqi_bound_cut(const aq_field *f, aq_bytes b, bool is_max, size_t lim
     if (f->type != AQ_BYTE_ARRAY || f->logical == AQ_LOGICAL_DECIMAL) return false;
     while (text && (b.data[n] & 0xc0) == 0x80 && limit - n < 3) n--;
     memcpy(out->store, b.data, n);
-    if (is_max) n = aqi_bound_raise(out->store, n, text);
+    if (is_max) n = aqi_bound_raise(out->store, n, limit, text);
     out->value.data = out->store;
     out->value.size = (uint32_t)n;
     out->exact = false;

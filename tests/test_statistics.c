@@ -215,11 +215,13 @@ Test(statistics, long_bytes) {
         {"zz", "z", "{", true, LIMIT - 1},
         {"\xc3\xa4z", "\xc3\xa4", "\xc3\xa5", true, LIMIT - 2},
         {"\xc3\xa4z", "", NULL, true, LIMIT - 1},
-        {"\x7fz", "\x7f", "\xc2\x80", true, LIMIT - 1},
+        {"\x7fz", "\x7f", NULL, true, LIMIT - 1}, /* "\xc2\x80" is too long */
+        {"\x7f\xc3\xa4", "\x7f", "\xc2\x80", true, LIMIT - 2},
         {"\xed\x9f\xbfz", "\xed\x9f\xbf", "\xee\x80\x80", true, LIMIT - 3},
         {"\xf0\x9f\xa7\xaez", "", NULL, true, LIMIT - 3},
         {"\xf4\x8f\xbf\xbfz", "\xf4\x8f\xbf\xbf", NULL, true, LIMIT - 4},
-        {"\xdf\xbfz", "\xdf\xbf", "\xe0\xa0\x80", true, LIMIT - 2},
+        {"\xdf\xbfz", "\xdf\xbf", NULL, true, LIMIT - 2},
+        {"\xdf\xbf\xc3\xa4", "\xdf\xbf", "\xe0\xa0\x80", true, LIMIT - 3},
         {"\xffz", "\xff", NULL, true, LIMIT - 1},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
