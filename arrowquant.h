@@ -733,7 +733,7 @@ typedef struct aq_field_spec {
     int32_t precision, scale;  /* AQ_LOGICAL_DECIMAL                                 */
     int32_t unit_nanos;        /* TIME, TIMESTAMP: 1000000, 1000 or 1                */
     bool utc;                  /* TIME, TIMESTAMP                                    */
-    int32_t field_id;          /* 0 = none                                           */
+    int32_t field_id;          /* 0 = none; so -1 reads, too                         */
     const aq_key_value *key_values; /* leaf: metadata of each of its chunks; copied.
                                   value_bytes 0 = up to the value's NUL              */
     int32_t num_key_values;
@@ -798,8 +798,8 @@ typedef struct aq_column_values {
  * DELTA_BYTE_ARRAY (BYTE_ARRAY, FIXED_LEN_BYTE_ARRAY), BYTE_STREAM_SPLIT (INT32, INT64,
  * FLOAT, DOUBLE, FIXED_LEN_BYTE_ARRAY). align_values is for uncompressed PLAIN chunks,
  * the first page of each.
- * Returns  AQ_OK; AQ_E_ARG (schema, options, path); AQ_E_UNSUPPORTED; AQ_E_IO;
- * AQ_E_NOMEM.
+ * Returns  AQ_OK; AQ_E_ARG (schema, options, path); AQ_E_LIMIT (fields, depth);
+ *          AQ_E_UNSUPPORTED; AQ_E_IO; AQ_E_NOMEM.
  * Owns     a temporary file in the directory of `path`. Threads: one at a time. */
 AQ_API AQ_CHECKED aq_status aq_writer_open(const char *path, const aq_field_spec *fields,
                                            size_t num_fields,
