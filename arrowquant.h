@@ -12470,8 +12470,7 @@ struct aq_writer {
     aqi_schema_element *elements; /* root and fields */
     uint32_t num_elements;
     aq_field_spec *specs; /* element i is specs[i - 1] */
-    aqi_slice *path_parts;
-    aqi_list *column_paths; /* slices of path_parts */
+    aqi_list *column_paths; /* slices */
     aqi_list *spec_pairs;   /* of specs[i]: aqi_key_value */
     aqi_slice created_by;
     int64_t num_rows;
@@ -12820,24 +12819,28 @@ static aq_status aqi_writer_copy_specs(aq_writer *w, const aq_field_spec *fields
 /* path_in_schema of each column, as slices of the field names. */
 static aq_status aqi_writer_build_paths(aq_writer *w, aq_error *err) {
     const aqi_schema *s = &w->schema;
+    size_t parts = 0;
     int32_t c, k;
     void *p;
-    aq_status status = aqi_arena_alloc(
-        &w->arena, (size_t)s->num_columns * AQI_MAX_SCHEMA_DEPTH * sizeof(aqi_slice), &p,
-        err);
+    aqi_slice *end;
+    aq_status status;
+    for (c = 0; c < s->num_columns; c++)
+        for (k = s->leaves[c]; k > 0; k = s->fields[k].parent)
+            parts++;
+    status = aqi_arena_alloc(&w->arena, parts * sizeof(aqi_slice), &p, err);
     if (status != AQ_OK) return status;
-    w->path_parts = (aqi_slice *)p;
+    end = (aqi_slice *)p + parts;
     status =
         aqi_arena_alloc(&w->arena, (size_t)s->num_columns * sizeof(aqi_list), &p, err);
     if (status != AQ_OK) return status;
     w->column_paths = (aqi_list *)p;
-    for (c = 0; c < s->num_columns; c++) {
-        aqi_slice *end = w->path_parts + (size_t)(c + 1) * AQI_MAX_SCHEMA_DEPTH,
-                  *at = end;
+    for (c = s->num_columns - 1; c >= 0; c--) { /* filled from its end */
+        aqi_slice *at = end;
         for (k = s->leaves[c]; k > 0; k = s->fields[k].parent)
             *--at = w->elements[k].name;
         w->column_paths[c].items = at;
         w->column_paths[c].count = (uint32_t)(end - at);
+        end = at;
     }
     return AQ_OK;
 }

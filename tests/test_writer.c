@@ -649,6 +649,22 @@ Test(writer, long_strings) {
     free(text);
 }
 
+/* Each column took 1 KiB for its path, however short. */
+Test(writer, many_columns_take_little_memory) {
+    enum { COLUMNS = 10000 };
+    aq_field_spec *fields = calloc(COLUMNS, sizeof *fields);
+    counting_allocator c;
+    const aq_writer_options o = {.allocator = &c.hooks, .no_sync = true};
+    aq_writer *w;
+    for (int i = 0; i < COLUMNS; i++)
+        fields[i] = int_field;
+    counting_init(&c);
+    ASSERT_OK(aq_writer_open(in_dir("f"), fields, COLUMNS, &o, &w, &err));
+    cr_assert_lt(c.peak_bytes / COLUMNS, 1024, "%zu", c.peak_bytes);
+    aq_writer_abort(w);
+    free(fields);
+}
+
 /* ---- what is left behind ---- */
 
 static uint8_t bulk[4 << 20];
