@@ -22,6 +22,7 @@ typedef struct fuzz_schema {
     size_t num_fields, num_columns;
     size_t leaf[FUZZ_MAX_COLUMNS]; /* its field */
     uint8_t max_def[FUZZ_MAX_COLUMNS], max_rep[FUZZ_MAX_COLUMNS];
+    uint8_t rep_def[FUZZ_MAX_COLUMNS][6]; /* of a repetition level, at least */
     bool wild; /* encodings and logical types as the recipe says, right or wrong */
 } fuzz_schema;
 
@@ -99,6 +100,7 @@ static void fuzz_add_column(fuzz_schema *s, fuzz_input *in) {
                                           : AQ_REPEATED;
         s->max_def[c] = (uint8_t)(s->max_def[c] + (shape[i] != 'q'));
         s->max_rep[c] = (uint8_t)(s->max_rep[c] + (shape[i] == 'r'));
+        if (shape[i] == 'r') s->rep_def[c][s->max_rep[c]] = s->max_def[c];
         f->type = AQ_GROUP;
         f->num_children = 1;
         if (i == 0 && depth == 3) f->logical = AQ_LOGICAL_LIST;
@@ -124,6 +126,8 @@ static void fuzz_add_column(fuzz_schema *s, fuzz_input *in) {
     if (!s->wild) return;
     f->encoding = (aq_encoding)fuzz_below(in, 12);
     f->logical = (aq_logical_type)fuzz_below(in, 18);
+    if (f->logical == AQ_LOGICAL_UNKNOWN && f->repetition != AQ_REQUIRED)
+        f->logical = AQ_LOGICAL_NONE; /* there will be values */
     f->precision = (int32_t)fuzz_byte(in) - 100;
     f->scale = (int32_t)fuzz_byte(in) - 100;
     f->bit_width = (int32_t)fuzz_byte(in) - 100;
@@ -146,8 +150,10 @@ static void fuzz_column_free(fuzz_column *c) {
 
 /* Levels of `rows` rows: of style 0 every value is there; else nulls are random, or come
  * in runs. A few styles make long lists, which the reader gives spans of their own. */
-static void fuzz_make_levels(fuzz_column *c, uint8_t max_def, uint8_t max_rep,
+static void fuzz_make_levels(fuzz_column *c, const fuzz_schema *s, size_t column,
                              size_t rows, uint32_t style, uint64_t *seed) {
+    const uint8_t max_def = s->max_def[column], max_rep = s->max_rep[column];
+    const uint8_t *rep_def = s->rep_def[column];
     bool long_lists = style % 16 >= 12 && rows <= 6;
     size_t most = max_rep == 0 ? 1 : long_lists ? 3000 : 6, row, k, n = 0;
     int64_t present = 0;
@@ -164,6 +170,11 @@ static void fuzz_make_levels(fuzz_column *c, uint8_t max_def, uint8_t max_rep,
             if (max_def > 0 && (style % 4 == 1 || (style % 4 == 2 && row / 20 % 2 == 0)))
                 c->def[n] = (uint8_t)((q >> 10) % (max_def + 1u));
             if (max_def > 0 && style % 8 == 6) c->def[n] = (uint8_t)(style / 8 % max_def);
+            /* Only a list that has an element goes on. */
+            while (k > 0 && c->rep[n] > 0 && c->def[n - 1] < rep_def[c->rep[n]])
+                c->rep[n]--;
+            if (k > 0 && c->rep[n] == 0) break;
+            c->def[n] = AQI_MAX(c->def[n], k > 0 ? rep_def[c->rep[n]] : (uint8_t)0);
             present += c->def[n] == max_def;
         }
     }
@@ -241,7 +252,7 @@ static void fuzz_make_column(fuzz_column *c, const fuzz_schema *s, size_t column
     uint32_t levels = fuzz_byte(in), style = fuzz_byte(in);
     uint64_t seed = 1 + fuzz_u16(in);
     memset(c, 0, sizeof *c);
-    fuzz_make_levels(c, s->max_def[column], s->max_rep[column], rows, levels, &seed);
+    fuzz_make_levels(c, s, column, rows, levels, &seed);
     c->values = (uint8_t *)malloc((size_t)c->v.num_values * width + 1);
     FUZZ_CHECK(c->values != NULL);
     c->v.values = c->values;
