@@ -17514,13 +17514,18 @@ static bool aqi_put_text(const aq_allocator *a, aqi_bytes_builder *b, const char
     return aqi_builder_append(a, b, text, strlen(text));
 }
 
-/* A float that reads back as the same; C's locale may have a comma in it. */
-static bool aqi_put_json_float(const aq_allocator *a, aqi_bytes_builder *b, float v) {
-    char text[32], *c;
-    snprintf(text, sizeof text, "%.9g", (double)v);
-    for (c = text; *c != '\0'; c++) {
-        if (strchr("+-0123456789eE", *c) == NULL) *c = '.';
+/* A number as JSON has it: in C's locale it may have a comma. A float reads back as the
+ * same. */
+static void aqi_json_print(double v, char text[32]) {
+    snprintf(text, 32, "%.9g", v);
+    for (; *text != '\0'; text++) {
+        if (strchr("+-0123456789eE", *text) == NULL) *text = '.';
     }
+}
+
+static bool aqi_put_json_float(const aq_allocator *a, aqi_bytes_builder *b, float v) {
+    char text[32];
+    aqi_json_print((double)v, text);
     return aqi_put_text(a, b, text);
 }
 
@@ -25911,14 +25916,27 @@ static aq_status aqi_job_fit(aqi_job *j, aq_error *err) {
 
 /* ---- writing ---- */
 
+/* Appends a number to a JSON object, unless it is 0. */
+static void aqi_config_add(char *text, size_t room, const char *key, double v) {
+    const size_t n = strlen(text) - 1;
+    char number[32];
+    if (v == 0.0) return;
+    aqi_json_print(v, number);
+    snprintf(text + n, room - n, ",\"%s\":%s}", key, number);
+}
+
 /* How the tensors were treated, for the Parquet footer. */
 static void aqi_job_config(const aqi_job *j, char *text, size_t room) {
     static const char *const operation[] = {"quantize", "dequantize", "convert"};
+    const aq_job_options *o = &j->options;
     aq_quant_options q = j->quant;
 #ifndef AQ_NO_DIFFUSION
     if (j->weighted) q.method = AQ_WEIGHTED;
 #endif
-    aqi_quant_config(&q, operation[j->options.operation], text, room);
+    aqi_quant_config(&q, operation[o->operation], text, room);
+    aqi_config_add(text, room, "min_cosine", o->min_cosine);
+    aqi_config_add(text, room, "target_bpw", o->target_bpw);
+    aqi_config_add(text, room, "target_bytes", (double)o->target_bytes);
 }
 
 /* Where the weights came from. */

@@ -1901,7 +1901,7 @@ static void expect_no_merge(const char *const *paths, size_t n, aq_status wanted
 }
 
 Test(jobs, merge_errors) {
-    char names[3][512], others[3][512];
+    char names[3][512], others[4][512];
     const char *paths[4], *mixed[4];
     aq_job_options o = {.no_sync = true};
     char in[512], one[512], other[512];
@@ -1966,11 +1966,12 @@ Test(jobs, merge_errors) {
     ASSERT_STATUS(aq_job_run(in, in_dir("x.parquet"), &o, NULL, &err), AQ_E_ARG);
     o.target_bpw = 0;
     /* Another job's: options, model, number of shards. */
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 4; i++) {
         const char *const from = i == 1 ? other : in;
         snprintf(others[i], sizeof others[i], "%s", in_dir("other.parquet"));
         o.quant.bits = i == 0 ? 8 : 0;
         o.num_shards = i == 2 ? 2 : 3;
+        o.min_cosine = i == 3 ? 0.5 : 0.0;
         for (o.shard = 0; o.shard < o.num_shards; o.shard++) {
             mixed[0] = names[0], mixed[1] = names[1], mixed[2] = names[2];
             ASSERT_OK(aq_job_run(from, others[i], &o, NULL, &err));
