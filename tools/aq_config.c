@@ -29,12 +29,6 @@ static cli_setting *add_setting(setting_list *out, int id, cli_origin origin) {
     return item;
 }
 
-static void free_settings(setting_list *of) {
-    while (of->count != 0)
-        free(of->items[--of->count].owned);
-    free(of->items);
-}
-
 static const cli_option *find_key(const char *name) {
     const cli_option *option = quantize_settings;
     while (option->name != NULL && strcmp(option->name, name) != 0)
@@ -384,6 +378,12 @@ static int read_file(const char *path, setting_list *out) {
     if (code == CLI_GOOD) code = read_text(path, &bytes, out);
     buffer_free(&bytes);
     return code;
+}
+
+static void free_settings(setting_list *of) {
+    while (of->count != 0)
+        free(of->items[--of->count].owned);
+    free(of->items);
 }
 
 /* Whether what is to be printed can be read back: there are limits. */
