@@ -25219,9 +25219,9 @@ static aq_status aqi_journal_checkpoint(aqi_job *j, aq_error *err) {
     aqi_journal *f = j->journal;
     aqi_output *out = aqi_model_writer_output(j->writer);
     const uint8_t *p = f->waiting.data;
+    const int64_t at = f->offset;
     size_t left = f->waiting.size;
-    aq_status status;
-    status = aqi_output_flush(out, err);
+    aq_status status = aqi_output_flush(out, err);
     if (status == AQ_OK && !j->options.no_sync && aqi_fsync(out->fd) != 0)
         status = aqi_fail_os(err, errno, "cannot sync", out->path);
     while (left > 0 && status == AQ_OK) {
@@ -25236,6 +25236,10 @@ static aq_status aqi_journal_checkpoint(aqi_job *j, aq_error *err) {
     }
     if (status == AQ_OK && !j->options.no_sync && aqi_fsync(f->fd) != 0)
         status = aqi_fail_os(err, errno, "cannot sync", f->path);
+    if (status != AQ_OK) {
+        f->offset = at; /* the records wait for another try */
+        return status;
+    }
     f->waiting.size = 0;
     f->at = j->bytes_done + (j->works == NULL ? 0 : j->works->in_bytes);
     f->seconds = aqi_seconds();
@@ -26071,7 +26075,10 @@ static aq_status aqi_job_write(aqi_job *j, aq_error *err) {
     if (status == AQ_OK && !aqi_job_progress(j)) status = aqi_job_cancelled(err);
     if (status == AQ_OK) status = aqi_job_line(j, err);
     aqi_job_drop_works(j);
-    if (status == AQ_OK && j->journal != NULL) aqi_job_leave(j); /* the end may fail */
+    if (status == AQ_OK && j->journal != NULL) { /* the end may fail */
+        status = aqi_journal_checkpoint(j, err);
+        if (status != AQ_OK) aqi_job_leave(j);
+    }
     writer = j->writer;
     j->writer = NULL;
     if (status == AQ_OK && writer->format == AQ_MODEL_PARQUET)
