@@ -25346,6 +25346,12 @@ static aq_status aqi_job_tensor_failed(aqi_job *j, const aqi_slot *s, aq_error *
     return aqi_job_redo(j, w->index, err);
 }
 
+/* Whether a measured tensor misses the cosine that it must have. */
+static bool aqi_job_misses(const aqi_job *j, const aq_metrics *m) {
+    const double least = j->options.min_cosine;
+    return m->count > 0 && least > 0.0 && m->cosine < least;
+}
+
 /* Whether the tensor is good enough; if not, what becomes of it. */
 static aq_status aqi_job_gate(aqi_job *j, const aqi_work *w, aq_error *err) {
     aq_tensor_report *r = &j->reports[w->index];
@@ -25359,7 +25365,7 @@ static aq_status aqi_job_gate(aqi_job *j, const aqi_work *w, aq_error *err) {
         a->cosine = w->metrics.cosine;
         a->sqnr_db = w->metrics.sqnr_db;
     }
-    if (j->writer == NULL || !(w->metrics.cosine < j->options.min_cosine)) return AQ_OK;
+    if (j->writer == NULL || !aqi_job_misses(j, &w->metrics)) return AQ_OK;
     if (j->options.fail_fast) {
         aqi_fail(err, AQ_E_QUALITY,
                  "cosine %.6f with %u bits is under %g; allow more bits, or keep it",
@@ -25875,7 +25881,7 @@ static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
             if (!rates[i].free) rates[i].chosen = AQI_RATES - 1;
             rates[i].bytes[rates[i].free ? k : rates[i].chosen] = j->reports[i].bytes_out;
             rates[i].loss[k] = noise * (double)m->count;
-            rates[i].low[k] = m->count > 0 && m->cosine < j->options.min_cosine;
+            rates[i].low[k] = aqi_job_misses(j, m);
             /* Fixed bits that do not reach the cosine are no longer that. */
             if (j->plans[i].fixed_bits && rates[i].low[k]) {
                 j->plans[i].fixed_bits = false;

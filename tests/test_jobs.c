@@ -926,6 +926,7 @@ Test(jobs, target_with_fixed_bits_that_fail) {
     aq_job_report r;
     for (size_t i = 0; i < 3; i++) {
         values[i] = wave(16 * 64, i);
+        turn_le(values[i], 16 * 64, sizeof *values[i]);
         t[i] = tensor_of(i == 0 ? "a" : i == 1 ? "b" : "c", AQ_F32, shape, 2, values[i]);
     }
     ASSERT_OK(aq_model_save(in_dir("m.safetensors"), t, 3, &fast, &err));
@@ -936,6 +937,7 @@ Test(jobs, target_with_fixed_bits_that_fail) {
     cr_assert_eq(r.tensors[1].tensor.layout.bits, 8);
     aq_job_report_deinit(&r);
     values[0][5] = NAN;
+    turn_le(&values[0][5], 1, sizeof *values[0]);
     ASSERT_OK(aq_model_save(in_dir("m.safetensors"), t, 3, &fast, &err));
     ASSERT_OK(aq_job_run(in_dir("m.safetensors"), in_dir("q.parquet"), &o, &r, &err));
     cr_assert_eq(r.tensors[0].status, AQ_E_NONFINITE);
