@@ -14275,6 +14275,18 @@ static uint32_t aqi_hash_bytes(aq_bytes b) {
     return (uint32_t)((h ^ h >> 32) * odd >> 32);
 }
 
+/* Of a number the same in either byte order: whether a dictionary gives way depends on
+ * it, and so does the file. */
+static uint32_t aqi_hash_value(const aq_field *field, aq_bytes b) {
+    const size_t swap = aqi_swap_width(field->type);
+    uint8_t room[8];
+    if (AQI_BIG_ENDIAN && swap > 1 && b.size == swap) {
+        aqi_copy_le(room, b.data, 1, swap);
+        b.data = room;
+    }
+    return aqi_hash_bytes(b);
+}
+
 /* Makes the hash table twice as large. It holds entry + 1, 0 = free; firsts holds the
  * place of the first value of each entry. */
 static bool aqi_dictionary_grow(const aq_allocator *a, aqi_chunk_writer *c) {
@@ -14289,7 +14301,8 @@ static bool aqi_dictionary_grow(const aq_allocator *a, aqi_chunk_writer *c) {
     memset(slots, 0, c->slots.size);
     for (entry = 0; entry < count; entry++) {
         size_t first = ((const size_t *)(const void *)c->firsts.data)[entry];
-        i = aqi_hash_bytes(aqi_value_view(c->field, c->v.values, first)) & (size - 1);
+        i = aqi_hash_value(c->field, aqi_value_view(c->field, c->v.values, first)) &
+            (size - 1);
         while (slots[i] != 0) i = (i + 1) & (size - 1);
         slots[i] = (uint32_t)entry + 1;
     }
@@ -14309,7 +14322,7 @@ static bool aqi_dictionary_entry(const aq_allocator *a, aqi_chunk_writer *c, siz
     if (count * 2 * sizeof *slot >= c->slots.size && !aqi_dictionary_grow(a, c))
         return false;
     mask = c->slots.size / sizeof *slot - 1;
-    at = aqi_hash_bytes(value) & mask;
+    at = aqi_hash_value(c->field, value) & mask;
     for (probes = 0;; probes++, at = (at + 1) & mask) {
         size_t entry;
         slot = (uint32_t *)(void *)c->slots.data + at;
