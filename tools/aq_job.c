@@ -548,14 +548,16 @@ static bool is_shrunk(const aq_error *err) {
 static int job_failed(const cli_args *args, const aq_job_options *options,
                       const job_state *state, aq_error *err) {
     const char *file = failed_file(args, err);
-    if (is_shrunk(err)) {
+    const bool shrunk = is_shrunk(err); /* it is another input: nothing goes on */
+    if (shrunk) {
         if (err->os_errno == EFAULT) file = subject_of(args); /* not the output */
         fault_explain(err->message, sizeof err->message, shrunk_file(args), true);
     }
     if (err->status == AQ_E_CANCELLED && stop_signal != 0)
         return interrupted(args, options, state);
     if (args->events) tell_failure(file, err);
-    if (!options->resume || !is_write_error(args, err, file) || !is_kept(output_of(args)))
+    if (!options->resume || shrunk || !is_write_error(args, err, file) ||
+        !is_kept(output_of(args)))
         return cli_failure(file, err);
     return cli_error(file, "%s; what is done is kept: the same command again goes on",
                      err->message);
