@@ -14141,7 +14141,7 @@ static int aqi_bound_compare(const aq_field *f, const uint8_t *last, const uint8
     aq_bytes x, y;
     if (order != AQI_ORDER_BYTES)
         return aqi_order_compare(order, (size_t)f->type_length, last, p);
-    aqi_bound_make(f, last, is_max, AQI_PAGE_BOUND_LIMIT, &from);
+    if (!aqi_bound_make(f, last, is_max, AQI_PAGE_BOUND_LIMIT, &from)) return 0;
     x.data = from.value.data;
     x.size = from.value.size;
     y.data = to->value.data;
@@ -14278,10 +14278,9 @@ static uint32_t aqi_hash_bytes(aq_bytes b) {
 /* Of a number the same in either byte order: whether a dictionary gives way depends on
  * it, and so does the file. */
 static uint32_t aqi_hash_value(const aq_field *field, aq_bytes b) {
-    const size_t swap = aqi_swap_width(field->type);
     uint8_t room[8];
-    if (AQI_BIG_ENDIAN && swap > 1 && b.size == swap) {
-        aqi_copy_le(room, b.data, 1, swap);
+    if (AQI_BIG_ENDIAN && aqi_swap_width(field->type) > 1) {
+        aqi_copy_le(room, b.data, 1, b.size);
         b.data = room;
     }
     return aqi_hash_bytes(b);
