@@ -3656,18 +3656,22 @@ static aq_status aqi_output_open(aqi_output *o, const char *path,
     return status;
 }
 
-static aq_status aqi_output_pwrite(aqi_output *o, int64_t offset, const uint8_t *src,
-                                   size_t bytes, aq_error *err) {
-    while (bytes > 0 && !o->counting) {
-        ssize_t n = AQI_PWRITE(o->fd, src, AQI_MIN(bytes, (size_t)1 << 30), offset);
+static aq_status aqi_pwrite_all(int fd, int64_t offset, const uint8_t *src, size_t bytes,
+                                const char *path, aq_error *err) {
+    while (bytes > 0) {
+        ssize_t n = AQI_PWRITE(fd, src, AQI_MIN(bytes, (size_t)1 << 30), offset);
         if (n < 0 && errno == EINTR) continue;
-        if (n <= 0)
-            return aqi_fail_os(err, n == 0 ? EIO : errno, "cannot write", o->path);
+        if (n <= 0) return aqi_fail_os(err, n == 0 ? EIO : errno, "cannot write", path);
         src += n;
         offset += n;
         bytes -= (size_t)n;
     }
     return AQ_OK;
+}
+
+static aq_status aqi_output_pwrite(aqi_output *o, int64_t offset, const uint8_t *src,
+                                   size_t bytes, aq_error *err) {
+    return o->counting ? AQ_OK : aqi_pwrite_all(o->fd, offset, src, bytes, o->path, err);
 }
 
 static aq_status aqi_output_flush(aqi_output *o, aq_error *err) {
@@ -16233,7 +16237,7 @@ static void aqi_small_try(const aqi_small_row *s, const aqi_group *of,
     double low = (0.0 - (double)of->zero_point) * scale, minimum = (double)s->factors[1];
     double high = low + scale * (double)aqi_max_code(l->bits);
     aqi_small_group c;
-    int second;
+    int second = 0;
     memset(&c, 0, sizeof c);
     if (l->params == AQ_PARAMS_F16) {
         if (!l->symmetric)
@@ -16265,8 +16269,6 @@ static void aqi_small_try(const aqi_small_row *s, const aqi_group *of,
         aqi_small_reach(s, best, second, high, false);
         aqi_small_reach(s, best, second + 1, high, false);
         second = aqi_round_between((double)range->min / minimum - 0.5, -127, 127);
-    } else {
-        second = 0;
     }
     aqi_small_reach(s, best, second, (double)range->max, true);
 }
@@ -16491,17 +16493,15 @@ static void aqi_task_place(const aqi_quantize_task *t, size_t index, size_t plac
 
 static aq_status aqi_nonfinite(const aqi_quantize_task *t, size_t index, aq_error *err) {
     float room[1];
-    float value = aqi_values_at(t, index, 1, room)[0];
+    float value = aqi_source_at(t, index, 1, room)[0];
     const char *what = value != value ? "NaN" : value > 0.0f ? "+infinity" : "-infinity";
     size_t place[3];
     aqi_task_place(t, index, place);
-    if (t->layout->column_scales != NULL &&
-        aqi_is_finite(aqi_source_at(t, index, 1, room)[0]))
+    if (aqi_is_finite(value)) /* before it was divided */
         return aqi_fail(err, AQ_E_LIMIT,
                         "%g at index %zu (row %zu, column %zu) over the scale %g of its "
                         "column is beyond float32; choose a larger scale",
-                        (double)aqi_source_at(t, index, 1, room)[0], place[2], place[0],
-                        place[1],
+                        (double)value, place[2], place[0], place[1],
                         (double)t->layout->column_scales[index % t->layout->cols]);
     return aqi_fail(
         err, AQ_E_NONFINITE,
@@ -17651,14 +17651,17 @@ static const float *aqi_tensor_scales(const aq_tensor *t) {
                : NULL;
 }
 
+static aq_status aqi_spatial_check(const aq_spatial *s, size_t cols, aq_error *err) {
+    if (s->num_scales == 0 || s->num_scales == cols) return AQ_OK;
+    return aqi_fail(err, AQ_E_ARG, "%zu equalization scales for %zu columns",
+                    s->num_scales, cols);
+}
+
 /* Scales of other columns must not be passed over. */
 static aq_status aqi_tensor_check_scales(const aq_tensor *t, aq_error *err) {
     const aq_spatial *s = t->diffusion == NULL ? NULL : t->diffusion->spatial;
-    if (t->layout.bits == 0 || s == NULL || !s->enabled || s->num_scales == 0 ||
-        s->num_scales == t->layout.cols)
-        return AQ_OK;
-    return aqi_fail(err, AQ_E_ARG, "%zu equalization scales for %zu columns",
-                    s->num_scales, t->layout.cols);
+    if (t->layout.bits == 0 || s == NULL || !s->enabled) return AQ_OK;
+    return aqi_spatial_check(s, t->layout.cols, err);
 }
 
 static aq_status aqi_tensor_check_float(const aq_tensor *t, aq_error *err) {
@@ -21390,10 +21393,9 @@ static aq_status aqi_diffusion_check(const aq_tensor *t, aq_error *err) {
                             "parameters that cannot be",
                             i);
     }
-    if (d->spatial != NULL && d->spatial->num_scales != 0) {
-        if (d->spatial->num_scales != t->layout.cols)
-            return aqi_fail(err, AQ_E_ARG, "%zu equalization scales for %zu columns",
-                            d->spatial->num_scales, t->layout.cols);
+    if (d->spatial != NULL) {
+        aq_status status = aqi_spatial_check(d->spatial, t->layout.cols, err);
+        if (status != AQ_OK) return status;
         for (i = 0; i < d->spatial->num_scales; i++) {
             if (!(d->spatial->scales[i] > 0.0f) || !aqi_is_finite(d->spatial->scales[i]))
                 return aqi_fail(err, AQ_E_ARG,
@@ -25201,57 +25203,41 @@ static aq_status aqi_journal_open(aqi_job *j, aq_error *err) {
 static aq_status aqi_journal_reserve(aqi_job *j, aq_error *err) {
     static const uint8_t zeros[4096] = {0};
     const size_t record = sizeof(aqi_record_head) + sizeof(aqi_record_tensor);
+    const size_t row = sizeof((aqi_out_row *)0)->crc;
     aqi_journal *f = j->journal;
-    uint64_t bytes = f->waiting.size, at = 0, most = 1;
+    uint64_t bytes = f->waiting.size, most = 1, at;
     size_t i;
+    aq_status status = AQ_OK;
     if (f->offset > 0) return AQ_OK;
     for (i = 0; i < j->num_tensors; i++) {
         aqi_cut cut;
         if (aqi_cut_make(j->writer, &j->outputs[i], &cut, NULL) != AQ_OK) continue;
-        bytes += record + cut.num_chunks * sizeof((aqi_out_row *)0)->crc;
+        bytes += record + cut.num_chunks * row;
         most = AQI_MAX(most, cut.num_chunks);
     }
-    bytes += (j->bytes_total / AQI_CHECKPOINT_BYTES + 1) *
-             (record + most * sizeof((aqi_out_row *)0)->crc);
+    bytes += (j->bytes_total / AQI_CHECKPOINT_BYTES + 1) * (record + most * row);
     if (aqi_ftruncate(f->fd, 0) != 0)
         return aqi_fail_os(err, errno, "cannot shorten", f->path);
-    while (at < bytes) {
-        size_t n = (size_t)AQI_MIN(bytes - at, sizeof zeros);
-        ssize_t done = AQI_PWRITE(f->fd, zeros, n, (off_t)at);
-        if (done < 0 && errno == EINTR) continue;
-        if (done <= 0)
-            return aqi_fail_os(err, done == 0 ? EIO : errno, "cannot write", f->path);
-        at += (uint64_t)done;
-    }
-    return AQ_OK;
+    for (at = 0; at < bytes && status == AQ_OK; at += sizeof zeros)
+        status = aqi_pwrite_all(f->fd, (int64_t)at, zeros,
+                                (size_t)AQI_MIN(bytes - at, sizeof zeros), f->path, err);
+    return status;
 }
 
 /* Makes all that is committed durable, then says so. The lock is held. */
 static aq_status aqi_journal_checkpoint(aqi_job *j, aq_error *err) {
     aqi_journal *f = j->journal;
     aqi_output *out = aqi_model_writer_output(j->writer);
-    const uint8_t *p = f->waiting.data;
-    const int64_t at = f->offset;
-    size_t left = f->waiting.size;
     aq_status status = aqi_output_flush(out, err);
     if (status == AQ_OK && !j->options.no_sync && aqi_fsync(out->fd) != 0)
         status = aqi_fail_os(err, errno, "cannot sync", out->path);
-    while (left > 0 && status == AQ_OK) {
-        ssize_t n = AQI_PWRITE(f->fd, p, left, (off_t)f->offset);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0)
-            status = aqi_fail_os(err, n == 0 ? EIO : errno, "cannot write", f->path);
-        if (n <= 0) break;
-        p += n;
-        f->offset += n;
-        left -= (size_t)n;
-    }
+    if (status == AQ_OK)
+        status = aqi_pwrite_all(f->fd, f->offset, f->waiting.data, f->waiting.size,
+                                f->path, err);
     if (status == AQ_OK && !j->options.no_sync && aqi_fsync(f->fd) != 0)
         status = aqi_fail_os(err, errno, "cannot sync", f->path);
-    if (status != AQ_OK) {
-        f->offset = at; /* the records wait for another try */
-        return status;
-    }
+    if (status != AQ_OK) return status; /* the records wait for another try */
+    f->offset += (int64_t)f->waiting.size;
     f->waiting.size = 0;
     f->at = j->bytes_done + (j->works == NULL ? 0 : j->works->in_bytes);
     f->seconds = aqi_seconds();
@@ -25899,7 +25885,6 @@ static aq_status aqi_job_measure(aqi_job *j, aqi_rates *rates, aq_error *err) {
                 j->plans[i].fixed_bits = false;
                 rates[i].free = true;
                 rates[i].chosen = 0;
-                rates[i].bytes[k] = rates[i].bytes[AQI_RATES - 1];
                 rates[i].bytes[AQI_RATES - 1] = j->reports[i].bytes_in;
             }
         }

@@ -242,6 +242,25 @@ Test(params, long_rows_and_products) {
 
 /* ---- quality ---- */
 
+/* In no group a larger error with `better` than with `o`; by importance, unless NULL. */
+static void expect_no_worse(const float *v, size_t rows, size_t cols,
+                            const aq_quant_options *o, const aq_quant_options *better,
+                            int kind) {
+    const float *weights = better->importance;
+    quantized a = quantize(v, rows, cols, o, NULL);
+    quantized b = quantize(v, rows, cols, better, NULL);
+    double *before = group_errors(&a, v, weights), *after = group_errors(&b, v, weights);
+    for (size_t g = 0; g < a.layout.num_groups; g++)
+        cr_expect(after[g] <= before[g] * (1 + 1e-12),
+                  "%s, params %d, method %d, values %d, group %zu: %g, then %g",
+                  quantized_text(&b), (int)o->params, (int)better->method, kind, g,
+                  before[g], after[g]);
+    free(before);
+    free(after);
+    quantized_free(&a);
+    quantized_free(&b);
+}
+
 Test(methods, in_no_group_worse_than_min_max) {
     enum { ROWS = 4, COLS = 520 };
     static const aq_method methods[] = {AQ_REFINE, AQ_SEARCH, AQ_WEIGHTED};
@@ -257,24 +276,11 @@ Test(methods, in_no_group_worse_than_min_max) {
                               .group_size = i / 18 % 2 ? 32 : 40};
         float *v = make_values(ROWS * COLS, kind, i);
         for (size_t m = 0; m < COUNT_OF(methods); m++) {
-            const float *weights = methods[m] == AQ_WEIGHTED ? importance : NULL;
             aq_quant_options better = o;
             o.method = AQ_MINMAX;
             better.method = methods[m];
-            better.importance = weights;
-            quantized a = quantize(v, ROWS, COLS, &o, NULL);
-            quantized b = quantize(v, ROWS, COLS, &better, NULL);
-            double *before = group_errors(&a, v, weights),
-                   *after = group_errors(&b, v, weights);
-            for (size_t g = 0; g < a.layout.num_groups; g++)
-                cr_expect(after[g] <= before[g] * (1 + 1e-12),
-                          "%s, params %d, method %d, values %d, group %zu: %g, then %g",
-                          quantized_text(&b), (int)o.params, (int)methods[m], (int)kind,
-                          g, before[g], after[g]);
-            free(before);
-            free(after);
-            quantized_free(&a);
-            quantized_free(&b);
+            if (methods[m] == AQ_WEIGHTED) better.importance = importance;
+            expect_no_worse(v, ROWS, COLS, &o, &better, (int)kind);
         }
         offset_free(v, 0);
     }
@@ -293,20 +299,21 @@ Test(methods, search_is_no_worse_than_refine) {
         float *v = make_values(ROWS * COLS, kind, i);
         aq_quant_options better = o;
         better.method = AQ_SEARCH;
-        quantized a = quantize(v, ROWS, COLS, &o, NULL);
-        quantized b = quantize(v, ROWS, COLS, &better, NULL);
-        double *before = group_errors(&a, v, NULL), *after = group_errors(&b, v, NULL);
-        for (size_t g = 0; g < a.layout.num_groups; g++)
-            cr_expect(after[g] <= before[g] * (1 + 1e-12),
-                      "%s, params %d, values %d, group %zu: %g, then %g",
-                      quantized_text(&b), (int)o.params, (int)kind, g, before[g],
-                      after[g]);
-        free(before);
-        free(after);
-        quantized_free(&a);
-        quantized_free(&b);
+        expect_no_worse(v, ROWS, COLS, &o, &better, (int)kind);
         offset_free(v, 0);
     }
+}
+
+/* The squared error of n values in codes of a scale, of which the first is `least`. */
+static double error_of_codes(const float *v, size_t n, double scale, double least,
+                             uint32_t bits) {
+    double error = 0;
+    for (size_t i = 0; i < n; i++) {
+        double q = rint(((double)v[i] - least) / scale);
+        q = fmin(fmax(q, 0), (double)((1u << bits) - 1));
+        error += pow((double)v[i] - (least + q * scale), 2);
+    }
+    return error;
 }
 
 /* The least squared error of symmetric codes of n values, over 4000 scales. */
@@ -315,13 +322,8 @@ static double least_of_sweep(const float *v, size_t n, uint32_t bits) {
     for (size_t i = 0; i < n; i++)
         most = fmax(most, fabs((double)v[i]));
     for (int k = 1; k <= 4000; k++) {
-        double scale = most / half * 1.2 * k / 4000, error = 0;
-        for (size_t i = 0; i < n; i++) {
-            double q = rint((double)v[i] / scale);
-            q = fmin(fmax(q, -half), half - 1);
-            error += ((double)v[i] - q * scale) * ((double)v[i] - q * scale);
-        }
-        least = fmin(least, error);
+        double scale = most / half * 1.2 * k / 4000;
+        least = fmin(least, error_of_codes(v, n, scale, -half * scale, bits));
     }
     return least;
 }
@@ -641,18 +643,6 @@ Test(params, zeros_stay_zeros) {
         for (size_t c = 0; c < 64; c++) cr_expect_eq(back[c], 0.0f);
         quantized_free(&q);
     }
-}
-
-/* The squared error of n values in min-max codes of a scale and a minimum. */
-static double error_of_codes(const float *v, size_t n, double scale, double least,
-                             uint32_t bits) {
-    double error = 0;
-    for (size_t i = 0; i < n; i++) {
-        double q = rint(((double)v[i] - least) / scale);
-        q = fmin(fmax(q, 0), (double)((1u << bits) - 1));
-        error += pow((double)v[i] - (least + q * scale), 2);
-    }
-    return error;
 }
 
 /* Groups of a row differ by up to 200 times, so that a scale which is rounded down clips

@@ -376,8 +376,8 @@ Test(resume, failing_writes) {
     }
 }
 
-/* The disk is full before the first checkpoint: the journal has no room either, and the
- * tensor in work gives it. What is whole is kept; of safetensors that is left to chance. */
+/* The disk is full before the first checkpoint: the journal has taken its room, and what is
+ * whole is kept. In safetensors the first tensors may come last. */
 Test(resume, full_disk) {
     for (size_t i = 0; i < COUNT_OF(variants); i++) {
         const variant *v = &variants[i];
