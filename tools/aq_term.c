@@ -105,11 +105,7 @@ void table_show(const table *rows, buffer *out) {
         int fill = columns < widths[column] ? (int)(widths[column] - columns) : 0;
         if (i == 0) buffer_print(out, "%s", term_code(stdout, TERM_BOLD));
         if (right) buffer_print(out, "%*s", fill, "");
-        if (elides) {
-            buffer_elided(out, cell, widths[column]);
-        } else {
-            buffer_print(out, "%s", cell);
-        }
+        buffer_elided(out, cell, elides ? widths[column] : columns);
         if (!right && !last) buffer_print(out, "%*s", fill, "");
         if (!last) buffer_print(out, "%*s", (int)gap, "");
         if (last && i < rows->columns)
