@@ -66,6 +66,7 @@ test)
     want pkgconf pkg-config         # find what is installed
     want cmake cmake
     want mandoc mandoc              # checks the manual pages
+    want zsh zsh                    # completes what is installed
     codec AQ_WITH_ZLIB zlib1g-dev zlib.h
     codec AQ_WITH_LZ4 liblz4-dev lz4.h
     codec AQ_WITH_BROTLI libbrotli-dev brotli/decode.h
