@@ -285,7 +285,8 @@ analyze-cppcheck:
 # values; with the tests of what computes most.
 SANITIZED := quantize dequantize params diffusion jobs batch model arrow writer encodings statistics
 analyze-sanitizers: $(SANITIZED:%=build/clang/test_%)
-	@set -e; for t in $^; do echo "  run $$t"; CRITERION_JOBS=1 $$t >build/clang/log 2>&1 && \
+	@set -e; for t in $^; do echo "  run $$t"; CRITERION_JOBS=1 \
+	    ASAN_OPTIONS=allocator_may_return_null=1 $$t >build/clang/log 2>&1 && \
 	    ! grep -q 'runtime error' build/clang/log || { tail -n 20 build/clang/log; exit 1; }; done
 
 CFLAGS_clang := -O1 -g1 -fno-sanitize-recover=all \
