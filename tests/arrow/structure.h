@@ -33,7 +33,8 @@ typedef struct structure_report {
     char text[256];
     bool aligned; /* demand buffers on 64 bytes, as the specification recommends */
     bool loose; /* leave out what a reader of values need not look at: metadata, prefixes
-                     of views, list views that are null, where empty values lie */
+                     of views, list views that are null, where empty values lie, and the
+                     buffers of no values: producers of nothing often have none */
 } structure_report;
 
 STRUCTURE bool structure_fail(structure_report *r, const char *path, const char *format,
@@ -225,7 +226,8 @@ STRUCTURE bool structure_offsets(structure_report *r, const char *path,
     int64_t first = a->offset, last = a->offset + a->length;
     *out_end = 0;
     if (offsets == NULL)
-        return last == 0 || structure_fail(r, path, "no buffer of offsets");
+        return last == 0 || (r->loose && a->length == 0) ||
+               structure_fail(r, path, "no buffer of offsets");
     for (int64_t i = first; i < last; i++) {
         int64_t begin = structure_offset(offsets, t->offset_bits, i), end;
         if (t->list_view && r->loose && !structure_is_valid(a, i - a->offset)) continue;
@@ -245,7 +247,6 @@ STRUCTURE bool structure_views(structure_report *r, const char *path,
                                const struct ArrowArray *a) {
     int64_t variadic = a->n_buffers - 3;
     const int64_t *lengths = (const int64_t *)a->buffers[a->n_buffers - 1];
-    /* Producers of nothing often have no buffers. */
     if (variadic > 0 && lengths == NULL && !(r->loose && a->length == 0))
         return structure_fail(r, path, "no lengths of buffers");
     for (int64_t i = a->offset; i < a->offset + a->length; i++) {
@@ -269,6 +270,7 @@ STRUCTURE bool structure_array_at(structure_report *r, const struct ArrowSchema 
 STRUCTURE bool structure_buffers(structure_report *r, const char *path,
                                  const struct ArrowArray *a, const structure_type *t) {
     int64_t i, values = a->length + a->offset, n = a->n_buffers;
+    if (r->loose && a->length == 0) values = 0;
     if (t->num_buffers >= 0 ? n != t->num_buffers : n < 3)
         return structure_fail(r, path, "%lld buffers", (long long)n);
     if (n > 0 && a->buffers == NULL) return structure_fail(r, path, "no buffers");
