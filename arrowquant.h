@@ -25016,13 +25016,12 @@ enum { AQI_RECORD_JOB = 0x4a517101, AQI_RECORD_TENSOR, AQI_RECORD_PLAN };
 /* A tensor; followed by the checksums of its rows' parts and the text of its error. */
 typedef struct aqi_record_tensor {
     uint64_t index, unit, col, in_bytes;
-    bool whole, keep, codebook, ranges_known;
+    uint8_t whole, keep, codebook, ranges_known; /* 0 or 1 */
     uint32_t bits, num_attempts, num_rows, error_bytes, in_crc;
     int32_t status;
     aq_attempt attempts[AQ_MAX_ATTEMPTS];
     aq_metrics metrics;
-    aqi_range range;
-    aqi_group group;
+    aqi_range range; /* where known */
 } aqi_record_tensor;
 
 static bool aqi_record_begin(aqi_job *j, uint32_t kind) {
@@ -25268,8 +25267,7 @@ static aq_status aqi_journal_note(aqi_job *j, const aqi_work *w, bool whole,
     t.status = (int32_t)r->status;
     memcpy(t.attempts, r->attempts, sizeof t.attempts);
     t.metrics = w->metrics;
-    t.range = w->range;
-    t.group = w->group;
+    if (w->ranges_known) t.range = w->range;
     ok = aqi_record_begin(j, AQI_RECORD_TENSOR) && aqi_record_put(j, &t, sizeof t);
     for (i = 0; i < t.num_rows && ok; i++)
         ok = aqi_record_put(j, w->rows[i].crc, sizeof w->rows[i].crc);
@@ -25611,8 +25609,30 @@ static bool aqi_work_is_there(aqi_work *w, bool whole, int64_t file_bytes) {
     return true;
 }
 
+/* Whether a record may be of the next tensor, as far as it says by itself. */
+static bool aqi_record_is_valid(const aqi_job *j, const aqi_record_tensor *t,
+                                size_t bytes) {
+    return t->index == j->next_tensor && t->index < j->num_tensors && t->whole <= 1 &&
+           t->keep <= 1 && t->codebook <= 1 && t->ranges_known <= 1 &&
+           t->num_attempts <= AQ_MAX_ATTEMPTS &&
+           bytes ==
+               sizeof *t + t->num_rows * sizeof(uint32_t[AQI_PARTS]) + t->error_bytes;
+}
+
+/* Whether the tensor has the place that its record names as the next piece's, and its
+ * values can have the range. */
+static bool aqi_work_has(const aqi_work *w, const aqi_record_tensor *t) {
+    if (w->cut.num_chunks != t->num_rows || t->unit >= w->units + t->whole) return false;
+    if (t->col > 0 &&
+        (t->whole || t->col >= w->in.layout.cols || t->col % w->col_step != 0))
+        return false;
+    if (!t->ranges_known) return !w->ranges || t->whole;
+    return w->ranges && t->range.min <= t->range.max && aqi_is_finite(t->range.min) &&
+           aqi_is_finite(t->range.max) && t->range.absmax_bits < AQI_INF_BITS;
+}
+
 /* Takes a tensor over from its record; *out_fits stays false where the record does not
- * fit. */
+ * fit. The journal may lie: a checksum stops no one who means it. */
 static aq_status aqi_resume_tensor(aqi_job *j, const uint8_t *record, size_t bytes,
                                    int64_t file_bytes, bool *out_fits, aq_error *err) {
     aqi_record_tensor t;
@@ -25625,22 +25645,18 @@ static aq_status aqi_resume_tensor(aqi_job *j, const uint8_t *record, size_t byt
     if (bytes < sizeof t) return AQ_OK;
     memcpy(&t, record, sizeof t);
     record += sizeof t;
-    if (t.index != j->next_tensor || t.index >= j->num_tensors ||
-        t.num_attempts > AQ_MAX_ATTEMPTS ||
-        bytes != sizeof t + t.num_rows * sizeof w->rows->crc + t.error_bytes)
-        return AQ_OK;
+    if (!aqi_record_is_valid(j, &t, bytes)) return AQ_OK;
     r = &j->reports[t.index];
-    j->plans[t.index].keep = t.keep;
+    j->plans[t.index].keep = t.keep != 0;
     j->plans[t.index].quant.bits = t.bits;
-    j->plans[t.index].quant.codebook = t.codebook;
+    j->plans[t.index].quant.codebook = t.codebook != 0;
     status = aqi_job_apply_plan(j, (size_t)t.index, err);
     if (status == AQ_OK) status = aqi_work_open(j, &w, err);
     if (status != AQ_OK) return status;
+    if (!aqi_work_has(w, &t)) return AQ_OK;
     w->done_unit = (size_t)t.unit;
     w->done_col = (size_t)t.col;
-    if (w->cut.num_chunks != t.num_rows || t.unit >= w->units + t.whole ||
-        !aqi_work_is_there(w, t.whole, file_bytes))
-        return AQ_OK;
+    if (!aqi_work_is_there(w, t.whole != 0, file_bytes)) return AQ_OK;
     for (i = 0; i < t.num_rows; i++, record += sizeof w->rows->crc)
         memcpy(w->rows[i].crc, record, sizeof w->rows->crc);
     if (t.error_bytes > 0)
@@ -25652,8 +25668,8 @@ static aq_status aqi_resume_tensor(aqi_job *j, const uint8_t *record, size_t byt
     memcpy(r->attempts, t.attempts, sizeof t.attempts);
     w->metrics = t.metrics;
     w->range = t.range;
-    w->group = t.group;
-    w->ranges_known = t.ranges_known;
+    w->ranges_known = t.ranges_known != 0;
+    if (w->ranges_known) aqi_group_make(&w->out.layout, &w->range, &w->group);
     w->in_crc = t.in_crc;
     w->in_bytes = t.in_bytes;
     *out_fits = true;

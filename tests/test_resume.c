@@ -197,6 +197,13 @@ static const variant variants[] = {
      true,
      PARQUET,
      {.threads = 1, .operation = AQ_CONVERT, .chunk_bytes = 5000, SMALL}},
+    {"one scale, chunked",
+     false,
+     PARQUET,
+     {.threads = 1,
+      .quant = {.bits = 4, .granularity = AQ_PER_TENSOR},
+      .chunk_bytes = 9000,
+      SMALL}},
 };
 
 /* The input and what a job that nobody disturbs makes of it. */
@@ -591,16 +598,21 @@ Test(resume, report_of_a_resumed_job) {
 
 /* ---- journals ---- */
 
-/* Stops a job after half of its calls; of what comes after the measuring for a target. */
-static void stop_half_way(const variant *v) {
-    long calls;
+/* Stops a job after so many eighths of its calls, before the last. */
+static void stop_after(const variant *v, long eighths) {
+    long calls, at;
     remove_all();
     for (calls = 1; run_until(v, calls) != AQ_OK; calls++)
         remove_all();
     remove_all();
-    ASSERT_STATUS(run_until(v, calls * (v->options.target_bpw > 0 ? 7 : 4) / 8 + 1),
-                  AQ_E_CANCELLED);
+    at = calls * eighths / 8 + 1;
+    ASSERT_STATUS(run_until(v, at < calls ? at : calls - 1), AQ_E_CANCELLED);
     cr_assert(exists(part) && exists(journal) && !exists(output));
+}
+
+/* The same after half of them; of what comes after the measuring for a target. */
+static void stop_half_way(const variant *v) {
+    stop_after(v, v->options.target_bpw > 0 ? 7 : 4);
 }
 
 /* What it has left. */
@@ -608,13 +620,15 @@ typedef struct left {
     file part, journal;
 } left;
 
-static left left_half_way(const variant *v) {
-    left l;
-    stop_half_way(v);
-    l.part = file_read(part);
-    l.journal = file_read(journal);
+static left left_now(void) {
+    left l = {file_read(part), file_read(journal)};
     cr_assert_gt(l.journal.size, 0);
     return l;
+}
+
+static left left_half_way(const variant *v) {
+    stop_half_way(v);
+    return left_now();
 }
 
 static void put_back(const left *l) {
@@ -666,6 +680,74 @@ Test(resume, damaged_journal_of_pieces) {
     static const size_t which[] = {1, 3, 4, 5, 8};
     for (size_t i = 0; i < COUNT_OF(which); i++)
         damage_journal(&variants[which[i]], 47);
+}
+
+/* ISO-HDLC, as the journal's records have it. */
+static uint32_t crc32_of(const uint8_t *p, size_t n) {
+    uint32_t crc = UINT32_MAX;
+    for (size_t i = 0; i < n; i++) {
+        crc ^= p[i];
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (0xedb88320u & (0u - (crc & 1)));
+    }
+    return ~crc;
+}
+
+static uint32_t u32_at(const uint8_t *p) {
+    uint32_t x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+/* One run with a journal that lies; what it says of metrics and checksums goes into the
+ * file. */
+static void run_forged(const variant *v, const left *l) {
+    put_back(l);
+    faults.kind = FAULT_NONE;
+    if (aq_job_run(input, output, &v->options, NULL, &err) == AQ_OK) {
+        cr_expect(exists(output));
+    } else {
+        cr_expect_neq(err.message[0], '\0');
+    }
+    remove_all();
+}
+
+/* A record: uint32 kind, length and CRC of what follows, in the machine's order. Its
+ * checksum is right again after a number is changed, so that each must be checked. */
+Test(resume, forged_journal) {
+    static const size_t which[] = {2, 4, 5, 8, 11};
+    for (size_t i = 0; i < COUNT_OF(which); i++) {
+        const variant *v = &variants[which[i]];
+        file want = begin(v);
+        size_t records = 0; /* the first is compared whole */
+        left l;
+        stop_after(v, 7);
+        l = left_now();
+        for (size_t at = 0; at + 12 <= l.journal.size; records++) {
+            uint8_t *record = l.journal.data + at;
+            uint32_t head[3], crc;
+            memcpy(head, record, sizeof head);
+            if (head[1] > l.journal.size - at - 12) break;
+            cr_assert_eq(crc32_of(record + 12, head[1]), head[2]);
+            for (size_t k = 0; records > 0 && k + 4 <= head[1]; k += 4 * EVERY) {
+                for (int how = 0; how < 5; how++) {
+                    const uint32_t was = u32_at(record + 12 + k);
+                    const uint32_t now[] = {was ^ 1u << k / 4 % 32, was ^ 0x01000100u,
+                                            was + 1, UINT32_MAX, 0};
+                    memcpy(record + 12 + k, &now[how], sizeof was);
+                    crc = crc32_of(record + 12, head[1]);
+                    memcpy(record + 8, &crc, sizeof crc);
+                    run_forged(v, &l);
+                    memcpy(record + 12 + k, &was, sizeof was);
+                }
+            }
+            memcpy(record + 8, head + 2, sizeof head[2]);
+            at += 12 + head[1];
+        }
+        cr_assert_geq(records, 2, "%s", v->what);
+        left_free(&l);
+        file_free(&want);
+    }
 }
 
 /* A part that is shorter than the journal says, or gone; or a journal that is. */
