@@ -730,10 +730,10 @@ Test(resume, forged_journal) {
             if (head[1] > l.journal.size - at - 12) break;
             cr_assert_eq(crc32_of(record + 12, head[1]), head[2]);
             for (size_t k = 0; records > 0 && k + 4 <= head[1]; k += 4 * EVERY) {
-                for (int how = 0; how < 5; how++) {
+                for (int how = 0; how < 6; how++) {
                     const uint32_t was = u32_at(record + 12 + k);
-                    const uint32_t now[] = {was ^ 1u << k / 4 % 32, was ^ 0x01000100u,
-                                            was + 1, UINT32_MAX, 0};
+                    const uint32_t now[] = {was ^ 1,          was ^ 0x100, was ^ 0x10000,
+                                            was ^ 0x01000000, UINT32_MAX,  0};
                     memcpy(record + 12 + k, &now[how], sizeof was);
                     crc = crc32_of(record + 12, head[1]);
                     memcpy(record + 8, &crc, sizeof crc);
