@@ -25623,6 +25623,7 @@ static bool aqi_record_is_valid(const aqi_job *j, const aqi_record_tensor *t,
  * values can have the range. */
 static bool aqi_work_has(const aqi_work *w, const aqi_record_tensor *t) {
     if (w->cut.num_chunks != t->num_rows || t->unit >= w->units + t->whole) return false;
+    AQI_KNOWN(w->col_step > 0 || w->in.layout.cols == 0);
     if (t->col > 0 &&
         (t->whole || t->col >= w->in.layout.cols || t->col % w->col_step != 0))
         return false;
