@@ -25616,7 +25616,7 @@ static bool aqi_record_is_valid(const aqi_job *j, const aqi_record_tensor *t,
            t->keep <= 1 && t->codebook <= 1 && t->ranges_known <= 1 &&
            t->num_attempts <= AQ_MAX_ATTEMPTS &&
            bytes ==
-               sizeof *t + t->num_rows * sizeof(uint32_t[AQI_PARTS]) + t->error_bytes;
+               sizeof *t + t->num_rows * sizeof((aqi_out_row *)0)->crc + t->error_bytes;
 }
 
 /* Whether the tensor has the place that its record names as the next piece's, and its
